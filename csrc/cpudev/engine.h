@@ -1,0 +1,151 @@
+/*
+ * The PTX engine of the CPU device, as the driver API around it sees it.
+ *
+ * The engine turns PTX text into modules and runs kernels on host threads. It knows
+ * nothing of contexts, streams or handles: api_*.c keep those and call in here. What a
+ * kernel may touch is what fdcpu_mem_add() has announced, nothing else.
+ */
+#ifndef FDCPU_ENGINE_H
+#define FDCPU_ENGINE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* ---- memory a kernel may touch (mem.c) ---- */
+
+enum { FDCPU_MEM_READONLY = 1 };
+
+struct fdcpu_range {
+    uint64_t lo, hi;            /* [lo, hi), host addresses and device addresses alike */
+    uint32_t flags;
+    uint32_t owner;             /* the caller's number of the context or device */
+};
+
+/* Announces a range to kernels. Returns 0 or -errno (-EEXIST: overlaps another). */
+int fdcpu_mem_add(const struct fdcpu_range *range);
+/* Withdraws exactly one announced range; the caller has made sure no kernel uses it. */
+int fdcpu_mem_del(uint64_t lo);
+/* Finds the range that holds addr. */
+bool fdcpu_mem_find(uint64_t addr, struct fdcpu_range *range);
+/* Finds the nearest range below or above addr, for reports. */
+bool fdcpu_mem_nearest(uint64_t addr, struct fdcpu_range *range);
+
+/* ---- modules (lex.c parse.c decode.c link.c) ---- */
+
+struct fdcpu_module;
+struct fdcpu_func;
+
+struct fdcpu_param {
+    uint32_t offset, size;
+};
+
+enum fdcpu_space { FDCPU_GLOBAL, FDCPU_CONST };
+
+struct fdcpu_var {
+    const char *name;
+    uint64_t addr;
+    size_t size;
+    enum fdcpu_space space;
+    bool managed;               /* .attribute(.managed) */
+};
+
+struct fdcpu_func_info {
+    const char *name;           /* as in the PTX */
+    const struct fdcpu_param *params;
+    uint32_t nparams, param_size;
+    uint32_t static_shared;     /* bytes */
+    uint32_t local_size;        /* bytes a thread */
+    uint32_t const_size;        /* bytes of .const in the module */
+    uint32_t num_regs;          /* what occupancy is computed from */
+    uint32_t max_threads;       /* by .maxntid, else 1024 */
+    uint32_t reqntid[3];        /* 0 where not required */
+    uint32_t reqnctapercluster[3];
+    uint16_t ptx_version;       /* 90 for .version 9.0 */
+    uint16_t target;            /* 80 for .target sm_80 */
+};
+
+/* Where a load puts its words; either may be NULL with size 0. Always NUL-terminated. */
+struct fdcpu_jit_log {
+    char *error;
+    size_t error_size;
+    char *info;
+    size_t info_size;
+    size_t error_used, info_used;       /* out */
+};
+
+struct fdcpu_text {
+    const char *name;           /* for messages: file or "image" */
+    const char *ptx;
+    size_t size;                /* without the NUL; ptx[size] need not be readable */
+};
+
+/*
+ * Memory for a module's .global and .const variables, and for what device code
+ * allocates: supplied by the API, which knows the arena. free(ptr from alloc).
+ */
+struct fdcpu_allocator {
+    uint64_t (*alloc)(void *user, size_t size, size_t align);  /* 0 when out of memory */
+    void (*free)(void *user, uint64_t addr);
+    void *user;
+};
+
+/*
+ * Loads PTX texts as one linked module (several texts: .extern/.weak/.common resolved
+ * across them). The index is made at once, bodies are decoded when first launched.
+ * Returns a CUresult number: 0, 218 INVALID_PTX, 2 OUT_OF_MEMORY, 209, 222 (version).
+ */
+int fdcpu_module_load(const struct fdcpu_text *texts, int ntexts,
+                      const struct fdcpu_allocator *mem, struct fdcpu_jit_log *log,
+                      struct fdcpu_module **module);
+void fdcpu_module_unload(struct fdcpu_module *module);
+
+uint32_t fdcpu_module_func_count(const struct fdcpu_module *module);  /* entries only */
+struct fdcpu_func *fdcpu_module_func_at(struct fdcpu_module *module, uint32_t i);
+struct fdcpu_func *fdcpu_module_func(struct fdcpu_module *module, const char *name);
+const struct fdcpu_func_info *fdcpu_func_info(const struct fdcpu_func *func);
+uint32_t fdcpu_module_var_count(const struct fdcpu_module *module);
+const struct fdcpu_var *fdcpu_module_var_at(const struct fdcpu_module *module, uint32_t i);
+const struct fdcpu_var *fdcpu_module_var(const struct fdcpu_module *module, const char *name);
+
+/* ---- launching (sched.c exec*.c builtin.c) ---- */
+
+/* What the device has that a launch needs to know; one a context. */
+struct fdcpu_env {
+    struct fdcpu_allocator heap;        /* device malloc */
+    size_t heap_limit, stack_limit, printf_limit;       /* CU_LIMIT_* */
+    void (*print)(void *user, const char *bytes, size_t size);  /* device printf, in order */
+    void *print_user;
+    uint32_t cc;                        /* 80 */
+    uint32_t sm_count;
+    const _Atomic uint32_t *cancel;     /* nonzero: stop with 702; may be NULL */
+    uint64_t deadline_ms;               /* for one launch, 0: none */
+};
+
+struct fdcpu_launch {
+    struct fdcpu_func *func;
+    uint32_t grid[3], block[3], cluster[3];     /* cluster 0 or 1: none */
+    uint32_t dynamic_shared;
+    const void *params;                 /* packed as fdcpu_func_info.params says */
+    uint32_t param_size;
+    bool cooperative;
+    struct fdcpu_env *env;
+};
+
+struct fdcpu_fault {
+    int result;                 /* CUresult number: 700, 702, 710, 714 ..., 801 */
+    char report[768];           /* kernel, block, thread, PTX line, address, nearest */
+};
+
+/*
+ * Runs one grid to its end, in the calling thread and the process's pool of workers
+ * (FD_CPU_THREADS, default: CPUs allowed). Several threads may launch at once; each
+ * makes progress by itself. Returns the CUresult number and fills *fault if not 0.
+ */
+int fdcpu_run(const struct fdcpu_launch *launch, struct fdcpu_fault *fault);
+
+/* Largest number of blocks that a cooperative launch may have (all resident). */
+uint32_t fdcpu_max_cooperative_blocks(const struct fdcpu_func *func, uint32_t threads,
+                                      uint32_t dynamic_shared);
+
+#endif

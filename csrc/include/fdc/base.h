@@ -1,0 +1,64 @@
+/* What every folder below csrc/ may use: atomics, sizes, clock, log, hashes. Knows no CUDA. */
+#ifndef FDC_BASE_H
+#define FDC_BASE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define FDC_LIKELY(x) __builtin_expect(!!(x), 1)
+#define FDC_UNLIKELY(x) __builtin_expect(!!(x), 0)
+#define FDC_EXPORT __attribute__((visibility("default")))
+#define FDC_ALIGN_UP(x, a) (((x) + ((a) - 1)) & ~((__typeof__(x))(a) - 1))
+#define FDC_COUNT(array) (sizeof(array) / sizeof((array)[0]))
+#define FDC_CACHE_LINE 64
+
+/* The only three memory orders in use; each use names its partner in a comment. */
+#define fdc_load_relaxed(p) __atomic_load_n((p), __ATOMIC_RELAXED)
+#define fdc_load_acquire(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
+#define fdc_store_release(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
+
+/* clock.c */
+uint64_t fdc_now_ns(void);              /* CLOCK_MONOTONIC */
+void fdc_pause(void);                   /* one turn of a spin loop */
+
+/* futex.c: *word is 32 bits, shared says that other processes wait on it too.
+ * wait returns 0 (woken, or *word differs already), -ETIMEDOUT or -EINTR. */
+int fdc_futex_wait(uint32_t *word, uint32_t seen, int64_t timeout_us, bool shared);
+void fdc_futex_wake(uint32_t *word, int count, bool shared);
+
+/* log.c: FD_LOG=off|error|warn|info|debug[:file]; the shim's default is off, where
+ * fdc_log_default() says otherwise. One write(2) a line, no allocation, fork-safe. */
+enum fdc_level { FDC_LOG_OFF, FDC_LOG_ERROR, FDC_LOG_WARN, FDC_LOG_INFO, FDC_LOG_DEBUG };
+void fdc_log_default(enum fdc_level level, const char *who);
+bool fdc_log_on(enum fdc_level level);
+void fdc_log(enum fdc_level level, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+
+/* sha256.c */
+struct fdc_sha256 {
+    uint32_t state[8];
+    uint64_t bytes;
+    uint8_t block[64];
+};
+void fdc_sha256_init(struct fdc_sha256 *hash);
+void fdc_sha256_add(struct fdc_sha256 *hash, const void *bytes, size_t size);
+void fdc_sha256_end(struct fdc_sha256 *hash, uint8_t digest[32]);
+void fdc_sha256(const void *bytes, size_t size, uint8_t digest[32]);
+void fdc_hmac_sha256(const void *key, size_t key_size, const void *bytes, size_t size,
+                     uint8_t digest[32]);
+/* Compares in time that does not depend on the content. */
+bool fdc_equal_secret(const void *a, const void *b, size_t size);
+
+/* shm.c: a memfd of this size, with its size sealed. Returns the descriptor or -errno. */
+int fdc_memfd_new(const char *name, size_t size);
+/* Checks the seals and the size of a memfd that somebody else made. 0 or -errno. */
+int fdc_memfd_check(int fd, size_t size);
+
+/* sock.c: whole reads and writes, descriptors passed. 0 or -errno (-EPIPE: end of file). */
+int fdc_sock_write(int fd, const void *bytes, size_t size);
+int fdc_sock_read(int fd, void *bytes, size_t size, int64_t timeout_us);
+int fdc_sock_send_fds(int fd, const void *bytes, size_t size, const int *fds, int nfds);
+int fdc_sock_recv_fds(int fd, void *bytes, size_t size, int *fds, int *nfds);
+
+#endif

@@ -1,0 +1,270 @@
+/*
+ * The shim's own header: what the generated stubs and the hand-written areas share.
+ *
+ * A call: fdc_call_open() (process, thread and context are fit for it), checks and
+ * staging, fdc_call_begin() (claims the message under the session's order lock),
+ * fill the fields, then fdc_call_send() (no answer) or fdc_call_wait() (one answer).
+ * Between begin and send/wait nothing may fail, block or call begin again.
+ */
+#ifndef FDC_SHIM_H
+#define FDC_SHIM_H
+
+#include <pthread.h>
+
+#include "fdc/base.h"
+#include "fdc/cuda_abi.h"
+#include "fdc/table.h"
+#include "fdc/transport.h"
+#include "fdc/wire.h"
+#include "proto.h"
+
+/* ---- handles (handles.c) ---- */
+
+enum fdc_kind {
+    FDC_KIND_CONTEXT = 1, FDC_KIND_STREAM, FDC_KIND_EVENT, FDC_KIND_MODULE, FDC_KIND_LIBRARY,
+    FDC_KIND_FUNCTION, FDC_KIND_KERNEL, FDC_KIND_GRAPH, FDC_KIND_GRAPH_EXEC, FDC_KIND_NODE,
+    FDC_KIND_POOL, FDC_KIND_ARRAY, FDC_KIND_MIPMAP, FDC_KIND_TEXTURE, FDC_KIND_SURFACE,
+    FDC_KIND_MEMORY, FDC_KIND_LINK, FDC_KIND_USER_OBJECT, FDC_KIND_GREEN_CTX, FDC_KINDS
+};
+
+#define FDC_HANDLE(kind, generation, index) \
+    (0x00FDull << 48 | (uint64_t)(kind) << 40 | (uint64_t)((generation) & 0xffff) << 24 | \
+     (uint64_t)(index) << 4)
+#define FDC_HANDLE_INDEX(value) ((uint32_t)((value) >> 4) & 0xfffff)
+#define FDC_HANDLE_KIND(value) ((uint32_t)((value) >> 40) & 0xff)
+
+/* Every object the program has a handle of starts with this. */
+struct fdc_object {
+    uint64_t handle;
+    struct fdc_session *session;
+    struct fdc_context *context;        /* NULL where it belongs to none */
+};
+
+/* Makes a handle for a new object of `size` bytes (zeroed, head filled). NULL: no memory. */
+void *fdc_object_new(struct fdc_session *session, enum fdc_kind kind, size_t size,
+                     struct fdc_context *context);
+/* The live object of this kind, or NULL. Lock-free. */
+void *fdc_object_find(enum fdc_kind kind, const void *handle);
+/* The handle is stale from now on. The memory is freed after a grace (other threads may
+ * be in the middle of a look-up). */
+void fdc_object_drop(void *object);
+/* Calls fn for each live object of a kind. */
+void fdc_object_each(enum fdc_kind kind, void (*fn)(void *object, void *user), void *user);
+
+/* ---- the session (session.c, attach.c) ---- */
+
+struct fdc_ticket {
+    uint64_t number;
+    uint32_t done;                      /* futex word: 1 when taken in */
+    uint32_t slot;
+    int32_t result, first_result;
+    uint16_t first_id;
+    uint16_t id;
+    void *reply;                        /* where the reply's bytes go, head included */
+    uint32_t room, size;
+    /* Runs in the thread that takes the reply in: must neither send nor block. */
+    void (*on_done)(struct fdc_ticket *ticket);
+    void *user, *user2;
+    uint64_t number2;
+};
+
+struct fdc_stream;
+struct fdc_arena;
+struct fdc_stage;
+
+struct fdc_device {
+    struct fdc_session *session;
+    int ordinal;                        /* the program's, after CUDA_VISIBLE_DEVICES */
+    int remote;                         /* the worker's */
+    const struct fdc_snapshot_device *snapshot;
+    struct fdc_context *primary;
+    struct fdc_arena *arena;            /* memory.c */
+};
+
+struct fdc_context {
+    struct fdc_object object;
+    struct fdc_device *device;
+    bool primary, active;               /* active: open at the worker */
+    int retained;                       /* primary: reference count */
+    unsigned flags;
+    uint64_t id;                        /* cuCtxGetId */
+    uint32_t version;                   /* cuCtxGetApiVersion */
+    struct fdc_stream *legacy;          /* bookkeeping of the NULL stream */
+    uint64_t limit[16];
+    pthread_mutex_t lock;
+};
+
+struct fdc_session {
+    struct fdc_link *link;
+    bool shared;                        /* regions are shared memory */
+    uint32_t dead;                      /* nonzero: CUresult to give from now on */
+    pthread_mutex_t order;              /* claim .. commit on the command lane */
+    uint64_t position;                  /* messages committed so far; under order */
+    pthread_mutex_t intake;             /* peek .. release on the reply lane */
+    struct fdc_snapshot *snapshot;
+    struct fdc_device device[64];
+    int devices;
+    struct fdc_stage *up, *down;        /* stage.c */
+    uint64_t waits, messages;           /* counters, FD_STATS */
+};
+
+/* The one session of this process; NULL before cuInit succeeded. Several servers will mean
+ * several sessions: take it from the object or the context at hand, not from here. */
+extern struct fdc_session *fdc_session_only;
+CUresult fdc_session_open(void);        /* cuInit's work, once, thread-safe */
+/* What this process has to answer every call with: 0, 3 (not initialised, forked), dead. */
+CUresult fdc_session_check(void);
+struct fdc_device *fdc_device(CUdevice ordinal);        /* NULL: no such device */
+int fdc_device_count(void);
+
+/* ---- threads (thread.c) ---- */
+
+struct fdc_thread {
+    uint32_t number;                    /* from 1 */
+    struct fdc_context *stack[32];
+    int depth;                          /* current context: stack[depth - 1] */
+    CUstreamCaptureMode capture_mode;
+    /* per-thread default streams, blobs, ... of the areas */
+    struct { struct fdc_context *context; struct fdc_stream *stream; } per_thread[16];
+};
+struct fdc_thread *fdc_thread(void);    /* this thread's, made at first use; never NULL */
+struct fdc_context *fdc_context_current(void);          /* NULL: none */
+struct fdc_context *fdc_context_find(CUcontext handle); /* NULL handle: the current one */
+/* Makes sure the context is open at the worker (sends fdcContextOpen the first time). */
+CUresult fdc_context_activate(struct fdc_context *context);
+
+/* ---- calls (call.c) ---- */
+
+enum {
+    FDC_NEEDS_INIT = 1,
+    FDC_NEEDS_CONTEXT = 2,              /* implies INIT; activates it */
+    FDC_UNSAFE_IN_CAPTURE = 4,          /* refused while a global capture is under way, etc. */
+};
+
+struct fdc_call {
+    struct fdc_session *session;
+    struct fdc_context *context;
+    uint16_t id;
+    CUresult result;
+    struct fdc_msg *msg;
+    struct fdc_ticket *ticket;
+    struct fdc_ticket own;
+};
+
+/* 0, or what the call has to return at once. */
+CUresult fdc_call_open(struct fdc_call *call, uint16_t id, unsigned needs);
+/* Claims size bytes (head included) and fills the head. NULL: call->result says why. */
+void *fdc_call_begin(struct fdc_call *call, uint32_t size);
+/* Commits; nobody waits. */
+CUresult fdc_call_send(struct fdc_call *call);
+/* Commits with DONE: ticket (yours, from fdc_ticket_take) completes when the work has. */
+CUresult fdc_call_send_done(struct fdc_call *call, struct fdc_ticket *ticket);
+/* Commits with REPLY and waits. The reply (head included) is copied to reply[room]; shorter
+ * replies are an error unless result != 0. Gives the CUresult to return. */
+CUresult fdc_call_wait(struct fdc_call *call, void *reply, uint32_t room);
+/* The put ticket that this message depends on; between begin and send. */
+void fdc_call_uses_put(struct fdc_call *call, uint64_t put);
+
+/* Tickets for DONE. take registers (on_done/user set by the caller before); wait blocks until done and
+ * unregisters; a ticket with on_done may instead free itself there (fdc_ticket_release). */
+CUresult fdc_ticket_take(struct fdc_session *session, struct fdc_ticket *ticket);
+CUresult fdc_ticket_wait(struct fdc_session *session, struct fdc_ticket *ticket);
+void fdc_ticket_release(struct fdc_session *session, struct fdc_ticket *ticket);
+/* Takes replies in until *word != seen, or timeout. 0, -ETIMEDOUT, -EPIPE. */
+int fdc_intake_until(struct fdc_session *session, const uint32_t *word, uint32_t seen,
+                     int64_t timeout_us);
+/* Takes in what is there, without waiting. */
+void fdc_intake_poll(struct fdc_session *session);
+
+/* -errno of ours to CUresult: the only place. */
+CUresult fdc_result(int err);
+const char *fdc_result_name(CUresult result);           /* "CUDA_ERROR_..." or NULL */
+const char *fdc_call_name(uint16_t id);                 /* generated */
+/* What a refused call does: logs its name once, gives CUDA_ERROR_NOT_SUPPORTED. */
+CUresult fdc_refuse(const char *name, uint32_t *said);
+
+/* ---- streams and capture (stream.c, capture.c) ---- */
+
+struct fdc_stream {
+    struct fdc_object object;
+    unsigned flags;
+    int priority;
+    uint64_t id;
+    uint64_t issued;                    /* calls sent so far (flow control), atomic */
+    struct fdc_ticket *mark[2];         /* for call issued-512 and issued-256 */
+    struct fdc_capture *capture;        /* not NULL: capturing */
+    bool per_thread;
+    pthread_mutex_t lock;
+};
+
+enum { FDC_STREAM_WORK = 1 /* enqueues work: flow control */, FDC_STREAM_PER_THREAD_ZERO = 2 };
+/* The stream that a program's value means in this call (0, 1, 2 and handles), or an error. With WORK it
+ * holds the thread back while too many calls on it are unfinished. */
+CUresult fdc_stream_resolve(struct fdc_call *call, CUstream value, unsigned how,
+                            struct fdc_stream **stream);
+/* What travels for it. */
+uint64_t fdc_stream_wire(const struct fdc_stream *stream);
+bool fdc_stream_capturing(const struct fdc_stream *stream);
+/* For unsafe calls: 0, or 900 after having invalidated the captures concerned. */
+CUresult fdc_capture_guard(struct fdc_session *session);
+
+/* ---- memory (memory.c, arena.c, stage.c, pointer.c) ---- */
+
+enum fdc_where { FDC_HOST_PAGEABLE, FDC_HOST_PINNED, FDC_DEVICE, FDC_NOWHERE };
+struct fdc_place {
+    enum fdc_where where;
+    struct fdc_device *device;          /* of device memory */
+    struct fdc_context *context;
+    uint64_t base, size;                /* of the allocation */
+    uint64_t buffer_id;
+    unsigned flags;                     /* host: CU_MEMHOSTALLOC_/REGISTER flags */
+};
+/* What the address belongs to. An address inside the session's range but in no live
+ * allocation is FDC_NOWHERE; unknown addresses are pageable. */
+void fdc_place_of(const void *address, struct fdc_place *place);
+int fdc_place_add(uint64_t base, uint64_t size, const struct fdc_place *place);
+int fdc_place_del(uint64_t base);
+/* After a successful context-wide synchronise that was sent at this position. */
+void fdc_memory_retire(struct fdc_context *context, uint64_t position);
+/* The context's memory and handles are gone (reset, destroy). */
+void fdc_memory_context_gone(struct fdc_context *context);
+void fdc_code_context_gone(struct fdc_context *context);        /* module.c */
+void fdc_stream_context_gone(struct fdc_context *context);      /* stream.c, events too */
+
+/* Chunks of a region. alloc blocks (taking replies in) until there is room; size <= 512 KiB. */
+CUresult fdc_stage_make(struct fdc_session *session);
+CUresult fdc_stage_alloc(struct fdc_session *session, enum fdc_region region, uint64_t size,
+                         struct fdc_chunk *chunk);
+void fdc_stage_free(struct fdc_session *session, enum fdc_region region,
+                    const struct fdc_chunk *chunk);
+void *fdc_stage_at(struct fdc_session *session, enum fdc_region region,
+                   const struct fdc_chunk *chunk);
+
+/* A blob: fetches all of a call's blob into *bytes (malloc). `first` is the chunk that came with the
+ * call's reply, total the size it said. */
+CUresult fdc_blob_rest(struct fdc_call *call, const struct fdc_chunk *first, uint64_t total,
+                       void **bytes);
+
+/* ---- functions (module.c) ---- */
+
+struct fdc_code;                        /* a loaded module or library */
+struct fdc_func {
+    struct fdc_object object;           /* kind FUNCTION or KERNEL */
+    struct fdc_code *code;
+    uint32_t index;                     /* kernel in the code's table */
+    const struct fdc_table_kernel *kernel;
+    const struct fdc_table_param *params;
+    const char *name;
+    int32_t attribute[FDC_FUNC_ATTRIBUTES];     /* current values */
+};
+/* Accepts CUfunction and CUkernel handles alike. NULL: invalid. */
+struct fdc_func *fdc_func_find(const void *handle);
+uint64_t fdc_func_wire_code(const struct fdc_func *func);       /* module or library handle */
+
+/* ---- host functions (hostfn.c) ---- */
+
+/* Registers a function for one run; gives its number for fdcHostFn. Starts the service thread. */
+CUresult fdc_hostfn_add(struct fdc_session *session, void (*fn)(void *user), void *user,
+                        uint64_t *number);
+
+#endif
