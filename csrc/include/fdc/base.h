@@ -13,14 +13,32 @@
 #define FDC_COUNT(array) (sizeof(array) / sizeof((array)[0]))
 #define FDC_CACHE_LINE 64
 
-/* The only three memory orders in use; each use names its partner in a comment. */
+/* The only memory orders in use; each use names its partner in a comment. */
 #define fdc_load_relaxed(p) __atomic_load_n((p), __ATOMIC_RELAXED)
 #define fdc_load_acquire(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
+#define fdc_store_relaxed(p, v) __atomic_store_n((p), (v), __ATOMIC_RELAXED)
 #define fdc_store_release(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
+/* Where a store must be seen before a later load of another word (sleeper flags). */
+#define fdc_load_ordered(p) __atomic_load_n((p), __ATOMIC_SEQ_CST)
+#define fdc_store_ordered(p, v) __atomic_store_n((p), (v), __ATOMIC_SEQ_CST)
+#define fdc_exchange_ordered(p, v) __atomic_exchange_n((p), (v), __ATOMIC_SEQ_CST)
 
 /* clock.c */
 uint64_t fdc_now_ns(void);              /* CLOCK_MONOTONIC */
 void fdc_pause(void);                   /* one turn of a spin loop */
+
+/* spin.c: how long to spin before sleeping. begin: ns that this thread may spin now (0:
+ * sleep at once), to be followed by end() if not 0; learn: how long a wait took that was
+ * not over within the budget. */
+#define FDC_SPIN_MAX_NS 200000u
+struct fdc_spin {
+    uint64_t budget_ns;
+    uint32_t cpus, spinners;
+};
+void fdc_spin_init(struct fdc_spin *spin);
+uint64_t fdc_spin_begin(struct fdc_spin *spin);
+void fdc_spin_end(struct fdc_spin *spin);
+void fdc_spin_learn(struct fdc_spin *spin, uint64_t waited_ns);
 
 /* futex.c: *word is 32 bits, shared says that other processes wait on it too.
  * wait returns 0 (woken, or *word differs already), -ETIMEDOUT or -EINTR. */
