@@ -18,8 +18,10 @@ struct fdc_ring {
     uint8_t *bytes;
     uint64_t size;              /* of bytes, a power of two */
     uint64_t tail, first;       /* this side's own copies of the two indices */
-    uint64_t claimed;           /* bytes of the claim in progress */
-    uint64_t spin_ns;           /* how long to spin before sleeping, adapts */
+    uint64_t claimed, pad;      /* bytes of the claim in progress, and before it */
+    uint64_t peeked;            /* bytes that release gives back */
+    uint32_t claimed_size, peeked_size;
+    struct fdc_spin spin;
     uint64_t waits, sleeps;     /* counters */
 };
 
@@ -30,8 +32,12 @@ int fdc_ring_make(void *memory, uint64_t size);
 /* Attaches to a ring that was made in this memory; checks it. 0, -EPROTO, -EINVAL. */
 int fdc_ring_map(struct fdc_ring *ring, void *memory, size_t memory_size);
 
-/* Producer. claim: NULL with *err = -EAGAIN (full), -EMSGSIZE (larger than half the
- * ring), -EPIPE (closed), -EPROTO. Bytes claimed are not visible until commit. */
+/* The largest record: half the ring less two headers, and at most this. */
+#define FDC_RING_RECORD_MAX 0x7ffffff0u
+uint32_t fdc_ring_max(const struct fdc_ring *ring);
+
+/* Producer. claim: NULL with *err = -EAGAIN (full), -EMSGSIZE (larger than fdc_ring_max()),
+ * -EPIPE (closed), -EPROTO. Bytes claimed are not visible until commit. */
 void *fdc_ring_claim(struct fdc_ring *ring, uint32_t size, int *err);
 void fdc_ring_commit(struct fdc_ring *ring);
 void fdc_ring_abort(struct fdc_ring *ring);
@@ -42,7 +48,15 @@ int fdc_ring_wait_room(struct fdc_ring *ring, uint32_t size, int64_t timeout_us)
  * -EPROTO). The record stays valid until release. */
 const void *fdc_ring_peek(struct fdc_ring *ring, uint32_t *size, int *err);
 void fdc_ring_release(struct fdc_ring *ring);
+/* 1: something to peek at; 0: timed out; -EPIPE, -EPROTO. timeout < 0: for ever. Threads
+ * beside the consuming one may wait too: all wake, and a 1 may then be stale. Whoever
+ * stops consuming before the ring is empty pokes, so that another goes on. */
 int fdc_ring_wait_data(struct fdc_ring *ring, int64_t timeout_us);
+/* As wait_data, and 2 when *word no longer holds seen. The word is of this process; who
+ * stores it (with release) pokes after. */
+int fdc_ring_wait_word(struct fdc_ring *ring, const uint32_t *word, uint32_t seen,
+                       int64_t timeout_us);
+void fdc_ring_poke(struct fdc_ring *ring);
 
 /* Either side: no more records; wakes the other side. */
 void fdc_ring_close(struct fdc_ring *ring);

@@ -1,0 +1,428 @@
+/*
+ * The byte ring of ring.h.
+ *
+ * A record is a header word and its payload, both in 8-byte steps. The header is the
+ * flag: it is zero until the record is committed, so a waiting consumer watches the same
+ * cache line that the record begins in, and no shared index lies between. To make that
+ * hold on every lap, commit first clears the header that will follow the record and then
+ * publishes the record's own; the producer therefore always keeps one header's room.
+ *
+ * A record that does not fit before the end of the memory is preceded by a pad that runs
+ * up to the end; the pad's header is what gets published, with both behind it.
+ *
+ * Sleeping: the sleeper raises `asleep` and looks again before it sleeps; the other side
+ * stores first and looks at `asleep` after. Both do so in sequentially consistent order,
+ * so one of the two always sees the other. `turn` changes with every wake, which keeps a
+ * thread that was overtaken between its look and its sleep from sleeping on.
+ */
+#include <errno.h>
+#include <limits.h>
+#include <string.h>
+
+#include "fdc/ring.h"
+
+#define LINE __attribute__((aligned(FDC_CACHE_LINE)))
+
+enum {
+    RING_MAGIC = 0x52434446,            /* "FDCR" */
+    RING_VERSION = 1,
+    HEADER = 8,
+    SMALLEST = 256,
+};
+
+/* Header word: the size in the low half, and above it the sign that something is there. */
+#define HEADER_RECORD (UINT64_C(1) << 32)
+#define HEADER_PAD (UINT64_C(2) << 32)
+
+struct sleeper {
+    uint32_t asleep, turn;
+};
+
+/* One line for each writer, and one for each sleeper, which is rarely written at all. */
+struct fdc_ring_head {
+    LINE uint32_t magic;
+    uint32_t version;
+    uint64_t size;
+    uint32_t closed;
+    LINE uint64_t tail;                 /* the producer's, for who attaches later */
+    LINE uint64_t first;                /* the consumer's */
+    LINE struct sleeper consumer;
+    LINE struct sleeper producer;
+};
+
+_Static_assert(sizeof(struct fdc_ring_head) == 5 * FDC_CACHE_LINE, "shared layout");
+
+static uint64_t *
+header_at(const struct fdc_ring *ring, uint64_t position)
+{
+    return (uint64_t *)(void *)(ring->bytes + (position & (ring->size - 1)));
+}
+
+size_t
+fdc_ring_footprint(uint64_t size)
+{
+    return sizeof(struct fdc_ring_head) + size;
+}
+
+uint32_t
+fdc_ring_max(const struct fdc_ring *ring)
+{
+    uint64_t max = ring->size / 2 - 2 * HEADER;
+
+    return max < FDC_RING_RECORD_MAX ? (uint32_t)max : FDC_RING_RECORD_MAX;
+}
+
+int
+fdc_ring_make(void *memory, uint64_t size)
+{
+    struct fdc_ring_head *head = memory;
+
+    if ((uintptr_t)memory % FDC_CACHE_LINE || size < SMALLEST || (size & (size - 1)))
+        return -EINVAL;
+    head->version = RING_VERSION;
+    head->size = size;
+    head->magic = RING_MAGIC;
+    return 0;
+}
+
+int
+fdc_ring_map(struct fdc_ring *ring, void *memory, size_t memory_size)
+{
+    struct fdc_ring_head *head = memory;
+    uint64_t size, tail, first;
+
+    if ((uintptr_t)memory % FDC_CACHE_LINE || memory_size < sizeof(*head) + SMALLEST)
+        return -EINVAL;
+    size = fdc_load_relaxed(&head->size);
+    tail = fdc_load_relaxed(&head->tail);
+    first = fdc_load_relaxed(&head->first);
+    if (fdc_load_relaxed(&head->magic) != RING_MAGIC ||
+        fdc_load_relaxed(&head->version) != RING_VERSION)
+        return -EPROTO;
+    if (size < SMALLEST || (size & (size - 1)) || size > memory_size - sizeof(*head))
+        return -EPROTO;
+    if (tail - first > size || tail % HEADER || first % HEADER)
+        return -EPROTO;
+
+    memset(ring, 0, sizeof(*ring));
+    ring->head = head;
+    ring->bytes = (uint8_t *)(head + 1);
+    ring->size = size;
+    ring->tail = tail;
+    ring->first = first;
+    fdc_spin_init(&ring->spin);
+    return 0;
+}
+
+/* ---- waking and sleeping ---- */
+
+static __attribute__((noinline)) void
+wake_sleeper(struct sleeper *sleeper)
+{
+    if (!fdc_exchange_ordered(&sleeper->asleep, 0))
+        return;
+    __atomic_fetch_add(&sleeper->turn, 1, __ATOMIC_SEQ_CST);
+    fdc_futex_wake(&sleeper->turn, INT_MAX, true);
+}
+
+/* The caller has just stored, in order, what the sleeper waits for. */
+static inline void
+wake_if_asleep(struct sleeper *sleeper)
+{
+    if (FDC_UNLIKELY(fdc_load_ordered(&sleeper->asleep)))
+        wake_sleeper(sleeper);
+}
+
+static int
+is_closed(const struct fdc_ring *ring)
+{
+    return fdc_load_acquire(&ring->head->closed) != 0;  /* release in fdc_ring_close() */
+}
+
+/* What a waiter looks for: 0 nothing yet, 1 or 2 there, or -errno. */
+struct look {
+    int (*ready)(struct fdc_ring *ring, const struct look *look);
+    const uint32_t *word;
+    uint32_t seen, size;
+};
+
+static int
+data_ready(struct fdc_ring *ring, const struct look *look)
+{
+    const uint64_t *header;
+    bool closed;
+
+    if (look->word && fdc_load_acquire(look->word) != look->seen)
+        return 2;               /* pairs with the release before fdc_ring_poke() */
+    closed = is_closed(ring);
+    header = header_at(ring, fdc_load_acquire(&ring->first));
+    /* pairs with the ordered store in fdc_ring_commit() */
+    if (fdc_load_ordered(header) != 0)
+        return 1;
+    return closed ? -EPIPE : 0;
+}
+
+/* What the consumer says it has read, checked against what was written. */
+static int
+update_first(struct fdc_ring *ring)
+{
+    /* pairs with the ordered store in fdc_ring_release() */
+    uint64_t first = fdc_load_ordered(&ring->head->first);
+
+    if (FDC_UNLIKELY(ring->tail - first > ring->tail - ring->first || first % HEADER))
+        return -EPROTO;
+    ring->first = first;
+    return 0;
+}
+
+/* Bytes that a record of this size takes at the tail: a pad, the record, a free header. */
+static uint64_t
+need_of(const struct fdc_ring *ring, uint32_t size, uint64_t *pad)
+{
+    uint64_t whole = HEADER + FDC_ALIGN_UP((uint64_t)size, HEADER);
+    uint64_t to_end = ring->size - (ring->tail & (ring->size - 1));
+
+    *pad = whole > to_end ? to_end : 0;
+    return *pad + whole + HEADER;
+}
+
+static int
+room_ready(struct fdc_ring *ring, const struct look *look)
+{
+    uint64_t pad, need = need_of(ring, look->size, &pad);
+    int err;
+
+    if (is_closed(ring))
+        return -EPIPE;
+    err = update_first(ring);
+    if (err)
+        return err;
+    return need <= ring->size - (ring->tail - ring->first);
+}
+
+static int
+spin_for(struct fdc_ring *ring, const struct look *look, uint64_t until_ns)
+{
+    int ready;
+
+    do {
+        for (int i = 0; i < 16; i++) {
+            ready = look->ready(ring, look);
+            if (ready)
+                return ready;
+            fdc_pause();
+        }
+    } while (fdc_now_ns() < until_ns);
+    return 0;
+}
+
+static __attribute__((noinline)) int
+wait_for(struct fdc_ring *ring, struct sleeper *sleeper, const struct look *look,
+         int64_t timeout_us)
+{
+    uint64_t start_ns, limit_ns = 0, budget_ns, now_ns;
+    int64_t left_us = -1;
+    uint32_t turn;
+    int ready;
+
+    ready = look->ready(ring, look);
+    if (ready || timeout_us == 0)
+        return ready;
+    __atomic_fetch_add(&ring->waits, 1, __ATOMIC_RELAXED);
+    start_ns = fdc_now_ns();
+    if (timeout_us > 0)
+        limit_ns = start_ns + (uint64_t)timeout_us * 1000;
+
+    budget_ns = fdc_spin_begin(&ring->spin);
+    if (budget_ns) {
+        if (limit_ns && start_ns + budget_ns > limit_ns)
+            budget_ns = limit_ns - start_ns;
+        ready = spin_for(ring, look, start_ns + budget_ns);
+        fdc_spin_end(&ring->spin);
+        if (ready)
+            return ready;
+    }
+
+    for (;;) {
+        turn = fdc_load_acquire(&sleeper->turn);        /* the add in wake_sleeper() */
+        fdc_exchange_ordered(&sleeper->asleep, 1);
+        ready = look->ready(ring, look);
+        if (ready)
+            break;
+        if (limit_ns) {
+            now_ns = fdc_now_ns();
+            if (now_ns >= limit_ns)
+                break;
+            left_us = (int64_t)((limit_ns - now_ns) / 1000) + 1;
+        }
+        __atomic_fetch_add(&ring->sleeps, 1, __ATOMIC_RELAXED);
+        fdc_futex_wait(&sleeper->turn, turn, left_us, true);
+    }
+    fdc_spin_learn(&ring->spin, fdc_now_ns() - start_ns);
+    return ready;
+}
+
+/* ---- producer ---- */
+
+void *
+fdc_ring_claim(struct fdc_ring *ring, uint32_t size, int *err)
+{
+    uint64_t pad, need, start;
+
+    if (FDC_UNLIKELY(size > fdc_ring_max(ring))) {
+        *err = -EMSGSIZE;
+        return NULL;
+    }
+    if (FDC_UNLIKELY(is_closed(ring))) {
+        *err = -EPIPE;
+        return NULL;
+    }
+    need = need_of(ring, size, &pad);
+    if (FDC_UNLIKELY(need > ring->size - (ring->tail - ring->first))) {
+        *err = update_first(ring);
+        if (*err)
+            return NULL;
+        if (need > ring->size - (ring->tail - ring->first)) {
+            *err = -EAGAIN;
+            return NULL;
+        }
+    }
+    start = ring->tail + pad;
+    ring->pad = pad;
+    ring->claimed = need - pad - HEADER;
+    ring->claimed_size = size;
+    return ring->bytes + (start & (ring->size - 1)) + HEADER;
+}
+
+void
+fdc_ring_commit(struct fdc_ring *ring)
+{
+    uint64_t start = ring->tail + ring->pad, next = start + ring->claimed;
+    uint64_t header = HEADER_RECORD | ring->claimed_size;
+
+    if (FDC_UNLIKELY(ring->claimed == 0))
+        return;
+    fdc_store_relaxed(header_at(ring, next), 0);
+    if (FDC_UNLIKELY(ring->pad)) {
+        fdc_store_relaxed(header_at(ring, start), header);
+        header = HEADER_PAD | (ring->pad - HEADER);
+    }
+    /* Pairs with the loads in data_ready() and fdc_ring_peek(). */
+    fdc_store_ordered(header_at(ring, ring->tail), header);
+    ring->tail = next;
+    fdc_store_relaxed(&ring->head->tail, next);
+    ring->claimed = 0;
+    wake_if_asleep(&ring->head->consumer);
+}
+
+void
+fdc_ring_abort(struct fdc_ring *ring)
+{
+    ring->claimed = 0;
+}
+
+int
+fdc_ring_wait_room(struct fdc_ring *ring, uint32_t size, int64_t timeout_us)
+{
+    struct look look = { .ready = room_ready, .size = size };
+
+    if (size > fdc_ring_max(ring))
+        return -EMSGSIZE;
+    return wait_for(ring, &ring->head->producer, &look, timeout_us);
+}
+
+/* ---- consumer ---- */
+
+static void
+advance_first(struct fdc_ring *ring, uint64_t by)
+{
+    uint64_t first = ring->first + by;
+
+    fdc_store_release(&ring->first, first);             /* the load in data_ready() */
+    fdc_store_ordered(&ring->head->first, first);       /* the load in update_first() */
+    wake_if_asleep(&ring->head->producer);
+}
+
+const void *
+fdc_ring_peek(struct fdc_ring *ring, uint32_t *size, int *err)
+{
+    uint64_t header, offset, room, whole;
+    bool closed;
+
+    for (;;) {
+        offset = ring->first & (ring->size - 1);
+        if (ring->peeked) {
+            *size = ring->peeked_size;
+            return ring->bytes + offset + HEADER;
+        }
+        /* Pairs with the ordered store in fdc_ring_commit(). */
+        header = fdc_load_acquire(header_at(ring, ring->first));
+        if (header == 0) {
+            /* Closed first, then the header again: what was committed before closing
+             * is still to be delivered. */
+            closed = is_closed(ring);
+            header = fdc_load_acquire(header_at(ring, ring->first));
+            if (header == 0) {
+                *err = closed ? -EPIPE : 0;
+                return NULL;
+            }
+        }
+        whole = HEADER + FDC_ALIGN_UP(header & UINT32_MAX, (uint64_t)HEADER);
+        room = ring->size - offset;
+        if (FDC_LIKELY(header >> 32 == HEADER_RECORD >> 32) && whole <= room &&
+            (header & UINT32_MAX) <= fdc_ring_max(ring)) {
+            ring->peeked = whole;
+            ring->peeked_size = (uint32_t)header;
+        } else if (header >> 32 == HEADER_PAD >> 32 && whole == room &&
+                   whole < ring->size / 2) {
+            advance_first(ring, whole);
+        } else {
+            *err = -EPROTO;
+            return NULL;
+        }
+    }
+}
+
+void
+fdc_ring_release(struct fdc_ring *ring)
+{
+    uint64_t peeked = ring->peeked;
+
+    if (peeked == 0)
+        return;
+    ring->peeked = 0;
+    advance_first(ring, peeked);
+}
+
+int
+fdc_ring_wait_data(struct fdc_ring *ring, int64_t timeout_us)
+{
+    struct look look = { .ready = data_ready };
+
+    return wait_for(ring, &ring->head->consumer, &look, timeout_us);
+}
+
+int
+fdc_ring_wait_word(struct fdc_ring *ring, const uint32_t *word, uint32_t seen,
+                   int64_t timeout_us)
+{
+    struct look look = { .ready = data_ready, .word = word, .seen = seen };
+
+    return wait_for(ring, &ring->head->consumer, &look, timeout_us);
+}
+
+void
+fdc_ring_poke(struct fdc_ring *ring)
+{
+    /* The exchange orders the caller's store before the look at the flag; it pairs with
+     * the one in wait_for(). */
+    wake_sleeper(&ring->head->consumer);
+}
+
+void
+fdc_ring_close(struct fdc_ring *ring)
+{
+    fdc_store_ordered(&ring->head->closed, 1);          /* the load in is_closed() */
+    wake_sleeper(&ring->head->consumer);
+    wake_sleeper(&ring->head->producer);
+}
