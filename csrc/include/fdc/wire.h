@@ -56,4 +56,20 @@ struct fdc_chunk {
     uint64_t size;
 };
 
+/* A kernel: its module's or library's handle, and its place in the table that came with
+ * the load (fdc/table.h). */
+struct fdc_wire_func {
+    uint64_t code;
+    uint32_t index;
+    uint32_t pad;
+};
+
+struct fdc_dim3 {
+    uint32_t x, y, z;
+};
+
+struct fdc_digest {
+    uint8_t bytes[32];
+};
+
 #endif
