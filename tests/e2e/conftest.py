@@ -1,0 +1,180 @@
+"""Builds the test programs and runs each of them directly and through fdrun.
+
+`direct` puts the CPU device in front of the program; `shm` and `tcp` go through a
+server that serves the same CPU device. The outputs, exit codes included, must agree.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+APPS = Path(__file__).parent / "apps"
+OUT = ROOT / "build" / "e2e"
+BIN = Path(sysconfig.get_path("scripts"))
+ROADS = ("shm", "tcp")
+# The CPU device is as unkind as a driver here: what remoting must not rely on.
+STRICT = {"FD_CPU_STRICT": "1"}
+DEVICES = 2
+MEMORY_MB = 1024
+
+
+def nvcc() -> Path | None:
+    """The CUDA compiler: the one of the wheels first, then whatever is on the path."""
+    wheel = Path(sysconfig.get_path("purelib")) / "nvidia" / "cu13" / "bin" / "nvcc"
+    found = shutil.which("nvcc")
+    return wheel if wheel.exists() else Path(found) if found else None
+
+
+def newer(target: Path, *sources: Path) -> bool:
+    return target.exists() and all(
+        target.stat().st_mtime >= source.stat().st_mtime for source in sources
+    )
+
+
+def build_cu(name: str, *flags: str, tag: str = "") -> Path:
+    """Builds apps/NAME.cu, with PTX only unless the flags say otherwise."""
+    compiler = nvcc()
+    if compiler is None:
+        pytest.skip("no nvcc: neither in the wheels of the test extra nor on the path")
+    source, target = APPS / f"{name}.cu", OUT / (name + tag)
+    if not newer(target, source):
+        OUT.mkdir(parents=True, exist_ok=True)
+        library = compiler.parent.parent / "lib"
+        subprocess.run(
+            [compiler, "-arch=compute_80", *flags, "-o", target, source,
+             f"-L{library}", "-Xlinker", "-rpath", "-Xlinker", library],
+            check=True,
+        )
+    return target
+
+
+def build_c(name: str) -> Path:
+    """Builds apps/NAME.c against our own headers and libcuda.so.1 (looked up at run time)."""
+    source, target = APPS / f"{name}.c", OUT / name
+    if not newer(target, source, APPS / "app.h"):
+        OUT.mkdir(parents=True, exist_ok=True)
+        subprocess.run(
+            ["gcc", "-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Wno-unused-function",
+             f"-I{ROOT / 'build' / 'gen'}", f"-I{ROOT / 'csrc' / 'include'}",
+             "-o", target, source, f"-L{ROOT / 'build' / 'lib'}", "-l:libcuda.so.1",
+             "-lpthread", "-Wl,--allow-shlib-undefined"],
+            check=True,
+        )
+    return target
+
+
+@dataclass(frozen=True)
+class Outcome:
+    status: int
+    out: str
+    err: str
+
+
+def run(command: list[str | Path], env: dict[str, str], timeout: float = 120,
+        feed: str = "") -> Outcome:
+    full = {**os.environ, **env}
+    full.pop("FD_SESSION", None)
+    process = subprocess.Popen(
+        [str(word) for word in command], env=full, text=True, start_new_session=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )
+    try:
+        out, err = process.communicate(feed, timeout=timeout)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        out, err = process.communicate()
+        pytest.fail(f"{command} hangs\nstdout:\n{out}\nstderr:\n{err}")
+    return Outcome(process.returncode, out, err)
+
+
+class Server:
+    """One fdserver with CPU devices, on loopback ports of its own."""
+
+    def __init__(self, state: Path, devices: int = DEVICES, env: dict[str, str] | None = None):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.address = f"127.0.0.1:{probe.getsockname()[1]}"
+        self.state = state
+        self.log = state / "log"
+        state.mkdir(parents=True, exist_ok=True)
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [BIN / "fdserver", "--listen", self.address, "--cpu-devices", str(devices),
+                 "--state", state],
+                env={**os.environ, **STRICT, "FD_CPU_MEMORY_MB": str(MEMORY_MB), **(env or {})},
+                stdout=log, stderr=log,
+            )
+        host, port = self.address.rsplit(":", 1)
+        for _ in range(200):
+            if self.process.poll() is not None:
+                break
+            try:
+                socket.create_connection((host, int(port)), timeout=1).close()
+                return
+            except OSError:
+                time.sleep(0.05)
+        self.stop()
+        raise RuntimeError("fdserver did not start:\n" + self.text())
+
+    def text(self) -> str:
+        return self.log.read_text()
+
+    def stop(self) -> int:
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(15)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+        return self.process.wait()
+
+    def command(self, *program: str | Path, options: tuple[str, ...] = ("-n", "1")) -> list:
+        return [BIN / "fdrun", *options, "-l", self.address, "--", *program]
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("server"))
+    yield server
+    status = server.stop()
+    assert status == 0, f"fdserver ended with {status}:\n{server.text()}"
+
+
+Run = Callable[..., Outcome]
+
+
+@pytest.fixture
+def direct() -> Run:
+    def go(*program: str | Path, devices: int = 1, env: dict[str, str] | None = None,
+           memory: int = MEMORY_MB, feed: str = "") -> Outcome:
+        return run([BIN / "fdrun", "--direct", "--", *program],
+                   {**STRICT, "FD_CPU_DEVICES": str(devices), "FD_CPU_MEMORY_MB": str(memory),
+                    **(env or {})}, feed=feed)
+    return go
+
+
+@pytest.fixture
+def remote(server: Server) -> Run:
+    def go(*program: str | Path, road: str = "shm", options: tuple[str, ...] = ("-n", "1"),
+           env: dict[str, str] | None = None, feed: str = "") -> Outcome:
+        return run(server.command(*program, options=options),
+                   {"FD_TRANSPORT": road, **(env or {})}, feed=feed)
+    return go
+
+
+@pytest.fixture
+def python() -> Path:
+    return Path(sys.executable)

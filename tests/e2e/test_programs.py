@@ -1,0 +1,78 @@
+"""Real programs: the same output directly on the CPU device and through fdrun."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+from conftest import APPS, ROADS, Outcome, Run, build_c, build_cu
+
+
+def same(direct: Outcome, remoted: Outcome) -> None:
+    """Both are right, and word for word the same."""
+    assert "PASS" in direct.out.splitlines(), f"direct:\n{direct.out}\n{direct.err}"
+    assert direct.status == 0, direct.err
+    assert (remoted.out, remoted.status) == (direct.out, direct.status), (
+        f"direct:\n{direct.out}\nremoted:\n{remoted.out}\n{remoted.err}")
+
+
+SEMANTICS = ("order_threads", "blocked_stream", "capture_threads", "freed_block",
+             "rerecorded_event", "wrong_arguments", "fork_child", "illegal_address")
+
+
+@pytest.mark.parametrize("road", ROADS)
+@pytest.mark.parametrize("name", SEMANTICS)
+def test_semantics(name: str, road: str, direct: Run, remote: Run) -> None:
+    program = build_c(name)
+    same(direct(program), remote(program, road=road))
+
+
+@pytest.mark.parametrize("road", ROADS)
+def test_demo_with_embedded_ptx(road: str, direct: Run, remote: Run) -> None:
+    program = build_c("demo_driver")
+    same(direct(program), remote(program, road=road))
+
+
+@pytest.mark.parametrize("road", ROADS)
+@pytest.mark.parametrize("cudart", ("static", "shared"))
+def test_vadd(cudart: str, road: str, direct: Run, remote: Run) -> None:
+    program = build_cu("vadd", "-cudart", cudart, tag=f"-{cudart}")
+    same(direct(program), remote(program, road=road))
+
+
+@pytest.mark.parametrize("road", ROADS)
+@pytest.mark.parametrize("name", ("matmul", "reduce"))
+def test_nvcc_kernels(name: str, road: str, direct: Run, remote: Run) -> None:
+    program = build_cu(name)
+    same(direct(program), remote(program, road=road))
+
+
+@pytest.mark.parametrize("road", ROADS)
+@pytest.mark.parametrize("compress", ("none", "size", "speed", "balance"))
+def test_compressed_fat_binaries(compress: str, road: str, direct: Run, remote: Run) -> None:
+    program = build_cu("vadd", f"--compress-mode={compress}", tag=f"-{compress}")
+    same(direct(program), remote(program, road=road))
+
+
+@pytest.mark.parametrize("road", ROADS)
+@pytest.mark.parametrize("devices", (1, 2))
+def test_features(devices: int, road: str, direct: Run, remote: Run) -> None:
+    program = build_cu("features")
+    same(direct(program, devices=devices),
+         remote(program, road=road, options=("-n", str(devices))))
+
+
+SCRIPTS = {"numba_saxpy": "numba_cuda", "nvrtc_core": "cuda.core", "cupy_raw": "cupy"}
+
+
+@pytest.mark.parametrize("road", ROADS)
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_python(name: str, road: str, direct: Run, remote: Run, python: Path,
+                tmp_path: Path) -> None:
+    package = SCRIPTS[name]
+    if importlib.util.find_spec(package.split(".")[0]) is None:
+        pytest.skip(f"{package} is not installed (it is in the test extra)")
+    script = APPS / f"{name}.py"
+    env = {"CUPY_CACHE_DIR": str(tmp_path), "NUMBA_CACHE_DIR": str(tmp_path)}
+    same(direct(python, script, env=env), remote(python, script, road=road, env=env))
