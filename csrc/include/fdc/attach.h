@@ -17,7 +17,9 @@
 
 #define FDC_ATTACH_MAGIC 0x31434446u            /* "FDC1" */
 
-enum { FDC_ATTACH_COMMAND = 1, FDC_ATTACH_BULK = 2 };
+/* HOLD is fdrun's own connection: the lease lives while it or a session is open. No worker
+ * answers on it; road and session are 0. */
+enum { FDC_ATTACH_COMMAND = 1, FDC_ATTACH_BULK = 2, FDC_ATTACH_HOLD = 3 };
 
 struct fdc_attach_hello {
     uint32_t magic;

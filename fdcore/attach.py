@@ -1,0 +1,182 @@
+"""The attach handshake of csrc/include/fdc/attach.h, in Python: what a client and the
+server say to each other on a fresh data connection before it belongs to a worker.
+
+Packing, checking and proving are plain functions; hold() is the client that fdrun is.
+"""
+
+import hmac
+import os
+import secrets
+import socket
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import sha256
+
+from fdcore.errors import ProtocolError, RefusedError, TransportError
+
+MAGIC = 0x31434446
+VERSION = 1
+
+COMMAND, BULK, HOLD = 1, 2, 3
+ROADS = {"shm": 1, "tcp": 2}
+ROAD_NAMES = {number: name for name, number in ROADS.items()}
+
+HELLO = struct.Struct("<II32s32s")
+REQUEST = struct.Struct("<IIII16s16s32s32s32s64s")
+ANSWER = struct.Struct("<Ii32s216s")
+READY = struct.Struct("<Ii248s")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    kind: int
+    road: int
+    pid: int
+    lease: bytes
+    session: bytes
+    protocol: bytes
+    nonce: bytes
+    proof: bytes
+    program: str
+
+
+def pack_hello(protocol: bytes, nonce: bytes) -> bytes:
+    return HELLO.pack(MAGIC, VERSION, protocol, nonce)
+
+
+def unpack_request(data: bytes) -> Request:
+    magic, kind, road, pid, lease, session, protocol, nonce, proof, program = (
+        REQUEST.unpack(data)
+    )
+    if magic != MAGIC:
+        raise ProtocolError("the client does not speak fdcore's attach handshake")
+    if kind not in (COMMAND, BULK, HOLD):
+        raise ProtocolError(f"the client asks for connection kind {kind}")
+    if kind != HOLD and road not in ROAD_NAMES:
+        raise ProtocolError(f"the client asks for road {road}")
+    return Request(
+        kind, road, pid, lease, session, protocol, nonce, proof, printable(program)
+    )
+
+
+def printable(name: bytes) -> str:
+    """A name that a client gave, safe to write into a log or a table."""
+    text = name.partition(b"\0")[0].decode("utf-8", "replace")
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def client_proof(
+    secret: bytes, server_nonce: bytes, nonce: bytes, lease: bytes, session: bytes,
+    kind: int, road: int,
+) -> bytes:  # fmt: skip
+    said = b"fdcore attach" + server_nonce + nonce + lease + session
+    return hmac.digest(secret, said + struct.pack("<II", kind, road), sha256)
+
+
+def server_proof(secret: bytes, nonce: bytes, server_nonce: bytes) -> bytes:
+    return hmac.digest(secret, b"fdcore server" + nonce + server_nonce, sha256)
+
+
+def proves(request: Request, secret: bytes, server_nonce: bytes) -> bool:
+    wanted = client_proof(
+        secret, server_nonce, request.nonce, request.lease, request.session,
+        request.kind, request.road,
+    )  # fmt: skip
+    return hmac.compare_digest(wanted, request.proof)
+
+
+def pack_answer(error: int, proof: bytes, reason: str) -> bytes:
+    return ANSWER.pack(MAGIC, error, proof, clipped(reason, 215))
+
+
+def pack_ready(error: int, reason: str) -> bytes:
+    return READY.pack(MAGIC, error, clipped(reason, 247))
+
+
+def clipped(text: str, room: int) -> bytes:
+    return text.encode("utf-8")[:room].decode("utf-8", "ignore").encode("utf-8")
+
+
+def differing(ours: bytes, theirs: bytes, our_name: str, their_name: str) -> str:
+    """Says with both hashes that the two builds do not speak the same messages."""
+    return (
+        f"protocol hashes differ: {our_name} {ours.hex()}, {their_name} {theirs.hex()}"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Spoken:
+    """What a client has to know to attach: the lease, its secret, its own build."""
+
+    lease: bytes
+    secret: bytes
+    protocol: bytes
+
+
+def attach(
+    sock: socket.socket, spoken: Spoken, kind: int, road: int, session: bytes
+) -> None:
+    """The client's side on a connected socket; returns once the server accepted."""
+    magic, version, protocol, server_nonce = HELLO.unpack(read(sock, HELLO.size))
+    if magic != MAGIC:
+        raise ProtocolError("what answers there is not an fdserver's data port")
+    if version != VERSION:
+        raise ProtocolError(f"the server speaks attach version {version}, we {VERSION}")
+    nonce = secrets.token_bytes(32)
+    proof = client_proof(
+        spoken.secret, server_nonce, nonce, spoken.lease, session, kind, road
+    )
+    name = os.path.basename(f"fdrun {os.getpid()}").encode()
+    sock.sendall(
+        REQUEST.pack(
+            MAGIC, kind, road, os.getpid(), spoken.lease, session, spoken.protocol,
+            nonce, proof, name,
+        )  # fmt: skip
+    )
+    magic, error, proof, reason = ANSWER.unpack(read(sock, ANSWER.size))
+    if magic != MAGIC:
+        raise ProtocolError("the server's answer is not one")
+    if error:
+        raise RefusedError(printable(reason))
+    if protocol != spoken.protocol:
+        raise ProtocolError(differing(spoken.protocol, protocol, "client", "server"))
+    if not hmac.compare_digest(
+        proof, server_proof(spoken.secret, nonce, server_nonce)
+    ):
+        raise ProtocolError("the server does not know the lease's secret")
+
+
+def read(sock: socket.socket, size: int) -> bytes:
+    data = bytearray()
+    while len(data) < size:
+        try:
+            piece = sock.recv(size - len(data))
+        except TimeoutError:
+            raise TransportError("the server's data port does not answer") from None
+        except OSError as error:
+            raise TransportError(f"the data connection broke: {error}") from error
+        if not piece:
+            raise TransportError("the server closed the data connection")
+        data += piece
+    return bytes(data)
+
+
+def hold(
+    connect: Callable[[], socket.socket], spoken: Spoken, timeout: float
+) -> socket.socket:
+    """Opens the connection that keeps the lease. The program inherits it by exec."""
+    try:
+        sock = connect()
+    except OSError as error:
+        raise TransportError(
+            f"the server's data port cannot be reached: {error}"
+        ) from error
+    try:
+        sock.settimeout(timeout)
+        attach(sock, spoken, HOLD, 0, bytes(16))
+        sock.settimeout(None)
+    except BaseException:
+        sock.close()
+        raise
+    return sock

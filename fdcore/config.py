@@ -1,0 +1,169 @@
+"""Where things are: addresses, ports, state folders, the installed libraries.
+
+Values only; nothing here opens a connection or starts anything.
+"""
+
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from fdcore.errors import ConfigError
+
+CONTROL_PORT = 56001
+DATA_PORT = 55001
+ROADS = ("auto", "shm", "tcp")
+
+LIBRARIES = Path(__file__).resolve().parent / "lib"
+SHIM = "libcuda.so.1"
+CPU_DEVICE = "libfdcpu.so"
+
+# Names below a server's state folder.
+CONTROL_SOCKET = "control.sock"
+DATA_SOCKET = "data.sock"
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """One server's control plane: a host and port, or a Unix socket's path."""
+
+    host: str = ""
+    port: int = 0
+    path: str = ""
+
+    def __str__(self) -> str:
+        if self.path:
+            return f"unix:{self.path}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+
+def parse_address(text: str, port: int = CONTROL_PORT) -> Address:
+    """HOST, HOST:PORT, [IPV6]:PORT or unix:PATH."""
+    text = text.strip()
+    if text.startswith("unix:"):
+        if len(text) == len("unix:"):
+            raise ConfigError("unix: needs the path of a socket after it")
+        return Address(path=text[len("unix:") :])
+    host, digits = text, ""
+    if text.startswith("["):
+        host, closed, rest = text[1:].partition("]")
+        if not closed or (rest and not rest.startswith(":")):
+            raise ConfigError(f"'{text}' is not HOST:PORT: a ']' is missing")
+        digits = rest[1:]
+        if rest == ":":
+            raise ConfigError(f"'{text}' has no port after ':'")
+    elif text.count(":") == 1:
+        host, digits = text.split(":")
+        if not digits:
+            raise ConfigError(f"'{text}' has no port after ':'")
+    if not host or any(c.isspace() or c in "/," for c in host):
+        raise ConfigError(f"'{text}' is not HOST:PORT: no host name in it")
+    if digits:
+        if not (digits.isascii() and digits.isdigit() and int(digits) < 65536):
+            raise ConfigError(f"'{text}' has no port number after ':'")
+        port = int(digits)
+    return Address(host=host, port=port)
+
+
+def parse_addresses(text: str) -> tuple[Address, ...]:
+    """The -l option: addresses with ',' or ';' between them."""
+    parts = [part for part in text.replace(";", ",").split(",") if part.strip()]
+    if not parts:
+        raise ConfigError("the list of servers is empty")
+    return tuple(parse_address(part) for part in parts)
+
+
+def read_servers_conf(path: Path) -> tuple[Address, ...]:
+    """One address a line, '#' comments. The file is read only, never rewritten."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+    found = []
+    for number, line in enumerate(lines, 1):
+        entry = line.partition("#")[0].strip()
+        if not entry:
+            continue
+        try:
+            found.append(parse_address(entry))
+        except ConfigError as error:
+            raise ConfigError(f"{path}:{number}: {error}") from None
+    return tuple(found)
+
+
+def servers(environment: Mapping[str, str] = os.environ) -> tuple[Address, ...]:
+    """The servers that were configured, or this machine's own."""
+    home = environment.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+    for path in (
+        Path(home) / "flexdirect" / "servers.conf",
+        Path("/etc/bitfusionio/servers.conf"),
+    ):
+        if path.exists():
+            found = read_servers_conf(path)
+            if found:
+                return found
+    socket = state_folder(environment) / CONTROL_SOCKET
+    if socket.exists():
+        return (Address(path=str(socket)), Address("127.0.0.1", CONTROL_PORT))
+    return (Address("127.0.0.1", CONTROL_PORT),)
+
+
+def state_folder(environment: Mapping[str, str] = os.environ) -> Path:
+    """Where an fdserver of this user keeps its sockets unless it is told."""
+    if os.geteuid() == 0:
+        return Path("/run/fdserver")
+    runtime = environment.get("XDG_RUNTIME_DIR")
+    if runtime:
+        return Path(runtime) / "fdserver"
+    return temporary(environment) / f"fdserver-{os.geteuid()}"
+
+
+def runtime_folder(environment: Mapping[str, str] = os.environ) -> Path:
+    """Where this user's session files are."""
+    runtime = environment.get("XDG_RUNTIME_DIR")
+    if runtime and os.path.isdir(runtime):
+        return Path(runtime) / "fdcore"
+    return temporary(environment) / f"fdcore-{os.geteuid()}"
+
+
+def temporary(environment: Mapping[str, str] = os.environ) -> Path:
+    return Path(environment.get("TMPDIR") or "/tmp")
+
+
+def private_folder(path: Path) -> Path:
+    """Makes the folder, or makes sure that it is ours and nobody else's."""
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        seen = path.lstat()
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be made: {error.strerror}") from error
+    if not stat.S_ISDIR(seen.st_mode) or seen.st_uid != os.geteuid():
+        raise ConfigError(f"{path} belongs to somebody else")
+    if seen.st_mode & 0o077:
+        path.chmod(0o700)
+    return path
+
+
+def road(environment: Mapping[str, str] = os.environ) -> str:
+    """FD_TRANSPORT: how calls travel; auto takes shared memory on one host."""
+    wanted = environment.get("FD_TRANSPORT") or "auto"
+    if wanted not in ROADS:
+        raise ConfigError(f"FD_TRANSPORT is '{wanted}'; it can be shm, tcp or auto")
+    return wanted
+
+
+def library(name: str) -> Path:
+    path = LIBRARIES / name
+    if not path.exists():
+        raise ConfigError(f"{path} is missing: fdcore is not built (make build)")
+    return path
+
+
+def protocol_hash() -> bytes:
+    """What both ends of the data plane compare: the hash of the build's messages."""
+    text = library("protocol.hash").read_text(encoding="ascii").strip()
+    if len(text) != 64:
+        raise ConfigError(f"{LIBRARIES / 'protocol.hash'} is damaged")
+    return bytes.fromhex(text)
