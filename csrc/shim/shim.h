@@ -38,6 +38,7 @@ struct fdc_object {
     uint64_t handle;
     struct fdc_session *session;
     struct fdc_context *context;        /* NULL where it belongs to none */
+    uint32_t held;                      /* not freed while somebody holds it, atomic */
 };
 
 /* Makes a handle for a new object of `size` bytes (zeroed, head filled). NULL: no memory. */
@@ -48,6 +49,9 @@ void *fdc_object_find(enum fdc_kind kind, const void *handle);
 /* The handle is stale from now on. The memory is freed after a grace (other threads may
  * be in the middle of a look-up). */
 void fdc_object_drop(void *object);
+/* Around a wait in which another thread may drop the object: its memory stays. */
+void fdc_object_hold(void *object);
+void fdc_object_unhold(void *object);
 /* Calls fn for each live object of a kind. */
 void fdc_object_each(enum fdc_kind kind, void (*fn)(void *object, void *user), void *user);
 
@@ -62,10 +66,12 @@ struct fdc_ticket {
     uint16_t id;
     void *reply;                        /* where the reply's bytes go, head included */
     uint32_t room, size;
-    /* Runs in the thread that takes the reply in: must neither send nor block. */
+    /* Runs in the thread that takes the reply in, before done is set: must neither send
+     * nor block. It may free the ticket after fdc_ticket_release(). */
     void (*on_done)(struct fdc_ticket *ticket);
     void *user, *user2;
     uint64_t number2;
+    uint32_t armed;                     /* call.c's: sent, so on_done will run */
 };
 
 struct fdc_stream;
@@ -84,12 +90,15 @@ struct fdc_device {
 struct fdc_context {
     struct fdc_object object;
     struct fdc_device *device;
-    bool primary, active;               /* active: open at the worker */
+    bool primary, active;               /* active: open at the worker, atomic */
+    bool destroyed;                     /* cuCtxDestroy; its memory stays */
+    unsigned config;                    /* cache and bank configuration */
     int retained;                       /* primary: reference count */
     unsigned flags;
     uint64_t id;                        /* cuCtxGetId */
     uint32_t version;                   /* cuCtxGetApiVersion */
     struct fdc_stream *legacy;          /* bookkeeping of the NULL stream */
+    uint64_t issued;                    /* calls on any stream of it, atomic */
     uint64_t limit[16];
     pthread_mutex_t lock;
 };
@@ -106,6 +115,23 @@ struct fdc_session {
     int devices;
     struct fdc_stage *up, *down;        /* stage.c */
     uint64_t waits, messages;           /* counters, FD_STATS */
+
+    /* What belongs to single files of the shim. */
+    bool sync;                          /* FD_SYNC, CUDA_LAUNCH_BLOCKING: all calls wait */
+    int socks[2];                       /* closed in a forked child */
+    uint32_t driver_version;
+    struct fdc_tickets *tickets;        /* call.c */
+    struct fdc_stats *stats;            /* call.c, NULL without FD_STATS */
+    int32_t first_result;               /* first failure not yet returned; under intake */
+    uint16_t first_id;
+    uint32_t leader;                    /* a thread waits on the reply lane, atomic */
+    uint32_t waiting;                   /* threads in the list below, atomic */
+    struct fdc_waiter *waiters;
+    pthread_mutex_t waiters_lock;
+    pthread_mutex_t capture_lock;       /* capture.c */
+    struct fdc_capture *captures;
+    uint32_t capturing;                 /* captures under way, atomic */
+    struct fdc_hostfns *hostfns;        /* hostfn.c */
 };
 
 /* The one session of this process; NULL before cuInit succeeded. Several servers will mean
@@ -124,6 +150,8 @@ struct fdc_thread {
     struct fdc_context *stack[32];
     int depth;                          /* current context: stack[depth - 1] */
     CUstreamCaptureMode capture_mode;
+    bool in_hostfn;                     /* runs a host function: no calls */
+    struct fdc_ticket *delivering;      /* call.c: on_done of this one runs here */
     /* per-thread default streams, blobs, ... of the areas */
     struct { struct fdc_context *context; struct fdc_stream *stream; } per_thread[16];
 };
@@ -147,7 +175,8 @@ struct fdc_call {
     uint16_t id;
     CUresult result;
     struct fdc_msg *msg;
-    struct fdc_ticket *ticket;
+    struct fdc_stream *work;            /* stream.c: what FD_SYNC waits for afterwards */
+    uint64_t position;                  /* in the total order, once it is committed */
     struct fdc_ticket own;
 };
 
@@ -157,22 +186,31 @@ CUresult fdc_call_open(struct fdc_call *call, uint16_t id, unsigned needs);
 void *fdc_call_begin(struct fdc_call *call, uint32_t size);
 /* Commits; nobody waits. */
 CUresult fdc_call_send(struct fdc_call *call);
-/* Commits with DONE: ticket (yours, from fdc_ticket_take) completes when the work has. */
+/* Commits with DONE: ticket (yours, from fdc_ticket_take) completes when the work has. If
+ * this fails, the ticket is released, its on_done will not run, and it is yours; else
+ * on_done runs exactly once, also when the worker dies. */
 CUresult fdc_call_send_done(struct fdc_call *call, struct fdc_ticket *ticket);
 /* Commits with REPLY and waits. The reply (head included) is copied to reply[room]; shorter
  * replies are an error unless result != 0. Gives the CUresult to return. */
 CUresult fdc_call_wait(struct fdc_call *call, void *reply, uint32_t room);
+/* The first failure of a call without reply that nobody was told of yet, or 0. The waits of
+ * calls of cuda.h look by themselves; those of fdcXxx do not (a failure of something else
+ * must not look like theirs), so a call made of them alone asks at its end. */
+CUresult fdc_session_failure(struct fdc_session *session);
 /* The put ticket that this message depends on; between begin and send. */
 void fdc_call_uses_put(struct fdc_call *call, uint64_t put);
 
-/* Tickets for DONE. take registers (on_done/user set by the caller before); wait blocks until done and
- * unregisters; a ticket with on_done may instead free itself there (fdc_ticket_release). */
+/* Tickets for DONE. take registers (on_done/user set by the caller before; it may wait, so
+ * before begin); wait blocks until done and unregisters; a ticket with on_done may instead
+ * free itself there (fdc_ticket_release first). */
 CUresult fdc_ticket_take(struct fdc_session *session, struct fdc_ticket *ticket);
 CUresult fdc_ticket_wait(struct fdc_session *session, struct fdc_ticket *ticket);
 void fdc_ticket_release(struct fdc_session *session, struct fdc_ticket *ticket);
 /* Takes replies in until *word != seen, or timeout. 0, -ETIMEDOUT, -EPIPE. */
 int fdc_intake_until(struct fdc_session *session, const uint32_t *word, uint32_t seen,
                      int64_t timeout_us);
+/* After changing such a word elsewhere than in an on_done. */
+void fdc_intake_poke(struct fdc_session *session);
 /* Takes in what is there, without waiting. */
 void fdc_intake_poll(struct fdc_session *session);
 
@@ -191,11 +229,24 @@ struct fdc_stream {
     int priority;
     uint64_t id;
     uint64_t issued;                    /* calls sent so far (flow control), atomic */
-    struct fdc_ticket *mark[2];         /* for call issued-512 and issued-256 */
-    struct fdc_capture *capture;        /* not NULL: capturing */
-    bool per_thread;
-    pthread_mutex_t lock;
+    uint64_t idle;                      /* issued of a time when all was finished, atomic */
+    uint32_t marks_done;                /* marks that have come back, atomic */
+    struct fdc_capture *capture;        /* not NULL: capturing, atomic */
+    bool per_thread, legacy;
 };
+
+struct fdc_event {
+    struct fdc_object object;
+    unsigned flags;
+    uint32_t recorded;                  /* times, 0: never; atomic */
+    uint32_t complete;                  /* the recording that is known to be over, atomic */
+    uint64_t capture;                   /* id of the capture it was recorded in, or 0 */
+    uint64_t stream, issued;            /* where it was recorded: handle, its issued then */
+};
+/* What a stream has been given so far, and: all of that (and copies' bytes) is known to be
+ * finished, so that synchronise and query need not ask. */
+uint64_t fdc_stream_issued(const struct fdc_stream *stream);
+void fdc_stream_idle(struct fdc_stream *stream, uint64_t issued);
 
 enum { FDC_STREAM_WORK = 1 /* enqueues work: flow control */, FDC_STREAM_PER_THREAD_ZERO = 2 };
 /* The stream that a program's value means in this call (0, 1, 2 and handles), or an error. With WORK it
@@ -207,6 +258,8 @@ uint64_t fdc_stream_wire(const struct fdc_stream *stream);
 bool fdc_stream_capturing(const struct fdc_stream *stream);
 /* For unsafe calls: 0, or 900 after having invalidated the captures concerned. */
 CUresult fdc_capture_guard(struct fdc_session *session);
+/* What cuStreamEndCapture makes (graph.c): a GRAPH object as every other, without a trip. */
+void *fdc_graph_new(struct fdc_session *session, struct fdc_context *context);
 
 /* ---- memory (memory.c, arena.c, stage.c, pointer.c) ---- */
 
@@ -263,7 +316,10 @@ uint64_t fdc_func_wire_code(const struct fdc_func *func);       /* module or lib
 
 /* ---- host functions (hostfn.c) ---- */
 
-/* Registers a function for one run; gives its number for fdcHostFn. Starts the service thread. */
+/* Registers a function for one run (keep: for any number, as graphs need); gives its number
+ * for fdcHostFn. Starts the service thread. */
+CUresult fdc_hostfn_keep(struct fdc_session *session, void (*fn)(void *user), void *user,
+                         uint64_t *number);
 CUresult fdc_hostfn_add(struct fdc_session *session, void (*fn)(void *user), void *user,
                         uint64_t *number);
 
