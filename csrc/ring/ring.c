@@ -28,6 +28,7 @@ enum {
     RING_VERSION = 1,
     HEADER = 8,
     SMALLEST = 256,
+    ALIVE_EVERY_US = 80000,
 };
 
 /* Header word: the size in the low half, and above it the sign that something is there. */
@@ -139,11 +140,11 @@ is_closed(const struct fdc_ring *ring)
     return fdc_load_acquire(&ring->head->closed) != 0;  /* release in fdc_ring_close() */
 }
 
-/* What a waiter looks for: 0 nothing yet, 1 or 2 there, or -errno. */
+/* What a waiter looks for: 0 nothing yet, 1 to 3 there, or -errno. */
 struct look {
     int (*ready)(struct fdc_ring *ring, const struct look *look);
-    const uint32_t *word;
-    uint32_t seen, size;
+    const uint32_t *word, *second;
+    uint32_t seen, second_seen, size;
 };
 
 static int
@@ -154,6 +155,8 @@ data_ready(struct fdc_ring *ring, const struct look *look)
 
     if (look->word && fdc_load_acquire(look->word) != look->seen)
         return 2;               /* pairs with the release before fdc_ring_poke() */
+    if (look->second && fdc_load_acquire(look->second) != look->second_seen)
+        return 3;               /* likewise */
     closed = is_closed(ring);
     header = header_at(ring, fdc_load_acquire(&ring->first));
     /* pairs with the ordered store in fdc_ring_commit() */
@@ -221,7 +224,7 @@ wait_for(struct fdc_ring *ring, struct sleeper *sleeper, const struct look *look
          int64_t timeout_us)
 {
     uint64_t start_ns, limit_ns = 0, budget_ns, now_ns;
-    int64_t left_us = -1;
+    int64_t left_us;
     uint32_t turn;
     int ready;
 
@@ -249,14 +252,21 @@ wait_for(struct fdc_ring *ring, struct sleeper *sleeper, const struct look *look
         ready = look->ready(ring, look);
         if (ready)
             break;
+        left_us = ring->alive ? ALIVE_EVERY_US : -1;
         if (limit_ns) {
             now_ns = fdc_now_ns();
             if (now_ns >= limit_ns)
                 break;
-            left_us = (int64_t)((limit_ns - now_ns) / 1000) + 1;
+            if (left_us < 0 || now_ns + (uint64_t)left_us * 1000 > limit_ns)
+                left_us = (int64_t)((limit_ns - now_ns) / 1000) + 1;
         }
         __atomic_fetch_add(&ring->sleeps, 1, __ATOMIC_RELAXED);
-        fdc_futex_wait(&sleeper->turn, turn, left_us, true);
+        if (fdc_futex_wait(&sleeper->turn, turn, left_us, true) == -ETIMEDOUT &&
+            ring->alive) {
+            ready = ring->alive(ring->owner);
+            if (ready)
+                break;
+        }
     }
     fdc_spin_learn(&ring->spin, fdc_now_ns() - start_ns);
     return ready;
@@ -406,7 +416,15 @@ int
 fdc_ring_wait_word(struct fdc_ring *ring, const uint32_t *word, uint32_t seen,
                    int64_t timeout_us)
 {
-    struct look look = { .ready = data_ready, .word = word, .seen = seen };
+    return fdc_ring_wait_words(ring, word, seen, NULL, 0, timeout_us);
+}
+
+int
+fdc_ring_wait_words(struct fdc_ring *ring, const uint32_t *word, uint32_t seen,
+                    const uint32_t *second, uint32_t second_seen, int64_t timeout_us)
+{
+    struct look look = { .ready = data_ready, .word = word, .seen = seen,
+                         .second = second, .second_seen = second_seen };
 
     return wait_for(ring, &ring->head->consumer, &look, timeout_us);
 }

@@ -23,6 +23,10 @@ struct fdc_ring {
     uint32_t claimed_size, peeked_size;
     struct fdc_spin spin;
     uint64_t waits, sleeps;     /* counters */
+    /* Asked now and then while a thread sleeps: 0, or what the wait shall return. A futex
+     * does not tell that the peer has died; NULL: it cannot. */
+    int (*alive)(void *owner);
+    void *owner;
 };
 
 /* Bytes of memory that a ring of `size` payload bytes takes. */
@@ -57,6 +61,9 @@ int fdc_ring_wait_data(struct fdc_ring *ring, int64_t timeout_us);
 int fdc_ring_wait_word(struct fdc_ring *ring, const uint32_t *word, uint32_t seen,
                        int64_t timeout_us);
 void fdc_ring_poke(struct fdc_ring *ring);
+/* As wait_word with a second word: 3 when that one changed. */
+int fdc_ring_wait_words(struct fdc_ring *ring, const uint32_t *word, uint32_t seen,
+                        const uint32_t *second, uint32_t second_seen, int64_t timeout_us);
 
 /* Either side: no more records; wakes the other side. */
 void fdc_ring_close(struct fdc_ring *ring);

@@ -1,0 +1,70 @@
+/* What transport.c and the roads share. */
+#ifndef FDC_TRANSPORT_LINK_H
+#define FDC_TRANSPORT_LINK_H
+
+#include "fdc/ring.h"
+#include "fdc/transport.h"
+
+struct fdc_link_ops {
+    void (*free)(struct fdc_link *link, bool abandon);
+    void (*shutdown)(struct fdc_link *link);
+    void *(*claim)(struct fdc_link *link, enum fdc_lane lane, uint32_t size, int *err);
+    void (*commit)(struct fdc_link *link, enum fdc_lane lane);
+    void (*abort)(struct fdc_link *link, enum fdc_lane lane);
+    int (*wait_room)(struct fdc_link *link, enum fdc_lane lane, uint32_t size,
+                     int64_t timeout_us);
+    int (*flush)(struct fdc_link *link, enum fdc_lane lane);
+    const void *(*peek)(struct fdc_link *link, enum fdc_lane lane, uint32_t *size, int *err);
+    int (*wait_word)(struct fdc_link *link, enum fdc_lane lane, const uint32_t *word,
+                     uint32_t seen, int64_t timeout_us);
+    void (*poke)(struct fdc_link *link, enum fdc_lane lane);
+    int (*put)(struct fdc_link *link, enum fdc_region region, uint64_t offset,
+               const void *bytes, uint64_t size, uint64_t *ticket);
+    int (*put_wait)(struct fdc_link *link, uint64_t ticket, int64_t timeout_us);
+};
+
+/*
+ * Common part of every road. Received lanes are rings on all of them: shared ones, or
+ * rings of this process that the road fills.
+ */
+struct fdc_link {
+    const struct fdc_link_ops *ops;
+    enum fdc_road road;
+    bool worker;
+    struct fdc_link_size size;
+    struct fdc_ring ring[FDC_LANES];
+    uint8_t *region[FDC_REGIONS];
+    uint32_t claimed[FDC_LANES], peeked[FDC_LANES];
+    struct fdc_link_stats stats;
+};
+
+/* First thing that the worker's end sends, with the descriptors where there are any. */
+struct link_setup {
+    uint32_t magic, road;
+    uint64_t lane[FDC_LANES];
+    uint64_t region[FDC_REGIONS];
+};
+
+enum { LINK_SETUP_MAGIC = 0x4c434446, LINK_SETUP_TIMEOUT_US = 30000000 };
+
+static inline bool
+link_sends(const struct fdc_link *link, enum fdc_lane lane)
+{
+    return link->worker == (lane == FDC_LANE_REPLY);
+}
+
+int link_size_check(const struct fdc_link_size *size);
+void link_setup_fill(struct link_setup *setup, enum fdc_road road,
+                     const struct fdc_link_size *size);
+int link_setup_take(const struct link_setup *setup, enum fdc_road road,
+                    struct fdc_link_size *size);
+/* Waits until the socket has something to read, for the set-up. */
+int link_await_setup(int sock);
+
+int shm_link_client(int sock, struct fdc_link **link);
+int shm_link_worker(int sock, const struct fdc_link_size *size, struct fdc_link **link);
+int tcp_link_client(const int socks[2], struct fdc_link **link);
+int tcp_link_worker(const int socks[2], const struct fdc_link_size *size,
+                    struct fdc_link **link);
+
+#endif

@@ -1,0 +1,302 @@
+/*
+ * The shm road: three rings and two regions in memfds of their own, which the worker's
+ * end makes and seals and the client's end checks. The Unix socket that carried them
+ * stays open to tell when the other process is gone.
+ *
+ * Both sides treat the memory as hostile: rings check what they read, and the sizes used
+ * are the ones agreed at set-up.
+ */
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "link.h"
+
+enum { MAPS = FDC_LANES + FDC_REGIONS, PAGE = 4096 };
+
+struct shm_link {
+    struct fdc_link link;
+    int sock;
+    void *map[MAPS];
+    size_t map_size[MAPS];
+};
+
+static const struct fdc_link_ops shm_ops;
+
+static struct shm_link *
+shm_of(struct fdc_link *link)
+{
+    return (struct shm_link *)(void *)link;
+}
+
+static void
+shm_close_rings(struct fdc_link *link)
+{
+    for (int lane = 0; lane < FDC_LANES; lane++)
+        fdc_ring_close(&link->ring[lane]);
+}
+
+/* The peer's process is gone when its end of the socket is. */
+static int
+shm_alive(void *owner)
+{
+    struct shm_link *shm = owner;
+    struct pollfd poll_fd = { .fd = shm->sock, .events = POLLIN | POLLRDHUP };
+    int saved = errno, n;
+
+    n = poll(&poll_fd, 1, 0);
+    errno = saved;
+    if (n <= 0 || !(poll_fd.revents & (POLLHUP | POLLRDHUP | POLLERR | POLLNVAL)))
+        return 0;
+    shm_close_rings(&shm->link);
+    /* The ring decides: what was committed before is still delivered. */
+    return 0;
+}
+
+static size_t
+map_size(const struct fdc_link_size *size, int i)
+{
+    if (i < FDC_LANES)
+        return FDC_ALIGN_UP(fdc_ring_footprint(size->lane[i]), (size_t)PAGE);
+    return size->region[i - FDC_LANES];
+}
+
+static void
+shm_detach(struct shm_link *shm)
+{
+    for (int i = 0; i < MAPS; i++)
+        if (shm->map[i])
+            munmap(shm->map[i], shm->map_size[i]);
+}
+
+/* Maps the descriptors and attaches to what is in them. */
+static int
+shm_attach(struct shm_link *shm, const struct fdc_link_size *size, const int *fds)
+{
+    struct fdc_link *link = &shm->link;
+    int flags = MAP_SHARED, err;
+    void *memory;
+
+    link->ops = &shm_ops;
+    link->road = FDC_ROAD_SHM;
+    link->size = *size;
+    for (int i = 0; i < MAPS; i++) {
+        shm->map_size[i] = map_size(size, i);
+        flags = i < FDC_LANES ? MAP_SHARED | MAP_POPULATE : MAP_SHARED;
+        memory = mmap(NULL, shm->map_size[i], PROT_READ | PROT_WRITE, flags, fds[i], 0);
+        if (memory == MAP_FAILED) {
+            err = -errno;
+            goto err_unmap;
+        }
+        shm->map[i] = memory;
+        if (i >= FDC_LANES) {
+            link->region[i - FDC_LANES] = memory;
+            continue;
+        }
+        if (link->worker) {
+            err = fdc_ring_make(memory, size->lane[i]);
+            if (err)
+                goto err_unmap;
+        }
+        err = fdc_ring_map(&link->ring[i], memory, shm->map_size[i]);
+        if (!err && link->ring[i].size != size->lane[i])
+            err = -EPROTO;
+        if (err)
+            goto err_unmap;
+        link->ring[i].alive = shm_alive;
+        link->ring[i].owner = shm;
+    }
+    return 0;
+
+err_unmap:
+    shm_detach(shm);
+    return err;
+}
+
+int
+shm_link_worker(int sock, const struct fdc_link_size *size, struct fdc_link **link)
+{
+    static const char *const names[MAPS] = {
+        "fdcore-command", "fdcore-reply", "fdcore-side", "fdcore-up", "fdcore-down",
+    };
+    struct link_setup setup;
+    struct shm_link *shm;
+    int fds[MAPS], made = 0, err;
+
+    shm = calloc(1, sizeof(*shm));
+    if (!shm)
+        return -ENOMEM;
+    shm->sock = sock;
+    shm->link.worker = true;
+    for (; made < MAPS; made++) {
+        fds[made] = fdc_memfd_new(names[made], map_size(size, made));
+        if (fds[made] < 0) {
+            err = fds[made];
+            goto out_close;
+        }
+    }
+    err = shm_attach(shm, size, fds);
+    if (err)
+        goto out_close;
+    link_setup_fill(&setup, FDC_ROAD_SHM, size);
+    err = fdc_sock_send_fds(sock, &setup, sizeof(setup), fds, MAPS);
+    if (err)
+        shm_detach(shm);
+
+out_close:
+    while (made > 0)
+        close(fds[--made]);
+    if (err) {
+        fdc_log(FDC_LOG_ERROR, "cannot make a shared-memory link: %s", strerror(-err));
+        free(shm);
+        return err;
+    }
+    *link = &shm->link;
+    return 0;
+}
+
+int
+shm_link_client(int sock, struct fdc_link **link)
+{
+    int fds[MAPS], nfds = MAPS, err;
+    struct fdc_link_size size;
+    struct link_setup setup;
+    struct shm_link *shm;
+
+    shm = calloc(1, sizeof(*shm));
+    if (!shm)
+        return -ENOMEM;
+    shm->sock = sock;
+    err = link_await_setup(sock);
+    if (!err)
+        err = fdc_sock_recv_fds(sock, &setup, sizeof(setup), fds, &nfds);
+    if (err)
+        goto out_free;
+    err = nfds == MAPS ? link_setup_take(&setup, FDC_ROAD_SHM, &size) : -EPROTO;
+    for (int i = 0; i < MAPS && !err; i++)
+        err = fdc_memfd_check(fds[i], map_size(&size, i));
+    if (!err)
+        err = shm_attach(shm, &size, fds);
+    while (nfds > 0)
+        close(fds[--nfds]);
+
+out_free:
+    if (err) {
+        fdc_log(FDC_LOG_ERROR, "cannot take over a shared-memory link: %s",
+                strerror(-err));
+        free(shm);
+        return err;
+    }
+    *link = &shm->link;
+    return 0;
+}
+
+static void
+shm_shutdown(struct fdc_link *link)
+{
+    shm_close_rings(link);
+    shutdown(shm_of(link)->sock, SHUT_RDWR);
+}
+
+static void
+shm_free(struct fdc_link *link, bool abandon)
+{
+    struct shm_link *shm = shm_of(link);
+
+    if (!abandon)
+        shm_shutdown(link);
+    close(shm->sock);
+    shm_detach(shm);
+    free(shm);
+}
+
+static void *
+shm_claim(struct fdc_link *link, enum fdc_lane lane, uint32_t size, int *err)
+{
+    return fdc_ring_claim(&link->ring[lane], size, err);
+}
+
+static void
+shm_commit(struct fdc_link *link, enum fdc_lane lane)
+{
+    fdc_ring_commit(&link->ring[lane]);
+}
+
+static void
+shm_abort(struct fdc_link *link, enum fdc_lane lane)
+{
+    fdc_ring_abort(&link->ring[lane]);
+}
+
+static int
+shm_wait_room(struct fdc_link *link, enum fdc_lane lane, uint32_t size, int64_t timeout_us)
+{
+    return fdc_ring_wait_room(&link->ring[lane], size, timeout_us);
+}
+
+static int
+shm_flush(struct fdc_link *link, enum fdc_lane lane)
+{
+    (void)link;
+    (void)lane;
+    return 0;
+}
+
+static const void *
+shm_peek(struct fdc_link *link, enum fdc_lane lane, uint32_t *size, int *err)
+{
+    return fdc_ring_peek(&link->ring[lane], size, err);
+}
+
+static int
+shm_wait_word(struct fdc_link *link, enum fdc_lane lane, const uint32_t *word,
+              uint32_t seen, int64_t timeout_us)
+{
+    return fdc_ring_wait_word(&link->ring[lane], word, seen, timeout_us);
+}
+
+static void
+shm_poke(struct fdc_link *link, enum fdc_lane lane)
+{
+    fdc_ring_poke(&link->ring[lane]);
+}
+
+static int
+shm_put(struct fdc_link *link, enum fdc_region region, uint64_t offset, const void *bytes,
+        uint64_t size, uint64_t *ticket)
+{
+    uint8_t *to = link->region[region] + offset;
+
+    (void)ticket;               /* 0: it is there */
+    if (to != bytes)
+        memmove(to, bytes, size);
+    return 0;
+}
+
+static int
+shm_put_wait(struct fdc_link *link, uint64_t ticket, int64_t timeout_us)
+{
+    (void)link;
+    (void)ticket;
+    (void)timeout_us;
+    return 0;
+}
+
+static const struct fdc_link_ops shm_ops = {
+    .free = shm_free,
+    .shutdown = shm_shutdown,
+    .claim = shm_claim,
+    .commit = shm_commit,
+    .abort = shm_abort,
+    .wait_room = shm_wait_room,
+    .flush = shm_flush,
+    .peek = shm_peek,
+    .wait_word = shm_wait_word,
+    .poke = shm_poke,
+    .put = shm_put,
+    .put_wait = shm_put_wait,
+};

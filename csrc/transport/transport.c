@@ -1,0 +1,273 @@
+/* Links: what the roads have in common, and the way from a call to its road. */
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+
+#include "link.h"
+
+enum { LANE_SMALLEST = 4096, LANE_LARGEST = 256 << 20, PAGE = 4096 };
+#define REGION_LARGEST (UINT64_C(64) << 30)
+
+int
+link_size_check(const struct fdc_link_size *size)
+{
+    for (int lane = 0; lane < FDC_LANES; lane++)
+        if (size->lane[lane] < LANE_SMALLEST || size->lane[lane] > LANE_LARGEST ||
+            (size->lane[lane] & (size->lane[lane] - 1)))
+            return -EINVAL;
+    for (int region = 0; region < FDC_REGIONS; region++)
+        if (size->region[region] == 0 || size->region[region] > REGION_LARGEST ||
+            size->region[region] % PAGE)
+            return -EINVAL;
+    return 0;
+}
+
+void
+link_setup_fill(struct link_setup *setup, enum fdc_road road,
+                const struct fdc_link_size *size)
+{
+    memset(setup, 0, sizeof(*setup));
+    setup->magic = LINK_SETUP_MAGIC;
+    setup->road = road;
+    memcpy(setup->lane, size->lane, sizeof(setup->lane));
+    memcpy(setup->region, size->region, sizeof(setup->region));
+}
+
+int
+link_setup_take(const struct link_setup *setup, enum fdc_road road,
+                struct fdc_link_size *size)
+{
+    struct fdc_link_size taken;
+
+    memcpy(taken.lane, setup->lane, sizeof(taken.lane));
+    memcpy(taken.region, setup->region, sizeof(taken.region));
+    if (setup->magic != LINK_SETUP_MAGIC || setup->road != road || link_size_check(&taken))
+        return -EPROTO;
+    *size = taken;
+    return 0;
+}
+
+int
+link_await_setup(int sock)
+{
+    struct pollfd poll_fd = { .fd = sock, .events = POLLIN };
+    int n;
+
+    do
+        n = poll(&poll_fd, 1, LINK_SETUP_TIMEOUT_US / 1000);
+    while (n < 0 && errno == EINTR);
+    if (n < 0)
+        return -errno;
+    return n > 0 ? 0 : -ETIMEDOUT;
+}
+
+int
+fdc_link_client(enum fdc_road road, const int *socks, int nsocks, struct fdc_link **link)
+{
+    if (road == FDC_ROAD_SHM && nsocks == 1)
+        return shm_link_client(socks[0], link);
+    if (road == FDC_ROAD_TCP && nsocks == 2)
+        return tcp_link_client(socks, link);
+    return -EINVAL;
+}
+
+int
+fdc_link_worker(enum fdc_road road, const int *socks, int nsocks,
+                const struct fdc_link_size *size, struct fdc_link **link)
+{
+    static const struct fdc_link_size default_size = FDC_LINK_SIZE_DEFAULT;
+
+    if (!size)
+        size = &default_size;
+    if (link_size_check(size))
+        return -EINVAL;
+    if (road == FDC_ROAD_SHM && nsocks == 1)
+        return shm_link_worker(socks[0], size, link);
+    if (road == FDC_ROAD_TCP && nsocks == 2)
+        return tcp_link_worker(socks, size, link);
+    return -EINVAL;
+}
+
+void
+fdc_link_free(struct fdc_link *link)
+{
+    if (link)
+        link->ops->free(link, false);
+}
+
+void
+fdc_link_abandon(struct fdc_link *link)
+{
+    if (link)
+        link->ops->free(link, true);
+}
+
+void
+fdc_link_shutdown(struct fdc_link *link)
+{
+    link->ops->shutdown(link);
+}
+
+/* ---- lanes ---- */
+
+void *
+fdc_link_claim(struct fdc_link *link, enum fdc_lane lane, uint32_t size, int *err)
+{
+    void *room;
+
+    if (FDC_UNLIKELY(!link_sends(link, lane) || size == 0)) {
+        *err = -EINVAL;
+        return NULL;
+    }
+    room = link->ops->claim(link, lane, size, err);
+    link->claimed[lane] = room ? size : 0;
+    return room;
+}
+
+void
+fdc_link_commit(struct fdc_link *link, enum fdc_lane lane)
+{
+    struct fdc_link_stats *stats = &link->stats;
+
+    if (FDC_UNLIKELY(link->claimed[lane] == 0))
+        return;
+    fdc_store_relaxed(&stats->messages[lane], stats->messages[lane] + 1);
+    fdc_store_relaxed(&stats->bytes[lane], stats->bytes[lane] + link->claimed[lane]);
+    link->claimed[lane] = 0;
+    link->ops->commit(link, lane);
+}
+
+void
+fdc_link_abort(struct fdc_link *link, enum fdc_lane lane)
+{
+    if (link->claimed[lane] == 0)
+        return;
+    link->claimed[lane] = 0;
+    link->ops->abort(link, lane);
+}
+
+int
+fdc_link_wait_room(struct fdc_link *link, enum fdc_lane lane, uint32_t size,
+                   int64_t timeout_us)
+{
+    if (!link_sends(link, lane))
+        return -EINVAL;
+    if (size > fdc_link_max_message(link, lane))
+        return -EMSGSIZE;
+    return link->ops->wait_room(link, lane, size, timeout_us);
+}
+
+int
+fdc_link_flush(struct fdc_link *link, enum fdc_lane lane)
+{
+    return link->ops->flush(link, lane);
+}
+
+/* The largest record of a ring of the lane's size, whichever side holds that ring. */
+uint32_t
+fdc_link_max_message(const struct fdc_link *link, enum fdc_lane lane)
+{
+    return fdc_ring_max(&(struct fdc_ring){ .size = link->size.lane[lane] });
+}
+
+const void *
+fdc_link_peek(struct fdc_link *link, enum fdc_lane lane, uint32_t *size, int *err)
+{
+    const void *message;
+
+    if (FDC_UNLIKELY(link_sends(link, lane))) {
+        *err = -EINVAL;
+        return NULL;
+    }
+    message = link->ops->peek(link, lane, size, err);
+    if (message)
+        link->peeked[lane] = *size;
+    return message;
+}
+
+void
+fdc_link_release(struct fdc_link *link, enum fdc_lane lane)
+{
+    struct fdc_link_stats *stats = &link->stats;
+
+    if (FDC_UNLIKELY(link_sends(link, lane) || link->peeked[lane] == 0))
+        return;
+    fdc_store_relaxed(&stats->messages[lane], stats->messages[lane] + 1);
+    fdc_store_relaxed(&stats->bytes[lane], stats->bytes[lane] + link->peeked[lane]);
+    link->peeked[lane] = 0;
+    fdc_ring_release(&link->ring[lane]);
+}
+
+int
+fdc_link_wait(struct fdc_link *link, enum fdc_lane lane, int64_t timeout_us)
+{
+    if (link_sends(link, lane))
+        return -EINVAL;
+    return link->ops->wait_word(link, lane, NULL, 0, timeout_us);
+}
+
+int
+fdc_link_wait_word(struct fdc_link *link, enum fdc_lane lane, const uint32_t *word,
+                   uint32_t seen, int64_t timeout_us)
+{
+    if (link_sends(link, lane))
+        return -EINVAL;
+    return link->ops->wait_word(link, lane, word, seen, timeout_us);
+}
+
+void
+fdc_link_poke(struct fdc_link *link, enum fdc_lane lane)
+{
+    if (!link_sends(link, lane))
+        link->ops->poke(link, lane);
+}
+
+/* ---- regions ---- */
+
+void *
+fdc_link_region(struct fdc_link *link, enum fdc_region region, uint64_t *size)
+{
+    if (size)
+        *size = link->size.region[region];
+    return link->region[region];
+}
+
+int
+fdc_link_put(struct fdc_link *link, enum fdc_region region, uint64_t offset,
+             const void *bytes, uint64_t size, uint64_t *ticket)
+{
+    if (link->worker != (region == FDC_REGION_DOWN))
+        return -EINVAL;
+    if (offset > link->size.region[region] || size > link->size.region[region] - offset)
+        return -EINVAL;
+    *ticket = 0;
+    if (size == 0)
+        return 0;
+    __atomic_fetch_add(&link->stats.put_bytes[region], size, __ATOMIC_RELAXED);
+    return link->ops->put(link, region, offset, bytes, size, ticket);
+}
+
+int
+fdc_link_put_wait(struct fdc_link *link, enum fdc_region region, uint64_t ticket,
+                  int64_t timeout_us)
+{
+    if (link->worker != (region == FDC_REGION_UP))
+        return -EINVAL;
+    return ticket ? link->ops->put_wait(link, ticket, timeout_us) : 0;
+}
+
+bool
+fdc_link_is_shared(const struct fdc_link *link)
+{
+    return link->road == FDC_ROAD_SHM;
+}
+
+void
+fdc_link_get_stats(struct fdc_link *link, struct fdc_link_stats *stats)
+{
+    *stats = link->stats;
+    for (int lane = 0; lane < FDC_LANES; lane++) {
+        stats->waits[lane] += fdc_load_relaxed(&link->ring[lane].waits);
+        stats->sleeps[lane] += fdc_load_relaxed(&link->ring[lane].sleeps);
+    }
+}
