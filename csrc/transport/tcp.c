@@ -83,6 +83,7 @@ struct tcp_link {
     struct sender command, bulk;
     struct receiver from_command, from_bulk;
     void *ring_memory[FDC_LANES];
+    struct fdc_ring fill[FDC_LANES];    /* the producing ends of link.ring */
 
     /* Who leads on the command connection. */
     pthread_mutex_t lead;
@@ -240,7 +241,7 @@ sort_frames(struct tcp_link *tcp, struct receiver *from)
                 return err;
             if (held < frame_size(frame.size))
                 return 1;
-            room = fdc_ring_claim(&link->ring[frame.lane], frame.size, &err);
+            room = fdc_ring_claim(&tcp->fill[frame.lane], frame.size, &err);
             if (!room) {
                 if (err != -EAGAIN)
                     return err;
@@ -249,7 +250,7 @@ sort_frames(struct tcp_link *tcp, struct receiver *from)
             }
             memcpy(room, at + sizeof(frame), frame.size);
             from->start += frame_size(frame.size);
-            fdc_ring_commit(&link->ring[frame.lane]);
+            fdc_ring_commit(&tcp->fill[frame.lane]);
         } else if (frame.kind == FRAME_PUT) {
             if (held < sizeof(put))
                 return 1;
@@ -349,7 +350,7 @@ bulk_thread(void *arg)
 {
     struct tcp_link *tcp = arg;
     struct receiver *from = &tcp->from_bulk;
-    struct fdc_ring *side = &tcp->link.ring[FDC_LANE_SIDE];
+    struct fdc_ring *side = &tcp->fill[FDC_LANE_SIDE];
     int ready;
 
     do {
@@ -672,16 +673,21 @@ sender_of(struct tcp_link *tcp, enum fdc_lane lane)
 static bool
 make_room(struct tcp_link *tcp, struct sender *to, size_t need)
 {
+    size_t shift;
+
     if (to->size - to->end >= need)
         return true;
     send_committed(tcp, to);
     if (to->size - to->end >= need)
         return true;
-    if (to->size - (to->end - to->start) < need)
+    /* What is left moves to the front, as far off a multiple of 8 as it was: the socket
+     * may have taken half a message, and the next one shall be aligned. */
+    shift = to->start & ~(size_t)7;
+    if (to->size - (to->end - shift) < need)
         return false;
-    memmove(to->bytes, to->bytes + to->start, to->end - to->start);
-    to->end -= to->start;
-    to->start = 0;
+    memmove(to->bytes + to->start - shift, to->bytes + to->start, to->end - to->start);
+    to->start -= shift;
+    to->end -= shift;
     return true;
 }
 
@@ -972,6 +978,8 @@ make_rings(struct tcp_link *tcp)
         err = fdc_ring_make(tcp->ring_memory[lane], link->size.lane[lane]);
         if (!err)
             err = fdc_ring_map(&link->ring[lane], tcp->ring_memory[lane], footprint);
+        if (!err)
+            err = fdc_ring_map(&tcp->fill[lane], tcp->ring_memory[lane], footprint);
         if (err)
             return err;
     }
