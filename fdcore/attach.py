@@ -127,11 +127,10 @@ def attach(
     proof = client_proof(
         spoken.secret, server_nonce, nonce, spoken.lease, session, kind, road
     )
-    name = os.path.basename(f"fdrun {os.getpid()}").encode()
     sock.sendall(
         REQUEST.pack(
             MAGIC, kind, road, os.getpid(), spoken.lease, session, spoken.protocol,
-            nonce, proof, name,
+            nonce, proof, b"fdrun",
         )  # fmt: skip
     )
     magic, error, proof, reason = ANSWER.unpack(read(sock, ANSWER.size))

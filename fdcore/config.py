@@ -132,17 +132,17 @@ def temporary(environment: Mapping[str, str] = os.environ) -> Path:
     return Path(environment.get("TMPDIR") or "/tmp")
 
 
-def private_folder(path: Path) -> Path:
-    """Makes the folder, or makes sure that it is ours and nobody else's."""
+def private_folder(path: Path, mode: int = 0o700) -> Path:
+    """Makes the folder, or makes sure that it is ours and nobody else writes there."""
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.mkdir(mode=mode, parents=True, exist_ok=True)
         seen = path.lstat()
     except OSError as error:
         raise ConfigError(f"{path} cannot be made: {error.strerror}") from error
     if not stat.S_ISDIR(seen.st_mode) or seen.st_uid != os.geteuid():
         raise ConfigError(f"{path} belongs to somebody else")
-    if seen.st_mode & 0o077:
-        path.chmod(0o700)
+    if seen.st_mode & 0o777 & ~mode:
+        path.chmod(mode)
     return path
 
 

@@ -1,0 +1,1 @@
+"""The commands. Each file reads its arguments and calls one function of fdcore."""

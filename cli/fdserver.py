@@ -1,0 +1,89 @@
+"""fdserver: serves this machine's GPUs to the pool, in the foreground."""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from fdcore_cli import options
+
+
+def parser() -> options.Parser:
+    made = options.Parser(
+        prog="fdserver",
+        description="Serves this machine's GPUs, or the CPU device where it has none.",
+        epilog="It runs in the foreground until SIGTERM or Ctrl-C.",
+        allow_abbrev=False,
+    )
+    made.add_argument(
+        "--listen", default="127.0.0.1:56001", metavar="HOST:PORT",
+        help="where clients ask for GPUs (127.0.0.1:56001); none: this machine only",
+    )  # fmt: skip
+    made.add_argument(
+        "--cpu-devices", type=options.count, default=0, metavar="N",
+        help="serve the CPU device, with this many GPUs",
+    )  # fmt: skip
+    made.add_argument(
+        "--driver", default="", metavar="PATH",
+        help="the driver library to serve (the system's libcuda.so.1)",
+    )  # fmt: skip
+    made.add_argument(
+        "--state", type=Path, metavar="DIR", help="where its sockets are"
+    )
+    made.add_argument(
+        "--trusted-network", action="store_true",
+        help="listen beyond loopback although nothing is encrypted yet",
+    )  # fmt: skip
+    for name in ("--ready-fd", "--leash-fd"):
+        made.add_argument(name, type=int, default=-1, help=argparse.SUPPRESS)
+    options.add_version(made)
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    reader = parser()
+    given = reader.parse_args(arguments)
+    if given.driver and given.cpu_devices:
+        reader.error("--driver and --cpu-devices exclude each other")
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=levels().get(os.environ.get("FD_LOG", "").partition(":")[0], logging.INFO),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    from fdcore import server
+    from fdcore.config import parse_address, state_folder
+    from fdcore.errors import FdcoreError
+
+    try:
+        listen = None if given.listen == "none" else parse_address(given.listen)
+        server.serve(
+            server.Options(
+                state=(given.state or state_folder()).absolute(),
+                listen=listen,
+                driver=given.driver,
+                cpu_devices=given.cpu_devices,
+                trusted_network=given.trusted_network,
+                ready_fd=given.ready_fd,
+                leash_fd=given.leash_fd,
+            )
+        )
+    except FdcoreError as error:
+        options.say_error("fdserver", error)
+        return 125
+    return 0
+
+
+def levels() -> dict[str, int]:
+    return {
+        "off": logging.CRITICAL + 1,
+        "error": logging.ERROR,
+        "warn": logging.WARNING,
+        "info": logging.INFO,
+        "debug": logging.DEBUG,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,68 @@
+"""flexdirect: the commands that FlexDirect's users know."""
+
+import sys
+from collections.abc import Sequence
+
+from fdcore import __version__
+from fdcore_cli import options
+
+HELP = """\
+usage: flexdirect COMMAND ...
+
+  run      [-n N] [-m MIB | -p FRACTION] [-l HOST:PORT,...] [--] PROGRAM ARGS...
+           run a program with GPUs of the pool
+  local    [-n N] [-m MIB | -p FRACTION] [--] PROGRAM ARGS...
+           the same with this machine's own GPUs, or with the CPU device where it has
+           none: no server and no configuration needed
+  version  say which version this is
+
+flexdirect COMMAND --help says more.
+"""
+
+
+def parser(command: str) -> options.Parser:
+    made = options.Parser(
+        prog=f"flexdirect {command}",
+        usage=f"flexdirect {command} [-n N] [-m MIB | -p FRACTION] [--] PROGRAM ARGS...",
+        allow_abbrev=False,
+    )
+    options.add_slice(made)
+    if command == "run":
+        made.add_argument(
+            "-l", "--server_list", metavar="HOST:PORT,...",
+            help="ask these servers, in this order, instead of those configured",
+        )  # fmt: skip
+    else:
+        made.add_argument(
+            "--cpu-devices", type=options.count, metavar="N",
+            help="use the CPU device, with this many GPUs",
+        )  # fmt: skip
+        made.add_argument("--driver", metavar="PATH", help="the driver library to use")
+    made.add_argument("-q", "--quiet", action="store_true", help="only the program")
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    command = words[0] if words else "help"
+    if command in ("version", "--version"):
+        print(f"flexdirect {__version__}")
+        return 0
+    if command in ("help", "-h", "--help"):
+        print(HELP, end="")
+        return 0
+    if command not in ("run", "local"):
+        options.say_error("flexdirect", f"no command '{command}' (see flexdirect help)")
+        return 125
+    reader = parser(command)
+    own, program = options.split_program(reader, words[1:])
+    given = reader.parse_args(own)
+    if not program:
+        reader.error("no program given")
+    return options.launch(
+        "flexdirect " + command, given, program, not given.quiet, command
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

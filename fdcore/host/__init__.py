@@ -1,0 +1,1 @@
+"""The machine that a server runs on: its GPUs and its processes."""

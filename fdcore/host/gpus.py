@@ -1,0 +1,134 @@
+"""What GPUs a driver library has.
+
+The library is opened in a process of its own, `python -m fdcore.host.gpus PATH`: a
+driver that crashes, or that must not be in a process which starts others, is then not
+in the daemon.
+"""
+
+import ctypes
+import json
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict
+
+from fdcore.config import CPU_DEVICE, LIBRARIES, SHIM
+from fdcore.errors import ConfigError, DriverError
+from fdcore.sched.slices import Gpu
+
+ASK_SECONDS = 60.0
+CPU_DEVICE_NAME = "fdcore CPU device"
+
+DEVICE_PCI_BUS, DEVICE_PCI_DEVICE, DEVICE_PCI_DOMAIN = 33, 34, 50
+
+
+def is_cpu_device(gpus: tuple[Gpu, ...]) -> bool:
+    return any(gpu.name.startswith(CPU_DEVICE_NAME) for gpu in gpus)
+
+
+def ask(driver: str, environment: Mapping[str, str]) -> tuple[Gpu, ...]:
+    """The GPUs of this driver library, asked in a process with this environment."""
+    command = [sys.executable, "-m", "fdcore.host.gpus", driver]
+    try:
+        done = subprocess.run(
+            command,
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=ASK_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise ConfigError(
+            f"{driver} did not say within {ASK_SECONDS:g} s what GPUs it has"
+        ) from None
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip().splitlines()
+        last = said[-1] if said else f"exit status {done.returncode}"
+        raise ConfigError(f"{driver} cannot be used: {last}")
+    return tuple(Gpu(**row) for row in json.loads(done.stdout))
+
+
+def driver_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment for what opens the driver: without our own shim on its path."""
+    made = dict(environment)
+    made.pop("FD_SESSION", None)
+    kept = [
+        folder
+        for folder in made.get("LD_LIBRARY_PATH", "").split(":")
+        if folder and not is_ours(folder)
+    ]
+    made.pop("LD_LIBRARY_PATH", None)
+    if kept:
+        made["LD_LIBRARY_PATH"] = ":".join(kept)
+    return made
+
+
+def is_ours(folder: str) -> bool:
+    """True where libcuda.so.1 would be found that is fdcore's."""
+    real = os.path.realpath(os.path.join(folder, SHIM))
+    ours = (SHIM, CPU_DEVICE)
+    return real in [os.path.realpath(LIBRARIES / name) for name in ours]
+
+
+def look(driver: str) -> list[Gpu]:
+    """Opens the driver here and asks it."""
+    cuda = ctypes.CDLL(driver)
+    check(cuda, "cuInit", ctypes.c_uint(0))
+    count = ctypes.c_int()
+    check(cuda, "cuDeviceGetCount", ctypes.byref(count))
+    return [look_at(cuda, ordinal) for ordinal in range(count.value)]
+
+
+def look_at(cuda: ctypes.CDLL, ordinal: int) -> Gpu:
+    device = ctypes.c_int()
+    check(cuda, "cuDeviceGet", ctypes.byref(device), ctypes.c_int(ordinal))
+    name = ctypes.create_string_buffer(256)
+    check(cuda, "cuDeviceGetName", name, ctypes.c_int(256), device)
+    memory = ctypes.c_size_t()
+    check(cuda, "cuDeviceTotalMem_v2", ctypes.byref(memory), device)
+    identity = ctypes.create_string_buffer(16)
+    check(cuda, "cuDeviceGetUuid", identity, device)
+    numbers = []
+    for attribute in (DEVICE_PCI_DOMAIN, DEVICE_PCI_BUS, DEVICE_PCI_DEVICE):
+        value = ctypes.c_int()
+        check(
+            cuda,
+            "cuDeviceGetAttribute",
+            ctypes.byref(value),
+            ctypes.c_int(attribute),
+            device,
+        )
+        numbers.append(value.value)
+    return Gpu(
+        ordinal,
+        name.value.decode(errors="replace"),
+        f"GPU-{uuid.UUID(bytes=identity.raw)}",
+        memory.value,
+        f"{numbers[0]:04x}:{numbers[1]:02x}:{numbers[2]:02x}.0",
+    )
+
+
+def check(cuda: ctypes.CDLL, call: str, *arguments: object) -> None:
+    code = getattr(cuda, call)(*arguments)
+    if code:
+        text = ctypes.c_char_p()
+        cuda.cuGetErrorName(ctypes.c_int(code), ctypes.byref(text))
+        name = text.value.decode() if text.value else "an error without a name"
+        raise DriverError(code, name, call)
+
+
+def main() -> int:
+    try:
+        found = look(sys.argv[1])
+    except (OSError, AttributeError, DriverError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(json.dumps([asdict(gpu) for gpu in found]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

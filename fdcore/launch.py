@@ -1,0 +1,375 @@
+"""fdrun: reserve, arrange the program's environment, become the program.
+
+The lease hangs on a connection that the program inherits, so exit status, signals and
+terminal are the program's own, and the server frees the lease when the last process
+that has the connection is gone.
+"""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import secrets
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from fdcore import attach
+from fdcore.config import (
+    CPU_DEVICE,
+    SHIM,
+    Address,
+    library,
+    private_folder,
+    protocol_hash,
+    road,
+    runtime_folder,
+    servers,
+)
+from fdcore.errors import FdcoreError, TransportError
+from fdcore.sched.slices import MIB, Ask
+
+if TYPE_CHECKING:
+    from fdcore.rpc.client import Grant
+
+OWN_FAILURE, NOT_EXECUTABLE, NOT_FOUND = 125, 126, 127
+HOLD_SECONDS = 5.0
+PRIVATE_SERVER_SECONDS = 60.0
+
+Say = Callable[[str], None]
+
+
+class ExecError(FdcoreError):
+    """The program cannot be started."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A program that has been found, and the words it is started with."""
+
+    path: str
+    words: tuple[str, ...]
+
+
+def find_program(
+    words: Sequence[str], environment: Mapping[str, str], split: bool = False
+) -> Program:
+    """Finds what to run before anything is reserved. split: the only word may be a
+    whole command line, as FlexDirect's users write it."""
+    found = shutil.which(words[0], path=environment.get("PATH", os.defpath))
+    if found is None and split and len(words) == 1 and not os.path.exists(words[0]):
+        parts = shlex.split(words[0])
+        if len(parts) > 1:
+            return find_program(parts, environment)
+    if found is not None:
+        return Program(found, tuple(words))
+    name = words[0]
+    if "/" in name or os.sep in name:
+        if os.path.isdir(name):
+            raise ExecError(f"{name}: is a directory", NOT_EXECUTABLE)
+        if os.path.exists(name):
+            raise ExecError(f"{name}: is not executable", NOT_EXECUTABLE)
+        raise ExecError(f"{name}: no such file", NOT_FOUND)
+    for folder in environment.get("PATH", os.defpath).split(os.pathsep):
+        if os.path.isfile(os.path.join(folder, name)):
+            raise ExecError(f"{name}: is not executable", NOT_EXECUTABLE)
+    raise ExecError(f"{name}: not found", NOT_FOUND)
+
+
+def run(
+    program: Program, ask: Ask, addresses: Sequence[Address], say: Say
+) -> NoReturn:
+    """Reserves on the first server that grants it, and becomes the program."""
+    grant, hold = reserve(addresses or servers(), ask, program, say)
+    start(program, grant, hold, say)
+
+
+def run_local(program: Program, ask: Ask, server: Sequence[str], say: Say) -> NoReturn:
+    """As run, with a server of its own that ends with the program."""
+    address, leash = private_server(server)
+    try:
+        grant, hold = reserve([address], ask, program, say)
+    finally:
+        os.close(leash)
+    start(program, grant, hold, say)
+
+
+def run_direct(program: Program) -> NoReturn:
+    """The CPU device in front of the program, and no server."""
+    environment = own_environment()
+    environment.pop("FD_SESSION", None)
+    add_library(environment, library(CPU_DEVICE))
+    for_cpu_device(environment)
+    become(program, environment)
+
+
+# ---- reserving ----
+
+
+def reserve(
+    addresses: Sequence[Address], ask: Ask, program: Program, say: Say
+) -> "tuple[Grant, socket.socket]":
+    from fdcore.rpc import client
+
+    protocol = protocol_hash()
+    wanted = road()
+    name = os.path.basename(program.words[0])
+
+    def take(grant: "Grant") -> "tuple[Grant, socket.socket]":
+        spoken = attach.Spoken(grant.lease, grant.secret, protocol)
+        connect = data_connection(grant, wanted)
+        return grant, attach.hold(connect, spoken, HOLD_SECONDS)
+
+    failures: list[FdcoreError] = []
+    for address in addresses:
+        say(f"Asking {address} for {ask}")
+        try:
+            return client.reserve(address, ask, protocol, name, take)
+        except FdcoreError as error:
+            failures.append(error)
+    if len(failures) == 1:
+        raise failures[0]
+    raise type(failures[-1])("; ".join(str(error) for error in failures))
+
+
+def data_connection(grant: "Grant", wanted: str) -> Callable[[], socket.socket]:
+    """How the data port is reached: the Unix socket where it is this machine's."""
+    here = same_machine(grant)
+    if wanted == "shm" and not here:
+        raise TransportError(
+            f"{grant.address}: shared memory was asked for, "
+            "but the server is on another machine"
+        )
+    if wanted == "tcp" and not grant.port:
+        raise TransportError(f"{grant.address}: the server has no TCP data port")
+    if here:
+
+        def connect() -> socket.socket:
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            sock.settimeout(HOLD_SECONDS)
+            sock.connect(grant.unix)
+            return sock
+
+        return connect
+    return lambda: keep_alive(
+        socket.create_connection((grant.host, grant.port), HOLD_SECONDS)
+    )
+
+
+def keep_alive(sock: socket.socket) -> socket.socket:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    return sock
+
+
+def same_machine(grant: "Grant") -> bool:
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return False
+    return bool(grant.unix) and boot == grant.machine and os.path.exists(grant.unix)
+
+
+def private_server(options: Sequence[str]) -> tuple[Address, int]:
+    """Starts an fdserver for this run alone. Gives its address and its leash: it goes
+    on living, without it, for as long as there is a lease."""
+    state = Path(tempfile.mkdtemp(prefix="local-", dir=clean_runtime_folder()))
+    log = state / "log"
+    ready, ready_theirs = os.pipe()
+    leash_theirs, leash = os.pipe()
+    command = [
+        sys.executable, "-m", "fdcore_cli.fdserver", "--listen", "none",
+        "--state", str(state), "--ready-fd", str(ready_theirs),
+        "--leash-fd", str(leash_theirs), *options,
+    ]  # fmt: skip
+    spawned = os.fork()
+    if spawned == 0:
+        # The program must not find a child that it never started: the server is an
+        # orphan, adopted by init.
+        try:
+            with open(log, "wb") as output:
+                subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=None if os.environ.get("FD_LOG") else output,
+                    pass_fds=[ready_theirs, leash_theirs],
+                    start_new_session=True,
+                )
+        finally:
+            os._exit(0)
+    os.waitpid(spawned, 0)
+    os.close(ready_theirs)
+    os.close(leash_theirs)
+    try:
+        said = read_ready(ready)
+    finally:
+        os.close(ready)
+    if not said:
+        os.close(leash)
+        raise TransportError(f"the private server did not start: {last_line(log)}")
+    return Address(path=json.loads(said)["unix"]), leash
+
+
+def read_ready(descriptor: int) -> bytes:
+    deadline = time.monotonic() + PRIVATE_SERVER_SECONDS
+    os.set_blocking(descriptor, False)
+    import select
+
+    said = b""
+    while not said.endswith(b"\n"):
+        left = deadline - time.monotonic()
+        if left <= 0 or not select.select([descriptor], [], [], left)[0]:
+            return b""
+        piece = os.read(descriptor, 4096)
+        if not piece:
+            return b""
+        said += piece
+    return said
+
+
+def last_line(log: Path) -> str:
+    with contextlib.suppress(OSError):
+        lines = log.read_text(errors="replace").strip().splitlines()
+        if lines:
+            return lines[-1]
+    return "it said nothing"
+
+
+# ---- the program's world ----
+
+
+def start(
+    program: Program, grant: "Grant", hold: socket.socket, say: Say
+) -> NoReturn:
+    for part, name in zip(grant.slices, grant.names, strict=True):
+        say(f"Locked GPU {part.ordinal} ({name}) with {part.memory // MIB} MiB")
+    environment = own_environment()
+    path, descriptor = write_session(grant, road())
+    environment["FD_SESSION"] = str(path)
+    add_library(environment, library(SHIM))
+    if grant.cpu_device:
+        for_cpu_device(environment)
+    hold.set_inheritable(True)
+    os.set_inheritable(descriptor, True)
+    say(f"Running '{shlex.join(program.words)}'")
+    try:
+        become(program, environment)
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def write_session(grant: "Grant", wanted: str) -> tuple[Path, int]:
+    """The file that FD_SESSION names, for the shim; and a locked descriptor of it. Who
+    can lock the file for itself knows that every process of the program has gone."""
+    lines = [
+        f"lease {grant.lease.hex()}",
+        f"secret {grant.secret.hex()}",
+        f"road {wanted}",
+    ]
+    if same_machine(grant):
+        lines.append(f"unix {grant.unix}")
+    if grant.port:
+        lines.append(f"tcp {grant.host} {grant.port}")
+    folder = clean_runtime_folder()
+    path = folder / f"session-{secrets.token_hex(8)}"
+    fresh = folder / f"new-{path.name}"
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        os.write(descriptor, "".join(line + "\n" for line in lines).encode())
+        fresh.rename(path)
+    except BaseException:
+        os.close(descriptor)
+        fresh.unlink(missing_ok=True)
+        raise
+    return path, descriptor
+
+
+def clean_runtime_folder() -> Path:
+    """This user's folder for session files, without those of programs that have gone."""
+    folder = private_folder(runtime_folder())
+    for entry in folder.iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.startswith("session-"):
+                with open(entry, "rb") as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    entry.unlink()
+            elif entry.name.startswith("local-"):
+                # A private server's state: its lock is free once it has ended.
+                with open(entry / "lock", "rb") as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(entry)
+    return folder
+
+
+def add_library(environment: dict[str, str], real: Path) -> None:
+    """Puts this library in front of the program, under both names of the driver."""
+    key = sha256(str(real).encode()).hexdigest()[:16]
+    folder = private_folder(runtime_folder() / f"lib-{key}")
+    for name in (SHIM, "libcuda.so"):
+        link = folder / name
+        with contextlib.suppress(OSError):
+            if os.readlink(link) == str(real):
+                continue
+        fresh = folder / f"{name}.{secrets.token_hex(4)}"
+        fresh.symlink_to(real)
+        fresh.rename(link)
+    put_first(environment, "LD_LIBRARY_PATH", folder)
+
+
+def for_cpu_device(environment: dict[str, str]) -> None:
+    """Makes libraries hand PTX to the driver: machine code is nothing to a CPU device.
+
+    CuPy asks NVRTC for a cubin unless it is told; cuda-core, and numba-cuda through it,
+    link with nvJitLink where Python finds it, and with the driver's linker else.
+    """
+    environment.setdefault("CUPY_COMPILE_WITH_PTX", "1")
+    put_first(environment, "PYTHONPATH", Path(__file__).resolve().parent / "ptx")
+
+
+def put_first(environment: dict[str, str], name: str, folder: Path) -> None:
+    old = environment.get(name)
+    environment[name] = f"{folder}{os.pathsep}{old}" if old else str(folder)
+
+
+def own_environment() -> dict[str, str]:
+    """The environment as we were given it: Python itself may have set LC_CTYPE."""
+    environment = dict(os.environ)
+    with contextlib.suppress(OSError):
+        given = Path("/proc/self/environ").read_bytes()
+        if not any(entry.startswith(b"LC_CTYPE=") for entry in given.split(b"\0")):
+            environment.pop("LC_CTYPE", None)
+    return environment
+
+
+def become(program: Program, environment: Mapping[str, str]) -> NoReturn:
+    # Python ignores these; the program is to start as if it had been started directly.
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    try:
+        os.execve(program.path, list(program.words), environment)
+    except OSError as error:
+        if error.errno == errno.ENOENT:
+            # It was there a moment ago: what is missing is its interpreter.
+            raise ExecError(
+                f"{program.path}: its interpreter is missing", NOT_FOUND
+            ) from None
+        why = (error.strerror or str(error)).lower()
+        raise ExecError(f"{program.path}: {why}", NOT_EXECUTABLE) from None

@@ -1,0 +1,89 @@
+"""The leases that one server has granted, and what is left of its GPUs.
+
+The book knows no sockets and starts nothing: the server tells it what happened, and it
+says when a lease is over. A lease lives while something stands for it: the control
+connection that asked for it, the connections that hold it, the process that opened them,
+or a session.
+"""
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from fdcore.errors import RefusedError
+from fdcore.sched.placement import Refusal, place
+from fdcore.sched.slices import Ask, Gpu, Slice
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Who asked: known by the socket where it is a local one, else as they say."""
+
+    user: str
+    host: str
+    pid: int = 0
+    program: str = ""
+
+    def __str__(self) -> str:
+        where = f"{self.user}@{self.host}" if self.host else self.user
+        return f"{where} pid {self.pid}" if self.pid else where
+
+
+@dataclass(slots=True, eq=False)
+class Lease:
+    id: bytes
+    secret: bytes = field(repr=False)
+    owner: Owner
+    slices: tuple[Slice, ...]
+    standing: set[object] = field(default_factory=set)
+    over: bool = False
+
+    @property
+    def name(self) -> str:
+        """Enough of the id for logs."""
+        return self.id.hex()[:8]
+
+
+class LeaseBook:
+    def __init__(self, gpus: Sequence[Gpu]) -> None:
+        self.gpus = tuple(gpus)
+        self.leases: dict[bytes, Lease] = {}
+
+    def free(self) -> dict[int, int]:
+        """Bytes free on each GPU, by ordinal."""
+        left = {gpu.ordinal: gpu.memory for gpu in self.gpus}
+        for lease in self.leases.values():
+            for part in lease.slices:
+                left[part.ordinal] -= part.memory
+        return left
+
+    def reserve(self, ask: Ask, owner: Owner) -> Lease:
+        placed = place(self.gpus, self.free(), ask)
+        if isinstance(placed, Refusal):
+            raise RefusedError(placed.reason)
+        lease = Lease(secrets.token_bytes(16), secrets.token_bytes(32), owner, placed)
+        self.leases[lease.id] = lease
+        return lease
+
+    def find(self, lease: bytes) -> Lease | None:
+        return self.leases.get(lease)
+
+    def stand(self, lease: Lease, thing: object) -> None:
+        """thing keeps the lease alive from now on."""
+        if lease.over:
+            raise RefusedError(f"lease {lease.name} is over")
+        lease.standing.add(thing)
+
+    def leave(self, lease: Lease, thing: object) -> bool:
+        """thing has gone. True: it was the last one, and the lease is over now."""
+        lease.standing.discard(thing)
+        if lease.standing or lease.over:
+            return False
+        self.end(lease)
+        return True
+
+    def end(self, lease: Lease) -> None:
+        """Frees the slices, whatever still stands for the lease."""
+        lease.over = True
+        lease.standing.clear()
+        self.leases.pop(lease.id, None)

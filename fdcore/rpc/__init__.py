@@ -1,0 +1,1 @@
+"""The control plane over Cap'n Proto. Only this folder imports capnp."""

@@ -1,0 +1,108 @@
+# The control plane: who may have which part of which GPU. No CUDA call travels here.
+#
+# Gate is all that a fresh connection can reach, and it can do nothing but log in. What
+# login returns are capabilities: they end with the connection. Every method answers with
+# a union of its result and an Error; an exception is a fault of the program.
+@0xd5f0b1f7c6a94e21;
+
+const version :UInt32 = 1;
+
+struct Error {
+  enum Code {
+    fault @0;       # of the server; its log has more under the number in the message
+    invalid @1;     # the request makes no sense
+    version @2;     # this client and this server do not understand each other
+    full @3;        # not granted: see what is free in the message
+    over @4;        # the lease or session has ended
+    limit @5;       # too many calls or leases at once
+  }
+  code @0 :Code;
+  message @1 :Text;       # one line, for people
+}
+
+interface Gate {
+  login @0 (hello :Hello) -> (result :Result);
+  struct Result {
+    union {
+      error @0 :Error;
+      ok @1 :Welcome;
+    }
+  }
+}
+
+struct Hello {
+  version @0 :UInt32;     # of this file
+  release @1 :Text;       # of fdcore
+  protocol @2 :Data;      # hash of the data plane's messages
+  user @3 :Text;          # for lists; who really asks is known by the socket
+  host @4 :Text;
+  pid @5 :UInt32;
+  program @6 :Text;
+}
+
+struct Welcome {
+  session @0 :Session;
+  release @1 :Text;
+  protocol @2 :Data;
+}
+
+interface Session {
+  reserve @0 (ask :Ask) -> (result :Result);
+  struct Result {
+    union {
+      error @0 :Error;
+      ok @1 :Grant;
+    }
+  }
+
+  gpus @1 () -> (result :Gpus);
+  struct Gpus {
+    union {
+      error @0 :Error;
+      ok @1 :List(Gpu);
+    }
+  }
+}
+
+struct Ask {
+  count @0 :UInt32;
+  memory @1 :UInt64;      # bytes of each; 0: see fraction
+  fraction @2 :Float64;   # of each one's memory; 0: whole GPUs
+}
+
+struct Gpu {
+  ordinal @0 :UInt32;
+  name @1 :Text;
+  uuid @2 :Text;
+  memory @3 :UInt64;
+  free @4 :UInt64;
+}
+
+struct Grant {
+  lease @0 :Lease;
+  id @1 :Data;            # 16 bytes
+  secret @2 :Data;        # 32 bytes: proves the lease on data connections
+  slices @3 :List(Slice);
+  struct Slice {
+    ordinal @0 :UInt32;
+    memory @1 :UInt64;
+    name @2 :Text;
+  }
+  unix @4 :Text;          # the data socket, for clients on the same machine
+  machine @5 :Text;       # that machine, as its kernel names its current boot
+  host @6 :Text;          # of the data port; empty: the host that control answered on
+  port @7 :UInt16;
+  cpuDevice @8 :Bool;     # the GPUs are the CPU device's
+}
+
+# Dropping it, or losing the connection, frees the lease unless a hold or a session
+# stands for it.
+interface Lease {
+  release @0 () -> (result :Result);
+  struct Result {
+    union {
+      error @0 :Error;
+      ok @1 :Void;
+    }
+  }
+}

@@ -1,0 +1,314 @@
+"""The server's end of the control plane: capabilities over a Desk.
+
+Four rules hold here: the loop is the stock one, never uvloop; every method is wrapped,
+so that it answers with a typed error and no traceback leaves the machine; who asks is
+found out when the connection is accepted; and time, size and numbers are limited.
+"""
+
+import asyncio
+import functools
+import itertools
+import logging
+import os
+import pwd
+import socket
+import struct
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import capnp
+
+from fdcore import __version__
+from fdcore.attach import differing, printable
+from fdcore.errors import FdcoreError, RefusedError
+from fdcore.lease import Lease, Owner
+from fdcore.rpc.schema import TRAVERSAL_WORDS, VERSION, control
+from fdcore.sched.slices import Ask, Gpu
+
+log = logging.getLogger("fdserver")
+
+LOGIN_SECONDS = 5.0
+CALLS_AT_ONCE = 64
+CONNECTIONS = 512
+LEASES_EACH = 64
+
+faults = itertools.count(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a lease's data connections go."""
+
+    unix: str
+    machine: str
+    host: str
+    port: int
+    cpu_device: bool
+
+
+class Desk(Protocol):
+    """What the server does; it knows nothing of Cap'n Proto."""
+
+    protocol: bytes
+
+    def reserve(self, ask: Ask, owner: Owner, asker: object) -> Lease: ...
+
+    def leave(self, lease: Lease, asker: object) -> None: ...
+
+    def release(self, lease: Lease) -> None: ...
+
+    def gpus(self) -> Sequence[tuple[Gpu, int]]: ...
+
+    def place(self) -> Place: ...
+
+
+class CallError(FdcoreError):
+    """What a method answers instead of its result."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+Method = Callable[..., Coroutine[Any, Any, None]]
+
+
+def answered(method: Method) -> Method:
+    """Makes a method of this: method(self, result, ...) fills the result's ok."""
+
+    @functools.wraps(method)
+    async def call(self: Any, _context: Any, **arguments: Any) -> None:
+        result = _context.results.result
+        connection: Connection = self.connection
+        connection.calls += 1
+        try:
+            if connection.calls > CALLS_AT_ONCE:
+                connection.close()
+                raise CallError("limit", f"more than {CALLS_AT_ONCE} calls at once")
+            await method(self, result, **arguments)
+        except asyncio.CancelledError:
+            raise
+        except CallError as error:
+            answer(result, error.code, str(error))
+        except RefusedError as error:
+            answer(result, "full", str(error))
+        except FdcoreError as error:
+            answer(result, "invalid", str(error))
+        except BaseException:
+            number = next(faults)
+            log.exception("fault %d in %s", number, method.__qualname__)
+            answer(result, "fault", f"the server failed; fault {number} in its log")
+        finally:
+            connection.calls -= 1
+
+    del call.__wrapped__  # type: ignore[attr-defined]
+    return call
+
+
+def answer(result: Any, code: str, message: str) -> None:
+    error = result.init("error")
+    error.code = code
+    error.message = message
+
+
+class Connection:
+    """One client's connection and everything that ends with it."""
+
+    def __init__(self, desk: Desk, owner: Owner, close: Callable[[], None]) -> None:
+        self.desk = desk
+        self.owner = owner
+        self.close = close
+        self.calls = 0
+        self.session = False
+        self.leases: dict[object, Lease] = {}
+
+    def closed(self) -> None:
+        for asker in list(self.leases):
+            self.drop(asker)
+
+    def drop(self, asker: object) -> None:
+        lease = self.leases.pop(asker, None)
+        if lease is not None:
+            self.desk.leave(lease, asker)
+
+
+class GateServer(control.Gate.Server):  # type: ignore[misc]
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+
+    @answered
+    async def login(self, result: Any, hello: Any) -> None:
+        desk = self.connection.desk
+        if hello.version != VERSION:
+            raise CallError(
+                "version",
+                f"fdserver {__version__} speaks control version {VERSION}, "
+                f"the client {hello.version}",
+            )
+        if bytes(hello.protocol) != desk.protocol:
+            raise CallError(
+                "version",
+                differing(desk.protocol, bytes(hello.protocol), "server", "client"),
+            )
+        owner = self.connection.owner
+        if not owner.user:
+            owner = Owner(f"{said(hello.user)}?", said(hello.host))
+        self.connection.owner = Owner(
+            owner.user,
+            owner.host,
+            owner.pid or hello.pid,
+            said(hello.program),
+        )
+        self.connection.session = True
+        ok = result.init("ok")
+        ok.session = SessionServer(self.connection)
+        ok.release = __version__
+        ok.protocol = desk.protocol
+
+
+class SessionServer(control.Session.Server):  # type: ignore[misc]
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+
+    @answered
+    async def reserve(self, result: Any, ask: Any) -> None:
+        connection = self.connection
+        if len(connection.leases) >= LEASES_EACH:
+            raise CallError("limit", f"more than {LEASES_EACH} leases at once")
+        wanted = Ask(ask.count, ask.memory, ask.fraction)
+        problem = wanted.problem()
+        if problem:
+            raise CallError("invalid", problem)
+        asker = object()
+        lease = connection.desk.reserve(wanted, connection.owner, asker)
+        connection.leases[asker] = lease
+        names = {gpu.ordinal: gpu.name for gpu, _ in connection.desk.gpus()}
+        place = connection.desk.place()
+        ok = result.init("ok")
+        ok.lease = LeaseServer(connection, lease, asker)
+        ok.id = lease.id
+        ok.secret = lease.secret
+        slices = ok.init("slices", len(lease.slices))
+        for row, part in zip(slices, lease.slices, strict=True):
+            row.ordinal = part.ordinal
+            row.memory = part.memory
+            row.name = names[part.ordinal]
+        ok.unix = place.unix
+        ok.machine = place.machine
+        ok.host = place.host
+        ok.port = place.port
+        ok.cpuDevice = place.cpu_device
+
+    @answered
+    async def gpus(self, result: Any) -> None:
+        known = self.connection.desk.gpus()
+        for row, (gpu, free) in zip(
+            result.init("ok", len(known)), known, strict=True
+        ):
+            row.ordinal = gpu.ordinal
+            row.name = gpu.name
+            row.uuid = gpu.uuid
+            row.memory = gpu.memory
+            row.free = free
+
+
+class LeaseServer(control.Lease.Server):  # type: ignore[misc]
+    def __init__(self, connection: Connection, lease: Lease, asker: object) -> None:
+        self.connection = connection
+        self.lease = lease
+        self.asker = asker
+
+    @answered
+    async def release(self, result: Any) -> None:
+        if self.lease.over:
+            raise CallError("over", f"lease {self.lease.name} is over")
+        self.connection.desk.release(self.lease)
+        result.ok = None
+
+    def __del__(self) -> None:
+        # The client dropped its reference. closed() has done it if the connection went.
+        self.connection.drop(self.asker)
+
+
+def said(text: str) -> str:
+    """A name that a client gave for itself: short, and safe to print."""
+    return printable(text[:64].encode())
+
+
+def identify(transport: asyncio.BaseTransport) -> Owner:
+    """Who is there: known for a local socket, unknown (no user name) for TCP."""
+    sock = transport.get_extra_info("socket")
+    if sock.family == socket.AF_UNIX:
+        size = struct.calcsize("3i")
+        raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+        pid, uid, _ = struct.unpack("3i", raw)
+        try:
+            user = pwd.getpwuid(uid).pw_name
+        except KeyError:
+            user = str(uid)
+        return Owner(user, "", pid)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 20_000)
+    return Owner("", str(transport.get_extra_info("peername")[0]))
+
+
+class ControlListener:
+    """Accepts control connections on a Unix socket and a TCP port."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+        self.connections: set[Any] = set()
+        self.servers: list[asyncio.Server] = []
+
+    async def listen_unix(self, path: str) -> None:
+        loop = asyncio.get_running_loop()
+        self.servers.append(await loop.create_unix_server(self.protocol, path))
+        os.chmod(path, 0o666)
+
+    async def listen_tcp(self, sock: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        self.servers.append(await loop.create_server(self.protocol, sock=sock))
+
+    def protocol(self) -> asyncio.BaseProtocol:
+        # AsyncIoStream's own create_server hides the transport, and with it the peer.
+        async def connected(stream: Any) -> None:
+            await self.serve(stream, made.transport)
+
+        made = capnp.AsyncIoStream._connect(connected)
+        return made  # type: ignore[no-any-return]
+
+    async def serve(self, stream: Any, transport: asyncio.BaseTransport) -> None:
+        if len(self.connections) >= CONNECTIONS:
+            log.warning("more than %d control connections: one is closed", CONNECTIONS)
+            stream.close()
+            return
+        connection = Connection(self.desk, identify(transport), stream.close)
+        self.connections.add(stream)
+        loop = asyncio.get_running_loop()
+
+        def late() -> None:
+            if not connection.session:
+                stream.close()
+
+        timer = loop.call_later(LOGIN_SECONDS, late)
+        try:
+            gate = capnp.TwoPartyServer(
+                stream,
+                bootstrap=GateServer(connection),
+                traversal_limit_in_words=TRAVERSAL_WORDS,
+            )
+            await gate.on_disconnect()
+        except capnp.KjException as error:
+            log.info("control connection broke: %s", str(error).splitlines()[0])
+        finally:
+            timer.cancel()
+            self.connections.discard(stream)
+            connection.closed()
+
+    def close(self) -> None:
+        for server in self.servers:
+            server.close()
+        # Without it the clients' calls would wait for ever.
+        for stream in list(self.connections):
+            stream.close()

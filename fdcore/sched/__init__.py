@@ -1,0 +1,1 @@
+"""Who gets which part of which GPU: plain functions over values, nothing else."""

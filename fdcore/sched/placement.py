@@ -1,0 +1,52 @@
+"""Which GPUs a request is given.
+
+Best fit: of the GPUs with room the fullest first, so that whole ones stay free. A lease
+gets each GPU once, and no GPU's memory is ever promised twice.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from fdcore.sched.slices import Ask, Gpu, Slice, mib
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a request was not placed. later: it could be, once others have ended."""
+
+    reason: str
+    later: bool
+
+
+def place(
+    gpus: Sequence[Gpu], free: Mapping[int, int], ask: Ask
+) -> tuple[Slice, ...] | Refusal:
+    problem = ask.problem()
+    if problem:
+        return Refusal(problem, later=False)
+    if any(ask.share(gpu) == 0 for gpu in gpus):
+        return Refusal(f"{ask}: less than one MiB of a GPU", later=False)
+    if ask.count > len(gpus):
+        return refusal(gpus, free, ask, later=False)
+    if ask.count > sum(ask.share(gpu) <= gpu.memory for gpu in gpus):
+        return refusal(gpus, free, ask, later=False)
+    fitting = [gpu for gpu in gpus if ask.share(gpu) <= free[gpu.ordinal]]
+    if ask.count > len(fitting):
+        return refusal(gpus, free, ask, later=True)
+    fitting.sort(key=lambda gpu: (free[gpu.ordinal] - ask.share(gpu), gpu.ordinal))
+    taken = sorted(fitting[: ask.count], key=lambda gpu: gpu.ordinal)
+    return tuple(Slice(gpu.ordinal, ask.share(gpu)) for gpu in taken)
+
+
+def refusal(
+    gpus: Sequence[Gpu], free: Mapping[int, int], ask: Ask, later: bool
+) -> Refusal:
+    """Says what was asked for and what is free, GPU by GPU."""
+    if not gpus:
+        return Refusal(f"{ask} asked for; the server has no GPU", later=False)
+    each = ", ".join(
+        f"GPU {gpu.ordinal} {mib(free[gpu.ordinal])} of {mib(gpu.memory)} MiB"
+        for gpu in gpus
+    )
+    more = "" if later else ", which is more than there is"
+    return Refusal(f"{ask} asked for{more}; free: {each}", later)

@@ -1,0 +1,67 @@
+"""GPUs, what is free on them, and what somebody asks for."""
+
+from dataclasses import dataclass
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One GPU of the driver that a server serves."""
+
+    ordinal: int
+    name: str
+    uuid: str
+    memory: int
+    pci: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """The part of one GPU that a lease has."""
+
+    ordinal: int
+    memory: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """count GPUs with this much of each: bytes, or a fraction of each one's memory."""
+
+    count: int = 1
+    memory: int = 0
+    fraction: float = 0.0
+
+    def problem(self) -> str:
+        """What is wrong with the numbers themselves; empty when nothing is."""
+        if not 1 <= self.count <= 64:
+            return f"{self.count} GPUs cannot be asked for; 1 to 64 can"
+        if self.memory and self.fraction:
+            return "memory is asked for twice, in MiB and as a fraction"
+        if self.memory < 0 or self.memory >= 1 << 63:
+            return "the amount of memory is not a possible one"
+        if not 0.0 <= self.fraction <= 1.0:  # also refuses NaN
+            return f"the fraction {self.fraction:g} is not above 0 and at most 1"
+        return ""
+
+    def share(self, gpu: Gpu) -> int:
+        """Bytes of this GPU's memory. A fraction is rounded down to whole MiB."""
+        if self.memory:
+            return self.memory
+        if 0.0 < self.fraction < 1.0:
+            return int(gpu.memory * self.fraction) // MIB * MIB
+        return gpu.memory
+
+    def __str__(self) -> str:
+        gpus = f"{self.count} GPU" + ("s" if self.count != 1 else "")
+        each = " each" if self.count != 1 else ""
+        if self.memory:
+            return f"{gpus} with {mib(self.memory)} MiB{each}"
+        if 0.0 < self.fraction < 1.0:
+            return f"{gpus} with {self.fraction:g} of the memory{each}"
+        return f"{gpus}, whole"
+
+
+def mib(size: int) -> str:
+    """Whole MiB as digits, else with one decimal: what people compare is not rounded."""
+    return str(size // MIB) if size % MIB == 0 else f"{size / MIB:.1f}"

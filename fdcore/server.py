@@ -1,0 +1,589 @@
+"""fdserver: owns this machine's GPUs, grants leases on them, starts the workers.
+
+One asyncio loop does it all. Control connections are rpc/server.py's; data connections
+are accepted here, do the attach handshake, and go to a worker process as soon as they
+are known to be a lease's. Nothing of a session passes through this process after that.
+"""
+
+import asyncio
+import errno
+import fcntl
+import json
+import logging
+import os
+import secrets
+import signal
+import socket
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fdcore import __version__, attach
+from fdcore.config import (
+    CONTROL_PORT,
+    CONTROL_SOCKET,
+    CPU_DEVICE,
+    DATA_PORT,
+    DATA_SOCKET,
+    Address,
+    library,
+    private_folder,
+    protocol_hash,
+)
+from fdcore.errors import ConfigError, FdcoreError, ProtocolError, RefusedError
+from fdcore.host import gpus as host_gpus
+from fdcore.lease import Lease, LeaseBook, Owner
+from fdcore.rpc.server import ControlListener, Place
+from fdcore.sched.slices import MIB, Ask, Gpu
+from fdcore.workers import START_SECONDS, Worker, WorkerPool, status_text
+
+log = logging.getLogger("fdserver")
+
+HANDSHAKE_SECONDS = 5.0
+HANDSHAKES_AT_ONCE = 128
+SESSIONS_EACH = 256
+LOOPBACK = ("127.", "::1", "localhost")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What fdserver was told on its command line."""
+
+    state: Path
+    listen: Address | None = Address("127.0.0.1", CONTROL_PORT)
+    driver: str = ""
+    cpu_devices: int = 0
+    trusted_network: bool = False
+    # A line of JSON goes there when connections are answered.
+    ready_fd: int = -1
+    # flexdirect local: for one run only. The server ends once the other end of this
+    # pipe is closed and no lease is left.
+    leash_fd: int = -1
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """One client process attached: what stands for its lease, and can be listed."""
+
+    id: bytes
+    lease: Lease
+    pid: int
+    program: str
+    road: str
+    command: socket.socket | None = None
+    bulk: "asyncio.Future[socket.socket] | None" = None  # of tcp sessions
+    bulk_admitted: bool = False
+    worker: Worker | None = None
+
+    def __str__(self) -> str:
+        return f"session {self.id.hex()[:8]} of lease {self.lease.name}"
+
+
+@dataclass(slots=True, eq=False)
+class Hold:
+    """A connection that only keeps a lease."""
+
+    lease: Lease
+
+
+class Server:
+    def __init__(
+        self, options: Options, environment: Mapping[str, str] = os.environ
+    ) -> None:
+        self.options = options
+        self.environment = host_gpus.driver_environment(environment)
+        if options.cpu_devices:
+            self.environment["FD_CPU_DEVICES"] = str(options.cpu_devices)
+        self.protocol = protocol_hash()
+        self.driver = ""
+        self.cpu_device = False
+        self.book = LeaseBook(())
+        self.workers = WorkerPool(self.environment)
+        self.sessions: dict[bytes, Session] = {}
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.listeners: list[socket.socket] = []
+        self.handshakes = 0
+        self.data_host = ""
+        self.data_port = 0
+        self.stopping = asyncio.Event()
+        self.unleashed = False
+
+    # ---- the desk: what rpc/server.py asks for ----
+
+    def reserve(self, ask: Ask, owner: Owner, asker: object) -> Lease:
+        lease = self.book.reserve(ask, owner)
+        self.book.stand(lease, asker)
+        log.info("lease %s: %s to %s", lease.name, ask, owner)
+        return lease
+
+    def leave(self, lease: Lease, asker: object) -> None:
+        if self.book.leave(lease, asker):
+            self.freed(lease)
+
+    def release(self, lease: Lease) -> None:
+        self.book.end(lease)
+        self.freed(lease)
+
+    def freed(self, lease: Lease) -> None:
+        log.info("lease %s: freed", lease.name)
+        for session in self.sessions.values():
+            if session.lease is lease and session.worker is not None:
+                session.worker.process.terminate()
+        self.end_unleashed()
+
+    def end_unleashed(self) -> None:
+        if self.unleashed and not self.book.leases:
+            self.stopping.set()
+
+    def gpus(self) -> Sequence[tuple[Gpu, int]]:
+        free = self.book.free()
+        return [(gpu, free[gpu.ordinal]) for gpu in self.book.gpus]
+
+    def place(self) -> Place:
+        return Place(
+            unix=str(self.options.state / DATA_SOCKET),
+            machine=machine(),
+            host=self.data_host,
+            port=self.data_port,
+            cpu_device=self.cpu_device,
+        )
+
+    # ---- data connections ----
+
+    def accept(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                sock, _ = listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                log.error("a data connection could not be accepted: %s", error)
+                return
+            sock.setblocking(False)
+            if self.handshakes >= HANDSHAKES_AT_ONCE:
+                log.warning("too many handshakes at once: a connection is closed")
+                sock.close()
+                continue
+            self.handshakes += 1
+            self.spawn(self.greet(sock))
+
+    def spawn(self, work: object) -> None:
+        task: asyncio.Task[None] = asyncio.ensure_future(work)  # type: ignore[arg-type]
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def greet(self, sock: socket.socket) -> None:
+        """Does the handshake; then the socket belongs to a session or a hold."""
+        peer = peer_name(sock)
+        try:
+            admitted = await asyncio.wait_for(self.handshake(sock), HANDSHAKE_SECONDS)
+        except (TimeoutError, asyncio.TimeoutError):
+            log.warning("%s: no attach request within %g s", peer, HANDSHAKE_SECONDS)
+            sock.close()
+            return
+        except (FdcoreError, OSError) as error:
+            log.warning("%s: not attached: %s", peer, error)
+            sock.close()
+            return
+        except BaseException:
+            sock.close()
+            raise
+        finally:
+            self.handshakes -= 1
+        if isinstance(admitted, Hold):
+            await self.held(admitted, sock)
+        elif admitted.bulk is not None and admitted.command is not None:
+            admitted.bulk.set_result(sock)
+        else:
+            admitted.command = sock
+            await self.serve(admitted)
+
+    async def handshake(self, sock: socket.socket) -> "Session | Hold":
+        loop = asyncio.get_running_loop()
+        nonce = secrets.token_bytes(32)
+        await loop.sock_sendall(sock, attach.pack_hello(self.protocol, nonce))
+        request = attach.unpack_request(await receive(sock, attach.REQUEST.size))
+        try:
+            admitted = self.admit(request, nonce)
+        except (ProtocolError, RefusedError) as error:
+            answer = attach.pack_answer(errno.EACCES, bytes(32), str(error))
+            await loop.sock_sendall(sock, answer)
+            raise
+        proof = attach.server_proof(admitted.lease.secret, request.nonce, nonce)
+        try:
+            await loop.sock_sendall(sock, attach.pack_answer(0, proof, ""))
+        except BaseException:
+            if request.kind != attach.BULK:
+                self.ended(admitted)
+            raise
+        return admitted
+
+    def admit(self, request: attach.Request, nonce: bytes) -> "Session | Hold":
+        """What the connection will belong to, standing for its lease already; or
+        raises what is wrong with the request."""
+        if request.protocol != self.protocol:
+            raise ProtocolError(
+                attach.differing(self.protocol, request.protocol, "server", "client")
+            )
+        lease = self.book.find(request.lease)
+        # The same words for both: who guesses learns nothing.
+        if lease is None or not attach.proves(request, lease.secret, nonce):
+            raise RefusedError(
+                f"lease {request.lease.hex()[:8]} is over, or its secret is wrong"
+            )
+        if request.kind == attach.HOLD:
+            hold = Hold(lease)
+            self.book.stand(lease, hold)
+            return hold
+        known = self.sessions.get(request.session)
+        if request.kind == attach.BULK:
+            if known is None or known.lease is not lease or known.bulk is None:
+                raise RefusedError("that session waits for no bulk connection")
+            if known.bulk_admitted:
+                raise RefusedError("that session has its bulk connection already")
+            known.bulk_admitted = True
+            return known
+        if known is not None:
+            raise RefusedError("that session is attached already")
+        if sum(s.lease is lease for s in self.sessions.values()) >= SESSIONS_EACH:
+            raise RefusedError(f"the lease has {SESSIONS_EACH} sessions already")
+        road = attach.ROAD_NAMES[request.road]
+        session = Session(request.session, lease, request.pid, request.program, road)
+        if road == "tcp":
+            session.bulk = asyncio.get_running_loop().create_future()
+        self.sessions[session.id] = session
+        self.book.stand(lease, session)
+        return session
+
+    def ended(self, thing: "Session | Hold") -> None:
+        if isinstance(thing, Session):
+            self.sessions.pop(thing.id, None)
+        self.leave(thing.lease, thing)
+
+    async def held(self, hold: Hold, sock: socket.socket) -> None:
+        """Keeps the lease until the other end's last holder is gone.
+
+        A program may close descriptors that it does not know (daemons do), so on one
+        machine the lease also lives while the process that opened the connection does.
+        """
+        pidfd = pidfd_of_peer(sock)
+        try:
+            await end_of(sock)
+            if pidfd >= 0:
+                await readable(pidfd)
+        finally:
+            sock.close()
+            if pidfd >= 0:
+                os.close(pidfd)
+            self.ended(hold)
+
+    # ---- sessions ----
+
+    async def serve(self, session: Session) -> None:
+        """One session from its worker's start to its end."""
+        assert session.command is not None
+        sockets = [session.command]
+        how = "the server stopped"
+        try:
+            if session.bulk is not None:
+                sockets.append(await bulk_of(session.bulk))
+            worker = await self.workers.take()
+            session.worker = worker
+            parts = [(part.ordinal, part.memory) for part in session.lease.slices]
+            try:
+                worker.start(session.id, self.driver, session.road, parts, sockets)
+            except OSError:
+                await worker.stop()
+                raise
+            how = await self.watch(session, worker)
+        except (FdcoreError, OSError) as error:
+            how = str(error)
+        finally:
+            for sock in sockets:
+                sock.close()
+            log.info("%s: ended: %s", session, how)
+            self.ended(session)
+
+    async def watch(self, session: Session, worker: Worker) -> str:
+        """Waits for the worker's end; says how it came."""
+        how = ""
+        try:
+            try:
+                first = await asyncio.wait_for(worker.told(), START_SECONDS)
+            except (TimeoutError, asyncio.TimeoutError):
+                first = {"op": "failed", "reason": "the worker did not become ready"}
+            if first.get("op") == "ready":
+                log.info(
+                    "%s: %s pid %d over %s, worker %d",
+                    session, session.program, session.pid, session.road, worker.pid,
+                )  # fmt: skip
+                self.workers.warm()
+                last = await worker.told()
+            else:
+                last = first
+            if last:
+                how = attach.printable(str(last.get("reason", "")).encode()) or "done"
+                if last.get("op") == "failed":
+                    log.error("%s: could not be served: %s", session, how)
+        finally:
+            status = await worker.wait(ended=bool(how))
+            worker.control.close()
+        if not how:
+            how = f"the worker was lost, {status_text(status)}"
+            log.error("%s: worker %d: %s", session, worker.pid, how)
+        self.workers.warm()
+        return how
+
+    # ---- life ----
+
+    async def run(self) -> None:
+        """Serves until SIGTERM or SIGINT, or until the one lease is over."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stopping.set)
+        # Other users may reach a system's server, nobody another user's.
+        mode = 0o755 if os.geteuid() == 0 else 0o700
+        state = private_folder(self.options.state, mode)
+        with StateLock(state):
+            await self.find_gpus()
+            control = ControlListener(self)
+            try:
+                await self.listen(control)
+                self.workers.warm()
+                if self.options.leash_fd >= 0:
+                    self.spawn(self.leash())
+                await self.stopping.wait()
+                log.info("stopping")
+            finally:
+                control.close()
+                await self.close()
+
+    async def leash(self) -> None:
+        await readable(self.options.leash_fd)
+        self.unleashed = True
+        self.end_unleashed()
+
+    async def find_gpus(self) -> None:
+        self.driver, found = await asyncio.get_running_loop().run_in_executor(
+            None, find_driver, self.options, self.environment
+        )
+        self.cpu_device = host_gpus.is_cpu_device(found)
+        self.book = LeaseBook(found)
+        for gpu in found:
+            size = gpu.memory // MIB
+            log.info("GPU %d: %s, %d MiB, %s", gpu.ordinal, gpu.name, size, gpu.uuid)
+
+    async def listen(self, control: ControlListener) -> None:
+        state, listen = self.options.state, self.options.listen
+        ready = {"pid": os.getpid(), "unix": str(state / CONTROL_SOCKET)}
+        self.listen_data(unix_listener(state / DATA_SOCKET))
+        host = listen.host if listen else "127.0.0.1"
+        if listen and not self.options.trusted_network:
+            refuse_open_network(host)
+        if listen or self.environment.get("FD_TRANSPORT") == "tcp":
+            wanted = DATA_PORT if listen and listen.port == CONTROL_PORT else 0
+            data = tcp_listener(host, wanted, fall_back=True)
+            self.data_port = data.getsockname()[1]
+            # What listens everywhere has the address that the client used.
+            self.data_host = "" if host in ("0.0.0.0", "::") else host
+            self.listen_data(data)
+        (state / CONTROL_SOCKET).unlink(missing_ok=True)
+        await control.listen_unix(str(state / CONTROL_SOCKET))
+        if listen:
+            sock = tcp_listener(listen.host, listen.port)
+            await control.listen_tcp(sock)
+            port = sock.getsockname()[1]
+            ready["control"] = str(Address(listen.host, port))
+            log.info("control at %s, data at port %d", ready["control"], self.data_port)
+        log.info("fdserver %s is ready, state in %s", __version__, state)
+        if self.options.ready_fd >= 0:
+            os.write(self.options.ready_fd, json.dumps(ready).encode() + b"\n")
+            os.close(self.options.ready_fd)
+
+    def listen_data(self, sock: socket.socket) -> None:
+        self.listeners.append(sock)
+        asyncio.get_running_loop().add_reader(sock, self.accept, sock)
+
+    async def close(self) -> None:
+        loop = asyncio.get_running_loop()
+        for sock in self.listeners:
+            loop.remove_reader(sock)
+            sock.close()
+        for task in list(self.tasks):
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+        await self.workers.close()
+        for name in (CONTROL_SOCKET, DATA_SOCKET):
+            (self.options.state / name).unlink(missing_ok=True)
+
+
+class StateLock:
+    """One server for a state folder. The lock ends with the process, however it ends."""
+
+    def __init__(self, state: Path) -> None:
+        self.state = state
+
+    def __enter__(self) -> None:
+        path = self.state / "lock"
+        self.file = open(path, "a+", encoding="ascii")
+        try:
+            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self.file.seek(0)
+            pid = self.file.read(32).strip() or "unknown"
+            self.file.close()
+            raise ConfigError(
+                f"{self.state} is in use by another fdserver, pid {pid}"
+            ) from None
+        self.file.truncate(0)
+        self.file.write(f"{os.getpid()}\n")
+        self.file.flush()
+
+    def __exit__(self, *error: object) -> None:
+        self.file.close()
+
+
+async def bulk_of(coming: "asyncio.Future[socket.socket]") -> socket.socket:
+    try:
+        return await asyncio.wait_for(coming, HANDSHAKE_SECONDS)
+    except (TimeoutError, asyncio.TimeoutError):
+        raise ProtocolError("no bulk connection came") from None
+
+
+def find_driver(
+    options: Options, environment: Mapping[str, str]
+) -> tuple[str, tuple[Gpu, ...]]:
+    """The driver library to serve and its GPUs."""
+    if options.driver:
+        found = host_gpus.ask(options.driver, environment)
+        if not found:
+            raise ConfigError(f"{options.driver} has no GPU")
+        return options.driver, found
+    if not options.cpu_devices:
+        try:
+            found = host_gpus.ask("libcuda.so.1", environment)
+        except ConfigError as error:
+            log.debug("%s", error)
+        else:
+            if found:
+                return "libcuda.so.1", found
+        log.warning("no GPU found on this machine: serving the CPU device")
+    path = str(library(CPU_DEVICE))
+    return path, host_gpus.ask(path, environment)
+
+
+def refuse_open_network(host: str) -> None:
+    if not host.startswith(LOOPBACK):
+        raise ConfigError(
+            f"{host} is not a loopback address: control and data connections are "
+            "neither encrypted nor tied to users yet (--trusted-network allows it)"
+        )
+
+
+def unix_listener(path: Path) -> socket.socket:
+    path.unlink(missing_ok=True)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.bind(str(path))
+    path.chmod(0o666)
+    sock.listen(128)
+    sock.setblocking(False)
+    return sock
+
+
+def tcp_listener(host: str, port: int, fall_back: bool = False) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        try:
+            sock.bind((host, port))
+        except OSError:
+            if not fall_back or not port:
+                raise
+            sock.bind((host, 0))
+        sock.listen(128)
+    except OSError as error:
+        sock.close()
+        why = (error.strerror or str(error)).lower()
+        raise ConfigError(f"cannot listen at {Address(host, port)}: {why}") from None
+    sock.setblocking(False)
+    return sock
+
+
+def peer_name(sock: socket.socket) -> str:
+    try:
+        if sock.family == socket.AF_UNIX:
+            pid, uid, _ = peer_credentials(sock)
+            return f"pid {pid} of uid {uid}"
+        host, port = sock.getpeername()[:2]
+        return str(Address(host, port))
+    except OSError:
+        return "a client that has gone"
+
+
+def peer_credentials(sock: socket.socket) -> tuple[int, int, int]:
+    size = struct.calcsize("3i")
+    raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+    pid, uid, gid = struct.unpack("3i", raw)
+    return pid, uid, gid
+
+
+def pidfd_of_peer(sock: socket.socket) -> int:
+    """A descriptor of the process that connected; -1 where it cannot be known."""
+    if sock.family != socket.AF_UNIX:
+        return -1
+    try:
+        return os.pidfd_open(peer_credentials(sock)[0])
+    except OSError:
+        return -1
+
+
+async def receive(sock: socket.socket, size: int) -> bytes:
+    """Exactly so many bytes: what follows is not ours to read."""
+    loop = asyncio.get_running_loop()
+    data = bytearray()
+    while len(data) < size:
+        piece = await loop.sock_recv(sock, size - len(data))
+        if not piece:
+            raise ProtocolError("the client closed the connection while attaching")
+        data += piece
+    return bytes(data)
+
+
+async def end_of(sock: socket.socket) -> None:
+    """Returns at the end of file; what is sent before it is thrown away."""
+    loop = asyncio.get_running_loop()
+    try:
+        while await loop.sock_recv(sock, 4096):
+            pass
+    except OSError:
+        pass
+
+
+async def readable(descriptor: int) -> None:
+    loop = asyncio.get_running_loop()
+    event = asyncio.Event()
+    loop.add_reader(descriptor, event.set)
+    try:
+        await event.wait()
+    finally:
+        loop.remove_reader(descriptor)
+
+
+def machine() -> str:
+    """This boot of this machine: the same text for two processes on one kernel."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def serve(options: Options) -> None:
+    """Runs a server in this process until it is told to stop."""
+    import capnp
+
+    async def all_of_it() -> None:
+        await Server(options).run()
+
+    asyncio.run(capnp.run(all_of_it()))
