@@ -51,6 +51,7 @@ class Native(build_ext):
     def cythonized(self):
         from Cython.Build import cythonize
 
+        headers = [*ROOT.glob("csrc/include/fdc/*.h"), *(BUILD / "gen").glob("*.h")]
         modules = [
             Extension(
                 "fdcore._core." + source.stem,
@@ -60,6 +61,7 @@ class Native(build_ext):
                 libraries=["fdc"],
                 runtime_library_dirs=["$ORIGIN/../lib"],
                 extra_compile_args=["-std=gnu11", "-O2", "-g"],
+                depends=[os.path.relpath(header, ROOT) for header in headers],
             )
             for source in sorted((ROOT / "fdcore" / "_core").glob("*.pyx"))
         ]

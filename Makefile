@@ -1,0 +1,80 @@
+# Every command of development; plain `make` lists them. All that they need is made in
+# .venv and build/, with packages from the ordinary registries.
+
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+JOBS ?= $(shell nproc)
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo build gen lock test test-c bench lint fix check clean tools
+
+help:  ## what can be made
+	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | \
+	    sed -E 's/^([a-z-]+):.*## (.*)/  make \1#\2/' | column -t -s '#'
+
+tools:
+	@PYTHON=$(PYTHON) .ci/tools
+
+$(BIN)/python: | tools
+	$(PYTHON) -m venv $(VENV)
+
+# Everything the product needs, installed so that the working tree is what runs.
+$(VENV)/.installed: pyproject.toml setup.py | $(BIN)/python
+	$(PIP) install --upgrade pip 'setuptools>=77' 'Cython>=3.1'
+	FD_BUILD_JOBS=$(JOBS) $(PIP) install --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.installed
+	FD_BUILD_JOBS=$(JOBS) $(PIP) install --no-build-isolation -e '.[test,cuda]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.installed
+	$(PIP) install 'ruff>=0.8' 'mypy>=1.13' 'clang-format>=19'
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.test
+	$(PIP) install 'pytest-benchmark>=5' 'numba>=0.60'
+	@touch $@
+
+demo: build  ## a CUDA program on this machine's GPU, or on the CPU device
+	@mkdir -p build/demo
+	$(CC) -O2 -Wall -Wextra -o build/demo/demo_driver tests/e2e/apps/demo_driver.c -ldl
+	$(BIN)/flexdirect local build/demo/demo_driver
+
+build: $(VENV)/.installed  ## the C libraries, the Cython modules, all installed in .venv
+	@FD_BUILD_JOBS=$(JOBS) $(BIN)/python setup.py --quiet build_ext --inplace
+
+gen: | $(BIN)/python  ## what csrc/spec describes, written into build/gen
+	$(MAKE) -C csrc gen PYTHON=$(abspath $(BIN))/python
+
+lock: | $(BIN)/python  ## accept the wire's changes into csrc/spec/wire.lock
+	$(BIN)/python csrc/specgen --out build/gen --lock
+
+test: $(VENV)/.test build  ## every test that needs no GPU (ARGS='-k name' for pytest)
+	$(BIN)/python -m pytest -m 'not gpu' $(ARGS)
+
+test-gpu: $(VENV)/.test build  ## the same tests on this machine's GPU
+	$(BIN)/python -m pytest -m gpu $(ARGS)
+
+test-c: | $(BIN)/python  ## the C tests alone (SAN=address|undefined|thread, T=ring)
+	$(MAKE) -C csrc -j$(JOBS) test-c PYTHON=$(abspath $(BIN))/python
+
+bench: $(VENV)/.bench build  ## the benchmarks
+	$(BIN)/python -m pytest bench $(ARGS)
+
+lint: $(VENV)/.dev  ## what reading the sources alone can find
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+fix: $(VENV)/.dev  ## format, and mend what can be mended by machine
+	$(BIN)/ruff check --fix-only --quiet . || true
+	$(BIN)/ruff format --quiet .
+
+check: lint test  ## what has to pass before a change goes in
+
+clean:  ## everything that was made here, but .venv
+	rm -rf build fdcore/lib fdcore/_core/*.so
