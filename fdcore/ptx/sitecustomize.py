@@ -1,26 +1,52 @@
 """On the path of programs that run on the CPU device: takes nvJitLink out of reach.
 
-cuda-core and numba-cuda link PTX into machine code with it, which no CPU can run;
-without it they give the PTX to the driver. The program's own sitecustomize still runs.
+cuda-core and numba-cuda link PTX into machine code with it, which the CPU device cannot
+run; where the library is not found they give the PTX to the driver's own linker. They
+find it through cuda.pathfinder, which is told here that there is none. The program's own
+sitecustomize still runs.
 """
 
-import importlib.abc
+# Every start of a Python program pays for this; importlib.abc and .util are dear.
 import importlib.machinery
-import importlib.util
 import os
 import sys
 import warnings
 
+FINDER = "cuda.pathfinder"
+HIDDEN = "nvJitLink"
 
-class WithoutNvJitLink(importlib.abc.MetaPathFinder):
-    names = frozenset({"cuda.bindings.nvjitlink", "cuda.bindings._internal.nvjitlink"})
 
+class HidingLoader:
+    def __init__(self, loader):
+        self.loader = loader
+
+    def create_module(self, spec):
+        return self.loader.create_module(spec)
+
+    def exec_module(self, module):
+        self.loader.exec_module(module)
+        if not hasattr(module, "load_nvidia_dynamic_lib"):
+            return
+        load = module.load_nvidia_dynamic_lib
+
+        def load_nvidia_dynamic_lib(libname):
+            if libname == HIDDEN:
+                raise module.DynamicLibNotFoundError(
+                    f"{libname} is out of reach on the fdcore CPU device"
+                )
+            return load(libname)
+
+        module.load_nvidia_dynamic_lib = load_nvidia_dynamic_lib
+
+
+class HidingFinder:
     def find_spec(self, name, path=None, target=None):
-        if name in self.names:
-            raise ModuleNotFoundError(
-                f"{name} is out of reach on the fdcore CPU device", name=name
-            )
-        return None
+        if name != FINDER:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+        if spec is not None and spec.loader is not None:
+            spec.loader = HidingLoader(spec.loader)
+        return spec
 
 
 def run_the_programs_own() -> None:
@@ -28,12 +54,14 @@ def run_the_programs_own() -> None:
     others = [entry for entry in sys.path if os.path.abspath(entry or ".") != here]
     spec = importlib.machinery.PathFinder.find_spec("sitecustomize", others)
     if spec is not None and spec.loader is not None:
+        import importlib.util
+
         module = importlib.util.module_from_spec(spec)
         sys.modules["sitecustomize"] = module
         spec.loader.exec_module(module)
 
 
-sys.meta_path.insert(0, WithoutNvJitLink())
+sys.meta_path.insert(0, HidingFinder())
 # They warn that they now use the driver, as they were made to.
 warnings.filterwarnings("ignore", message=".*nvjitlink.*", category=RuntimeWarning)
 run_the_programs_own()
