@@ -1,0 +1,1 @@
+cdef int check(int rc) except -1 nogil
