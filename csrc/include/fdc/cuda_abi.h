@@ -1490,6 +1490,7 @@ typedef unsigned int
 
 typedef struct CUDA_FABRIC_COPY_BATCH_OP CUDA_FABRIC_COPY_BATCH_OP;
 typedef unsigned int CUoutput_mode;     /* the profiler's */
+typedef struct CUeglFrame { uint64_t opaque[8]; } CUeglFrame;
 typedef unsigned int CUdeviceptr_v1;    /* addresses of the API before CUDA 3.2 */
 
 typedef void (*CUasyncCallback)(CUasyncNotificationInfo *info, void *userData,

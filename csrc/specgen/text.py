@@ -1,0 +1,47 @@
+"""Small helpers for writing C: wrapped argument lists, banners, indentation."""
+
+from __future__ import annotations
+
+import textwrap
+
+from model import Call, Param
+
+WIDTH = 88
+
+
+def banner(kind: str = "c") -> str:
+    said = "made by csrc/specgen from csrc/spec/; do not edit"
+    return {"c": f"/* {said} */\n", "hash": f"# {said}\n", "md": f"<!-- {said} -->\n"}[kind]
+
+
+def wrap(head: str, parts: list[str], tail: str) -> str:
+    """head(part, part)tail, broken at the width and aligned behind the parenthesis."""
+    pad = " " * min(len(head), 40)
+    lines, line = [], head
+    for number, part in enumerate(parts):
+        part += tail if number == len(parts) - 1 else ","
+        space = "" if line.endswith("(") or line == pad else " "
+        if len(line) + len(space) + len(part) > WIDTH and line not in (head, pad):
+            lines.append(line)
+            line, space = pad, ""
+        line += space + part
+    return "\n".join([*lines, line])
+
+
+def prototype(call: Call, symbol: str = "", prefix: str = "CUresult ") -> str:
+    params = [p.decl for p in call.params] or ["void"]
+    return wrap(f"{prefix}{symbol or call.name}(", params, ")")
+
+
+def arguments(call: Call) -> list[str]:
+    return [p.name for p in call.params]
+
+
+def paragraph(text: str, first: str = "/* ", rest: str = " * ", last: str = " */") -> str:
+    lines = textwrap.wrap(text, WIDTH - len(rest) - len(last))
+    return "\n".join((first if n == 0 else rest) + s for n, s in enumerate(lines)) + last
+
+
+def pointee(param: Param) -> str:
+    """What a pointer parameter points at, without const."""
+    return f"{param.base} " + "*" * (param.stars - 1) if param.stars > 1 else param.base
