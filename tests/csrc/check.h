@@ -47,16 +47,22 @@ enum { CHECK_SKIPPED = 77, CHECK_SECONDS = 120 };
     } while (0)
 
 #define CHECK_BYTES(left, right, size)                                                     \
-    do {                                                                                   \
-        const uint8_t *left_at = (const void *)(left), *right_at = (const void *)(right);  \
-        for (size_t at = 0; at < (size_t)(size); at++) {                                   \
-            if (left_at[at] != right_at[at]) {                                             \
-                fprintf(stderr, "%s:%d: byte %zu of %s is %02x, of %s %02x\n", __FILE__,   \
-                        __LINE__, at, #left, left_at[at], #right, right_at[at]);           \
-                exit(1);                                                                   \
-            }                                                                              \
-        }                                                                                  \
-    } while (0)
+    check_bytes((left), (right), (size), #left, #right, __FILE__, __LINE__)
+
+static inline void
+check_bytes(const void *left, const void *right, size_t size, const char *left_name,
+            const char *right_name, const char *file, int line)
+{
+    const uint8_t *one = left, *other = right;
+
+    for (size_t at = 0; at < size; at++) {
+        if (one[at] == other[at])
+            continue;
+        fprintf(stderr, "%s:%d: byte %zu of %s is %02x, of %s %02x\n", file, line, at,
+                left_name, one[at], right_name, other[at]);
+        exit(1);
+    }
+}
 
 #define CHECK_SKIP(reason)                                                                 \
     do {                                                                                   \

@@ -1,0 +1,279 @@
+/* The tcp road against a peer that sends what it likes. */
+#include "pair.h"
+
+struct wire_frame {
+    uint32_t size;
+    uint16_t kind, lane;
+};
+
+struct wire_put {
+    struct wire_frame frame;
+    uint64_t offset, size, ticket;
+};
+
+struct wire_setup {
+    uint32_t magic, road;
+    uint64_t lane[3], region[2];
+};
+
+enum { MESSAGE = 1, PUT = 2, SETUP_MAGIC = 0x4c434446 };
+
+static const struct wire_setup good_setup = {
+    .magic = SETUP_MAGIC,
+    .road = FDC_ROAD_TCP,
+    .lane = { 1 << 20, 1 << 20, 1 << 16 },
+    .region = { 8 << 20, 8 << 20 },
+};
+
+/* A worker's link; the test holds the client's sockets. */
+static void
+worker_make(struct pair *pair)
+{
+    struct wire_setup setup;
+
+    pair_sockets(pair, FDC_ROAD_TCP);
+    CHECK_EQ(fdc_link_worker(FDC_ROAD_TCP, pair->worker_socks, 2, NULL, &pair->worker), 0);
+    CHECK_EQ(fdc_sock_read(pair->client_socks[0], &setup, sizeof(setup), -1), 0);
+    CHECK_BYTES(&setup, &good_setup, sizeof(setup));
+}
+
+static void
+worker_free(struct pair *pair)
+{
+    fdc_link_free(pair->worker);
+    pair_close_sockets(pair->client_socks, 2);
+}
+
+/* Waits until the link has ended; what it should end with is that it says so. */
+static void
+expect_end(struct fdc_link *link, enum fdc_lane lane)
+{
+    uint32_t size;
+    int ready, err = 0;
+
+    while ((ready = fdc_link_wait(link, lane, -1)) == 1) {
+        while (fdc_link_peek(link, lane, &size, &err))
+            fdc_link_release(link, lane);
+        if (err)
+            break;
+    }
+    CHECK_EQ(ready == 1 ? err : ready, -EPIPE);
+}
+
+static void
+test_broken_command_frames_end_the_session(void)
+{
+    static const struct wire_frame lies[] = {
+        { 0, MESSAGE, FDC_LANE_COMMAND },
+        { 0xffffffff, MESSAGE, FDC_LANE_COMMAND },
+        { (1 << 19) + 8, MESSAGE, FDC_LANE_COMMAND },
+        { 8, MESSAGE, FDC_LANE_REPLY },
+        { 8, MESSAGE, FDC_LANE_SIDE },
+        { 8, MESSAGE, 3 },
+        { 8, MESSAGE, 0xffff },
+        { 8, 0, 0 },
+        { 8, 7, 0 },
+        { 0, PUT, FDC_REGION_UP },      /* puts do not come here */
+        { 0, PUT, FDC_REGION_DOWN },
+    };
+    struct wire_put padded;
+    struct pair pair;
+
+    for (size_t i = 0; i < FDC_COUNT(lies); i++) {
+        worker_make(&pair);
+        memset(&padded, 0, sizeof(padded));
+        padded.frame = lies[i];
+        padded.size = 1;
+        padded.ticket = 1;
+        CHECK_EQ(fdc_sock_write(pair.client_socks[0], &padded, sizeof(padded)), 0);
+        expect_end(pair.worker, FDC_LANE_COMMAND);
+        worker_free(&pair);
+    }
+}
+
+static void
+test_broken_bulk_frames_end_the_session(void)
+{
+    static const struct wire_put lies[] = {
+        { { 0, PUT, FDC_REGION_UP }, 8 << 20, 1, 1 },
+        { { 0, PUT, FDC_REGION_UP }, UINT64_MAX, 2, 1 },
+        { { 0, PUT, FDC_REGION_UP }, 2, UINT64_MAX, 1 },
+        { { 0, PUT, FDC_REGION_UP }, 0, (8 << 20) + 1, 1 },
+        { { 0, PUT, FDC_REGION_UP }, 0, 0, 1 },
+        { { 0, PUT, FDC_REGION_UP }, 0, 8, 2 },
+        { { 0, PUT, FDC_REGION_UP }, 0, 8, 0 },
+        { { 1, PUT, FDC_REGION_UP }, 0, 8, 1 },
+        { { 0, PUT, FDC_REGION_DOWN }, 0, 8, 1 },
+        { { 0, PUT, 9 }, 0, 8, 1 },
+        { { 8, MESSAGE, FDC_LANE_COMMAND }, 0, 8, 1 },
+        { { 1 << 16, MESSAGE, FDC_LANE_SIDE }, 0, 8, 1 },
+        { { 8, 99, 0 }, 0, 8, 1 },
+    };
+    struct pair pair;
+
+    for (size_t i = 0; i < FDC_COUNT(lies); i++) {
+        worker_make(&pair);
+        CHECK_EQ(fdc_sock_write(pair.client_socks[1], &lies[i], sizeof(lies[i])), 0);
+        expect_end(pair.worker, FDC_LANE_SIDE);
+        expect_end(pair.worker, FDC_LANE_COMMAND);
+        CHECK_EQ(fdc_link_put_wait(pair.worker, FDC_REGION_UP, 1, -1), -EPIPE);
+        worker_free(&pair);
+    }
+}
+
+static void
+test_frames_cut_anywhere_arrive(void)
+{
+    struct { struct wire_frame frame; uint64_t words[4]; } message = {
+        .frame = { 29, MESSAGE, FDC_LANE_COMMAND }, .words = { 5, 6, 7, 8 },
+    };
+    struct { struct wire_put put; uint8_t bytes[100]; } put = {
+        .put = { { 0, PUT, FDC_REGION_UP }, 1000, 100, 1 },
+    };
+    const uint8_t *at, *up;
+    struct pair pair;
+    uint32_t size;
+    int err = 0;
+
+    memset(put.bytes, 0x5a, sizeof(put.bytes));
+    worker_make(&pair);
+    at = (const void *)&message;
+    for (size_t i = 0; i < sizeof(message); i++) {
+        CHECK(!fdc_link_peek(pair.worker, FDC_LANE_COMMAND, &size, &err));
+        CHECK_EQ(err, 0);
+        CHECK_EQ(fdc_sock_write(pair.client_socks[0], at + i, 1), 0);
+        if (i % 8 == 0)
+            usleep(1000);
+    }
+    CHECK_EQ(fdc_link_wait(pair.worker, FDC_LANE_COMMAND, -1), 1);
+    at = fdc_link_peek(pair.worker, FDC_LANE_COMMAND, &size, &err);
+    CHECK(at);
+    CHECK_EQ(size, 29);
+    CHECK_BYTES(at, message.words, 29);
+    fdc_link_release(pair.worker, FDC_LANE_COMMAND);
+
+    at = (const void *)&put;
+    for (size_t i = 0; i < sizeof(put); i++) {
+        CHECK_EQ(fdc_link_put_wait(pair.worker, FDC_REGION_UP, 1, 0), -ETIMEDOUT);
+        CHECK_EQ(fdc_sock_write(pair.client_socks[1], at + i, 1), 0);
+        if (i % 32 == 0)
+            usleep(1000);
+    }
+    CHECK_EQ(fdc_link_put_wait(pair.worker, FDC_REGION_UP, 1, -1), 0);
+    up = fdc_link_region(pair.worker, FDC_REGION_UP, NULL);
+    CHECK_BYTES(up + 1000, put.bytes, 100);
+    CHECK_EQ(up[999], 0);
+    CHECK_EQ(up[1100], 0);
+    worker_free(&pair);
+}
+
+static void
+test_half_a_put_never_lands(void)
+{
+    struct wire_put put = { { 0, PUT, FDC_REGION_UP }, 0, 1 << 20, 1 };
+    struct pair pair;
+
+    worker_make(&pair);
+    CHECK_EQ(fdc_sock_write(pair.client_socks[1], &put, sizeof(put)), 0);
+    CHECK_EQ(fdc_link_put_wait(pair.worker, FDC_REGION_UP, 1, 2000), -ETIMEDOUT);
+    shutdown(pair.client_socks[1], SHUT_WR);
+    CHECK_EQ(fdc_link_put_wait(pair.worker, FDC_REGION_UP, 1, -1), -EPIPE);
+    worker_free(&pair);
+}
+
+static uint64_t random_state = 88172645463325252u;
+
+static uint64_t
+next_random(void)
+{
+    random_state ^= random_state << 13;
+    random_state ^= random_state >> 7;
+    random_state ^= random_state << 17;
+    return random_state;
+}
+
+static void
+test_garbage_on_either_connection_ends_the_session(void)
+{
+    uint64_t garbage[64];
+    struct pair pair;
+
+    for (int round = 0; round < 60; round++) {
+        for (size_t i = 0; i < FDC_COUNT(garbage); i++)
+            garbage[i] = next_random() & (i % 3 ? UINT64_MAX : 0x00030003000000ffu);
+        worker_make(&pair);
+        fdc_sock_write(pair.client_socks[round % 2], garbage, sizeof(garbage));
+        pair_close_sockets(pair.client_socks, 2);
+        expect_end(pair.worker, FDC_LANE_COMMAND);
+        expect_end(pair.worker, FDC_LANE_SIDE);
+        fdc_link_free(pair.worker);
+    }
+}
+
+static void
+test_client_checks_what_the_worker_says(void)
+{
+    struct wire_setup lies[6];
+    struct wire_put put = { { 0, PUT, FDC_REGION_DOWN }, (8 << 20) - 8, 16, 1 };
+    struct fdc_link *link;
+    struct pair pair;
+
+    for (size_t i = 0; i < FDC_COUNT(lies); i++)
+        lies[i] = good_setup;
+    lies[0].magic ^= 1;
+    lies[1].road = FDC_ROAD_SHM;
+    lies[2].lane[0] = 5000;
+    lies[3].lane[1] = UINT64_C(1) << 40;
+    lies[4].region[0] = 0;
+    lies[5].region[1] = UINT64_MAX;
+    for (size_t i = 0; i < FDC_COUNT(lies); i++) {
+        pair_sockets(&pair, FDC_ROAD_TCP);
+        CHECK_EQ(fdc_sock_write(pair.worker_socks[0], &lies[i], sizeof(lies[i])), 0);
+        link = NULL;
+        CHECK_EQ(fdc_link_client(FDC_ROAD_TCP, pair.client_socks, 2, &link), -EPROTO);
+        CHECK(!link);
+        pair_close_sockets(pair.client_socks, 2);
+        pair_close_sockets(pair.worker_socks, 2);
+    }
+
+    pair_sockets(&pair, FDC_ROAD_TCP);
+    CHECK_EQ(fdc_sock_write(pair.worker_socks[0], &good_setup, sizeof(good_setup)), 0);
+    CHECK_EQ(fdc_link_client(FDC_ROAD_TCP, pair.client_socks, 2, &link), 0);
+    CHECK_EQ(fdc_sock_write(pair.worker_socks[0], &put, sizeof(put)), 0);
+    expect_end(link, FDC_LANE_REPLY);
+    fdc_link_free(link);
+    pair_close_sockets(pair.worker_socks, 2);
+}
+
+static void
+test_burst_travels_in_few_writes(void)
+{
+    struct fdc_link_stats stats;
+    struct pair pair;
+
+    pair_make(&pair, FDC_ROAD_TCP);
+    for (uint64_t i = 0; i < 5000; i++)
+        send_words(pair.client, FDC_LANE_COMMAND, i, 8);
+    CHECK_EQ(fdc_link_flush(pair.client, FDC_LANE_COMMAND), 0);
+    for (uint64_t i = 0; i < 5000; i++)
+        take_words(pair.worker, FDC_LANE_COMMAND, i, 8);
+    fdc_link_get_stats(pair.client, &stats);
+    CHECK_EQ(stats.messages[FDC_LANE_COMMAND], 5000);
+    CHECK(stats.system_calls < 1000);
+    pair_free(&pair);
+}
+
+int
+main(void)
+{
+    int failed = 0;
+
+    RUN(test_broken_command_frames_end_the_session);
+    RUN(test_broken_bulk_frames_end_the_session);
+    RUN(test_frames_cut_anywhere_arrive);
+    RUN(test_half_a_put_never_lands);
+    RUN(test_garbage_on_either_connection_ends_the_session);
+    RUN(test_client_checks_what_the_worker_says);
+    RUN(test_burst_travels_in_few_writes);
+    return failed;
+}
