@@ -34,7 +34,7 @@ from fdcore.config import (
 from fdcore.errors import ConfigError, FdcoreError, ProtocolError, RefusedError
 from fdcore.host import gpus as host_gpus
 from fdcore.lease import Lease, LeaseBook, Owner
-from fdcore.rpc.server import ControlListener, Place
+from fdcore.rpc.server import ControlListener, Place, run_loop
 from fdcore.sched.slices import MIB, Ask, Gpu
 from fdcore.workers import START_SECONDS, Worker, WorkerPool, status_text
 
@@ -581,9 +581,4 @@ def machine() -> str:
 
 def serve(options: Options) -> None:
     """Runs a server in this process until it is told to stop."""
-    import capnp
-
-    async def all_of_it() -> None:
-        await Server(options).run()
-
-    asyncio.run(capnp.run(all_of_it()))
+    run_loop(lambda: Server(options).run())

@@ -13,6 +13,7 @@ import os
 import pwd
 import socket
 import struct
+import warnings
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -312,3 +313,18 @@ class ControlListener:
         # Without it the clients' calls would wait for ever.
         for stream in list(self.connections):
             stream.close()
+
+
+def run_loop(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Runs the daemon's loop: the stock one, whatever else is installed. With uvloop
+    in the same process pycapnp's server crashes."""
+
+    async def all_of_it() -> None:
+        loop = type(asyncio.get_running_loop()).__module__
+        assert loop.startswith("asyncio."), f"the loop is one of {loop}"
+        await work()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        asyncio.set_event_loop_policy(asyncio.DefaultEventLoopPolicy())
+    asyncio.run(capnp.run(all_of_it()))

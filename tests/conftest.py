@@ -1,0 +1,45 @@
+"""Fixtures of every test below."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import Server, compile_c, start_server
+
+
+@pytest.fixture
+def make_server(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Callable[..., Server]]:
+    """Starts servers with options of their own; they are stopped after the test."""
+    started: list[Server] = []
+
+    def make(*options: str, **more: object) -> Server:
+        # Socket paths are short: the test's name is not in them.
+        folder = tmp_path_factory.mktemp("fd")
+        started.append(start_server(folder, *options, **more))  # type: ignore[arg-type]
+        return started[-1]
+
+    yield make
+    for server in started:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with two CPU devices of 1 GiB, for all tests that leave it as it was."""
+    running = start_server(tmp_path_factory.mktemp("fd"))
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session", params=["shm", "tcp"])
+def transport(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo program, compiled: the driver API with its kernels as PTX."""
+    return compile_c("demo_driver.c", tmp_path_factory.mktemp("apps"))
