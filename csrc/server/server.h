@@ -20,9 +20,30 @@ struct fdc_serve_limits {               /* the slice, per device of the lease */
     int devices;
     int ordinal[64];                    /* the driver's ordinals */
     uint64_t memory[64];                /* bytes the session may have, 0: all */
+    uint8_t session[16];                /* its number, for logs and the snapshot */
+};
+
+struct fdc_serve_counters {
+    uint64_t messages, replies, dones, host_functions, failures, slow, waits;
+    uint64_t up_bytes, down_bytes, launches, memory_used;
 };
 
 struct fdc_serve;                       /* one session, session.c */
+
+/* The client's handles: the same kinds and packing as in the shim. */
+#ifndef FDC_HANDLE
+enum fdc_kind {
+    FDC_KIND_CONTEXT = 1, FDC_KIND_STREAM, FDC_KIND_EVENT, FDC_KIND_MODULE, FDC_KIND_LIBRARY,
+    FDC_KIND_FUNCTION, FDC_KIND_KERNEL, FDC_KIND_GRAPH, FDC_KIND_GRAPH_EXEC, FDC_KIND_NODE,
+    FDC_KIND_POOL, FDC_KIND_ARRAY, FDC_KIND_MIPMAP, FDC_KIND_TEXTURE, FDC_KIND_SURFACE,
+    FDC_KIND_MEMORY, FDC_KIND_LINK, FDC_KIND_USER_OBJECT, FDC_KIND_GREEN_CTX, FDC_KINDS
+};
+#define FDC_HANDLE(kind, generation, index) \
+    (0x00FDull << 48 | (uint64_t)(kind) << 40 | (uint64_t)((generation) & 0xffff) << 24 | \
+     (uint64_t)(index) << 4)
+#define FDC_HANDLE_INDEX(value) ((uint32_t)((value) >> 4) & 0xfffff)
+#define FDC_HANDLE_KIND(value) ((uint32_t)((value) >> 40) & 0xff)
+#endif
 
 int fdc_serve_new(const struct fdc_driver *driver, struct fdc_link *link,
                   const struct fdc_serve_limits *limits, struct fdc_serve **serve);
@@ -30,6 +51,7 @@ int fdc_serve_new(const struct fdc_driver *driver, struct fdc_link *link,
 int fdc_serve_run(struct fdc_serve *serve);
 void fdc_serve_stop(struct fdc_serve *serve);   /* from any thread */
 void fdc_serve_free(struct fdc_serve *serve);   /* cancels, frees what the client left */
+void fdc_serve_get_counters(struct fdc_serve *serve, struct fdc_serve_counters *counters);
 
 /* ---- for dispatch (serve.c) ---- */
 
@@ -40,11 +62,12 @@ enum { FDC_SERVED = 0, FDC_SERVED_LATER = 1 };  /* LATER: the hook replies itsel
 struct fdc_request {
     struct fdc_serve *serve;
     const struct fdc_driver *driver;
-    const struct fdc_msg *msg;          /* in ring memory: checked size, fields read once */
+    const struct fdc_msg *msg;          /* a private copy: nobody else can change it */
     uint32_t size;
     uint16_t id, flags;
     uint64_t ticket;
     uint32_t ctx;
+    bool answered, kept, done;          /* what has been seen to, for fdc_entry_run() */
 };
 
 /* The generated function of each call: 0 or -EPROTO (the message lies: the session ends). */
@@ -61,10 +84,14 @@ extern const struct fdc_serve_entry *fdc_serve_entry(uint16_t id);      /* gener
 /* Answers: with result and, if 0, the reply's fields (reply[size] with head; the head is filled here).
  * For calls without REPLY a failure becomes the session's first failure. */
 void fdc_request_answer(struct fdc_request *request, CUresult result, void *reply, uint32_t size);
+/* As fdc_request_answer, but the fields go with a failure as well (blobs with logs). */
+void fdc_request_answer_always(struct fdc_request *request, CUresult result, void *reply,
+                               uint32_t size);
 /* Heap copy, for later; freed by answering it with fdc_request_finish(). */
 struct fdc_request *fdc_request_keep(const struct fdc_request *request);
 void fdc_request_finish(struct fdc_request *request, CUresult result, void *reply, uint32_t size);
-/* Runs fn(request, user) on a helper thread (the kept copy). */
+/* Runs fn(request, user) on a helper thread (the kept copy), with the request's context
+ * current. 0, or -EAGAIN, -ENOMEM (then the request is the caller's still). */
 int fdc_request_later(struct fdc_request *kept, void (*fn)(struct fdc_request *, void *), void *user);
 
 /* Handles: the driver's value of a client's handle. kind: as FDC_KIND_ in shim.h. 0 or CUresult 400. */
@@ -85,5 +112,11 @@ void *fdc_request_chunk(const struct fdc_request *request, enum fdc_region regio
 CUresult fdc_done_later(struct fdc_request *request, CUstream stream, struct fdc_chunk down);
 /* Sends DONE for everything outstanding that is complete: before every reply that tells of completion. */
 void fdc_done_flush(struct fdc_serve *serve);
+/* The kernel behind a function of the wire: of a module or a library (module.c). A CUkernel
+ * of a library comes as it is, which the driver accepts where it wants a CUfunction. */
+CUresult fdc_code_function(struct fdc_serve *serve, struct fdc_wire_func func,
+                           CUfunction *value);
+/* The driver's ordinal of the lease's device. */
+CUresult fdc_serve_device(struct fdc_serve *serve, int remote, CUdevice *value);
 
 #endif

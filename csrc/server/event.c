@@ -1,0 +1,301 @@
+/*
+ * Events, and every way to wait. A wait is for a driver event that was recorded at the
+ * call's own place: a private one (mark), or the event's current driver event, which is
+ * not recorded again while somebody waits for it (a fresh one takes its place). The
+ * executor looks once, and again while it has nothing else to do; then a helper thread
+ * waits.
+ */
+#include "server/serve.h"
+#include "server_hooks.h"
+
+#include <stdlib.h>
+
+void
+fdc_event_box_put(struct fdc_event_box *box)
+{
+    /* pairs with itself: the last one out sees all that the others did */
+    if (__atomic_sub_fetch(&box->refs, 1, __ATOMIC_ACQ_REL) != 0)
+        return;
+    if (fdc_context_at(box->serve, box->ctx) != NULL)
+        box->serve->driver->cuEventDestroy_v2(box->event);
+    free(box);
+}
+
+static CUresult
+box_new(struct fdc_serve *serve, uint32_t flags, uint32_t ctx, struct fdc_event_box **made)
+{
+    struct fdc_event_box *box = calloc(1, sizeof(*box));
+    CUresult result;
+
+    if (box == NULL)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    result = serve->driver->cuEventCreate(&box->event, flags);
+    if (result != CUDA_SUCCESS) {
+        free(box);
+        return result;
+    }
+    box->serve = serve;
+    box->flags = flags;
+    box->ctx = ctx;
+    box->refs = 1;
+    *made = box;
+    return CUDA_SUCCESS;
+}
+
+static struct fdc_event_box *
+box_find(struct fdc_serve *serve, uint64_t handle)
+{
+    struct fdc_slot *slot = fdc_slot_find(serve, FDC_KIND_EVENT, handle);
+
+    return slot != NULL ? slot->aux : NULL;
+}
+
+int
+fdc_server_call_cuEventCreate(struct fdc_request *request,
+                              const struct fdc_req_cuEventCreate *req)
+{
+    struct fdc_event_box *box;
+    CUresult result;
+
+    result = box_new(request->serve, req->Flags, request->ctx, &box);
+    if (result == CUDA_SUCCESS) {
+        result = fdc_handle_put_aux(request->serve, FDC_KIND_EVENT, req->phEvent,
+                                    box->event, box, request->ctx);
+        if (result != CUDA_SUCCESS)
+            fdc_event_box_put(box);
+    }
+    fdc_request_answer(request, result, NULL, 0);
+    return 0;
+}
+
+int
+fdc_server_call_cuEventDestroy_v2(struct fdc_request *request,
+                                  const struct fdc_req_cuEventDestroy_v2 *req)
+{
+    void *box = NULL;
+    CUresult result;
+
+    result = fdc_handle_drop_aux(request->serve, FDC_KIND_EVENT, req->hEvent, NULL, &box);
+    if (box != NULL)
+        fdc_event_box_put(box);
+    fdc_request_answer(request, result, NULL, 0);
+    return 0;
+}
+
+CUresult
+fdc_event_for_record(struct fdc_serve *serve, uint64_t handle, CUevent *event)
+{
+    struct fdc_event_box *box = box_find(serve, handle), *fresh;
+    CUresult result;
+
+    if (box == NULL)
+        return CUDA_ERROR_INVALID_HANDLE;
+    if (__atomic_load_n(&box->refs, __ATOMIC_ACQUIRE) > 1) {
+        result = box_new(serve, box->flags, box->ctx, &fresh);
+        if (result != CUDA_SUCCESS)
+            return result;
+        result = fdc_handle_swap(serve, FDC_KIND_EVENT, handle, fresh->event, fresh);
+        fdc_event_box_put(result == CUDA_SUCCESS ? box : fresh);
+        if (result != CUDA_SUCCESS)
+            return result;
+        box = fresh;
+    }
+    *event = box->event;
+    return CUDA_SUCCESS;
+}
+
+int
+fdc_server_call_cuEventRecordWithFlags(struct fdc_request *request,
+                                       const struct fdc_req_cuEventRecordWithFlags *req)
+{
+    CUstream stream;
+    CUevent event;
+    CUresult result;
+
+    result = fdc_handle_stream(request->serve, req->hStream, &stream);
+    if (result == CUDA_SUCCESS)
+        result = fdc_event_for_record(request->serve, req->hEvent, &event);
+    if (result == CUDA_SUCCESS && req->flags == 0)
+        result = request->driver->cuEventRecord(event, stream);
+    else if (result == CUDA_SUCCESS)
+        result = FDC_HAS(request->driver, cuEventRecordWithFlags)
+                     ? request->driver->cuEventRecordWithFlags(event, stream, req->flags)
+                     : CUDA_ERROR_NOT_SUPPORTED;
+    fdc_request_answer(request, result, NULL, 0);
+    return 0;
+}
+
+int
+fdc_server_call_cuEventQuery(struct fdc_request *request,
+                             const struct fdc_req_cuEventQuery *req)
+{
+    struct fdc_event_box *box = box_find(request->serve, req->hEvent);
+    CUresult result = CUDA_ERROR_INVALID_HANDLE;
+
+    if (box != NULL)
+        result = request->driver->cuEventQuery(box->event);
+    if (result == CUDA_SUCCESS)
+        fdc_done_flush(request->serve);
+    fdc_request_answer(request, result, NULL, 0);
+    return 0;
+}
+
+int
+fdc_server_call_cuEventElapsedTime_v2(struct fdc_request *request,
+                                      const struct fdc_req_cuEventElapsedTime_v2 *req)
+{
+    const struct fdc_driver *driver = request->driver;
+    struct fdc_event_box *start = box_find(request->serve, req->hStart);
+    struct fdc_event_box *end = box_find(request->serve, req->hEnd);
+    struct fdc_rep_cuEventElapsedTime_v2 reply = { 0 };
+    CUresult result = CUDA_ERROR_INVALID_HANDLE;
+
+    if (start != NULL && end != NULL)
+        result = FDC_HAS(driver, cuEventElapsedTime_v2)
+                     ? driver->cuEventElapsedTime_v2(&reply.pMilliseconds, start->event,
+                                                     end->event)
+                     : driver->cuEventElapsedTime(&reply.pMilliseconds, start->event,
+                                                  end->event);
+    if (result == CUDA_SUCCESS)
+        fdc_done_flush(request->serve);
+    fdc_request_answer(request, result, &reply, sizeof(reply));
+    return 0;
+}
+
+int
+fdc_server_call_cuStreamWaitEvent(struct fdc_request *request,
+                                  const struct fdc_req_cuStreamWaitEvent *req)
+{
+    struct fdc_event_box *box = box_find(request->serve, req->hEvent);
+    CUstream stream;
+    CUresult result;
+
+    result = fdc_handle_stream(request->serve, req->hStream, &stream);
+    if (result == CUDA_SUCCESS && box == NULL)
+        result = CUDA_ERROR_INVALID_HANDLE;
+    if (result == CUDA_SUCCESS)
+        result = request->driver->cuStreamWaitEvent(stream, box->event, req->Flags);
+    fdc_request_answer(request, result, NULL, 0);
+    return 0;
+}
+
+/* ---- waiting ---- */
+
+struct fdc_wait {
+    struct fdc_wait *next;
+    struct fdc_request *kept;
+    struct fdc_mark *mark;              /* this, or */
+    struct fdc_event_box *box;          /* ... that */
+};
+
+static CUevent
+wait_event(const struct fdc_wait *wait)
+{
+    return wait->mark != NULL ? wait->mark->event : wait->box->event;
+}
+
+static void
+wait_end(struct fdc_wait *wait, CUresult result)
+{
+    fdc_done_flush(wait->kept->serve);
+    fdc_request_finish(wait->kept, result, NULL, 0);
+    if (wait->mark != NULL)
+        fdc_mark_put(wait->mark);
+    else
+        fdc_event_box_put(wait->box);
+    free(wait);
+}
+
+static void
+wait_run(struct fdc_request *kept, void *user)
+{
+    struct fdc_wait *wait = user;
+    struct fdc_serve *serve = kept->serve;
+
+    if (kept->ctx != 0)
+        fdc_context_use(serve, kept->ctx);
+    wait_end(wait, serve->driver->cuEventSynchronize(wait_event(wait)));
+}
+
+bool
+fdc_wait_turn(struct fdc_serve *serve)
+{
+    struct fdc_wait **place = &serve->hot, *wait;
+
+    while ((wait = *place) != NULL) {
+        CUresult result = serve->driver->cuEventQuery(wait_event(wait));
+
+        if (result == CUDA_ERROR_NOT_READY) {
+            place = &wait->next;
+            continue;
+        }
+        *place = wait->next;
+        wait_end(wait, result);
+    }
+    return serve->hot != NULL;
+}
+
+void
+fdc_wait_hand_over(struct fdc_serve *serve)
+{
+    struct fdc_wait *wait;
+
+    while ((wait = serve->hot) != NULL) {
+        serve->hot = wait->next;
+        if (fdc_pool_add(serve, wait->kept, wait_run, wait))
+            wait_end(wait, CUDA_ERROR_OUT_OF_MEMORY);
+    }
+}
+
+/* Takes the mark or the box over. */
+static int
+wait_begin(struct fdc_request *request, struct fdc_mark *mark, struct fdc_event_box *box)
+{
+    struct fdc_serve *serve = request->serve;
+    struct fdc_wait *wait = NULL;
+    CUresult result;
+
+    fdc_count(serve, waits, 1);
+    result = serve->driver->cuEventQuery(mark != NULL ? mark->event : box->event);
+    if (result == CUDA_ERROR_NOT_READY) {
+        wait = malloc(sizeof(*wait));
+        if (wait != NULL)
+            wait->kept = fdc_request_keep(request);
+        if (wait != NULL && wait->kept != NULL) {
+            wait->mark = mark;
+            wait->box = box;
+            wait->next = serve->hot;
+            serve->hot = wait;
+            return 0;
+        }
+        result = CUDA_ERROR_OUT_OF_MEMORY;
+        free(wait);
+    }
+    fdc_done_flush(serve);
+    fdc_request_answer(request, result, NULL, 0);
+    if (mark != NULL)
+        fdc_mark_put(mark);
+    else
+        fdc_event_box_put(box);
+    return 0;
+}
+
+int
+fdc_wait_mark(struct fdc_request *request, struct fdc_mark *mark)
+{
+    return wait_begin(request, mark, NULL);
+}
+
+int
+fdc_server_call_cuEventSynchronize(struct fdc_request *request,
+                                   const struct fdc_req_cuEventSynchronize *req)
+{
+    struct fdc_event_box *box = box_find(request->serve, req->hEvent);
+
+    if (box == NULL) {
+        fdc_request_answer(request, CUDA_ERROR_INVALID_HANDLE, NULL, 0);
+        return 0;
+    }
+    __atomic_add_fetch(&box->refs, 1, __ATOMIC_ACQ_REL);
+    return wait_begin(request, NULL, box);
+}

@@ -1,0 +1,271 @@
+/*
+ * Host functions: the driver calls our trampoline on a thread of its own when a stream
+ * arrives at the place; the poller then sends the completions that come before it and
+ * FDC_REPLY_HOST_FN, and the trampoline blocks until the client has answered on the side
+ * lane or the session ends. Never a CUDA call from the trampoline.
+ */
+#include "server/serve.h"
+#include "server_hooks.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+struct place {                          /* one cuLaunchHostFunc; may run again in a graph */
+    struct place *next;
+    struct fdc_serve *serve;
+    uint64_t number;
+    bool captured;                      /* lives as long as the session */
+};
+
+struct running {                        /* on the trampoline's stack */
+    struct running *next;
+    uint64_t number;
+    bool sent, done;
+};
+
+struct fdc_hostfns {
+    pthread_mutex_t lock;
+    pthread_cond_t answered;
+    struct place *places;
+    struct running *running;
+    int inside;                         /* trampolines that have not returned */
+    bool over, side_runs;
+    uint32_t due;                       /* atomic: some are not sent yet */
+    pthread_t side;
+};
+
+struct fdc_hostfns *
+fdc_hostfns_new(struct fdc_serve *serve)
+{
+    struct fdc_hostfns *fns = calloc(1, sizeof(*fns));
+
+    (void)serve;
+    if (fns == NULL)
+        return NULL;
+    pthread_mutex_init(&fns->lock, NULL);
+    pthread_cond_init(&fns->answered, NULL);
+    return fns;
+}
+
+static void
+place_free(struct fdc_hostfns *fns, struct place *place)
+{
+    for (struct place **at = &fns->places; *at != NULL; at = &(*at)->next)
+        if (*at == place) {
+            *at = place->next;
+            free(place);
+            return;
+        }
+}
+
+static void
+trampoline(void *user)
+{
+    struct place *place = user;
+    struct fdc_serve *serve = place->serve;
+    struct fdc_hostfns *fns = serve->hostfns;
+    struct running me = { .number = place->number };
+
+    pthread_mutex_lock(&fns->lock);
+    if (!fns->over) {
+        struct running **at = &fns->running;
+
+        while (*at != NULL)
+            at = &(*at)->next;
+        *at = &me;
+        fns->inside++;
+        __atomic_store_n(&fns->due, 1, __ATOMIC_RELEASE);
+        fdc_poller_kick(serve);
+        while (!me.done && !fns->over)
+            pthread_cond_wait(&fns->answered, &fns->lock);
+        for (at = &fns->running; *at != &me; at = &(*at)->next)
+            ;
+        *at = me.next;
+        fns->inside--;
+        pthread_cond_broadcast(&fns->answered);
+    }
+    if (!place->captured)
+        place_free(fns, place);
+    pthread_mutex_unlock(&fns->lock);
+}
+
+bool
+fdc_hostfns_turn(struct fdc_serve *serve)
+{
+    struct fdc_hostfns *fns = serve->hostfns;
+    uint64_t number[32];
+    int n = 0;
+
+    /* pairs with the release in trampoline() */
+    if (!__atomic_load_n(&fns->due, __ATOMIC_ACQUIRE))
+        return false;
+    pthread_mutex_lock(&fns->lock);
+    __atomic_store_n(&fns->due, 0, __ATOMIC_RELAXED);
+    for (struct running *run = fns->running; run != NULL; run = run->next) {
+        if (run->sent)
+            continue;
+        if (n == (int)FDC_COUNT(number)) {
+            __atomic_store_n(&fns->due, 1, __ATOMIC_RELAXED);
+            break;
+        }
+        run->sent = true;
+        number[n++] = run->number;
+    }
+    pthread_mutex_unlock(&fns->lock);
+    fdc_done_flush(serve);
+    for (int i = 0; i < n; i++) {
+        struct fdc_reply reply = {
+            .size = sizeof(reply), .id = FDC_REPLY_HOST_FN, .ticket = number[i],
+        };
+
+        fdc_count(serve, host_functions, 1);
+        fdc_send(serve, &reply, sizeof(reply), true);
+    }
+    return n > 0;
+}
+
+/* ---- the side lane ---- */
+
+static void
+answered(struct fdc_hostfns *fns, uint64_t number)
+{
+    pthread_mutex_lock(&fns->lock);
+    for (struct running *run = fns->running; run != NULL; run = run->next)
+        if (run->sent && !run->done && run->number == number) {
+            run->done = true;
+            break;
+        }
+    pthread_cond_broadcast(&fns->answered);
+    pthread_mutex_unlock(&fns->lock);
+}
+
+static void *
+side_main(void *arg)
+{
+    struct fdc_serve *serve = arg;
+    struct fdc_msg msg;
+    const struct fdc_msg *at;
+    uint32_t size;
+    int err = 0;
+
+    while (err >= 0 && !fdc_load_relaxed(&serve->stop)) {
+        at = fdc_link_peek(serve->link, FDC_LANE_SIDE, &size, &err);
+        if (at == NULL) {
+            if (err == 0)
+                err = fdc_link_wait(serve->link, FDC_LANE_SIDE, -1);
+            continue;
+        }
+        if (size < sizeof(msg)) {
+            err = -EPROTO;
+            break;
+        }
+        msg = *at;
+        fdc_link_release(serve->link, FDC_LANE_SIDE);
+        if (msg.id != FDC_SIDE_HOST_FN_DONE) {
+            err = -EPROTO;
+            break;
+        }
+        answered(serve->hostfns, msg.ticket);
+    }
+    if (err == -EPROTO)
+        fdc_serve_break(serve, err, "a side message that cannot be true");
+    fdc_hostfns_cancel(serve);
+    return NULL;
+}
+
+/* The address for cuLaunchHostFunc and host nodes; captured: kept for replays. */
+CUresult
+fdc_hostfn_place(struct fdc_serve *serve, uint64_t number, bool captured, CUhostFn *fn,
+                 void **user)
+{
+    struct fdc_hostfns *fns = serve->hostfns;
+    struct place *place = malloc(sizeof(*place));
+    CUresult result = CUDA_SUCCESS;
+
+    if (place == NULL)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    *place = (struct place){ .serve = serve, .number = number, .captured = captured };
+    pthread_mutex_lock(&fns->lock);
+    if (!fns->side_runs) {
+        if (pthread_create(&fns->side, NULL, side_main, serve) == 0)
+            fns->side_runs = true;
+        else
+            result = CUDA_ERROR_OUT_OF_MEMORY;
+    }
+    if (result == CUDA_SUCCESS) {
+        place->next = fns->places;
+        fns->places = place;
+    }
+    pthread_mutex_unlock(&fns->lock);
+    if (result != CUDA_SUCCESS) {
+        free(place);
+        return result;
+    }
+    *fn = trampoline;
+    *user = place;
+    return CUDA_SUCCESS;
+}
+
+void
+fdc_hostfn_unplace(struct fdc_serve *serve, void *user)
+{
+    pthread_mutex_lock(&serve->hostfns->lock);
+    place_free(serve->hostfns, user);
+    pthread_mutex_unlock(&serve->hostfns->lock);
+}
+
+int
+fdc_server_call_fdcHostFn(struct fdc_request *request, const struct fdc_req_fdcHostFn *req)
+{
+    struct fdc_serve *serve = request->serve;
+    CUstream stream;
+    CUhostFn fn;
+    void *user;
+    CUresult result;
+
+    result = fdc_handle_stream(serve, req->stream, &stream);
+    if (result == CUDA_SUCCESS)
+        result = fdc_hostfn_place(serve, req->number,
+                                  fdc_stream_is_capturing(serve, stream), &fn, &user);
+    if (result == CUDA_SUCCESS) {
+        result = request->driver->cuLaunchHostFunc(stream, fn, user);
+        if (result != CUDA_SUCCESS)
+            fdc_hostfn_unplace(serve, user);
+    }
+    fdc_request_answer(request, result, NULL, 0);
+    return 0;
+}
+
+void
+fdc_hostfns_cancel(struct fdc_serve *serve)
+{
+    struct fdc_hostfns *fns = serve->hostfns;
+
+    pthread_mutex_lock(&fns->lock);
+    fns->over = true;
+    pthread_cond_broadcast(&fns->answered);
+    pthread_mutex_unlock(&fns->lock);
+}
+
+void
+fdc_hostfns_free(struct fdc_serve *serve)
+{
+    struct fdc_hostfns *fns = serve->hostfns;
+    struct place *place;
+
+    fdc_hostfns_cancel(serve);
+    if (fns->side_runs)
+        pthread_join(fns->side, NULL);
+    pthread_mutex_lock(&fns->lock);
+    while (fns->inside > 0)
+        pthread_cond_wait(&fns->answered, &fns->lock);
+    while ((place = fns->places) != NULL) {
+        fns->places = place->next;
+        free(place);
+    }
+    pthread_mutex_unlock(&fns->lock);
+    pthread_cond_destroy(&fns->answered);
+    pthread_mutex_destroy(&fns->lock);
+    free(fns);
+    serve->hostfns = NULL;
+}

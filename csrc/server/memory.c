@@ -1,0 +1,837 @@
+/*
+ * Device memory. The worker reserves address pieces that the client agrees on, and creates,
+ * maps and clears memory inside them where the client says, up to the lease's slice: over
+ * it is CUDA_ERROR_OUT_OF_MEMORY, always at the same byte. Where the driver has no virtual
+ * memory management, blocks are the driver's own allocations. What the program does with
+ * the public calls (cuMemCreate, cuMemMap ...) happens in the same pieces and counts too.
+ */
+#include "server/serve.h"
+#include "server_hooks.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define RANGE_LO 0x400000000000ull      /* what every kind of client leaves free */
+#define RANGE_HI 0x500000000000ull
+#define PER_DEVICE (1ull << 40)
+#define PIECE (64ull << 30)
+#define PIECE_MIN (256ull << 20)
+#define PIECES_MAX 256
+
+struct piece {
+    uint64_t base, size;
+    int device;
+};
+
+/* Created memory. Its own mapping (grown, plain) or a public allocation with mappings. */
+struct memory {
+    CUmemGenericAllocationHandle handle;
+    uint64_t size;
+    int device;
+    uint32_t refs;                      /* its handle and each mapping */
+    bool plain;                         /* of cuMemAlloc */
+};
+
+struct mapping {                        /* sorted by address, never overlapping */
+    uint64_t address, size;
+    struct memory *memory;
+    bool ready, public;
+};
+
+struct fdc_memory {
+    pthread_mutex_t lock;
+    struct piece piece[PIECES_MAX];
+    int pieces;
+    struct mapping *map;
+    size_t maps, room;
+    struct piece *global;               /* module variables that were asked for */
+    size_t globals;
+    uint64_t used[FDC_DEVICES_MAX], limit[FDC_DEVICES_MAX];
+    uint64_t granularity[FDC_DEVICES_MAX];
+};
+
+static CUmemAllocationProp
+pinned_on(struct fdc_serve *serve, int device)
+{
+    CUmemAllocationProp prop;
+
+    memset(&prop, 0, sizeof(prop));
+    prop.type = CU_MEM_ALLOCATION_TYPE_PINNED;
+    prop.location.type = CU_MEM_LOCATION_TYPE_DEVICE;
+    prop.location.id = serve->device[device];
+    return prop;
+}
+
+static uint64_t
+granularity_of(struct fdc_serve *serve, int device)
+{
+    const struct fdc_driver *driver = serve->driver;
+    CUmemAllocationProp prop = pinned_on(serve, device);
+    size_t granularity = 0;
+    int has = 0;
+
+    driver->cuDeviceGetAttribute(
+        &has, CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED, serve->device[device]);
+    if (!has || !FDC_HAS(driver, cuMemAddressReserve) || !FDC_HAS(driver, cuMemCreate) ||
+        driver->cuMemGetAllocationGranularity(
+            &granularity, &prop, CU_MEM_ALLOC_GRANULARITY_MINIMUM) != CUDA_SUCCESS)
+        return 0;
+    return granularity;
+}
+
+struct fdc_memory *
+fdc_memory_new(struct fdc_serve *serve)
+{
+    struct fdc_memory *memory = calloc(1, sizeof(*memory));
+    size_t total;
+
+    if (memory == NULL)
+        return NULL;
+    pthread_mutex_init(&memory->lock, NULL);
+    for (int i = 0; i < serve->limits.devices; i++) {
+        total = 0;
+        serve->driver->cuDeviceTotalMem_v2(&total, serve->device[i]);
+        memory->limit[i] = serve->limits.memory[i];
+        if (memory->limit[i] == 0 || memory->limit[i] > total)
+            memory->limit[i] = total;
+        memory->granularity[i] = granularity_of(serve, i);
+    }
+    return memory;
+}
+
+uint64_t
+fdc_memory_granularity(struct fdc_serve *serve, int device)
+{
+    return serve->memory->granularity[device];
+}
+
+uint64_t
+fdc_memory_limit(struct fdc_serve *serve, int device)
+{
+    return serve->memory->limit[device];
+}
+
+uint64_t
+fdc_memory_used(struct fdc_serve *serve, int device)
+{
+    return __atomic_load_n(&serve->memory->used[device], __ATOMIC_RELAXED);
+}
+
+/* ---- quota; under the lock ---- */
+
+static CUresult
+charge(struct fdc_memory *memory, int device, uint64_t size)
+{
+    if (size > memory->limit[device] ||
+        memory->used[device] > memory->limit[device] - size)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    __atomic_store_n(&memory->used[device], memory->used[device] + size, __ATOMIC_RELAXED);
+    return CUDA_SUCCESS;
+}
+
+static void
+refund(struct fdc_memory *memory, int device, uint64_t size)
+{
+    __atomic_store_n(&memory->used[device], memory->used[device] - size, __ATOMIC_RELAXED);
+}
+
+CUresult
+fdc_memory_charge(struct fdc_serve *serve, int device, uint64_t size)
+{
+    CUresult result;
+
+    pthread_mutex_lock(&serve->memory->lock);
+    result = charge(serve->memory, device, size);
+    pthread_mutex_unlock(&serve->memory->lock);
+    return result;
+}
+
+void
+fdc_memory_refund(struct fdc_serve *serve, int device, uint64_t size)
+{
+    pthread_mutex_lock(&serve->memory->lock);
+    refund(serve->memory, device, size);
+    pthread_mutex_unlock(&serve->memory->lock);
+}
+
+/* ---- pieces ---- */
+
+/* Reserves at the hint. Takes what the driver gives if it lies in the range, or at all. */
+static CUresult
+reserve(struct fdc_serve *serve, uint64_t hint, uint64_t size, bool anywhere, uint64_t *base)
+{
+    const struct fdc_driver *driver = serve->driver;
+    CUdeviceptr got = 0;
+    CUresult result;
+
+    result = driver->cuMemAddressReserve(&got, size, 0, hint, 0);
+    if (result != CUDA_SUCCESS)
+        return result;
+    if (got == hint || anywhere || (got >= RANGE_LO && got <= RANGE_HI - size)) {
+        *base = got;
+        return CUDA_SUCCESS;
+    }
+    driver->cuMemAddressFree(got, size);
+    return CUDA_ERROR_NOT_FOUND;
+}
+
+void
+fdc_memory_piece(struct fdc_serve *serve, int device, uint64_t size, uint64_t *base,
+                 uint64_t *got)
+{
+    struct fdc_memory *memory = serve->memory;
+    uint64_t start = RANGE_LO + ((uint64_t)device & 15) * PER_DEVICE, offset = 0;
+    uint64_t floor, wanted = size;
+    CUresult result = CUDA_ERROR_NOT_FOUND;
+
+    *base = *got = 0;
+    if (memory->granularity[device] == 0)
+        return;
+    pthread_mutex_lock(&memory->lock);
+    if (memory->pieces == PIECES_MAX || size > PER_DEVICE)
+        goto unlock;
+    floor = FDC_ALIGN_UP(size > PIECE_MIN ? size : PIECE_MIN, 2ull << 20);
+    size = 2 * memory->limit[device] > PIECE ? 2 * memory->limit[device] : PIECE;
+    size = FDC_ALIGN_UP(size > floor ? size : floor, PIECE_MIN);
+    for (int i = 0; i < memory->pieces; i++)
+        if (memory->piece[i].device == device && memory->piece[i].base >= start &&
+            memory->piece[i].base < start + PER_DEVICE)
+            offset = memory->piece[i].base + memory->piece[i].size - start;
+    /* Smaller ones, then other places, before whatever the driver gives. */
+    for (; size >= floor && result != CUDA_SUCCESS; size /= 2) {
+        for (int i = 0; i < 4 && result != CUDA_SUCCESS; i++)
+            if (offset + size <= PER_DEVICE)
+                result = reserve(serve, start + ((offset + (uint64_t)i * (PER_DEVICE / 8)) &
+                                                 (PER_DEVICE - 1)), size, false, base);
+        if (result != CUDA_SUCCESS)
+            result = reserve(serve, 0, size, true, base);
+        if (result == CUDA_SUCCESS)
+            break;
+    }
+    if (result == CUDA_SUCCESS) {
+        *got = size;
+        memory->piece[memory->pieces++] = (struct piece){ *base, size, device };
+        fdc_log(FDC_LOG_DEBUG, "device %d: piece at 0x%llx, %llu MiB", device,
+                (unsigned long long)*base, (unsigned long long)(size >> 20));
+    } else {
+        fdc_log(FDC_LOG_WARN, "device %d: no addresses for %llu bytes: result %d", device,
+                (unsigned long long)wanted, result);
+    }
+unlock:
+    pthread_mutex_unlock(&memory->lock);
+}
+
+int
+fdc_server_call_fdcMemPiece(struct fdc_request *request,
+                            const struct fdc_req_fdcMemPiece *req)
+{
+    struct fdc_rep_fdcMemPiece reply = { 0 };
+    CUresult result = CUDA_ERROR_INVALID_DEVICE;
+
+    if (req->device >= 0 && req->device < request->serve->limits.devices) {
+        fdc_memory_piece(request->serve, req->device, req->size, &reply.base, &reply.got);
+        result = reply.got != 0 ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
+    }
+    fdc_request_answer(request, result, &reply, sizeof(reply));
+    return 0;
+}
+
+/* ---- the sorted list of mappings; under the lock ---- */
+
+/* The first mapping that ends above the address. */
+static size_t
+map_above(const struct fdc_memory *memory, uint64_t address)
+{
+    size_t lo = 0, hi = memory->maps, mid;
+
+    while (lo < hi) {
+        mid = (lo + hi) / 2;
+        if (memory->map[mid].address + memory->map[mid].size <= address)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return lo;
+}
+
+static struct mapping *
+map_at(const struct fdc_memory *memory, uint64_t address)
+{
+    size_t i = map_above(memory, address);
+
+    return i < memory->maps && memory->map[i].address == address ? &memory->map[i] : NULL;
+}
+
+static CUresult
+map_insert(struct fdc_memory *memory, const struct mapping *entry)
+{
+    size_t i = map_above(memory, entry->address);
+
+    if (i < memory->maps && memory->map[i].address < entry->address + entry->size)
+        return CUDA_ERROR_INVALID_VALUE;
+    if (memory->maps == memory->room) {
+        size_t room = memory->room ? 2 * memory->room : 64;
+        struct mapping *map = realloc(memory->map, room * sizeof(*map));
+
+        if (map == NULL)
+            return CUDA_ERROR_OUT_OF_MEMORY;
+        memory->map = map;
+        memory->room = room;
+    }
+    memmove(&memory->map[i + 1], &memory->map[i],
+            (memory->maps - i) * sizeof(*memory->map));
+    memory->map[i] = *entry;
+    memory->maps++;
+    return CUDA_SUCCESS;
+}
+
+static void
+map_remove(struct fdc_memory *memory, struct mapping *entry)
+{
+    size_t i = (size_t)(entry - memory->map);
+
+    memory->maps--;
+    memmove(&memory->map[i], &memory->map[i + 1],
+            (memory->maps - i) * sizeof(*memory->map));
+}
+
+static bool
+in_piece(const struct fdc_memory *memory, int device, uint64_t address, uint64_t size)
+{
+    for (int i = 0; i < memory->pieces; i++) {
+        const struct piece *piece = &memory->piece[i];
+
+        if ((device < 0 || piece->device == device) && address >= piece->base &&
+            size <= piece->size && address - piece->base <= piece->size - size)
+            return true;
+    }
+    return false;
+}
+
+static bool
+in_mapping(const struct fdc_memory *memory, uint64_t address, uint64_t size)
+{
+    size_t i = map_above(memory, address);
+
+    return i < memory->maps && memory->map[i].address <= address &&
+           size <= memory->map[i].size - (address - memory->map[i].address);
+}
+
+CUresult
+fdc_memory_check(struct fdc_serve *serve, uint64_t address, uint64_t size)
+{
+    struct fdc_memory *memory = serve->memory;
+    bool ours;
+
+    pthread_mutex_lock(&memory->lock);
+    ours = in_piece(memory, -1, address, size) || in_mapping(memory, address, size);
+    for (size_t i = 0; i < memory->globals && !ours; i++)
+        ours = address >= memory->global[i].base &&
+               address - memory->global[i].base <= memory->global[i].size &&
+               size <= memory->global[i].size - (address - memory->global[i].base);
+    pthread_mutex_unlock(&memory->lock);
+    return ours ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
+}
+
+CUresult
+fdc_memory_allow(struct fdc_serve *serve, uint64_t address, uint64_t size)
+{
+    struct fdc_memory *memory = serve->memory;
+    CUresult result = CUDA_SUCCESS;
+    struct piece *grown;
+
+    pthread_mutex_lock(&memory->lock);
+    for (size_t i = 0; i < memory->globals; i++)
+        if (memory->global[i].base == address && memory->global[i].size >= size)
+            goto unlock;
+    grown = realloc(memory->global, (memory->globals + 1) * sizeof(*grown));
+    if (grown != NULL) {
+        memory->global = grown;
+        grown[memory->globals++] = (struct piece){ address, size, 0 };
+    } else {
+        result = CUDA_ERROR_OUT_OF_MEMORY;
+    }
+unlock:
+    pthread_mutex_unlock(&memory->lock);
+    return result;
+}
+
+/* One holder less; the last one gives the memory back. Under the lock. */
+static void
+memory_put(struct fdc_serve *serve, struct memory *memory)
+{
+    if (--memory->refs != 0)
+        return;
+    refund(serve->memory, memory->device, memory->size);
+    free(memory);
+}
+
+/* ---- grow and shrink ---- */
+
+/* A context of the device made current here: the primary one, or any. */
+static CUresult
+use_device(struct fdc_serve *serve, int device)
+{
+    struct fdc_ctx *ctx = fdc_context_of_device(serve, device);
+
+    pthread_mutex_lock(&serve->context_lock);
+    for (struct fdc_ctx *at = serve->contexts; at != NULL && ctx == NULL; at = at->next)
+        if (at->device == device && fdc_load_relaxed(&at->open))
+            ctx = at;
+    pthread_mutex_unlock(&serve->context_lock);
+    return ctx != NULL ? fdc_context_use_ctx(serve, ctx) : CUDA_ERROR_INVALID_CONTEXT;
+}
+
+/* Zeroes; waits for it, on a stream of the worker's own. */
+static CUresult
+clear(struct fdc_serve *serve, int device, uint64_t address, uint64_t size)
+{
+    struct fdc_ctx *ctx;
+    struct fdc_mark *mark;
+    CUresult result;
+
+    result = use_device(serve, device);
+    if (result != CUDA_SUCCESS)
+        return result;
+    ctx = fdc_context_here();
+    result = serve->driver->cuMemsetD8Async(address, 0, size, ctx->clear);
+    if (result == CUDA_SUCCESS)
+        result = fdc_mark_stream(ctx, ctx->clear, &mark);
+    if (result != CUDA_SUCCESS)
+        return result;
+    result = serve->driver->cuEventSynchronize(mark->event);
+    fdc_mark_put(mark);
+    return result;
+}
+
+static CUresult
+back(struct fdc_serve *serve, int device, uint64_t address, uint64_t size,
+     CUmemGenericAllocationHandle *handle)
+{
+    const struct fdc_driver *driver = serve->driver;
+    CUmemAllocationProp prop = pinned_on(serve, device);
+    CUmemAccessDesc access;
+    CUresult result;
+
+    result = driver->cuMemCreate(handle, size, &prop, 0);
+    if (result != CUDA_SUCCESS)
+        return result;
+    result = driver->cuMemMap(address, size, 0, *handle, 0);
+    if (result != CUDA_SUCCESS)
+        goto err_release;
+    memset(&access, 0, sizeof(access));
+    access.location = prop.location;
+    access.flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE;
+    result = driver->cuMemSetAccess(address, size, &access, 1);
+    if (result == CUDA_SUCCESS)
+        result = clear(serve, device, address, size);
+    if (result == CUDA_SUCCESS)
+        return CUDA_SUCCESS;
+    driver->cuMemUnmap(address, size);
+err_release:
+    driver->cuMemRelease(*handle);
+    return result;
+}
+
+static CUresult
+grow(struct fdc_serve *serve, int device, uint64_t address, uint64_t size)
+{
+    struct fdc_memory *memory = serve->memory;
+    struct mapping entry = { .address = address, .size = size }, *at;
+    CUmemGenericAllocationHandle handle = 0;
+    uint64_t granularity = memory->granularity[device];
+    CUresult result = CUDA_ERROR_INVALID_VALUE;
+
+    if (granularity == 0 || size == 0 || size % granularity || address % granularity)
+        return CUDA_ERROR_INVALID_VALUE;
+    entry.memory = calloc(1, sizeof(*entry.memory));
+    if (entry.memory == NULL)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    *entry.memory = (struct memory){ .size = size, .device = device, .refs = 1 };
+
+    pthread_mutex_lock(&memory->lock);
+    if (in_piece(memory, device, address, size))
+        result = charge(memory, device, size);
+    if (result == CUDA_SUCCESS) {
+        result = map_insert(memory, &entry);
+        if (result != CUDA_SUCCESS)
+            refund(memory, device, size);
+    }
+    pthread_mutex_unlock(&memory->lock);
+    if (result != CUDA_SUCCESS) {
+        free(entry.memory);
+        return result;
+    }
+
+    result = back(serve, device, address, size, &handle);
+    pthread_mutex_lock(&memory->lock);
+    at = map_at(memory, address);
+    if (result == CUDA_SUCCESS) {
+        at->memory->handle = handle;
+        at->ready = true;
+    } else {
+        map_remove(memory, at);
+        memory_put(serve, entry.memory);
+    }
+    pthread_mutex_unlock(&memory->lock);
+    return result;
+}
+
+int
+fdc_server_call_fdcMemGrow(struct fdc_request *request, const struct fdc_req_fdcMemGrow *req)
+{
+    CUresult result = CUDA_ERROR_INVALID_DEVICE;
+
+    if (req->device >= 0 && req->device < request->serve->limits.devices)
+        result = grow(request->serve, req->device, req->address, req->size);
+    fdc_request_answer(request, result, NULL, 0);
+    return 0;
+}
+
+/* Takes a whole former grow (or plain allocation) out of the list. */
+static CUresult
+take_out(struct fdc_serve *serve, uint64_t address, bool plain, struct mapping *entry)
+{
+    struct fdc_memory *memory = serve->memory;
+    CUresult result = CUDA_ERROR_INVALID_VALUE;
+    struct mapping *at;
+
+    pthread_mutex_lock(&memory->lock);
+    at = map_at(memory, address);
+    if (at != NULL && at->ready && !at->public && at->memory->plain == plain) {
+        *entry = *at;
+        map_remove(memory, at);
+        result = CUDA_SUCCESS;
+    }
+    pthread_mutex_unlock(&memory->lock);
+    return result;
+}
+
+static void
+give_back(struct fdc_serve *serve, struct memory *memory)
+{
+    pthread_mutex_lock(&serve->memory->lock);
+    memory_put(serve, memory);
+    pthread_mutex_unlock(&serve->memory->lock);
+}
+
+int
+fdc_server_call_fdcMemShrink(struct fdc_request *request,
+                             const struct fdc_req_fdcMemShrink *req)
+{
+    struct fdc_serve *serve = request->serve;
+    struct mapping entry;
+    CUresult result;
+
+    result = take_out(serve, req->address, false, &entry);
+    if (result == CUDA_SUCCESS) {
+        result = serve->driver->cuMemUnmap(entry.address, entry.size);
+        serve->driver->cuMemRelease(entry.memory->handle);
+        give_back(serve, entry.memory);
+    }
+    fdc_request_answer(request, result, NULL, 0);
+    return 0;
+}
+
+/* ---- without virtual memory management ---- */
+
+int
+fdc_server_call_fdcMemAllocPlain(struct fdc_request *request,
+                                 const struct fdc_req_fdcMemAllocPlain *req)
+{
+    struct fdc_serve *serve = request->serve;
+    struct fdc_memory *memory = serve->memory;
+    struct fdc_rep_fdcMemAllocPlain reply = { 0 };
+    struct mapping entry = { .size = req->size, .ready = true };
+    CUdeviceptr address = 0;
+    CUresult result = CUDA_ERROR_INVALID_DEVICE;
+
+    if (req->device < 0 || req->device >= serve->limits.devices)
+        goto answer;
+    result = CUDA_ERROR_INVALID_VALUE;
+    if (req->size == 0)
+        goto answer;
+    result = CUDA_ERROR_OUT_OF_MEMORY;
+    entry.memory = calloc(1, sizeof(*entry.memory));
+    if (entry.memory == NULL)
+        goto answer;
+    *entry.memory = (struct memory){
+        .size = req->size, .device = req->device, .refs = 1, .plain = true,
+    };
+    result = fdc_memory_charge(serve, req->device, req->size);
+    if (result != CUDA_SUCCESS) {
+        free(entry.memory);
+        goto answer;
+    }
+    result = use_device(serve, req->device);
+    if (result == CUDA_SUCCESS)
+        result = serve->driver->cuMemAlloc_v2(&address, req->size);
+    if (result == CUDA_SUCCESS) {
+        result = clear(serve, req->device, address, req->size);
+        entry.address = address;
+    }
+    pthread_mutex_lock(&memory->lock);
+    if (result == CUDA_SUCCESS)
+        result = map_insert(memory, &entry);
+    if (result != CUDA_SUCCESS)
+        memory_put(serve, entry.memory);
+    pthread_mutex_unlock(&memory->lock);
+    if (result != CUDA_SUCCESS && address != 0)
+        serve->driver->cuMemFree_v2(address);
+    reply.address = address;
+answer:
+    fdc_request_answer(request, result, &reply, sizeof(reply));
+    return 0;
+}
+
+int
+fdc_server_call_fdcMemFreePlain(struct fdc_request *request,
+                                const struct fdc_req_fdcMemFreePlain *req)
+{
+    struct fdc_serve *serve = request->serve;
+    struct mapping entry;
+    CUresult result;
+
+    result = take_out(serve, req->address, true, &entry);
+    if (result == CUDA_SUCCESS) {
+        use_device(serve, entry.memory->device);
+        result = serve->driver->cuMemFree_v2(entry.address);
+        give_back(serve, entry.memory);
+    }
+    fdc_request_answer(request, result, NULL, 0);
+    return 0;
+}
+
+/* ---- the program's own virtual memory management ---- */
+
+int
+fdc_server_call_fdcMemCreate(struct fdc_request *request,
+                             const struct fdc_req_fdcMemCreate *req)
+{
+    struct fdc_serve *serve = request->serve;
+    CUmemGenericAllocationHandle handle;
+    CUmemAllocationProp prop;
+    struct memory *memory;
+    CUresult result = CUDA_ERROR_INVALID_DEVICE;
+
+    if (req->device < 0 || req->device >= serve->limits.devices)
+        goto answer;
+    result = CUDA_ERROR_NOT_SUPPORTED;
+    if (serve->memory->granularity[req->device] == 0)
+        goto answer;
+    result = CUDA_ERROR_INVALID_VALUE;
+    if (req->size == 0 || req->size % serve->memory->granularity[req->device])
+        goto answer;
+    result = fdc_memory_charge(serve, req->device, req->size);
+    if (result != CUDA_SUCCESS)
+        goto answer;
+    memory = calloc(1, sizeof(*memory));
+    if (memory == NULL) {
+        fdc_memory_refund(serve, req->device, req->size);
+        result = CUDA_ERROR_OUT_OF_MEMORY;
+        goto answer;
+    }
+    *memory = (struct memory){ .size = req->size, .device = req->device, .refs = 1 };
+    prop = pinned_on(serve, req->device);
+    if (req->flags & 1)
+        prop.allocFlags.compressionType = CU_MEM_ALLOCATION_COMP_GENERIC;
+    result = serve->driver->cuMemCreate(&handle, req->size, &prop, 0);
+    if (result == CUDA_SUCCESS) {
+        memory->handle = handle;
+        result = fdc_handle_put_aux(serve, FDC_KIND_MEMORY, req->memory,
+                                    (void *)(uintptr_t)handle, memory, 0);
+        if (result != CUDA_SUCCESS)
+            serve->driver->cuMemRelease(handle);
+    }
+    if (result != CUDA_SUCCESS)
+        give_back(serve, memory);
+answer:
+    fdc_request_answer(request, result, NULL, 0);
+    return 0;
+}
+
+int
+fdc_server_call_fdcMemRelease(struct fdc_request *request,
+                              const struct fdc_req_fdcMemRelease *req)
+{
+    struct fdc_serve *serve = request->serve;
+    void *value, *aux;
+    CUresult result;
+
+    result = fdc_handle_drop_aux(serve, FDC_KIND_MEMORY, req->memory, &value, &aux);
+    if (result == CUDA_SUCCESS) {
+        result = serve->driver->cuMemRelease((CUmemGenericAllocationHandle)(uintptr_t)value);
+        give_back(serve, aux);
+    }
+    fdc_request_answer(request, result, NULL, 0);
+    return 0;
+}
+
+int
+fdc_server_call_fdcMemMap(struct fdc_request *request, const struct fdc_req_fdcMemMap *req)
+{
+    struct fdc_serve *serve = request->serve;
+    struct fdc_memory *memory = serve->memory;
+    struct fdc_slot *slot = fdc_slot_find(serve, FDC_KIND_MEMORY, req->memory);
+    struct mapping entry = {
+        .address = req->address, .size = req->size, .ready = true, .public = true,
+    };
+    CUresult result = CUDA_ERROR_INVALID_VALUE;
+
+    if (slot == NULL) {
+        result = CUDA_ERROR_INVALID_HANDLE;
+        goto answer;
+    }
+    entry.memory = slot->aux;
+    pthread_mutex_lock(&memory->lock);
+    if (req->size != 0 && in_piece(memory, -1, req->address, req->size))
+        result = map_insert(memory, &entry);
+    if (result == CUDA_SUCCESS) {
+        result = serve->driver->cuMemMap(req->address, req->size, req->offset,
+                                         entry.memory->handle, req->flags);
+        if (result == CUDA_SUCCESS)
+            entry.memory->refs++;
+        else
+            map_remove(memory, map_at(memory, req->address));
+    }
+    pthread_mutex_unlock(&memory->lock);
+answer:
+    fdc_request_answer(request, result, NULL, 0);
+    return 0;
+}
+
+/* Whole mappings of the program's, one or several side by side. */
+int
+fdc_server_call_fdcMemUnmap(struct fdc_request *request,
+                            const struct fdc_req_fdcMemUnmap *req)
+{
+    struct fdc_serve *serve = request->serve;
+    struct fdc_memory *memory = serve->memory;
+    CUresult result = CUDA_ERROR_INVALID_VALUE;
+    uint64_t end;
+    size_t i;
+
+    if (req->size == 0 || __builtin_add_overflow(req->address, req->size, &end))
+        goto answer;
+    pthread_mutex_lock(&memory->lock);
+    i = map_above(memory, req->address);
+    if (i < memory->maps && memory->map[i].address == req->address) {
+        result = CUDA_SUCCESS;
+        for (size_t j = i; j < memory->maps && memory->map[j].address < end; j++)
+            if (!memory->map[j].public || memory->map[j].address + memory->map[j].size > end)
+                result = CUDA_ERROR_INVALID_VALUE;
+    }
+    if (result == CUDA_SUCCESS)
+        result = serve->driver->cuMemUnmap(req->address, req->size);
+    while (result == CUDA_SUCCESS && i < memory->maps && memory->map[i].address < end) {
+        struct memory *behind = memory->map[i].memory;
+
+        map_remove(memory, &memory->map[i]);
+        memory_put(serve, behind);
+    }
+    pthread_mutex_unlock(&memory->lock);
+answer:
+    fdc_request_answer(request, result, NULL, 0);
+    return 0;
+}
+
+int
+fdc_server_call_fdcMemAccess(struct fdc_request *request,
+                             const struct fdc_req_fdcMemAccess *req)
+{
+    struct fdc_serve *serve = request->serve;
+    CUmemAccessDesc access;
+    CUresult result = CUDA_ERROR_INVALID_DEVICE;
+    bool ours;
+
+    if (req->device < 0 || req->device >= serve->limits.devices)
+        goto answer;
+    pthread_mutex_lock(&serve->memory->lock);
+    ours = in_piece(serve->memory, -1, req->address, req->size);
+    pthread_mutex_unlock(&serve->memory->lock);
+    result = CUDA_ERROR_INVALID_VALUE;
+    if (!ours)
+        goto answer;
+    memset(&access, 0, sizeof(access));
+    access.location.type = CU_MEM_LOCATION_TYPE_DEVICE;
+    access.location.id = serve->device[req->device];
+    access.flags = req->flags;
+    result = serve->driver->cuMemSetAccess(req->address, req->size, &access, 1);
+answer:
+    fdc_request_answer(request, result, NULL, 0);
+    return 0;
+}
+
+/* ---- the end ---- */
+
+static void
+drop_memory(struct fdc_serve *serve, void *value, void *aux)
+{
+    serve->driver->cuMemRelease((CUmemGenericAllocationHandle)(uintptr_t)value);
+    if (aux != NULL)
+        give_back(serve, aux);
+}
+
+void
+fdc_memory_free(struct fdc_serve *serve)
+{
+    const struct fdc_driver *driver = serve->driver;
+    struct fdc_memory *memory = serve->memory;
+
+    for (size_t i = 0; i < memory->maps; i++) {
+        struct mapping *at = &memory->map[i];
+
+        if (!at->ready)
+            continue;
+        if (at->memory->plain)
+            driver->cuMemFree_v2(at->address);
+        else
+            driver->cuMemUnmap(at->address, at->size);
+        if (!at->memory->plain && !at->public)
+            driver->cuMemRelease(at->memory->handle);
+        memory_put(serve, at->memory);
+    }
+    memory->maps = 0;
+    if (serve->slots != NULL)
+        fdc_handle_sweep(serve, FDC_KIND_MEMORY, 0, drop_memory);
+    for (int i = 0; i < memory->pieces; i++)
+        driver->cuMemAddressFree(memory->piece[i].base, memory->piece[i].size);
+    free(memory->map);
+    free(memory->global);
+    pthread_mutex_destroy(&memory->lock);
+    free(memory);
+    serve->memory = NULL;
+}
+
+/* ---- regions ---- */
+
+/* Registered regions make copies from and to them truly asynchronous; where the driver
+ * refuses, copies still work. */
+void
+fdc_regions_register(struct fdc_serve *serve)
+{
+    for (int i = 0; i < FDC_REGIONS; i++) {
+        CUresult result;
+
+        if (serve->registered[i] != NULL || serve->region[i] == NULL ||
+            !FDC_HAS(serve->driver, cuMemHostRegister_v2))
+            continue;
+        result = serve->driver->cuMemHostRegister_v2(serve->region[i], serve->region_size[i],
+                                                     CU_MEMHOSTREGISTER_PORTABLE);
+        if (result == CUDA_SUCCESS)
+            serve->registered[i] = fdc_context_here();
+        else
+            fdc_log(FDC_LOG_INFO, "region %d cannot be registered: result %d", i, result);
+    }
+}
+
+void
+fdc_regions_release_ctx(struct fdc_serve *serve, struct fdc_ctx *ctx)
+{
+    for (int i = 0; i < FDC_REGIONS; i++)
+        if (serve->registered[i] == ctx) {
+            serve->driver->cuMemHostUnregister(serve->region[i]);
+            serve->registered[i] = NULL;
+        }
+}

@@ -1,0 +1,740 @@
+/*
+ * Code. An image arrives in chunks, is put together in the worker's memory and must have
+ * the hash that was announced; then it is loaded on a helper thread. The answer carries a
+ * table of its kernels with their parameters and attributes (fdc/table.h), so the client
+ * asks nothing more about them, and on the wire a kernel is (code handle, index).
+ */
+#include "server/serve.h"
+#include "server_hooks.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define IMAGE_MAX (1ull << 30)          /* bytes of one image */
+#define IMAGES_BYTES (2ull << 30)       /* ... of all that are under way */
+#define IMAGES_MAX 4096
+#define LOG_BYTES 16384
+#define PARAMS_MAX 4096                 /* parameters of one kernel */
+#define KERNELS_MAX (1u << 20)
+
+/* ---- images ---- */
+
+struct image {
+    struct image *next;
+    uint64_t number, size;
+    struct fdc_digest digest;
+    uint8_t *bytes;                     /* size + 1: a NUL ends PTX text */
+};
+
+struct fdc_images {
+    pthread_mutex_t lock;
+    struct image *first;
+    uint64_t bytes;
+    int count;
+};
+
+struct fdc_images *
+fdc_images_new(void)
+{
+    struct fdc_images *images = calloc(1, sizeof(*images));
+
+    if (images != NULL)
+        pthread_mutex_init(&images->lock, NULL);
+    return images;
+}
+
+static void
+image_free(struct image *image)
+{
+    free(image->bytes);
+    free(image);
+}
+
+void
+fdc_images_free(struct fdc_images *images)
+{
+    struct image *image;
+
+    if (images == NULL)
+        return;
+    while ((image = images->first) != NULL) {
+        images->first = image->next;
+        image_free(image);
+    }
+    pthread_mutex_destroy(&images->lock);
+    free(images);
+}
+
+/* Under the lock. */
+static struct image **
+image_place(struct fdc_images *images, uint64_t number)
+{
+    struct image **at = &images->first;
+
+    while (*at != NULL && (*at)->number != number)
+        at = &(*at)->next;
+    return at;
+}
+
+/* Out of the list; the caller's from then on. NULL: none. */
+static struct image *
+image_take(struct fdc_images *images, uint64_t number)
+{
+    struct image **at, *image;
+
+    pthread_mutex_lock(&images->lock);
+    at = image_place(images, number);
+    image = *at;
+    if (image != NULL) {
+        *at = image->next;
+        images->bytes -= image->size;
+        images->count--;
+    }
+    pthread_mutex_unlock(&images->lock);
+    return image;
+}
+
+int
+fdc_server_call_fdcImageBegin(struct fdc_request *request,
+                              const struct fdc_req_fdcImageBegin *req)
+{
+    struct fdc_images *images = request->serve->images;
+    struct image *image = NULL;
+    CUresult result = CUDA_ERROR_INVALID_VALUE;
+
+    pthread_mutex_lock(&images->lock);
+    if (req->size == 0 || req->size > IMAGE_MAX ||
+        *image_place(images, req->image) != NULL)
+        goto unlock;
+    result = CUDA_ERROR_OUT_OF_MEMORY;
+    if (images->bytes + req->size > IMAGES_BYTES || images->count >= IMAGES_MAX)
+        goto unlock;
+    image = calloc(1, sizeof(*image));
+    if (image == NULL)
+        goto unlock;
+    image->bytes = malloc(req->size + 1);
+    if (image->bytes == NULL) {
+        free(image);
+        goto unlock;
+    }
+    /* Bytes that never come are not what the hash says, but are not read uninitialised. */
+    memset(image->bytes, 0, req->size + 1);
+    image->number = req->image;
+    image->size = req->size;
+    image->digest = req->sha256;
+    image->next = images->first;
+    images->first = image;
+    images->bytes += req->size;
+    images->count++;
+    result = CUDA_SUCCESS;
+unlock:
+    pthread_mutex_unlock(&images->lock);
+    fdc_request_answer(request, result, NULL, 0);
+    return 0;
+}
+
+int
+fdc_server_call_fdcImageChunk(struct fdc_request *request,
+                              const struct fdc_req_fdcImageChunk *req)
+{
+    struct fdc_images *images = request->serve->images;
+    const void *bytes = fdc_request_chunk(request, FDC_REGION_UP, req->chunk);
+    CUresult result = CUDA_ERROR_INVALID_VALUE;
+    struct image *image;
+
+    if (bytes == NULL)
+        return -EPROTO;
+    pthread_mutex_lock(&images->lock);
+    image = *image_place(images, req->image);
+    if (image != NULL && req->offset <= image->size &&
+        req->chunk.size <= image->size - req->offset) {
+        memcpy(image->bytes + req->offset, bytes, req->chunk.size);
+        fdc_count(request->serve, up_bytes, req->chunk.size);
+        result = CUDA_SUCCESS;
+    }
+    pthread_mutex_unlock(&images->lock);
+    fdc_request_answer(request, result, NULL, 0);
+    return 0;
+}
+
+int
+fdc_server_call_fdcImageDrop(struct fdc_request *request,
+                             const struct fdc_req_fdcImageDrop *req)
+{
+    struct image *image = image_take(request->serve->images, req->image);
+
+    if (image != NULL)
+        image_free(image);
+    fdc_request_answer(request, CUDA_SUCCESS, NULL, 0);
+    return 0;
+}
+
+static uint64_t
+word(const uint8_t *at, int bytes)
+{
+    uint64_t value = 0;
+
+    memcpy(&value, at, (size_t)bytes);
+    return value;
+}
+
+/* Whether a table of `count` entries lies inside the image. */
+static bool
+inside(uint64_t size, uint64_t offset, uint64_t entry, uint64_t count)
+{
+    return offset <= size && entry * count <= size - offset;
+}
+
+/* The lengths that a driver trusts in an image: it gets no size beside it. */
+static bool
+image_sound(const struct image *image)
+{
+    const uint8_t *at = image->bytes;
+    uint64_t size = image->size;
+
+    if (size >= 16 && word(at, 4) == 0xba55ed50)
+        return word(at + 6, 2) >= 16 && word(at + 6, 2) <= size &&
+               word(at + 8, 8) <= size - word(at + 6, 2);
+    if (size >= 64 && memcmp(at, "\177ELF", 4) == 0) {
+        uint64_t sections = word(at + 40, 8), nsections = word(at + 60, 2);
+        uint64_t entry = word(at + 58, 2);
+
+        if (at[4] != 2 || (nsections != 0 && entry < 64) ||
+            !inside(size, word(at + 32, 8), word(at + 54, 2), word(at + 56, 2)) ||
+            !inside(size, sections, entry, nsections))
+            return false;
+        for (uint64_t i = 0; i < nsections; i++) {
+            const uint8_t *section = at + sections + i * entry;
+
+            if (word(section + 4, 4) != 8 &&    /* NOBITS has no bytes */
+                !inside(size, word(section + 24, 8), 1, word(section + 32, 8)))
+                return false;
+        }
+        return true;
+    }
+    /* A wrapper holds addresses; everything else is text. */
+    return size < 4 || word(at, 4) != 0x466243b1;
+}
+
+/* ---- loaded code ---- */
+
+struct fdc_code {
+    pthread_mutex_t lock;
+    struct fdc_serve *serve;
+    bool library;
+    void *value;                        /* CUmodule or CUlibrary */
+    uint32_t kernels;
+    void **kernel;                      /* CUfunction or CUkernel, in the table's order */
+    uint32_t *param_bytes;
+    CUfunction *function;               /* library: of the context below */
+    CUcontext context;
+    uint32_t epoch;                     /* that context's ctx->opened */
+};
+
+void
+fdc_code_free(struct fdc_code *code)
+{
+    if (code == NULL)
+        return;
+    pthread_mutex_destroy(&code->lock);
+    free(code->kernel);
+    free(code->param_bytes);
+    free(code->function);
+    free(code);
+}
+
+static struct fdc_code *
+code_find(struct fdc_serve *serve, uint64_t handle)
+{
+    int kind = (int)FDC_HANDLE_KIND(handle);
+    struct fdc_slot *slot;
+
+    if (kind != FDC_KIND_MODULE && kind != FDC_KIND_LIBRARY)
+        return NULL;
+    slot = fdc_slot_find(serve, kind, handle);
+    return slot != NULL ? slot->aux : NULL;
+}
+
+/* A library's kernel as a function of the current context, remembered for one context. */
+static CUresult
+library_function(struct fdc_code *code, uint32_t index, CUfunction *value)
+{
+    struct fdc_ctx *ctx = fdc_context_here();
+    CUresult result = CUDA_SUCCESS;
+
+    if (ctx == NULL)
+        return CUDA_ERROR_INVALID_CONTEXT;
+    pthread_mutex_lock(&code->lock);
+    if (code->context != ctx->value || code->epoch != ctx->opened) {
+        memset(code->function, 0, code->kernels * sizeof(*code->function));
+        code->context = ctx->value;
+        code->epoch = ctx->opened;
+    }
+    if (code->function[index] == NULL)
+        result = code->serve->driver->cuKernelGetFunction(&code->function[index],
+                                                          code->kernel[index]);
+    *value = code->function[index];
+    pthread_mutex_unlock(&code->lock);
+    return result;
+}
+
+CUresult
+fdc_code_kernel(struct fdc_serve *serve, struct fdc_wire_func func, CUfunction *value,
+                uint32_t *param_bytes)
+{
+    struct fdc_code *code = code_find(serve, func.code);
+
+    if (code == NULL || func.index >= code->kernels)
+        return CUDA_ERROR_INVALID_HANDLE;
+    if (param_bytes != NULL)
+        *param_bytes = code->param_bytes[func.index];
+    if (code->library)
+        return library_function(code, func.index, value);
+    *value = code->kernel[func.index];
+    return CUDA_SUCCESS;
+}
+
+CUresult
+fdc_code_function(struct fdc_serve *serve, struct fdc_wire_func func, CUfunction *value)
+{
+    return fdc_code_kernel(serve, func, value, NULL);
+}
+
+/* ---- the table ---- */
+
+struct table {                          /* grows */
+    uint8_t *bytes;
+    size_t size, room;
+    bool failed;
+};
+
+/* Appends, 8-byte aligned; gives the offset. */
+static uint32_t
+append(struct table *table, const void *bytes, size_t size)
+{
+    size_t at = table->size, wanted = FDC_ALIGN_UP(at + size, (size_t)8);
+
+    if (wanted > UINT32_MAX / 2)
+        table->failed = true;
+    if (table->failed)
+        return 0;
+    if (wanted > table->room) {
+        size_t room = 2 * wanted;
+        uint8_t *grown = realloc(table->bytes, room);
+
+        if (grown == NULL) {
+            table->failed = true;
+            return 0;
+        }
+        table->bytes = grown;
+        table->room = room;
+    }
+    memset(table->bytes + at, 0, wanted - at);
+    if (bytes != NULL)
+        memcpy(table->bytes + at, bytes, size);
+    table->size = wanted;
+    return (uint32_t)at;
+}
+
+static CUresult
+kernel_count(const struct fdc_driver *driver, struct fdc_code *code, unsigned *count)
+{
+    if (code->library)
+        return FDC_HAS(driver, cuLibraryGetKernelCount)
+                   ? driver->cuLibraryGetKernelCount(count, code->value)
+                   : CUDA_ERROR_NOT_SUPPORTED;
+    return FDC_HAS(driver, cuModuleGetFunctionCount)
+               ? driver->cuModuleGetFunctionCount(count, code->value)
+               : CUDA_ERROR_NOT_SUPPORTED;
+}
+
+static CUresult
+param_info(const struct fdc_driver *driver, struct fdc_code *code, void *kernel, size_t i,
+           size_t *offset, size_t *size)
+{
+    if (code->library)
+        return FDC_HAS(driver, cuKernelGetParamInfo)
+                   ? driver->cuKernelGetParamInfo(kernel, i, offset, size)
+                   : CUDA_ERROR_NOT_SUPPORTED;
+    return FDC_HAS(driver, cuFuncGetParamInfo)
+               ? driver->cuFuncGetParamInfo(kernel, i, offset, size)
+               : CUDA_ERROR_NOT_SUPPORTED;
+}
+
+/* One row: name, parameters, attributes. */
+static CUresult
+describe(struct fdc_serve *serve, struct fdc_code *code, uint32_t n, CUdevice device,
+         struct table *table, struct fdc_table_kernel *row)
+{
+    const struct fdc_driver *driver = serve->driver;
+    void *kernel = code->kernel[n];
+    const char *name = NULL;
+    size_t offset, size;
+    CUresult result;
+    int value;
+
+    result = code->library ? driver->cuKernelGetName(&name, kernel)
+                           : driver->cuFuncGetName(&name, kernel);
+    if (result != CUDA_SUCCESS)
+        return result;
+    row->name_size = (uint32_t)strlen(name);
+    row->name_offset = append(table, name, row->name_size + 1u);
+    row->param_offset = (uint32_t)table->size;
+    while (row->param_count < PARAMS_MAX &&
+           param_info(driver, code, kernel, row->param_count, &offset, &size) ==
+               CUDA_SUCCESS) {
+        struct fdc_table_param param = { (uint32_t)offset, (uint32_t)size };
+
+        append(table, &param, sizeof(param));
+        row->param_count++;
+        if (param.offset + param.size > row->param_bytes)
+            row->param_bytes = param.offset + param.size;
+    }
+    code->param_bytes[n] = row->param_bytes;
+    for (int i = 0; i < FDC_FUNC_ATTRIBUTES; i++) {
+        value = 0;
+        result = code->library ? driver->cuKernelGetAttribute(&value, i, kernel, device)
+                               : driver->cuFuncGetAttribute(&value, i, kernel);
+        if (result == CUDA_SUCCESS)
+            row->attribute[i] = value;
+    }
+    return CUDA_SUCCESS;
+}
+
+static CUresult
+enumerate(struct fdc_serve *serve, struct fdc_code *code)
+{
+    const struct fdc_driver *driver = serve->driver;
+    unsigned count = 0;
+    CUresult result;
+
+    result = kernel_count(driver, code, &count);
+    if (result != CUDA_SUCCESS) {
+        fdc_log(FDC_LOG_WARN, "the driver does not list kernels: result %d", result);
+        return result;
+    }
+    if (count > KERNELS_MAX)
+        return CUDA_ERROR_NOT_SUPPORTED;
+    code->kernel = calloc(count + 1, sizeof(*code->kernel));
+    code->param_bytes = calloc(count + 1, sizeof(*code->param_bytes));
+    code->function = calloc(count + 1, sizeof(*code->function));
+    if (code->kernel == NULL || code->param_bytes == NULL || code->function == NULL)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    code->kernels = count;
+    if (count == 0)
+        return CUDA_SUCCESS;
+    return code->library
+               ? driver->cuLibraryEnumerateKernels((CUkernel *)code->kernel, count,
+                                                   code->value)
+               : driver->cuModuleEnumerateFunctions((CUfunction *)code->kernel, count,
+                                                    code->value);
+}
+
+static CUresult
+table_make(struct fdc_serve *serve, struct fdc_code *code, const char *info,
+           const char *error, struct table *table)
+{
+    struct fdc_ctx *ctx = fdc_context_here();
+    CUdevice device = serve->device[ctx != NULL ? ctx->device : 0];
+    struct fdc_table_module head = { 0 };
+    CUresult result = CUDA_SUCCESS;
+
+    append(table, &head, sizeof(head));
+    if (code != NULL) {
+        head.kernel_count = code->kernels;
+        head.kernel_offset =
+            append(table, NULL, code->kernels * sizeof(struct fdc_table_kernel));
+        for (uint32_t i = 0; i < code->kernels && result == CUDA_SUCCESS; i++) {
+            struct fdc_table_kernel row = { 0 };
+
+            result = describe(serve, code, i, device, table, &row);
+            if (!table->failed)
+                memcpy(table->bytes + head.kernel_offset + i * sizeof(row), &row,
+                       sizeof(row));
+        }
+    }
+    head.log_size = (uint32_t)strlen(info);
+    head.log_offset = append(table, info, head.log_size + 1u);
+    head.error_size = (uint32_t)strlen(error);
+    head.error_offset = append(table, error, head.error_size + 1u);
+    if (table->failed)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    head.size = (uint32_t)table->size;
+    memcpy(table->bytes, &head, sizeof(head));
+    return result;
+}
+
+/* ---- loading ---- */
+
+struct options {
+    CUjit_option jit[64];
+    void *jit_value[64];
+    unsigned njit;
+};
+
+struct wire_option {
+    uint32_t option, pad;
+    uint64_t value;
+};
+
+/* Options whose value is a number: nothing of the client's is ever an address here. */
+static bool
+is_scalar(uint32_t option)
+{
+    static const uint8_t scalar[] = {
+        CU_JIT_MAX_REGISTERS, CU_JIT_THREADS_PER_BLOCK, CU_JIT_OPTIMIZATION_LEVEL,
+        CU_JIT_TARGET_FROM_CUCONTEXT, CU_JIT_TARGET, CU_JIT_FALLBACK_STRATEGY,
+        CU_JIT_GENERATE_DEBUG_INFO, CU_JIT_LOG_VERBOSE, CU_JIT_GENERATE_LINE_INFO,
+        CU_JIT_CACHE_MODE, CU_JIT_LTO, CU_JIT_FTZ, CU_JIT_PREC_DIV, CU_JIT_PREC_SQRT,
+        CU_JIT_FMA, CU_JIT_OPTIMIZE_UNUSED_DEVICE_VARIABLES,
+        CU_JIT_POSITION_INDEPENDENT_CODE, CU_JIT_MIN_CTA_PER_SM,
+        CU_JIT_MAX_THREADS_PER_BLOCK, CU_JIT_OVERRIDE_DIRECTIVE_VALUES,
+    };
+
+    for (size_t i = 0; i < FDC_COUNT(scalar); i++)
+        if (scalar[i] == option)
+            return true;
+    return false;
+}
+
+static void
+jit(struct options *options, CUjit_option option, void *value)
+{
+    options->jit[options->njit] = option;
+    options->jit_value[options->njit++] = value;
+}
+
+/* The client's options, a library's apart. 0, -EPROTO, or a CUresult. */
+static int
+options_read(const struct fdc_request *request, struct fdc_span jit_span,
+             struct fdc_span library_span, struct options *options)
+{
+    const struct fdc_span span[] = { jit_span, library_span };
+    struct wire_option one;
+
+    memset(options, 0, sizeof(*options));
+    for (int list = 0; list < 2; list++) {
+        const uint8_t *bytes;
+
+        if (span[list].size == 0)
+            continue;
+        bytes = fdc_request_span(request, span[list]);
+        if (bytes == NULL || span[list].size % sizeof(one) ||
+            span[list].size / sizeof(one) > 48)
+            return -EPROTO;
+        for (uint32_t at = 0; at < span[list].size; at += sizeof(one)) {
+            memcpy(&one, bytes + at, sizeof(one));
+            if (list == 0 && is_scalar(one.option))
+                jit(options, one.option, (void *)(uintptr_t)one.value);
+            /* The image is the worker's own and goes after the load: not "preserved". */
+            else if (list == 0 || one.option != CU_LIBRARY_BINARY_IS_PRESERVED)
+                return CUDA_ERROR_INVALID_VALUE;
+        }
+    }
+    return 0;
+}
+
+/* Loads the image and makes the code object and its table. */
+static CUresult
+load(struct fdc_serve *serve, const struct image *image, bool library,
+     struct options *options, struct fdc_code **made, struct table *table)
+{
+    const struct fdc_driver *driver = serve->driver;
+    struct fdc_code *code = calloc(1, sizeof(*code));
+    char *info = calloc(2, LOG_BYTES);
+    char *error = info ? info + LOG_BYTES : NULL;
+    CUresult result = CUDA_ERROR_OUT_OF_MEMORY, more;
+
+    if (code == NULL || info == NULL) {
+        free(info);
+        free(code);
+        return result;
+    }
+    pthread_mutex_init(&code->lock, NULL);
+    code->serve = serve;
+    code->library = library;
+    jit(options, CU_JIT_INFO_LOG_BUFFER, info);
+    jit(options, CU_JIT_INFO_LOG_BUFFER_SIZE_BYTES, (void *)(uintptr_t)(LOG_BYTES - 1));
+    jit(options, CU_JIT_ERROR_LOG_BUFFER, error);
+    jit(options, CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES, (void *)(uintptr_t)(LOG_BYTES - 1));
+    if (!library)
+        result = driver->cuModuleLoadDataEx((CUmodule *)&code->value, image->bytes,
+                                            options->njit, options->jit,
+                                            options->jit_value);
+    else if (FDC_HAS(driver, cuLibraryLoadData))
+        result = driver->cuLibraryLoadData((CUlibrary *)&code->value, image->bytes,
+                                           options->jit, options->jit_value,
+                                           options->njit, NULL, NULL, 0);
+    else
+        result = CUDA_ERROR_NOT_SUPPORTED;
+    if (result == CUDA_SUCCESS) {
+        result = enumerate(serve, code);
+        if (result == CUDA_SUCCESS)
+            result = table_make(serve, code, info, error, table);
+        if (result != CUDA_SUCCESS) {
+            if (library)
+                driver->cuLibraryUnload(code->value);
+            else
+                driver->cuModuleUnload(code->value);
+        }
+    } else {
+        /* The logs travel all the same. */
+        more = table_make(serve, NULL, info, error, table);
+        if (more != CUDA_SUCCESS)
+            table->size = 0;
+    }
+    free(info);
+    if (result != CUDA_SUCCESS) {
+        fdc_code_free(code);
+        code = NULL;
+    }
+    *made = code;
+    return result;
+}
+
+static int
+serve_load(struct fdc_request *request, bool library, uint64_t handle, uint64_t number,
+           struct fdc_span jit_span, struct fdc_span library_span, struct fdc_chunk blob,
+           uint64_t *total)
+{
+    struct fdc_serve *serve = request->serve;
+    struct options options;
+    struct table table = { 0 };
+    struct fdc_code *code = NULL;
+    struct image *image;
+    uint8_t digest[32];
+    int kind = library ? FDC_KIND_LIBRARY : FDC_KIND_MODULE;
+    CUresult result = CUDA_ERROR_INVALID_VALUE;
+    int err;
+
+    image = image_take(serve->images, number);
+    err = options_read(request, jit_span, library_span, &options);
+    if (image == NULL || err != 0)
+        goto out;
+    fdc_sha256(image->bytes, image->size, digest);
+    if (memcmp(digest, image->digest.bytes, sizeof(digest)) != 0) {
+        fdc_log(FDC_LOG_WARN, "an image of %llu bytes does not have its hash",
+                (unsigned long long)image->size);
+        result = CUDA_ERROR_INVALID_IMAGE;
+        goto out;
+    }
+    result = image_sound(image) ? load(serve, image, library, &options, &code, &table)
+                                : CUDA_ERROR_INVALID_IMAGE;
+    if (result == CUDA_SUCCESS) {
+        result = fdc_handle_put_aux(serve, kind, handle, code->value, code,
+                                    library ? 0 : request->ctx);
+        if (result != CUDA_SUCCESS) {
+            if (library)
+                serve->driver->cuLibraryUnload(code->value);
+            else
+                serve->driver->cuModuleUnload(code->value);
+            fdc_code_free(code);
+        }
+    }
+    *total = table.size;
+    err = fdc_blob_give(request, blob, table.bytes, table.size);
+    table.bytes = NULL;
+out:
+    if (image != NULL)
+        image_free(image);
+    free(table.bytes);
+    if (err < 0)
+        return err;
+    return err > 0 ? err : (int)result;
+}
+
+int
+fdc_server_call_fdcModuleLoad(struct fdc_request *request,
+                              const struct fdc_req_fdcModuleLoad *req)
+{
+    struct fdc_rep_fdcModuleLoad reply = { 0 };
+    int result;
+
+    result = serve_load(request, false, req->module, req->image, req->options,
+                        (struct fdc_span){ 0 }, req->blob, &reply.total);
+    if (result < 0)
+        return result;
+    fdc_request_answer_always(request, result, &reply, sizeof(reply));
+    return 0;
+}
+
+int
+fdc_server_call_fdcLibraryLoad(struct fdc_request *request,
+                               const struct fdc_req_fdcLibraryLoad *req)
+{
+    struct fdc_rep_fdcLibraryLoad reply = { 0 };
+    int result;
+
+    result = serve_load(request, true, req->library, req->image, req->options,
+                        req->library_options, req->blob, &reply.total);
+    if (result < 0)
+        return result;
+    fdc_request_answer_always(request, result, &reply, sizeof(reply));
+    return 0;
+}
+
+/* ---- unloading, globals ---- */
+
+static CUresult
+unload(struct fdc_request *request, int kind, uint64_t handle)
+{
+    void *value = NULL, *aux = NULL;
+    CUresult result;
+
+    result = fdc_handle_drop_aux(request->serve, kind, handle, &value, &aux);
+    if (result != CUDA_SUCCESS)
+        return result;
+    result = kind == FDC_KIND_LIBRARY ? request->driver->cuLibraryUnload(value)
+                                      : request->driver->cuModuleUnload(value);
+    fdc_code_free(aux);
+    return result;
+}
+
+int
+fdc_server_call_cuModuleUnload(struct fdc_request *request,
+                               const struct fdc_req_cuModuleUnload *req)
+{
+    fdc_request_answer(request, unload(request, FDC_KIND_MODULE, req->hmod), NULL, 0);
+    return 0;
+}
+
+int
+fdc_server_call_cuLibraryUnload(struct fdc_request *request,
+                                const struct fdc_req_cuLibraryUnload *req)
+{
+    fdc_request_answer(request, unload(request, FDC_KIND_LIBRARY, req->library), NULL, 0);
+    return 0;
+}
+
+int
+fdc_server_call_fdcGlobal(struct fdc_request *request, const struct fdc_req_fdcGlobal *req)
+{
+    const struct fdc_driver *driver = request->driver;
+    const char *name = fdc_request_span(request, req->name);
+    struct fdc_code *code = code_find(request->serve, req->code);
+    struct fdc_rep_fdcGlobal reply = { 0 };
+    CUdeviceptr address = 0;
+    size_t size = 0;
+    CUresult result;
+
+    if (name == NULL || req->name.size == 0 || name[req->name.size - 1] != '\0')
+        return -EPROTO;
+    if (code == NULL) {
+        result = CUDA_ERROR_INVALID_HANDLE;
+    } else if (!code->library) {
+        result = driver->cuModuleGetGlobal_v2(&address, &size, code->value, name);
+    } else {
+        result = driver->cuLibraryGetGlobal(&address, &size, code->value, name);
+        if (result == CUDA_ERROR_NOT_FOUND && FDC_HAS(driver, cuLibraryGetManaged)) {
+            result = driver->cuLibraryGetManaged(&address, &size, code->value, name);
+            reply.flags = result == CUDA_SUCCESS;
+        }
+    }
+    if (result == CUDA_SUCCESS)
+        result = fdc_memory_allow(request->serve, address, size);
+    reply.address = address;
+    reply.size = size;
+    fdc_request_answer(request, result, &reply, sizeof(reply));
+    return 0;
+}

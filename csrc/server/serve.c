@@ -1,0 +1,460 @@
+/*
+ * What every call needs: checking the pieces of a message, answering it, keeping it for
+ * later, and the helper threads that serve what may take long. Sending never blocks the
+ * caller: what does not fit on the reply lane is queued and the poller sends it.
+ */
+#include "server/serve.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define OUT_MAX (64ull << 20)           /* bytes of unsent replies before we give up */
+#define TASK_BYTES_MAX (64ull << 20)    /* bytes of kept messages likewise */
+#define POOL_MAX 1024
+
+/* ---- pieces of a message ---- */
+
+const void *
+fdc_request_span(const struct fdc_request *request, struct fdc_span span)
+{
+    if (span.offset < sizeof(struct fdc_msg) || span.offset > request->size ||
+        span.size > request->size - span.offset)
+        return NULL;
+    return (const uint8_t *)request->msg + span.offset;
+}
+
+void *
+fdc_request_chunk(const struct fdc_request *request, enum fdc_region region,
+                  struct fdc_chunk chunk)
+{
+    const struct fdc_serve *serve = request->serve;
+
+    if (chunk.offset > serve->region_size[region] ||
+        chunk.size > serve->region_size[region] - chunk.offset)
+        return NULL;
+    return (uint8_t *)serve->region[region] + chunk.offset;
+}
+
+CUresult
+fdc_serve_device(struct fdc_serve *serve, int remote, CUdevice *value)
+{
+    if (remote < 0 || remote >= serve->limits.devices)
+        return CUDA_ERROR_INVALID_DEVICE;
+    *value = serve->device[remote];
+    return CUDA_SUCCESS;
+}
+
+/* ---- sending ---- */
+
+struct fdc_out {
+    struct fdc_out *next;
+    uint32_t size;
+    bool flush;
+    uint8_t bytes[];
+};
+
+/* Under reply_lock. 0, -EAGAIN, or the session is over. */
+static int
+put_now(struct fdc_serve *serve, const void *bytes, uint32_t size, bool flush)
+{
+    int err = 0;
+    void *at = fdc_link_claim(serve->link, FDC_LANE_REPLY, size, &err);
+
+    if (at == NULL)
+        return err ? err : -EAGAIN;
+    memcpy(at, bytes, size);
+    fdc_link_commit(serve->link, FDC_LANE_REPLY);
+    if (flush)
+        fdc_link_flush(serve->link, FDC_LANE_REPLY);
+    return 0;
+}
+
+void
+fdc_serve_break(struct fdc_serve *serve, int err, const char *format, ...)
+{
+    char what[160];
+    uint32_t none = 0;
+    va_list args;
+
+    /* The first thread to say why is the one that is heard. */
+    if (!__atomic_compare_exchange_n(&serve->broken, &none, (uint32_t)-err, false,
+                                     __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
+        return;
+    va_start(args, format);
+    vsnprintf(what, sizeof(what), format, args);
+    va_end(args);
+    fdc_log(FDC_LOG_ERROR, "session ends: %s", what);
+    if (pthread_mutex_trylock(&serve->reply_lock) == 0) {
+        struct fdc_reply bye = {
+            .size = sizeof(bye), .id = FDC_REPLY_BYE, .result = CUDA_ERROR_DEVICE_UNAVAILABLE,
+        };
+
+        put_now(serve, &bye, sizeof(bye), true);
+        pthread_mutex_unlock(&serve->reply_lock);
+    }
+    fdc_serve_stop(serve);
+}
+
+/* Under reply_lock. */
+static void
+put_later(struct fdc_serve *serve, const void *bytes, uint32_t size, bool flush)
+{
+    struct fdc_out *out = NULL;
+
+    if (serve->out_bytes + size <= OUT_MAX)
+        out = malloc(sizeof(*out) + size);
+    if (out == NULL) {
+        fdc_serve_break(serve, -ENOBUFS, "the client takes no replies in");
+        return;
+    }
+    memcpy(out->bytes, bytes, size);
+    out->next = NULL;
+    out->size = size;
+    out->flush = flush;
+    if (serve->out_last != NULL)
+        serve->out_last->next = out;
+    else
+        serve->out_first = out;
+    serve->out_last = out;
+    serve->out_bytes += size;
+}
+
+static void
+send_locked(struct fdc_serve *serve, const void *bytes, uint32_t size, bool flush)
+{
+    int err = -EAGAIN;
+
+    if (serve->out_first == NULL)
+        err = put_now(serve, bytes, size, flush);
+    if (err == -EAGAIN) {
+        put_later(serve, bytes, size, flush);
+        fdc_poller_kick(serve);
+    } else if (err == -EMSGSIZE) {
+        fdc_serve_break(serve, err, "a reply of %u bytes does not fit", size);
+    }
+}
+
+void
+fdc_send(struct fdc_serve *serve, const void *bytes, uint32_t size, bool flush)
+{
+    pthread_mutex_lock(&serve->reply_lock);
+    send_locked(serve, bytes, size, flush);
+    pthread_mutex_unlock(&serve->reply_lock);
+}
+
+bool
+fdc_send_rest(struct fdc_serve *serve)
+{
+    bool left;
+
+    pthread_mutex_lock(&serve->reply_lock);
+    while (serve->out_first != NULL) {
+        struct fdc_out *out = serve->out_first;
+
+        if (put_now(serve, out->bytes, out->size, out->flush) == -EAGAIN)
+            break;
+        serve->out_first = out->next;
+        if (out->next == NULL)
+            serve->out_last = NULL;
+        serve->out_bytes -= out->size;
+        free(out);
+    }
+    left = serve->out_first != NULL;
+    pthread_mutex_unlock(&serve->reply_lock);
+    return left;
+}
+
+void
+fdc_send_drop(struct fdc_serve *serve)
+{
+    struct fdc_out *out;
+
+    while ((out = serve->out_first) != NULL) {
+        serve->out_first = out->next;
+        free(out);
+    }
+    serve->out_last = NULL;
+}
+
+void
+fdc_send_flush(struct fdc_serve *serve)
+{
+    pthread_mutex_lock(&serve->reply_lock);
+    fdc_link_flush(serve->link, FDC_LANE_REPLY);
+    pthread_mutex_unlock(&serve->reply_lock);
+}
+
+void
+fdc_send_done(struct fdc_serve *serve, uint64_t ticket, CUresult result, bool flush)
+{
+    struct fdc_reply reply = {
+        .size = sizeof(reply), .id = FDC_REPLY_DONE, .ticket = ticket, .result = result,
+    };
+
+    fdc_count(serve, dones, 1);
+    fdc_send(serve, &reply, sizeof(reply), flush);
+}
+
+/* ---- answers ---- */
+
+static void
+keep_failure(struct fdc_serve *serve, uint16_t id, CUresult result)
+{
+    const struct fdc_serve_entry *entry = fdc_serve_entry(id);
+
+    fdc_count(serve, failures, 1);
+    pthread_mutex_lock(&serve->reply_lock);
+    if (serve->first_result == CUDA_SUCCESS) {
+        serve->first_result = result;
+        serve->first_id = id;
+    }
+    pthread_mutex_unlock(&serve->reply_lock);
+    fdc_log(FDC_LOG_INFO, "%s failed: %d", entry ? entry->name : "?", result);
+}
+
+void
+fdc_request_answer(struct fdc_request *request, CUresult result, void *reply, uint32_t size)
+{
+    if (result != CUDA_SUCCESS)
+        reply = NULL;
+    fdc_request_answer_always(request, result, reply, size);
+}
+
+void
+fdc_request_answer_always(struct fdc_request *request, CUresult result, void *reply,
+                          uint32_t size)
+{
+    struct fdc_serve *serve = request->serve;
+    struct fdc_reply bare, *head = reply;
+
+    if (request->answered)
+        return;
+    request->answered = true;
+    if (request->flags & FDC_MSG_DONE) {
+        if (result != CUDA_SUCCESS && !request->done) {
+            request->done = true;
+            fdc_send_done(serve, request->ticket, result, true);
+        }
+        return;
+    }
+    if (!(request->flags & FDC_MSG_REPLY)) {
+        if (result != CUDA_SUCCESS)
+            keep_failure(serve, request->id, result);
+        return;
+    }
+    if (head == NULL) {
+        head = &bare;
+        size = sizeof(bare);
+    }
+    memset(head, 0, sizeof(*head));
+    head->size = size;
+    head->id = request->id;
+    head->ticket = request->ticket;
+    head->result = result;
+    fdc_count(serve, replies, 1);
+    pthread_mutex_lock(&serve->reply_lock);
+    head->first_result = serve->first_result;
+    head->first_id = serve->first_id;
+    serve->first_result = CUDA_SUCCESS;
+    serve->first_id = 0;
+    send_locked(serve, head, size, true);
+    pthread_mutex_unlock(&serve->reply_lock);
+}
+
+struct fdc_request *
+fdc_request_keep(const struct fdc_request *request)
+{
+    struct fdc_request *kept = malloc(sizeof(*kept) + request->size);
+
+    if (kept == NULL)
+        return NULL;
+    *kept = *request;
+    memcpy(kept + 1, request->msg, request->size);
+    kept->msg = (const struct fdc_msg *)(kept + 1);
+    kept->answered = kept->kept = kept->done = false;
+    /* Whoever keeps it answers it: fdc_entry_run() need not. */
+    ((struct fdc_request *)request)->kept = true;
+    return kept;
+}
+
+void
+fdc_request_free(struct fdc_request *request)
+{
+    free(request);
+}
+
+void
+fdc_request_finish(struct fdc_request *request, CUresult result, void *reply, uint32_t size)
+{
+    fdc_request_answer(request, result, reply, size);
+    if ((request->flags & FDC_MSG_DONE) && !request->done)
+        fdc_send_done(request->serve, request->ticket, CUDA_SUCCESS, true);
+    fdc_request_free(request);
+}
+
+int
+fdc_entry_run(const struct fdc_serve_entry *entry, struct fdc_request *request)
+{
+    struct fdc_serve *serve = request->serve;
+    struct fdc_ctx *ctx;
+    CUresult result;
+    int err;
+
+    if (entry->context) {
+        result = fdc_context_use(serve, request->ctx);
+        if (FDC_UNLIKELY(result != CUDA_SUCCESS)) {
+            fdc_request_answer(request, result, NULL, 0);
+            return 0;
+        }
+        /* Calls that name no stream work on the NULL stream; over-counting costs nothing. */
+        ctx = fdc_context_here();
+        if (!fdc_load_relaxed(&ctx->legacy_work))
+            __atomic_store_n(&ctx->legacy_work, 1, __ATOMIC_RELAXED);
+    }
+    err = entry->fn(request);
+    if (FDC_UNLIKELY(err != 0)) {
+        fdc_serve_break(serve, err, "%s: a message that cannot be true", entry->name);
+        return err;
+    }
+    if (FDC_UNLIKELY((request->flags & FDC_MSG_DONE) && !request->done && !request->kept)) {
+        request->done = true;
+        fdc_send_done(serve, request->ticket, CUDA_SUCCESS, true);
+    }
+    if (FDC_UNLIKELY((request->flags & FDC_MSG_REPLY) && !request->answered &&
+                     !request->kept)) {
+        fdc_log(FDC_LOG_ERROR, "%s gave no answer", entry->name);
+        fdc_request_answer(request, CUDA_ERROR_UNKNOWN, NULL, 0);
+    }
+    return 0;
+}
+
+/* ---- helper threads ---- */
+
+struct fdc_task {
+    struct fdc_task *next;
+    struct fdc_request *request;
+    void (*fn)(struct fdc_request *, void *);
+    void *user;
+};
+
+static void *
+pool_main(void *arg)
+{
+    struct fdc_serve *serve = arg;
+
+    pthread_mutex_lock(&serve->pool_lock);
+    for (;;) {
+        struct fdc_task *task = serve->task_first;
+
+        if (task == NULL) {
+            if (serve->pool_stop)
+                break;
+            serve->pool_idle++;
+            pthread_cond_wait(&serve->pool_cond, &serve->pool_lock);
+            serve->pool_idle--;
+            continue;
+        }
+        serve->task_first = task->next;
+        if (task->next == NULL)
+            serve->task_last = NULL;
+        serve->task_bytes -= task->request->size;
+        serve->task_count--;
+        pthread_mutex_unlock(&serve->pool_lock);
+        task->fn(task->request, task->user);
+        free(task);
+        pthread_mutex_lock(&serve->pool_lock);
+    }
+    serve->pool_threads--;
+    pthread_cond_broadcast(&serve->pool_gone);
+    pthread_mutex_unlock(&serve->pool_lock);
+    return NULL;
+}
+
+int
+fdc_pool_add(struct fdc_serve *serve, struct fdc_request *kept,
+             void (*fn)(struct fdc_request *, void *), void *user)
+{
+    struct fdc_task *task = malloc(sizeof(*task));
+    pthread_attr_t attr;
+    pthread_t thread;
+    int err = 0;
+
+    if (task == NULL)
+        return -ENOMEM;
+    *task = (struct fdc_task){ .request = kept, .fn = fn, .user = user };
+    pthread_mutex_lock(&serve->pool_lock);
+    if (serve->pool_stop || serve->task_bytes + kept->size > TASK_BYTES_MAX) {
+        err = -EAGAIN;
+        goto unlock;
+    }
+    if (serve->pool_idle <= serve->task_count && serve->pool_threads < POOL_MAX) {
+        pthread_attr_init(&attr);
+        pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+        if (pthread_create(&thread, &attr, pool_main, serve) == 0)
+            serve->pool_threads++;
+        else if (serve->pool_threads == 0)
+            err = -EAGAIN;
+        pthread_attr_destroy(&attr);
+        if (err)
+            goto unlock;
+    }
+    if (serve->task_last != NULL)
+        serve->task_last->next = task;
+    else
+        serve->task_first = task;
+    serve->task_last = task;
+    serve->task_bytes += kept->size;
+    serve->task_count++;
+    task = NULL;
+    pthread_cond_signal(&serve->pool_cond);
+unlock:
+    pthread_mutex_unlock(&serve->pool_lock);
+    free(task);
+    return err;
+}
+
+void
+fdc_pool_stop(struct fdc_serve *serve)
+{
+    pthread_mutex_lock(&serve->pool_lock);
+    serve->pool_stop = true;
+    pthread_cond_broadcast(&serve->pool_cond);
+    while (serve->pool_threads > 0)
+        pthread_cond_wait(&serve->pool_gone, &serve->pool_lock);
+    pthread_mutex_unlock(&serve->pool_lock);
+}
+
+struct later {
+    void (*fn)(struct fdc_request *, void *);
+    void *user;
+};
+
+static void
+later_run(struct fdc_request *kept, void *user)
+{
+    struct later *later = user;
+
+    if (kept->ctx != 0)
+        fdc_context_use(kept->serve, kept->ctx);
+    later->fn(kept, later->user);
+    free(later);
+}
+
+int
+fdc_request_later(struct fdc_request *kept, void (*fn)(struct fdc_request *, void *),
+                  void *user)
+{
+    struct later *later = malloc(sizeof(*later));
+    int err;
+
+    if (later == NULL)
+        return -ENOMEM;
+    *later = (struct later){ fn, user };
+    err = fdc_pool_add(kept->serve, kept, later_run, later);
+    if (err)
+        free(later);
+    return err;
+}

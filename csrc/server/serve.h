@@ -1,0 +1,295 @@
+/*
+ * What the worker's own files share and the generated dispatch does not see: the session
+ * object, handle tables, contexts, private events, threads. DESIGN.md says which thread
+ * may touch what, and in which order the locks are taken.
+ */
+#ifndef FDC_SERVE_H
+#define FDC_SERVE_H
+
+#include "fdc/copy.h"
+#include "server/server.h"
+
+#define FDC_TABLE_CHUNK 4096u           /* slots a chunk */
+#define FDC_TABLE_CHUNKS 256u           /* 20 bits of index in all */
+#define FDC_DEVICES_MAX 64
+
+/* ---- handles.c ---- */
+
+struct fdc_slot {
+    uint32_t state;                     /* 0 free, else 0x10000 | generation */
+    uint32_t ctx;                       /* index of the context it belongs to */
+    void *value;                        /* the driver's */
+    void *aux;                          /* ours: event box, code, context, memory */
+    uint32_t work;                      /* stream: calls since the last join, atomic */
+};
+
+struct fdc_slots {
+    pthread_mutex_t lock;               /* put, drop and walks */
+    struct fdc_slot *chunk[FDC_TABLE_CHUNKS];
+    uint32_t high;                      /* no slot in use at or above */
+};
+
+struct fdc_slot *fdc_slot_find(struct fdc_serve *serve, int kind, uint64_t handle);
+/* By index alone, whatever generation: contexts. */
+struct fdc_slot *fdc_slot_at(struct fdc_serve *serve, int kind, uint32_t index);
+CUresult fdc_handle_put_aux(struct fdc_serve *serve, int kind, uint64_t handle, void *value,
+                            void *aux, uint32_t ctx);
+/* Another value behind a live handle. */
+CUresult fdc_handle_swap(struct fdc_serve *serve, int kind, uint64_t handle, void *value,
+                         void *aux);
+CUresult fdc_handle_drop_aux(struct fdc_serve *serve, int kind, uint64_t handle,
+                             void **value, void **aux);
+/* Forgets the handles of a context (0: of all) of one kind; fn sees each that was live. */
+void fdc_handle_sweep(struct fdc_serve *serve, int kind, uint32_t ctx,
+                      void (*fn)(struct fdc_serve *serve, void *value, void *aux));
+int fdc_handles_new(struct fdc_serve *serve);
+void fdc_handles_free(struct fdc_serve *serve);
+/* What the client left, freed in an order that is safe. */
+void fdc_handles_cleanup(struct fdc_serve *serve);
+
+/* ---- context.c ---- */
+
+struct fdc_mark;
+
+struct fdc_ctx {
+    struct fdc_serve *serve;
+    uint32_t index;
+    int device;                         /* the lease's ordinal */
+    bool primary;
+    uint32_t open;                      /* atomic: 1 while calls may name it */
+    struct fdc_ctx *next;               /* of the session, never freed before its end */
+    CUcontext value;
+    CUstream own;                       /* the worker's: joins and clearing */
+    CUstream clear;
+    uint32_t joined;                    /* own may have unfinished waits */
+    uint32_t legacy_work;               /* calls on the NULL stream since the last join */
+    uint32_t blocking_captures;
+    uint32_t opened;                    /* times it was opened */
+    pthread_mutex_t lock;               /* of marks */
+    struct fdc_mark *marks;             /* free ones */
+};
+
+/* The context of this index made current in this thread; 0: none wanted. */
+CUresult fdc_context_use(struct fdc_serve *serve, uint32_t index);
+CUresult fdc_context_use_ctx(struct fdc_serve *serve, struct fdc_ctx *ctx);
+/* The context that is current in this thread, or NULL. */
+struct fdc_ctx *fdc_context_here(void);
+void fdc_context_forget(void);
+/* An open one, or NULL. */
+struct fdc_ctx *fdc_context_at(struct fdc_serve *serve, uint32_t index);
+struct fdc_ctx *fdc_context_of_device(struct fdc_serve *serve, int device);
+/* One that the program made; and the end of any. */
+CUresult fdc_context_adopt(struct fdc_serve *serve, uint64_t handle, int device,
+                           CUcontext value);
+CUresult fdc_context_shut(struct fdc_serve *serve, uint64_t handle);
+void fdc_contexts_close(struct fdc_serve *serve);
+
+/* A private event of a context, recorded once, then given back. */
+struct fdc_mark {
+    CUevent event;
+    struct fdc_ctx *ctx;
+    struct fdc_mark *next;
+    uint32_t epoch;                     /* the ctx->opened that it belongs to */
+};
+CUresult fdc_mark_get(struct fdc_ctx *ctx, struct fdc_mark **mark);
+void fdc_mark_put(struct fdc_mark *mark);
+/* An event recorded now on this stream, or behind everything that the context was given
+ * so far. */
+CUresult fdc_mark_stream(struct fdc_ctx *ctx, CUstream stream, struct fdc_mark **mark);
+CUresult fdc_mark_all(struct fdc_ctx *ctx, struct fdc_mark **mark);
+/* The worker's own stream waits for what the stream was given so far. */
+CUresult fdc_context_join(struct fdc_ctx *ctx, CUstream stream);
+CUresult fdc_context_join_legacy(struct fdc_ctx *ctx);
+bool fdc_stream_is_capturing(struct fdc_serve *serve, CUstream stream);
+
+/* ---- done.c ---- */
+
+struct fdc_done {
+    struct fdc_done *next;
+    struct fdc_mark *mark;
+    CUstream stream;
+    uint64_t ticket;
+    struct fdc_chunk down;
+};
+/* DONE when the mark has passed; the mark is taken over. */
+int fdc_done_add(struct fdc_serve *serve, uint64_t ticket, struct fdc_mark *mark,
+                 CUstream stream, struct fdc_chunk down);
+/* As fdc_done_flush, says how many it sent. */
+int fdc_done_turn(struct fdc_serve *serve);
+bool fdc_done_any(struct fdc_serve *serve);
+/* Answers what waits on a context that goes away (NULL: all), with this result. */
+void fdc_done_cancel(struct fdc_serve *serve, struct fdc_ctx *ctx, CUresult result);
+int fdc_poller_start(struct fdc_serve *serve);
+void fdc_poller_stop(struct fdc_serve *serve);
+void fdc_poller_kick(struct fdc_serve *serve);
+
+/* ---- serve.c ---- */
+
+struct fdc_task;
+struct fdc_out;
+
+/* Sends one message on the reply lane, in order, never blocking. */
+void fdc_send(struct fdc_serve *serve, const void *bytes, uint32_t size, bool flush);
+void fdc_send_done(struct fdc_serve *serve, uint64_t ticket, CUresult result, bool flush);
+void fdc_send_flush(struct fdc_serve *serve);
+void fdc_send_drop(struct fdc_serve *serve);
+/* What did not fit before; true: there is still some. */
+bool fdc_send_rest(struct fdc_serve *serve);
+/* Ends the session; says why once. */
+void fdc_serve_break(struct fdc_serve *serve, int err, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+int fdc_pool_add(struct fdc_serve *serve, struct fdc_request *kept,
+                 void (*fn)(struct fdc_request *, void *), void *user);
+void fdc_pool_stop(struct fdc_serve *serve);
+/* Runs an entry's function and sees that the client gets what it waits for. */
+int fdc_entry_run(const struct fdc_serve_entry *entry, struct fdc_request *request);
+void fdc_request_free(struct fdc_request *request);
+
+/* ---- event.c ---- */
+
+/* The driver event behind an event handle, kept while somebody waits for it. */
+struct fdc_event_box {
+    CUevent event;
+    struct fdc_serve *serve;
+    uint32_t refs, flags, ctx;
+    bool recorded;
+};
+void fdc_event_box_put(struct fdc_event_box *box);
+/* The driver event of this handle, which must not be recorded anew while it is waited for:
+ * a fresh one where that is so. */
+CUresult fdc_event_for_record(struct fdc_serve *serve, uint64_t handle, CUevent *event);
+/* Answers the kept request when the event has passed: at once, or on a helper thread. */
+int fdc_wait_mark(struct fdc_request *request, struct fdc_mark *mark);
+/* The executor is idle: looks at waits that have just begun. True: some are left. */
+bool fdc_wait_turn(struct fdc_serve *serve);
+void fdc_wait_hand_over(struct fdc_serve *serve);
+
+/* ---- memory.c ---- */
+
+struct fdc_memory;
+struct fdc_memory *fdc_memory_new(struct fdc_serve *serve);
+void fdc_memory_free(struct fdc_serve *serve);          /* gives everything back */
+void fdc_memory_piece(struct fdc_serve *serve, int device, uint64_t size, uint64_t *base,
+                      uint64_t *got);
+uint64_t fdc_memory_granularity(struct fdc_serve *serve, int device);
+void fdc_memory_context_reset(struct fdc_serve *serve, int device);
+uint64_t fdc_memory_used(struct fdc_serve *serve, int device);
+uint64_t fdc_memory_limit(struct fdc_serve *serve, int device);
+/* Whether a copy may name these addresses: the session's pieces, blocks and globals. */
+CUresult fdc_memory_check(struct fdc_serve *serve, uint64_t address, uint64_t size);
+/* Addresses that the driver chose (a module's globals) may be named from now on. */
+CUresult fdc_memory_allow(struct fdc_serve *serve, uint64_t address, uint64_t size);
+CUresult fdc_memory_charge(struct fdc_serve *serve, int device, uint64_t size);
+void fdc_memory_refund(struct fdc_serve *serve, int device, uint64_t size);
+void fdc_regions_register(struct fdc_serve *serve);
+void fdc_regions_release_ctx(struct fdc_serve *serve, struct fdc_ctx *ctx);
+
+/* ---- module.c ---- */
+
+struct fdc_code;
+struct fdc_images;
+struct fdc_images *fdc_images_new(void);
+void fdc_images_free(struct fdc_images *images);
+void fdc_code_free(struct fdc_code *code);
+/* As fdc_code_function, and how many bytes its parameters take. */
+CUresult fdc_code_kernel(struct fdc_serve *serve, struct fdc_wire_func func,
+                         CUfunction *value, uint32_t *param_bytes);
+enum { FDC_LAUNCH_COOPERATIVE = 1, FDC_LAUNCH_PROGRAMMATIC = 2, FDC_LAUNCH_PRIORITY = 4 };
+#define FDC_LAUNCH_HAS_PRIORITY(req) ((req)->flags & FDC_LAUNCH_PRIORITY)
+
+/* ---- memcpy.c ---- */
+
+CUresult fdc_copy3d_fill(struct fdc_request *request, const struct fdc_copy3d *copy,
+                         const void *src_chunk, void *dst_chunk, CUDA_MEMCPY3D *out);
+
+/* ---- hostfn.c ---- */
+
+struct fdc_hostfns;
+struct fdc_hostfns *fdc_hostfns_new(struct fdc_serve *serve);
+/* Sends what is due; by the poller, after it has flushed what is complete. */
+bool fdc_hostfns_turn(struct fdc_serve *serve);
+void fdc_hostfns_cancel(struct fdc_serve *serve);
+void fdc_hostfns_free(struct fdc_serve *serve);
+/* What to give the driver for the client's function of this number; captured: it may run
+ * again, and lives as long as the session. */
+CUresult fdc_hostfn_place(struct fdc_serve *serve, uint64_t number, bool captured,
+                          CUhostFn *fn, void **user);
+void fdc_hostfn_unplace(struct fdc_serve *serve, void *user);
+
+/* ---- blob.c ---- */
+
+struct fdc_blobs;
+struct fdc_blobs *fdc_blobs_new(void);
+void fdc_blobs_free(struct fdc_blobs *blobs);
+/* Fills the chunk with the blob's start and keeps the rest for this thread. Takes bytes
+ * (malloc) over. 0 or -EPROTO. */
+int fdc_blob_give(struct fdc_request *request, struct fdc_chunk chunk, void *bytes,
+                  uint64_t size);
+
+/* ---- device.c ---- */
+
+/* The snapshot of the leased devices, malloc; NULL: no memory. */
+void *fdc_snapshot_make(struct fdc_serve *serve, uint64_t *size, CUresult *result);
+
+/* ---- the session (session.c) ---- */
+
+struct fdc_serve {
+    const struct fdc_driver *driver;
+    struct fdc_link *link;
+    struct fdc_serve_limits limits;
+    CUdevice device[FDC_DEVICES_MAX];
+    uint32_t stop;                      /* atomic: 1 from fdc_serve_stop on */
+    uint32_t broken;                    /* atomic: a positive errno */
+
+    uint8_t *message;                   /* the executor's copy of the message at hand */
+    uint32_t message_room;
+    void *region[FDC_REGIONS];
+    uint64_t region_size[FDC_REGIONS];
+    struct fdc_ctx *registered[FDC_REGIONS];    /* the context they were registered in */
+    bool snapshot_given;
+
+    struct fdc_slots *slots;            /* [FDC_KINDS] */
+    pthread_mutex_t context_lock;       /* opening and closing contexts, the list */
+    struct fdc_ctx *contexts;
+    uint32_t epoch;                     /* counts destroyed contexts, atomic */
+    uint32_t captures;                  /* under way, atomic */
+
+    pthread_mutex_t reply_lock;         /* claim .. commit on the reply lane, first failure */
+    struct fdc_out *out_first, *out_last;
+    uint64_t out_bytes;
+    int32_t first_result;
+    uint16_t first_id;
+
+    pthread_mutex_t pool_lock;
+    pthread_cond_t pool_cond, pool_gone;
+    struct fdc_task *task_first, *task_last;
+    uint64_t task_bytes;
+    int pool_threads, pool_idle, task_count;
+    bool pool_stop;
+
+    pthread_mutex_t inbox_lock;         /* new outstanding items */
+    struct fdc_done *inbox_first, *inbox_last;
+    pthread_mutex_t done_lock;          /* the list, queries and sending; before reply_lock */
+    struct fdc_done *done_first, *done_last;
+    uint32_t done_count;                /* both lists, atomic */
+    pthread_t poller;
+    bool poller_runs;
+    uint32_t poller_word, poller_stop, poller_sleeps;
+
+    struct fdc_wait *hot;               /* executor only */
+
+    struct fdc_memory *memory;
+    struct fdc_images *images;
+    struct fdc_hostfns *hostfns;
+    struct fdc_blobs *blobs;
+
+    struct fdc_serve_counters counters; /* atomic adds, relaxed */
+};
+
+#define fdc_count(serve, what, n) \
+    ((void)__atomic_add_fetch(&(serve)->counters.what, (n), __ATOMIC_RELAXED))
+
+/* A driver entry that may be missing in an old driver. */
+#define FDC_HAS(driver, name) ((driver)->name != NULL)
+
+#endif

@@ -1,0 +1,245 @@
+/*
+ * One session: its object, and the executor that takes the client's messages in their
+ * total order and calls the driver. The executor never blocks: what may take long goes to
+ * a helper thread (serve.c), what waits for the device goes through private events
+ * (event.c, done.c). Each message is copied out of shared memory before it is looked at,
+ * so what was checked is what is used.
+ */
+#include "server/serve.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define SPIN_NS 60000           /* how long an idle executor looks at what is unfinished */
+
+static int
+locks_new(struct fdc_serve *serve)
+{
+    pthread_mutex_init(&serve->context_lock, NULL);
+    pthread_mutex_init(&serve->reply_lock, NULL);
+    pthread_mutex_init(&serve->pool_lock, NULL);
+    pthread_mutex_init(&serve->inbox_lock, NULL);
+    pthread_mutex_init(&serve->done_lock, NULL);
+    if (pthread_cond_init(&serve->pool_cond, NULL) ||
+        pthread_cond_init(&serve->pool_gone, NULL))
+        return -ENOMEM;
+    return 0;
+}
+
+int
+fdc_serve_new(const struct fdc_driver *driver, struct fdc_link *link,
+              const struct fdc_serve_limits *limits, struct fdc_serve **made)
+{
+    struct fdc_serve *serve;
+    CUresult result;
+    int err = -ENOMEM;
+
+    if (limits->devices < 1 || limits->devices > FDC_DEVICES_MAX)
+        return -EINVAL;
+    serve = calloc(1, sizeof(*serve));
+    if (serve == NULL)
+        return -ENOMEM;
+    serve->driver = driver;
+    serve->link = link;
+    serve->limits = *limits;
+    if (locks_new(serve))
+        goto err_free;
+
+    result = driver->cuInit(0);
+    for (int i = 0; i < limits->devices && result == CUDA_SUCCESS; i++)
+        result = driver->cuDeviceGet(&serve->device[i], limits->ordinal[i]);
+    if (result != CUDA_SUCCESS) {
+        fdc_log(FDC_LOG_ERROR, "the driver cannot be used: result %d", result);
+        err = -ENODEV;
+        goto err_free;
+    }
+
+    serve->message_room = fdc_link_max_message(link, FDC_LANE_COMMAND);
+    serve->message = aligned_alloc(64, FDC_ALIGN_UP((size_t)serve->message_room, 64));
+    if (serve->message == NULL)
+        goto err_free;
+    for (int i = 0; i < FDC_REGIONS; i++)
+        serve->region[i] = fdc_link_region(link, i, &serve->region_size[i]);
+    err = fdc_handles_new(serve);
+    if (err)
+        goto err_free;
+    err = -ENOMEM;
+    serve->memory = fdc_memory_new(serve);
+    serve->images = fdc_images_new();
+    serve->hostfns = fdc_hostfns_new(serve);
+    serve->blobs = fdc_blobs_new();
+    if (serve->memory == NULL || serve->images == NULL || serve->hostfns == NULL ||
+        serve->blobs == NULL)
+        goto err_free;
+    err = fdc_poller_start(serve);
+    if (err)
+        goto err_free;
+    *made = serve;
+    return 0;
+
+err_free:
+    fdc_serve_free(serve);
+    return err;
+}
+
+static void
+slow_run(struct fdc_request *kept, void *user)
+{
+    fdc_entry_run(user, kept);
+    fdc_request_free(kept);
+}
+
+/* One message, in private memory. 0, or the session ends. */
+static int
+dispatch(struct fdc_serve *serve, const struct fdc_msg *msg, uint32_t size)
+{
+    const struct fdc_serve_entry *entry = fdc_serve_entry(msg->id);
+    struct fdc_request request = {
+        .serve = serve, .driver = serve->driver, .msg = msg, .size = size,
+        .id = msg->id, .flags = msg->flags, .ticket = msg->ticket, .ctx = msg->ctx,
+    };
+    struct fdc_request *kept;
+    int err;
+
+    if (FDC_UNLIKELY(entry == NULL || size < entry->min_size || msg->size != size ||
+                     msg->flags >= (FDC_MSG_REPLY | FDC_MSG_DONE))) {
+        fdc_serve_break(serve, -EPROTO, "a message of id 0x%04x, %u bytes, flags %u",
+                        msg->id, size, msg->flags);
+        return -EPROTO;
+    }
+    fdc_count(serve, messages, 1);
+    if (msg->put != 0) {
+        err = fdc_link_put_wait(serve->link, FDC_REGION_UP, msg->put, -1);
+        if (err < 0)
+            return err;
+    }
+    if (FDC_LIKELY(!entry->slow))
+        return fdc_entry_run(entry, &request);
+
+    fdc_count(serve, slow, 1);
+    kept = fdc_request_keep(&request);
+    err = kept == NULL ? -ENOMEM : fdc_pool_add(serve, kept, slow_run, (void *)entry);
+    if (err) {
+        free(kept);
+        request.kept = false;
+        fdc_request_answer(&request, CUDA_ERROR_OUT_OF_MEMORY, NULL, 0);
+    }
+    return 0;
+}
+
+/* Nothing to serve: looks at what may finish any moment, then sleeps. */
+static int
+idle(struct fdc_serve *serve)
+{
+    uint64_t start = 0, now;
+    int ready;
+
+    for (;;) {
+        bool waits = fdc_wait_turn(serve);
+
+        if (!waits && !fdc_done_any(serve))
+            break;
+        if (fdc_done_turn(serve) > 0)
+            start = 0;
+        ready = fdc_link_wait(serve->link, FDC_LANE_COMMAND, 0);
+        if (ready != 0)
+            return ready;
+        now = fdc_now_ns();
+        if (start == 0)
+            start = now;
+        else if (now - start > SPIN_NS)
+            break;
+        for (int i = 0; i < 8; i++)
+            fdc_pause();
+    }
+    fdc_wait_hand_over(serve);
+    return fdc_link_wait(serve->link, FDC_LANE_COMMAND, -1);
+}
+
+int
+fdc_serve_run(struct fdc_serve *serve)
+{
+    int err = 0;
+
+    while (!fdc_load_relaxed(&serve->stop)) {
+        uint32_t size;
+        const void *at = fdc_link_peek(serve->link, FDC_LANE_COMMAND, &size, &err);
+
+        if (at == NULL) {
+            if (err == 0)
+                err = idle(serve);
+            if (err < 0)
+                break;
+            err = 0;
+            continue;
+        }
+        if (size < sizeof(struct fdc_msg) || size > serve->message_room) {
+            fdc_serve_break(serve, -EPROTO, "a message of %u bytes", size);
+            break;
+        }
+        if (FDC_UNLIKELY(serve->hot != NULL) && fdc_wait_turn(serve))
+            fdc_wait_hand_over(serve);
+        memcpy(serve->message, at, size);
+        fdc_link_release(serve->link, FDC_LANE_COMMAND);
+        err = dispatch(serve, (const struct fdc_msg *)serve->message, size);
+        if (err)
+            break;
+    }
+    if (err == -EPROTO)
+        fdc_serve_break(serve, err, "the client broke the %s lane", "command");
+    fdc_hostfns_cancel(serve);
+    if (serve->broken)
+        return -(int)serve->broken;
+    return err == -EPIPE ? 0 : err;
+}
+
+void
+fdc_serve_stop(struct fdc_serve *serve)
+{
+    __atomic_store_n(&serve->stop, 1, __ATOMIC_RELEASE);
+    fdc_link_shutdown(serve->link);
+}
+
+void
+fdc_serve_free(struct fdc_serve *serve)
+{
+    if (serve == NULL)
+        return;
+    if (serve->hostfns != NULL)
+        fdc_hostfns_cancel(serve);
+    fdc_wait_hand_over(serve);
+    fdc_pool_stop(serve);
+    fdc_poller_stop(serve);
+    if (serve->slots != NULL)
+        fdc_handles_cleanup(serve);
+    fdc_done_cancel(serve, NULL, CUDA_ERROR_DEINITIALIZED);
+    if (serve->memory != NULL)
+        fdc_memory_free(serve);
+    if (serve->slots != NULL)
+        fdc_contexts_close(serve);
+    if (serve->hostfns != NULL)
+        fdc_hostfns_free(serve);
+    fdc_images_free(serve->images);
+    fdc_blobs_free(serve->blobs);
+    fdc_handles_free(serve);
+    fdc_send_drop(serve);
+    free(serve->message);
+    pthread_mutex_destroy(&serve->context_lock);
+    pthread_mutex_destroy(&serve->reply_lock);
+    pthread_mutex_destroy(&serve->pool_lock);
+    pthread_mutex_destroy(&serve->inbox_lock);
+    pthread_mutex_destroy(&serve->done_lock);
+    pthread_cond_destroy(&serve->pool_cond);
+    pthread_cond_destroy(&serve->pool_gone);
+    free(serve);
+}
+
+void
+fdc_serve_get_counters(struct fdc_serve *serve, struct fdc_serve_counters *counters)
+{
+    *counters = serve->counters;
+    counters->memory_used = 0;
+    for (int i = 0; i < serve->limits.devices; i++)
+        counters->memory_used += fdc_memory_used(serve, i);
+}

@@ -1,0 +1,135 @@
+/*
+ * Streams: waiting for one, for a whole context, marks and fences. The rest are plain
+ * calls (generated).
+ */
+#include "server/serve.h"
+#include "server_hooks.h"
+
+/* A stream whose work must not be waited for now. */
+static bool
+in_capture(struct fdc_request *request, CUstream stream)
+{
+    struct fdc_ctx *ctx = fdc_context_here();
+
+    if (stream == CU_STREAM_LEGACY)
+        return ctx != NULL && fdc_load_relaxed(&ctx->blocking_captures) != 0;
+    return fdc_stream_is_capturing(request->serve, stream);
+}
+
+/* Its unfinished work is joined by fdc_handle_drop(), so that a later synchronise of the
+ * context waits for it. */
+int
+fdc_server_call_cuStreamDestroy_v2(struct fdc_request *request,
+                                   const struct fdc_req_cuStreamDestroy_v2 *req)
+{
+    void *stream;
+    CUresult result;
+
+    result = fdc_handle_drop(request->serve, FDC_KIND_STREAM, req->hStream, &stream);
+    if (result == CUDA_SUCCESS)
+        result = request->driver->cuStreamDestroy_v2(stream);
+    fdc_request_answer(request, result, NULL, 0);
+    return 0;
+}
+
+int
+fdc_server_call_cuStreamSynchronize(struct fdc_request *request,
+                                    const struct fdc_req_cuStreamSynchronize *req)
+{
+    struct fdc_ctx *ctx = fdc_context_here();
+    struct fdc_mark *mark;
+    CUstream stream;
+    CUresult result;
+
+    result = fdc_handle_stream(request->serve, req->hStream, &stream);
+    if (result == CUDA_SUCCESS && ctx == NULL)
+        result = CUDA_ERROR_INVALID_CONTEXT;
+    if (result == CUDA_SUCCESS && in_capture(request, stream))
+        result = CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+    if (result == CUDA_SUCCESS)
+        result = fdc_mark_stream(ctx, stream, &mark);
+    if (result == CUDA_SUCCESS)
+        return fdc_wait_mark(request, mark);
+    fdc_request_answer(request, result, NULL, 0);
+    return 0;
+}
+
+int
+fdc_server_call_cuStreamQuery(struct fdc_request *request,
+                              const struct fdc_req_cuStreamQuery *req)
+{
+    CUstream stream;
+    CUresult result;
+
+    result = fdc_handle_stream(request->serve, req->hStream, &stream);
+    if (result == CUDA_SUCCESS && in_capture(request, stream))
+        result = CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+    if (result == CUDA_SUCCESS)
+        result = request->driver->cuStreamQuery(stream);
+    if (result == CUDA_SUCCESS)
+        fdc_done_flush(request->serve);
+    fdc_request_answer(request, result, NULL, 0);
+    return 0;
+}
+
+/* Waits for what the message's context was given so far. */
+static int
+context_synchronize(struct fdc_request *request)
+{
+    struct fdc_ctx *ctx = fdc_context_here();
+    struct fdc_mark *mark;
+    CUresult result = CUDA_ERROR_INVALID_CONTEXT;
+
+    if (ctx != NULL)
+        result = fdc_mark_all(ctx, &mark);
+    if (result == CUDA_SUCCESS)
+        return fdc_wait_mark(request, mark);
+    fdc_request_answer(request, result, NULL, 0);
+    return 0;
+}
+
+int
+fdc_server_call_cuCtxSynchronize(struct fdc_request *request,
+                                 const struct fdc_req_cuCtxSynchronize *req)
+{
+    (void)req;
+    return context_synchronize(request);
+}
+
+int
+fdc_server_call_fdcFence(struct fdc_request *request, const struct fdc_req_fdcFence *req)
+{
+    struct fdc_ctx *ctx = fdc_context_here();
+    struct fdc_mark *mark;
+    CUresult result = CUDA_ERROR_INVALID_CONTEXT;
+
+    (void)req;
+    if (!(request->flags & FDC_MSG_DONE))
+        return 0;
+    if (ctx != NULL)
+        result = fdc_mark_all(ctx, &mark);
+    if (result == CUDA_SUCCESS) {
+        if (fdc_done_add(request->serve, request->ticket, mark, ctx->own,
+                         (struct fdc_chunk){ 0 })) {
+            fdc_mark_put(mark);
+            result = CUDA_ERROR_OUT_OF_MEMORY;
+        } else {
+            request->done = true;
+        }
+    }
+    fdc_request_answer(request, result, NULL, 0);
+    return 0;
+}
+
+int
+fdc_server_call_fdcMark(struct fdc_request *request, const struct fdc_req_fdcMark *req)
+{
+    CUstream stream;
+    CUresult result;
+
+    result = fdc_handle_stream(request->serve, req->stream, &stream);
+    if (result == CUDA_SUCCESS)
+        result = fdc_done_later(request, stream, (struct fdc_chunk){ 0 });
+    fdc_request_answer(request, result, NULL, 0);
+    return 0;
+}
