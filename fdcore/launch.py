@@ -221,7 +221,9 @@ def private_server(options: Sequence[str]) -> tuple[Address, int]:
         os.close(ready)
     if not said:
         os.close(leash)
-        raise TransportError(f"the private server did not start: {last_line(log)}")
+        why = last_line(log)
+        shutil.rmtree(state, ignore_errors=True)
+        raise TransportError(f"the private server did not start: {why}")
     return Address(path=json.loads(said)["unix"]), leash
 
 

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import secrets
+import shutil
 import signal
 import socket
 import struct
@@ -358,6 +359,8 @@ class Server:
             finally:
                 control.close()
                 await self.close()
+        if self.options.leash_fd >= 0:
+            shutil.rmtree(state, ignore_errors=True)
 
     async def leash(self) -> None:
         await readable(self.options.leash_fd)

@@ -1,0 +1,111 @@
+"""fdserver's own life: start, refusals, a clean end."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support import environment, until
+
+
+def fdserver(folder, *options, **more):
+    return subprocess.run(
+        [sys.executable, "-m", "fdcore_cli.fdserver", *options],
+        env=environment(folder, **more),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def state_of(server):
+    return Path(server.unix.removeprefix("unix:")).parent
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_ends_it_cleanly(make_server, number):
+    server = make_server()
+    server.process.send_signal(number)
+    assert server.process.wait(20) == 0
+    assert not list(state_of(server).glob("*.sock"))
+    assert server.log.splitlines()[-1].endswith("stopping")
+
+
+def test_it_ends_while_programs_hold_leases(make_server):
+    server = make_server()
+    holder = server.start("sh", "-c", "echo up; read x", stdin=subprocess.PIPE,
+                          stdout=subprocess.PIPE)  # fmt: skip
+    assert holder.stdout.readline() == "up\n"
+    assert server.stop() == 0
+    assert holder.poll() is None
+    holder.communicate("\n")
+    assert holder.returncode == 0
+
+
+def test_no_worker_is_left_behind(make_server):
+    server = make_server()
+    children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children")
+    until(lambda: children.read_text().split())
+    workers = children.read_text().split()
+    server.stop()
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
+
+
+def test_killed_server_can_be_started_again(make_server, tmp_path):
+    server = make_server()
+    server.process.kill()
+    server.process.wait()
+    again = make_server("--state", str(state_of(server)))
+    assert len(again.free()) == 2
+
+
+def test_second_server_of_a_state_folder_is_refused(make_server, tmp_path):
+    server = make_server()
+    state = str(state_of(server))
+    done = fdserver(tmp_path, "--cpu-devices", "1", "--listen", "none", "--state", state)
+    assert done.returncode == 125
+    assert f"in use by another fdserver, pid {server.process.pid}" in done.stderr
+    assert len(server.free()) == 2
+
+
+def test_port_in_use_is_named(make_server, tmp_path):
+    server = make_server()
+    done = fdserver(tmp_path, "--cpu-devices", "1", "--listen", server.control,
+                    "--state", str(tmp_path / "state"))  # fmt: skip
+    assert done.returncode == 125
+    assert f"cannot listen at {server.control}" in done.stderr
+
+
+def test_it_does_not_listen_beyond_loopback_unasked(tmp_path):
+    done = fdserver(tmp_path, "--cpu-devices", "1", "--listen", "0.0.0.0:0",
+                    "--state", str(tmp_path / "state"))  # fmt: skip
+    assert done.returncode == 125
+    assert "not a loopback address" in done.stderr
+
+
+def test_driver_that_is_none_is_named_with_the_cause(tmp_path):
+    for path in ("/nonexistent/libcuda.so", "/etc/passwd", "libm.so.6"):
+        done = fdserver(tmp_path, "--driver", path, "--state", str(tmp_path / "state"))
+        assert done.returncode == 125
+        last = done.stderr.splitlines()[-1]
+        assert f"{path} cannot be used: " in last
+
+
+def test_number_of_cpu_devices_is_what_was_said(make_server):
+    assert len(make_server(devices=5).free()) == 5
+    assert make_server(devices=1, memory_mb=300).free() == [300]
+
+
+def test_ipv6_loopback_works(make_server):
+    server = make_server("--listen", "[::1]:0")
+    assert server.control.startswith("[::1]:")
+    done = subprocess.run(
+        [sys.executable, "-m", "fdcore_cli.fdrun", "-l", server.control, "echo", "hi"],
+        env=server.environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.stdout, done.stderr) == ("hi\n", "")
