@@ -38,8 +38,10 @@ enum {
     FLUSHER_IDLE_ROUNDS = 25,
     STAGING_EXTRA = 64 << 10,
     ROOM_SLICE_MS = 10,
+    WRITABLE_SLICE_MS = 100,
     LINGER_NS = 1000000000,         /* what free() gives a slow peer to take the rest */
-    USER_TIMEOUT_MS = 30000,
+    SILENCE_MS = 30000,             /* of a peer's machine that should have answered */
+    SILENCE_LOOK_US = 5000000,
 };
 
 enum frame_kind { FRAME_MESSAGE = 1, FRAME_PUT = 2 };
@@ -159,6 +161,35 @@ tcp_shutdown(struct fdc_link *link)
     shutdown(tcp->bulk.fd, SHUT_RDWR);
     wake_leader(tcp);
     wake_landed(tcp);
+}
+
+/*
+ * True when the peer's machine has not acknowledged anything for long although the kernel
+ * kept asking. TCP_USER_TIMEOUT would be simpler, but it also ends a connection whose
+ * peer is well and merely does not read, as a worker does during a long kernel; such a
+ * peer answers the probes. Idle connections are the business of keepalive.
+ */
+static bool
+is_silent(int fd)
+{
+    struct tcp_info info = { 0 };
+    socklen_t size = sizeof(info);
+
+    if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) < 0)
+        return false;
+    return info.tcpi_last_ack_recv > SILENCE_MS &&
+           (info.tcpi_retransmits >= 3 || info.tcpi_probes >= 2);
+}
+
+static void
+end_if_silent(struct tcp_link *tcp)
+{
+    if (fdc_load_acquire(&tcp->dead) ||
+        (!is_silent(tcp->command.fd) && !is_silent(tcp->bulk.fd)))
+        return;
+    fdc_log(FDC_LOG_ERROR, "tcp link ends: the peer has not answered for %d s",
+            SILENCE_MS / 1000);
+    tcp_shutdown(&tcp->link);
 }
 
 /* ---- receiving ---- */
@@ -386,8 +417,8 @@ tcp_peek(struct fdc_link *link, enum fdc_lane lane, uint32_t *size, int *err)
     return fdc_ring_peek(&link->ring[lane], size, err);
 }
 
-/* Until the socket or somebody's poke says that there is news; negative: for ever. */
-static void
+/* Until the socket or somebody's poke says that there is news. False: the time is over. */
+static bool
 lead_sleep(struct tcp_link *tcp, const uint32_t *word, uint32_t seen, int64_t timeout_us)
 {
     struct pollfd poll_fds[2] = {
@@ -395,7 +426,7 @@ lead_sleep(struct tcp_link *tcp, const uint32_t *word, uint32_t seen, int64_t ti
         { .fd = tcp->wake_fd, .events = POLLIN },
     };
     struct timespec timeout;
-    int saved = errno;
+    int saved = errno, n = 1;
     uint64_t drained;
 
     fdc_exchange_ordered(&tcp->polling, 1);
@@ -403,13 +434,14 @@ lead_sleep(struct tcp_link *tcp, const uint32_t *word, uint32_t seen, int64_t ti
         timeout.tv_sec = timeout_us / 1000000;
         timeout.tv_nsec = timeout_us % 1000000 * 1000;
         count_call(tcp);
-        ppoll(poll_fds, 2, timeout_us < 0 ? NULL : &timeout, NULL);
+        n = ppoll(poll_fds, 2, &timeout, NULL);
     }
     if (!fdc_exchange_ordered(&tcp->polling, 0) &&
         read(tcp->wake_fd, &drained, sizeof(drained)) < 0) {
         /* The poke's write is still on its way: one wake too many, later. */
     }
     errno = saved;
+    return n != 0;
 }
 
 /* 0: nothing yet. */
@@ -443,9 +475,12 @@ lead_wait(struct tcp_link *tcp, struct fdc_ring *ring, const uint32_t *word, uin
             budget_ns = 0;
         }
         slept = true;
-        left_us = limit_ns ? (int64_t)((limit_ns - now_ns) / 1000) + 1 : -1;
+        left_us = SILENCE_LOOK_US;
+        if (limit_ns && (limit_ns - now_ns) / 1000 < SILENCE_LOOK_US)
+            left_us = (int64_t)((limit_ns - now_ns) / 1000) + 1;
         __atomic_fetch_add(&ring->sleeps, 1, __ATOMIC_RELAXED);
-        lead_sleep(tcp, word, seen, left_us);
+        if (!lead_sleep(tcp, word, seen, left_us))
+            end_if_silent(tcp);
     }
     if (budget_ns)
         fdc_spin_end(&tcp->spin);
@@ -582,12 +617,13 @@ send_committed(struct tcp_link *tcp, struct sender *to)
 }
 
 static void
-await_writable(int fd, int timeout_ms)
+await_writable(struct tcp_link *tcp, int fd)
 {
     struct pollfd poll_fd = { .fd = fd, .events = POLLOUT };
     int saved = errno;
 
-    poll(&poll_fd, 1, timeout_ms);
+    if (poll(&poll_fd, 1, WRITABLE_SLICE_MS) == 0)
+        end_if_silent(tcp);
     errno = saved;
 }
 
@@ -622,7 +658,7 @@ flusher_thread(void *arg)
             to->start = to->end;
         pthread_mutex_unlock(&to->lock);
         if (err == -EAGAIN)
-            await_writable(to->fd, 100);
+            await_writable(tcp, to->fd);
     }
 }
 
@@ -652,7 +688,7 @@ arm_flusher(struct tcp_link *tcp)
         start_flusher(tcp);
         if (tcp->flusher_state == FLUSHER_NONE)
             while (send_committed(tcp, &tcp->command) == -EAGAIN)
-                await_writable(tcp->command.fd, 100);
+                await_writable(tcp, tcp->command.fd);
         break;
     case FLUSHER_PARKED:
         fdc_store_release(&tcp->flusher_state, FLUSHER_ARMED);
@@ -733,7 +769,7 @@ tcp_commit(struct fdc_link *link, enum fdc_lane lane)
     to->claimed = 0;
     if (to == &tcp->bulk) {
         while ((err = send_committed(tcp, to)) == -EAGAIN && !fdc_load_acquire(&tcp->dead))
-            await_writable(to->fd, 100);
+            await_writable(tcp, to->fd);
     } else {
         err = -EAGAIN;
         if (to->end - to->start >= FLUSH_BYTES || fdc_now_ns() - to->sent_ns > QUIET_NS)
@@ -813,7 +849,8 @@ tcp_wait_room(struct fdc_link *link, enum fdc_lane lane, uint32_t size, int64_t 
         }
         saved = errno;
         count_call(tcp);
-        poll(&poll_fd, 1, slice_ms);
+        if (poll(&poll_fd, 1, slice_ms) == 0)
+            end_if_silent(tcp);
         errno = saved;
     }
 }
@@ -827,13 +864,13 @@ send_put(struct tcp_link *tcp, struct sender *to, struct iovec *part)
     ssize_t n;
 
     while ((err = send_committed(tcp, to)) == -EAGAIN && !fdc_load_acquire(&tcp->dead))
-        await_writable(to->fd, 100);
+        await_writable(tcp, to->fd);
     while (!err && message.msg_iovlen > 0) {
         count_call(tcp);
         n = sendmsg(to->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
         if (n < 0) {
             if (errno == EAGAIN)
-                await_writable(to->fd, 100);
+                await_writable(tcp, to->fd);
             else if (errno != EINTR)
                 err = -EPIPE;
             if (fdc_load_acquire(&tcp->dead))
@@ -892,11 +929,10 @@ tcp_put(struct fdc_link *link, enum fdc_region region, uint64_t offset, const vo
 static void
 set_socket(int fd)
 {
-    int on = 1, timeout_ms = USER_TIMEOUT_MS, idle_s = 10, every_s = 5, count = 4;
+    int on = 1, idle_s = 10, every_s = 5, count = 4;
 
     /* A Unix stream serves as well, in tests: then these fail and nothing is lost. */
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
-    setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout_ms, sizeof(timeout_ms));
     setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
     setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, sizeof(idle_s));
     setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &every_s, sizeof(every_s));
@@ -1089,7 +1125,7 @@ send_rest(struct tcp_link *tcp)
     pthread_mutex_lock(&tcp->command.lock);
     while (!fdc_load_acquire(&tcp->dead) &&
            send_committed(tcp, &tcp->command) == -EAGAIN && fdc_now_ns() < limit_ns)
-        await_writable(tcp->command.fd, 10);
+        await_writable(tcp, tcp->command.fd);
     pthread_mutex_unlock(&tcp->command.lock);
 }
 

@@ -153,7 +153,7 @@ test_frames_cut_anywhere_arrive(void)
     fdc_link_release(pair.worker, FDC_LANE_COMMAND);
 
     at = (const void *)&put;
-    for (size_t i = 0; i < sizeof(put); i++) {
+    for (size_t i = 0; i < sizeof(put.put) + sizeof(put.bytes); i++) {
         CHECK_EQ(fdc_link_put_wait(pair.worker, FDC_REGION_UP, 1, 0), -ETIMEDOUT);
         CHECK_EQ(fdc_sock_write(pair.client_socks[1], at + i, 1), 0);
         if (i % 32 == 0)
