@@ -67,12 +67,12 @@ bench: $(VENV)/.bench build  ## the benchmarks
 
 lint: $(VENV)/.dev  ## what reading the sources alone can find
 	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+	$(BIN)/ruff format --check fdcore cli
 	$(BIN)/mypy
 
 fix: $(VENV)/.dev  ## format, and mend what can be mended by machine
 	$(BIN)/ruff check --fix-only --quiet . || true
-	$(BIN)/ruff format --quiet .
+	$(BIN)/ruff format --quiet fdcore cli
 
 check: lint test  ## what has to pass before a change goes in
 

@@ -29,9 +29,7 @@ def parser() -> options.Parser:
         "--driver", default="", metavar="PATH",
         help="the driver library to serve (the system's libcuda.so.1)",
     )  # fmt: skip
-    made.add_argument(
-        "--state", type=Path, metavar="DIR", help="where its sockets are"
-    )
+    made.add_argument("--state", type=Path, metavar="DIR", help="where its sockets are")
     made.add_argument(
         "--trusted-network", action="store_true",
         help="listen beyond loopback although nothing is encrypted yet",
@@ -49,7 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         reader.error("--driver and --cpu-devices exclude each other")
     logging.basicConfig(
         stream=sys.stderr,
-        level=levels().get(os.environ.get("FD_LOG", "").partition(":")[0], logging.INFO),
+        level=levels().get(
+            os.environ.get("FD_LOG", "").partition(":")[0], logging.INFO
+        ),
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
     from fdcore import server

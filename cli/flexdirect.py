@@ -3,8 +3,9 @@
 import sys
 from collections.abc import Sequence
 
-from fdcore import __version__
 from fdcore_cli import options
+
+from fdcore import __version__
 
 HELP = """\
 usage: flexdirect COMMAND ...
@@ -23,7 +24,7 @@ flexdirect COMMAND --help says more.
 def parser(command: str) -> options.Parser:
     made = options.Parser(
         prog=f"flexdirect {command}",
-        usage=f"flexdirect {command} [-n N] [-m MIB | -p FRACTION] [--] PROGRAM ARGS...",
+        usage="%(prog)s [-n N] [-m MIB | -p FRACTION] [--] PROGRAM ARGS...",
         allow_abbrev=False,
     )
     options.add_slice(made)

@@ -127,12 +127,8 @@ def attach(
     proof = client_proof(
         spoken.secret, server_nonce, nonce, spoken.lease, session, kind, road
     )
-    sock.sendall(
-        REQUEST.pack(
-            MAGIC, kind, road, os.getpid(), spoken.lease, session, spoken.protocol,
-            nonce, proof, b"fdrun",
-        )  # fmt: skip
-    )
+    said = (MAGIC, kind, road, os.getpid(), spoken.lease, session, spoken.protocol)
+    sock.sendall(REQUEST.pack(*said, nonce, proof, b"fdrun"))
     magic, error, proof, reason = ANSWER.unpack(read(sock, ANSWER.size))
     if magic != MAGIC:
         raise ProtocolError("the server's answer is not one")
@@ -140,9 +136,7 @@ def attach(
         raise RefusedError(printable(reason))
     if protocol != spoken.protocol:
         raise ProtocolError(differing(spoken.protocol, protocol, "client", "server"))
-    if not hmac.compare_digest(
-        proof, server_proof(spoken.secret, nonce, server_nonce)
-    ):
+    if not hmac.compare_digest(proof, server_proof(spoken.secret, nonce, server_nonce)):
         raise ProtocolError("the server does not know the lease's secret")
 
 

@@ -1,4 +1,4 @@
-"""Every failure that fdcore tells a person about; a user's mistake is not a device's."""
+"""Every failure that fdcore tells people about; a user's mistake is not a device's."""
 
 __all__ = [
     "ConfigError",

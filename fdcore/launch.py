@@ -91,9 +91,7 @@ def find_program(
     raise ExecError(f"{name}: not found", NOT_FOUND)
 
 
-def run(
-    program: Program, ask: Ask, addresses: Sequence[Address], say: Say
-) -> NoReturn:
+def run(program: Program, ask: Ask, addresses: Sequence[Address], say: Say) -> NoReturn:
     """Reserves on the first server that grants it, and becomes the program."""
     grant, hold = reserve(addresses or servers(), ask, program, say)
     start(program, grant, hold, say)
@@ -255,9 +253,7 @@ def last_line(log: Path) -> str:
 # ---- the program's world ----
 
 
-def start(
-    program: Program, grant: "Grant", hold: socket.socket, say: Say
-) -> NoReturn:
+def start(program: Program, grant: "Grant", hold: socket.socket, say: Say) -> NoReturn:
     for part, name in zip(grant.slices, grant.names, strict=True):
         say(f"Locked GPU {part.ordinal} ({name}) with {part.memory // MIB} MiB")
     environment = own_environment()
@@ -290,7 +286,9 @@ def write_session(grant: "Grant", wanted: str) -> tuple[Path, int]:
     folder = clean_runtime_folder()
     path = folder / f"session-{secrets.token_hex(8)}"
     fresh = folder / f"new-{path.name}"
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(
+        fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600
+    )
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH)
         os.write(descriptor, "".join(line + "\n" for line in lines).encode())
@@ -303,7 +301,7 @@ def write_session(grant: "Grant", wanted: str) -> tuple[Path, int]:
 
 
 def clean_runtime_folder() -> Path:
-    """This user's folder for session files, without those of programs that have gone."""
+    """This user's folder for session files, rid of those that nobody uses any more."""
     folder = private_folder(runtime_folder())
     for entry in folder.iterdir():
         with contextlib.suppress(OSError):

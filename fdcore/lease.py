@@ -1,9 +1,8 @@
 """The leases that one server has granted, and what is left of its GPUs.
 
-The book knows no sockets and starts nothing: the server tells it what happened, and it
-says when a lease is over. A lease lives while something stands for it: the control
-connection that asked for it, the connections that hold it, the process that opened them,
-or a session.
+The book knows no sockets and starts nothing: the server tells it what happened, and
+it says when a lease is over. A lease lives while something stands for it: the control
+connection that asked for it, a connection that holds it, or a session.
 """
 
 import secrets

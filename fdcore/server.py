@@ -16,9 +16,10 @@ import shutil
 import signal
 import socket
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fdcore import __version__, attach
 from fdcore.config import (
@@ -52,7 +53,7 @@ class Options:
     """What fdserver was told on its command line."""
 
     state: Path
-    listen: Address | None = Address("127.0.0.1", CONTROL_PORT)
+    listen: Address | None = None
     driver: str = ""
     cpu_devices: int = 0
     trusted_network: bool = False
@@ -169,8 +170,8 @@ class Server:
             self.handshakes += 1
             self.spawn(self.greet(sock))
 
-    def spawn(self, work: object) -> None:
-        task: asyncio.Task[None] = asyncio.ensure_future(work)  # type: ignore[arg-type]
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
 
@@ -422,7 +423,7 @@ class Server:
 
 
 class StateLock:
-    """One server for a state folder. The lock ends with the process, however it ends."""
+    """One server for a state folder. The lock ends with the process, in any case."""
 
     def __init__(self, state: Path) -> None:
         self.state = state

@@ -28,7 +28,9 @@ def imports(path: Path) -> Iterator[tuple[int, str]]:
     text = path.read_text(encoding="utf-8")
     if path.suffix != ".py":
         for number, line in enumerate(text.splitlines(), 1):
-            found = re.match(r"\s*(?:from\s+([\w.]+)\s+c?import|c?import\s+([\w.]+))", line)
+            found = re.match(
+                r"\s*(?:from\s+([\w.]+)\s+c?import|c?import\s+([\w.]+))", line
+            )
             if found:
                 yield number, found[1] or found[2]
         return

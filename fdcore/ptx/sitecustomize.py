@@ -1,9 +1,9 @@
 """On the path of programs that run on the CPU device: takes nvJitLink out of reach.
 
-cuda-core and numba-cuda link PTX into machine code with it, which the CPU device cannot
-run; where the library is not found they give the PTX to the driver's own linker. They
-find it through cuda.pathfinder, which is told here that there is none. The program's own
-sitecustomize still runs.
+cuda-core and numba-cuda link PTX into machine code with it, which the CPU device
+cannot run; where the library is not found they give the PTX to the driver's own linker.
+They find it through cuda.pathfinder, which is told here that there is none. The
+program's own sitecustomize still runs.
 """
 
 # Every start of a Python program pays for this; importlib.abc and .util are dear.

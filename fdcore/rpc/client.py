@@ -43,7 +43,11 @@ class Grant:
 
 
 def reserve(
-    address: Address, ask: Ask, protocol: bytes, program: str, take: Callable[[Grant], T]
+    address: Address,
+    ask: Ask,
+    protocol: bytes,
+    program: str,
+    take: Callable[[Grant], T],
 ) -> T:
     """Reserves, and frees again on return unless take() has made the lease stand."""
 
@@ -105,7 +109,8 @@ def talk(
 ) -> T:
     async def all_of_it() -> T:
         async with session(address, protocol, program) as opened:
-            return await asyncio.wait_for(work(opened), ANSWER_SECONDS)
+            result: T = await asyncio.wait_for(work(opened), ANSWER_SECONDS)
+            return result
 
     try:
         return asyncio.run(capnp.run(all_of_it()))
@@ -119,9 +124,7 @@ def talk(
 async def session(address: Address, protocol: bytes, program: str) -> Any:
     stream = await connect(address)
     try:
-        client = capnp.TwoPartyClient(
-            stream, traversal_limit_in_words=TRAVERSAL_WORDS
-        )
+        client = capnp.TwoPartyClient(stream, traversal_limit_in_words=TRAVERSAL_WORDS)
         gate = client.bootstrap().cast_as(control.Gate)
         hello = {
             "version": VERSION,

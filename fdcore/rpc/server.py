@@ -103,7 +103,7 @@ def answered(method: Method) -> Method:
         finally:
             connection.calls -= 1
 
-    del call.__wrapped__  # type: ignore[attr-defined]
+    del call.__wrapped__
     return call
 
 
@@ -204,9 +204,7 @@ class SessionServer(control.Session.Server):  # type: ignore[misc]
     @answered
     async def gpus(self, result: Any) -> None:
         known = self.connection.desk.gpus()
-        for row, (gpu, free) in zip(
-            result.init("ok", len(known)), known, strict=True
-        ):
+        for row, (gpu, free) in zip(result.init("ok", len(known)), known, strict=True):
             row.ordinal = gpu.ordinal
             row.name = gpu.name
             row.uuid = gpu.uuid

@@ -63,5 +63,5 @@ class Ask:
 
 
 def mib(size: int) -> str:
-    """Whole MiB as digits, else with one decimal: what people compare is not rounded."""
+    """Whole MiB, else with one decimal: what people compare is not rounded."""
     return str(size // MIB) if size % MIB == 0 else f"{size / MIB:.1f}"

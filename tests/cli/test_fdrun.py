@@ -95,7 +95,9 @@ def test_signals_that_python_ignores_are_back_to_normal(server):
 
 def test_our_library_is_in_front_under_both_names(server):
     code = "import ctypes; ctypes.CDLL('libcuda.so.1'); ctypes.CDLL('libcuda.so'); "
-    code += "print(len({l.split()[-1] for l in open('/proc/self/maps') if 'cuda' in l}))"
+    code += (
+        "print(len({l.split()[-1] for l in open('/proc/self/maps') if 'cuda' in l}))"
+    )
     done = server.run(sys.executable, "-c", code)
     assert (done.stdout, done.stderr) == ("1\n", "")
 
@@ -211,7 +213,10 @@ def test_two_halves_share_a_gpu_and_a_third_is_refused(make_server):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["-n", "3"], "3 GPUs, whole asked for, which is more than there is; free: GPU 0"),
+        (
+            ["-n", "3"],
+            "3 GPUs, whole asked for, which is more than there is; free: GPU 0",
+        ),
         (["-m", "2048"], "1 GPU with 2048 MiB asked for, which is more than there is"),
         (["-m", "2G"], "1 GPU with 2048 MiB asked for, which is more than there is"),
     ],
@@ -313,7 +318,8 @@ def test_version_loads_neither_capnp_nor_asyncio(tmp_path):
         "import sys\n"
         "from fdcore_cli import fdrun, flexdirect, fdserver\n"
         "try:\n    fdrun.main(['--version'])\nexcept SystemExit:\n    pass\n"
-        "print([m for m in ('capnp', 'asyncio', 'numba', 'psutil') if m in sys.modules])"
+        "dear = ('capnp', 'asyncio', 'numba', 'psutil')\n"
+        "print([name for name in dear if name in sys.modules])"
     )
     said = subprocess.check_output([sys.executable, "-c", code], text=True)
     assert said.splitlines()[-1] == "[]"

@@ -64,7 +64,9 @@ def test_killed_server_can_be_started_again(make_server, tmp_path):
 def test_second_server_of_a_state_folder_is_refused(make_server, tmp_path):
     server = make_server()
     state = str(state_of(server))
-    done = fdserver(tmp_path, "--cpu-devices", "1", "--listen", "none", "--state", state)
+    done = fdserver(
+        tmp_path, "--cpu-devices", "1", "--listen", "none", "--state", state
+    )
     assert done.returncode == 125
     assert f"in use by another fdserver, pid {server.process.pid}" in done.stderr
     assert len(server.free()) == 2

@@ -77,8 +77,7 @@ def test_pipe_from_local_ends_with_the_program(tmp_path):
     done = subprocess.run(
         [*FLEXDIRECT, "local", "--cpu-devices", "1", "sh", "-c", "sleep 0.1"],
         env=environment(tmp_path),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         timeout=60,
     )
     assert done.returncode == 0

@@ -149,7 +149,11 @@ def test_flood_of_calls_is_cut_off_and_others_go_on(server):
 
 def test_stranger_on_the_port_harms_nobody(server):
     address = parse_address(server.control)
-    for nonsense in (b"GET / HTTP/1.0\r\n\r\n", secrets.token_bytes(4096), b"\xff" * 64):
+    for nonsense in (
+        b"GET / HTTP/1.0\r\n\r\n",
+        secrets.token_bytes(4096),
+        b"\xff" * 64,
+    ):
         with socket.create_connection((address.host, address.port), 10) as sock:
             sock.sendall(nonsense)
     assert len(server.free()) == 2
@@ -157,7 +161,7 @@ def test_stranger_on_the_port_harms_nobody(server):
 
 def test_something_else_that_listens_there_is_named_in_one_line():
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        address = "127.0.0.1:%d" % listener.getsockname()[1]
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
         child = os.fork()
         if child == 0:
             sock, _ = listener.accept()
