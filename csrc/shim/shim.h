@@ -98,7 +98,7 @@ struct fdc_context {
     uint64_t id;                        /* cuCtxGetId */
     uint32_t version;                   /* cuCtxGetApiVersion */
     struct fdc_stream *legacy;          /* bookkeeping of the NULL stream */
-    uint64_t issued;                    /* calls on any stream of it, atomic */
+    uint64_t issued;                    /* position of the last work in it, atomic */
     uint64_t limit[16];
     pthread_mutex_t lock;
 };
@@ -118,7 +118,6 @@ struct fdc_session {
 
     /* What belongs to single files of the shim. */
     bool sync;                          /* FD_SYNC, CUDA_LAUNCH_BLOCKING: all calls wait */
-    int socks[2];                       /* closed in a forked child */
     uint32_t driver_version;
     struct fdc_tickets *tickets;        /* call.c */
     struct fdc_stats *stats;            /* call.c, NULL without FD_STATS */
@@ -132,6 +131,8 @@ struct fdc_session {
     struct fdc_capture *captures;
     uint32_t capturing;                 /* captures under way, atomic */
     struct fdc_hostfns *hostfns;        /* hostfn.c */
+    struct fdc_memory *memory;          /* memory.c, made by fdc_stage_make() */
+    struct fdc_codes *codes;            /* module.c, likewise */
 };
 
 /* The one session of this process; NULL before cuInit succeeded. Several servers will mean
@@ -153,7 +154,7 @@ struct fdc_thread {
     bool in_hostfn;                     /* runs a host function: no calls */
     struct fdc_ticket *delivering;      /* call.c: on_done of this one runs here */
     /* per-thread default streams, blobs, ... of the areas */
-    struct { struct fdc_context *context; struct fdc_stream *stream; } per_thread[16];
+    struct { struct fdc_context *context; uint64_t stream; } per_thread[16];
 };
 struct fdc_thread *fdc_thread(void);    /* this thread's, made at first use; never NULL */
 struct fdc_context *fdc_context_current(void);          /* NULL: none */
@@ -228,8 +229,9 @@ struct fdc_stream {
     unsigned flags;
     int priority;
     uint64_t id;
-    uint64_t issued;                    /* calls sent so far (flow control), atomic */
-    uint64_t idle;                      /* issued of a time when all was finished, atomic */
+    uint64_t calls;                     /* given to it so far (flow control), atomic */
+    uint64_t issued;                    /* position of the last work on it, atomic */
+    uint64_t idle;                      /* all work up to this position is over, atomic */
     uint32_t marks_done;                /* marks that have come back, atomic */
     struct fdc_capture *capture;        /* not NULL: capturing, atomic */
     bool per_thread, legacy;
@@ -241,12 +243,13 @@ struct fdc_event {
     uint32_t recorded;                  /* times, 0: never; atomic */
     uint32_t complete;                  /* the recording that is known to be over, atomic */
     uint64_t capture;                   /* id of the capture it was recorded in, or 0 */
-    uint64_t stream, issued;            /* where it was recorded: handle, its issued then */
+    uint64_t stream, issued;            /* where it was recorded: handle, position */
+    pthread_mutex_t lock;
 };
-/* What a stream has been given so far, and: all of that (and copies' bytes) is known to be
- * finished, so that synchronise and query need not ask. */
-uint64_t fdc_stream_issued(const struct fdc_stream *stream);
-void fdc_stream_idle(struct fdc_stream *stream, uint64_t issued);
+/* The stream's work up to this position (call.position of a message on it that was waited
+ * for: a synchronise, the last piece of a copy) is known to be finished, so that
+ * synchronise and query need not ask. */
+void fdc_stream_idle(struct fdc_stream *stream, uint64_t position);
 
 enum { FDC_STREAM_WORK = 1 /* enqueues work: flow control */, FDC_STREAM_PER_THREAD_ZERO = 2 };
 /* The stream that a program's value means in this call (0, 1, 2 and handles), or an error. With WORK it
@@ -264,8 +267,15 @@ void *fdc_graph_new(struct fdc_session *session, struct fdc_context *context);
 /* ---- memory (memory.c, arena.c, stage.c, pointer.c) ---- */
 
 enum fdc_where { FDC_HOST_PAGEABLE, FDC_HOST_PINNED, FDC_DEVICE, FDC_NOWHERE };
+enum fdc_origin {
+    FDC_BY_ALLOC, FDC_BY_PLAIN, FDC_BY_POOL, FDC_BY_MAP, FDC_BY_CODE, FDC_BY_HOST_ALLOC,
+    FDC_BY_HOST_REGISTER,
+};
 struct fdc_place {
     enum fdc_where where;
+    enum fdc_origin origin;
+    uint64_t owner;                     /* handle of the pool, mapped memory or code */
+    bool sync_memops;
     struct fdc_device *device;          /* of device memory */
     struct fdc_context *context;
     uint64_t base, size;                /* of the allocation */

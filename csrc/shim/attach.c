@@ -1,0 +1,553 @@
+/*
+ * Attaching: FD_SESSION names a private file that says where the worker is and holds the
+ * secret to prove. Connects, does the handshake of fdc/attach.h, makes the link, fetches
+ * the snapshot of the devices. The reason of a failure is logged once.
+ */
+#include "process.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "fdc/attach.h"
+
+#define CONNECT_MS 10000
+#define HANDSHAKE_US 60000000           /* a worker may have to start */
+#define FILE_MAX 4096
+
+struct place {
+    uint8_t lease[16], secret[32];
+    bool lease_known, secret_known;
+    char unix_path[108];
+    char host[256], port[32];
+    int fd[2], fds;                     /* connected sockets that were inherited */
+    enum fdc_road road;                 /* 0: whatever there is */
+};
+
+/* Why there is no session, for people. */
+static CUresult
+no_session(const char *what, int err)
+{
+    if (err != 0)
+        fdc_log(FDC_LOG_ERROR, "no session: %s: %s", what, strerror(-err));
+    else
+        fdc_log(FDC_LOG_ERROR, "no session: %s", what);
+    return CUDA_ERROR_NO_DEVICE;
+}
+
+static bool
+from_hex(const char *text, uint8_t *bytes, size_t size)
+{
+    size_t i;
+
+    if (strlen(text) != size * 2)
+        return false;
+    for (i = 0; i < size * 2; i++) {
+        char c = text[i];
+        int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10
+                    : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+
+        if (digit < 0)
+            return false;
+        bytes[i / 2] = (uint8_t)(i % 2 == 0 ? digit << 4 : bytes[i / 2] | digit);
+    }
+    return true;
+}
+
+static bool
+road_from(const char *text, enum fdc_road *road)
+{
+    if (strcmp(text, "shm") == 0)
+        *road = FDC_ROAD_SHM;
+    else if (strcmp(text, "tcp") == 0)
+        *road = FDC_ROAD_TCP;
+    else if (strcmp(text, "auto") == 0)
+        *road = 0;
+    else
+        return false;
+    return true;
+}
+
+/* One line, key and value. Unknown keys are for others. */
+static bool
+place_line(struct place *place, char *line)
+{
+    char *save = NULL;
+    char *key = strtok_r(line, " \t\r", &save);
+    char *value = key != NULL ? strtok_r(NULL, " \t\r", &save) : NULL;
+    char *more = value != NULL ? strtok_r(NULL, " \t\r", &save) : NULL;
+
+    if (key == NULL || key[0] == '#')
+        return true;
+    if (value == NULL)
+        return false;
+    if (strcmp(key, "lease") == 0)
+        return place->lease_known = from_hex(value, place->lease, sizeof(place->lease));
+    if (strcmp(key, "secret") == 0)
+        return place->secret_known = from_hex(value, place->secret, sizeof(place->secret));
+    if (strcmp(key, "road") == 0)
+        return road_from(value, &place->road);
+    if (strcmp(key, "unix") == 0) {
+        if (strlen(value) >= sizeof(place->unix_path))
+            return false;
+        strcpy(place->unix_path, value);
+    } else if (strcmp(key, "tcp") == 0) {
+        if (more == NULL || strlen(value) >= sizeof(place->host) ||
+            strlen(more) >= sizeof(place->port))
+            return false;
+        strcpy(place->host, value);
+        strcpy(place->port, more);
+    } else if (strcmp(key, "fd") == 0) {
+        place->fd[0] = atoi(value);
+        place->fd[1] = more != NULL ? atoi(more) : -1;
+        place->fds = more != NULL ? 2 : 1;
+    }
+    return true;
+}
+
+static CUresult
+place_read(const char *path, struct place *place)
+{
+    char text[FILE_MAX + 1], *line, *save = NULL;
+    struct stat status;
+    ssize_t got;
+    int fd, number = 0;
+
+    fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
+    if (fd < 0)
+        return no_session(path, -errno);
+    if (fstat(fd, &status) != 0 || !S_ISREG(status.st_mode) ||
+        (status.st_mode & (S_IRWXG | S_IRWXO)) != 0) {
+        close(fd);
+        return no_session("the file of FD_SESSION may be read by others", 0);
+    }
+    got = read(fd, text, FILE_MAX);
+    close(fd);
+    if (got < 0)
+        return no_session(path, -errno);
+    text[got] = '\0';
+    for (line = strtok_r(text, "\n", &save); line != NULL;
+         line = strtok_r(NULL, "\n", &save)) {
+        number++;
+        if (!place_line(place, line)) {
+            explicit_bzero(text, sizeof(text));
+            fdc_log(FDC_LOG_ERROR, "no session: %s: line %d is not understood", path,
+                    number);
+            return CUDA_ERROR_NO_DEVICE;
+        }
+    }
+    explicit_bzero(text, sizeof(text));
+    return CUDA_SUCCESS;
+}
+
+/* ---- connecting ---- */
+
+static int
+connect_to(const struct sockaddr *address, socklen_t size, int family)
+{
+    struct pollfd wait = { .events = POLLOUT };
+    socklen_t length = sizeof(int);
+    int fd, err = 0, one = 1, flags;
+
+    fd = socket(family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0)
+        return -errno;
+    if (connect(fd, address, size) != 0) {
+        if (errno != EINPROGRESS && errno != EAGAIN) {
+            err = -errno;
+            goto err_close;
+        }
+        wait.fd = fd;
+        for (;;) {
+            int rc = poll(&wait, 1, CONNECT_MS);
+
+            if (rc < 0 && errno == EINTR)
+                continue;
+            if (rc <= 0) {
+                err = rc == 0 ? -ETIMEDOUT : -errno;
+                goto err_close;
+            }
+            break;
+        }
+        if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &err, &length) != 0)
+            err = errno;
+        if (err != 0) {
+            err = -err;
+            goto err_close;
+        }
+    }
+    flags = fcntl(fd, F_GETFL);
+    fcntl(fd, F_SETFL, flags & ~O_NONBLOCK);
+    if (family != AF_UNIX)
+        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+    return fd;
+
+err_close:
+    close(fd);
+    return err;
+}
+
+static int
+connect_unix(const char *path)
+{
+    struct sockaddr_un address = { .sun_family = AF_UNIX };
+
+    memcpy(address.sun_path, path, strlen(path) + 1);
+    return connect_to((struct sockaddr *)&address, sizeof(address), AF_UNIX);
+}
+
+static int
+connect_tcp(const char *host, const char *port)
+{
+    struct addrinfo hints = { .ai_socktype = SOCK_STREAM }, *list, *one;
+    int fd = -EHOSTUNREACH;
+
+    if (getaddrinfo(host, port, &hints, &list) != 0)
+        return -EHOSTUNREACH;
+    for (one = list; one != NULL; one = one->ai_next) {
+        fd = connect_to(one->ai_addr, one->ai_addrlen, one->ai_family);
+        if (fd >= 0)
+            break;
+    }
+    freeaddrinfo(list);
+    return fd;
+}
+
+/* ---- the handshake ---- */
+
+static void
+program_name(char *name, size_t size)
+{
+    ssize_t got;
+    int fd;
+
+    memset(name, 0, size);
+    fd = open("/proc/self/comm", O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return;
+    got = read(fd, name, size - 1);
+    close(fd);
+    if (got > 0 && name[got - 1] == '\n')
+        name[got - 1] = '\0';
+}
+
+static void
+put32(uint8_t **at, uint32_t value)
+{
+    memcpy(*at, &value, 4);
+    *at += 4;
+}
+
+static void
+put_bytes(uint8_t **at, const void *bytes, size_t size)
+{
+    memcpy(*at, bytes, size);
+    *at += size;
+}
+
+static void
+prove_client(const struct place *place, const struct fdc_attach_hello *hello,
+             struct fdc_attach_request *request)
+{
+    uint8_t text[256], *at = text;
+
+    put_bytes(&at, "fdcore attach", 13);
+    put_bytes(&at, hello->nonce, 32);
+    put_bytes(&at, request->nonce, 32);
+    put_bytes(&at, request->lease, 16);
+    put_bytes(&at, request->session, 16);
+    put32(&at, request->kind);
+    put32(&at, request->road);
+    fdc_hmac_sha256(place->secret, 32, text, (size_t)(at - text), request->proof);
+}
+
+static bool
+proof_of_server(const struct place *place, const struct fdc_attach_hello *hello,
+                const struct fdc_attach_request *request, const uint8_t proof[32])
+{
+    uint8_t text[128], want[32], *at = text;
+
+    put_bytes(&at, "fdcore server", 13);
+    put_bytes(&at, request->nonce, 32);
+    put_bytes(&at, hello->nonce, 32);
+    fdc_hmac_sha256(place->secret, 32, text, (size_t)(at - text), want);
+    return fdc_equal_secret(want, proof, 32);
+}
+
+static void
+hash_text(const uint8_t hash[32], char text[17])
+{
+    static const char digits[] = "0123456789abcdef";
+    int i;
+
+    for (i = 0; i < 8; i++) {
+        text[2 * i] = digits[hash[i] >> 4];
+        text[2 * i + 1] = digits[hash[i] & 15];
+    }
+    text[16] = '\0';
+}
+
+static CUresult
+handshake(int fd, const struct place *place, uint32_t kind, enum fdc_road road,
+          const uint8_t session[16])
+{
+    static const uint8_t protocol[32] = FDC_PROTO_HASH;
+    struct fdc_attach_hello hello;
+    struct fdc_attach_request request = { .magic = FDC_ATTACH_MAGIC };
+    struct fdc_attach_answer answer;
+    char theirs[17], ours[17];
+    int err;
+
+    err = fdc_sock_read(fd, &hello, sizeof(hello), HANDSHAKE_US);
+    if (err)
+        return no_session("the server does not greet", err);
+    if (hello.magic != FDC_ATTACH_MAGIC || hello.version != 1)
+        return no_session("the server speaks another language", 0);
+    if (memcmp(hello.protocol, protocol, sizeof(protocol)) != 0) {
+        hash_text(hello.protocol, theirs);
+        hash_text(protocol, ours);
+        fdc_log(FDC_LOG_ERROR, "no session: the server's protocol is %s, this client's %s",
+                theirs, ours);
+        return CUDA_ERROR_NO_DEVICE;
+    }
+    request.kind = kind;
+    request.road = road;
+    request.pid = (uint32_t)getpid();
+    memcpy(request.lease, place->lease, 16);
+    memcpy(request.session, session, 16);
+    memcpy(request.protocol, protocol, 32);
+    if (getrandom(request.nonce, 32, 0) != 32)
+        return no_session("no random numbers", -errno);
+    program_name(request.program, sizeof(request.program));
+    prove_client(place, &hello, &request);
+    err = fdc_sock_write(fd, &request, sizeof(request));
+    if (!err)
+        err = fdc_sock_read(fd, &answer, sizeof(answer), HANDSHAKE_US);
+    if (err)
+        return no_session("the server hangs up", err);
+    if (answer.magic != FDC_ATTACH_MAGIC)
+        return no_session("the server's answer makes no sense", 0);
+    if (answer.error != 0) {
+        answer.reason[sizeof(answer.reason) - 1] = '\0';
+        return no_session(answer.reason, 0);
+    }
+    if (!proof_of_server(place, &hello, &request, answer.proof))
+        return no_session("the server does not know the lease's secret", 0);
+    return CUDA_SUCCESS;
+}
+
+static CUresult
+await_ready(int fd)
+{
+    struct fdc_attach_ready ready;
+    int err;
+
+    err = fdc_sock_read(fd, &ready, sizeof(ready), HANDSHAKE_US);
+    if (err)
+        return no_session("the worker does not start", err);
+    if (ready.magic != FDC_ATTACH_MAGIC)
+        return no_session("the worker makes no sense", 0);
+    if (ready.error != 0) {
+        ready.reason[sizeof(ready.reason) - 1] = '\0';
+        return no_session(ready.reason, 0);
+    }
+    return CUDA_SUCCESS;
+}
+
+/* Sockets that are ready to be a link. */
+static CUresult
+reach(struct place *place, enum fdc_road *road, int socks[2], int *count)
+{
+    uint8_t session[16];
+    CUresult result;
+    int i;
+
+    *count = 0;
+    if (place->fds > 0) {
+        *road = place->road != 0 ? place->road
+                                 : place->fds == 2 ? FDC_ROAD_TCP : FDC_ROAD_SHM;
+        *count = place->fds;
+        for (i = 0; i < place->fds; i++) {
+            socks[i] = place->fd[i];
+            fcntl(socks[i], F_SETFD, FD_CLOEXEC);
+        }
+        return CUDA_SUCCESS;
+    }
+    *road = place->road;
+    if (*road == 0)
+        *road = place->unix_path[0] != '\0' ? FDC_ROAD_SHM : FDC_ROAD_TCP;
+    if (!place->lease_known || !place->secret_known)
+        return no_session("the file of FD_SESSION names no lease and secret", 0);
+    if (*road == FDC_ROAD_SHM ? place->unix_path[0] == '\0' : place->host[0] == '\0')
+        return no_session("the file of FD_SESSION has no address for this transport", 0);
+    if (getrandom(session, sizeof(session), 0) != sizeof(session))
+        return no_session("no random numbers", -errno);
+
+    do {
+        socks[*count] = *road == FDC_ROAD_SHM ? connect_unix(place->unix_path)
+                                              : connect_tcp(place->host, place->port);
+        if (socks[*count] < 0) {
+            result = no_session(*road == FDC_ROAD_SHM ? place->unix_path : place->host,
+                                socks[*count]);
+            goto err_close;
+        }
+        (*count)++;
+        result = handshake(socks[*count - 1], place,
+                           *count == 1 ? FDC_ATTACH_COMMAND : FDC_ATTACH_BULK, *road,
+                           session);
+        if (result != CUDA_SUCCESS)
+            goto err_close;
+    } while (*road == FDC_ROAD_TCP && *count < 2);
+    result = await_ready(socks[0]);
+    if (result == CUDA_SUCCESS)
+        return CUDA_SUCCESS;
+
+err_close:
+    while (*count > 0)
+        close(socks[--*count]);
+    return result;
+}
+
+/* ---- the snapshot ---- */
+
+static bool
+snapshot_fits(const struct fdc_snapshot *snapshot, uint64_t size)
+{
+    uint64_t devices, peers;
+
+    if (size < sizeof(*snapshot) || snapshot->device_count > 64 ||
+        snapshot->device_offset % 8 != 0)
+        return false;
+    devices = (uint64_t)snapshot->device_count * sizeof(struct fdc_snapshot_device);
+    peers = (uint64_t)snapshot->device_count * snapshot->device_count;
+    return snapshot->device_offset <= size && devices <= size - snapshot->device_offset &&
+           snapshot->peer_offset <= size && peers <= size - snapshot->peer_offset;
+}
+
+static CUresult
+fetch_snapshot(struct fdc_session *session)
+{
+    struct fdc_call call = { .session = session, .id = FDC_ID_fdcAttach };
+    struct fdc_rep_fdcAttach reply;
+    struct fdc_req_fdcAttach *req;
+    struct fdc_chunk chunk;
+    void *bytes;
+    CUresult result;
+
+    result = fdc_stage_alloc(session, FDC_REGION_DOWN, 128 * 1024, &chunk);
+    if (result != CUDA_SUCCESS)
+        return result;
+    req = fdc_call_begin(&call, sizeof(*req));
+    if (req == NULL) {
+        result = call.result;
+        goto out;
+    }
+    req->blob = chunk;
+    result = fdc_call_wait(&call, &reply, sizeof(reply));
+    if (result != CUDA_SUCCESS)
+        goto out;
+    result = fdc_blob_rest(&call, &chunk, reply.total, &bytes);
+    if (result != CUDA_SUCCESS)
+        goto out;
+    session->snapshot = bytes;
+    if (!snapshot_fits(session->snapshot, reply.total)) {
+        session->snapshot = NULL;
+        free(bytes);
+        result = CUDA_ERROR_DEVICE_UNAVAILABLE;
+    }
+
+out:
+    fdc_stage_free(session, FDC_REGION_DOWN, &chunk);
+    return result;
+}
+
+static bool
+said(const char *name)
+{
+    const char *value = getenv(name);
+
+    return value != NULL && value[0] != '\0' && strcmp(value, "0") != 0;
+}
+
+CUresult
+fdc_attach(struct fdc_session **made)
+{
+    const char *path = getenv("FD_SESSION"), *transport = getenv("FD_TRANSPORT");
+    struct place place = { 0 };
+    struct fdc_session *session;
+    enum fdc_road road;
+    int socks[2] = { -1, -1 }, count, err;
+    CUresult result;
+
+    if (path == NULL || path[0] == '\0')
+        return no_session("FD_SESSION is not set", 0);
+    result = place_read(path, &place);
+    if (result == CUDA_SUCCESS && transport != NULL && transport[0] != '\0' &&
+        !road_from(transport, &place.road))
+        result = no_session("FD_TRANSPORT is not understood", 0);
+    if (result == CUDA_SUCCESS)
+        result = reach(&place, &road, socks, &count);
+    explicit_bzero(place.secret, sizeof(place.secret));
+    if (result != CUDA_SUCCESS)
+        return result;
+
+    session = calloc(1, sizeof(*session));
+    if (session == NULL) {
+        result = CUDA_ERROR_OUT_OF_MEMORY;
+        goto err_close;
+    }
+    session->sync = said("FD_SYNC") || said("CUDA_LAUNCH_BLOCKING");
+    err = fdc_link_client(road, socks, count, &session->link);
+    if (err) {
+        result = no_session("the data connection", err);
+        goto err_free;
+    }
+    session->shared = fdc_link_is_shared(session->link);
+    err = fdc_call_setup(session);
+    if (err) {
+        result = no_session("no memory", err);
+        goto err_link;
+    }
+    result = fdc_stage_make(session);
+    if (result != CUDA_SUCCESS) {
+        no_session("no staging memory", 0);
+        goto err_link;
+    }
+    result = fetch_snapshot(session);
+    if (result != CUDA_SUCCESS) {
+        result = no_session("the worker gives no devices", 0);
+        goto err_link;
+    }
+    session->driver_version = session->snapshot->driver_version;
+    fdc_session_devices(session, getenv("CUDA_VISIBLE_DEVICES"));
+    err = fdc_context_setup(session);
+    if (err) {
+        result = CUDA_ERROR_OUT_OF_MEMORY;
+        goto err_link;
+    }
+    fdc_stats_setup(session);
+    fdc_log(FDC_LOG_INFO, "session is open: %d devices over %s", session->devices,
+            session->shared ? "shared memory" : "a connection");
+    *made = session;
+    return CUDA_SUCCESS;
+
+err_link:
+    fdc_link_free(session->link);       /* the session's few KiB stay: this happens once */
+    return result;
+err_free:
+    free(session);
+err_close:
+    while (count > 0)
+        close(socks[--count]);
+    return result;
+}

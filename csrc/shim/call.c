@@ -1,0 +1,787 @@
+/*
+ * Calls: how a message gets into the session's one order, and how threads wait for what
+ * comes back. No thread of the shim's own is needed: of the threads that wait, one leads
+ * (it sleeps on the reply lane and takes everything in), the others sleep until their word
+ * changes or the lead is handed to them.
+ */
+#include "process.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#define SLOTS 65536u
+#define SLOTS_WAITING 8192u             /* kept for threads that wait for a reply */
+#define ROOM_WAIT_US 2000
+
+struct fdc_slot {
+    struct fdc_ticket *ticket;          /* atomic */
+    uint32_t next;
+};
+
+struct fdc_tickets {
+    uint64_t free;                      /* tag << 16 | first free slot, atomic */
+    uint64_t sequence;                  /* atomic */
+    uint32_t fresh;                     /* atomic */
+    uint32_t done;                      /* slots that DONE tickets have, atomic */
+    uint32_t given;                     /* counts slots coming back; what takers wait on */
+    struct fdc_slot slot[SLOTS];
+};
+
+struct fdc_waiter {
+    struct fdc_waiter *next;
+    const uint32_t *word;
+    uint32_t seen;
+    uint32_t go;                        /* futex: look again */
+};
+
+struct fdc_stats {
+    uint64_t messages[0x10000], waits[0x10000];
+};
+
+/* ---- setting up ---- */
+
+int
+fdc_call_setup(struct fdc_session *session)
+{
+    pthread_mutex_init(&session->order, NULL);
+    pthread_mutex_init(&session->intake, NULL);
+    pthread_mutex_init(&session->waiters_lock, NULL);
+    pthread_mutex_init(&session->capture_lock, NULL);
+    session->tickets = mmap(NULL, sizeof(*session->tickets), PROT_READ | PROT_WRITE,
+                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (session->tickets == MAP_FAILED) {
+        session->tickets = NULL;
+        return -ENOMEM;
+    }
+    session->tickets->fresh = 1;
+    return 0;
+}
+
+/* FD_STATS=1: at exit, what was sent and waited for, by the name of the call. */
+static void
+stats_print(void)
+{
+    struct fdc_session *session = fdc_session_only;
+    char line[160];
+    unsigned id;
+    int n;
+
+    if (session == NULL || session->stats == NULL || fdc_process.forked)
+        return;
+    n = snprintf(line, sizeof(line), "fdcore: messages %llu waits %llu\n",
+                 (unsigned long long)fdc_load_relaxed(&session->messages),
+                 (unsigned long long)fdc_load_relaxed(&session->waits));
+    fdc_sock_write(2, line, (size_t)n);
+    for (id = 0; id < 0x10000; id++) {
+        const char *name;
+
+        if (session->stats->messages[id] == 0)
+            continue;
+        name = fdc_call_name((uint16_t)id);
+        n = snprintf(line, sizeof(line), "fdcore: %-36s messages %-8llu waits %llu\n",
+                     name != NULL ? name : "?",
+                     (unsigned long long)fdc_load_relaxed(&session->stats->messages[id]),
+                     (unsigned long long)fdc_load_relaxed(&session->stats->waits[id]));
+        fdc_sock_write(2, line, (size_t)n);
+    }
+}
+
+void
+fdc_stats_setup(struct fdc_session *session)
+{
+    const char *value = getenv("FD_STATS");
+
+    if (value == NULL || value[0] == '\0' || strcmp(value, "0") == 0)
+        return;
+    session->stats = calloc(1, sizeof(*session->stats));
+    if (session->stats != NULL)
+        atexit(stats_print);
+}
+
+/* ---- tickets ---- */
+
+static uint32_t
+slot_pop(struct fdc_tickets *tickets)
+{
+    uint64_t head, next;
+    uint32_t slot;
+
+    head = __atomic_load_n(&tickets->free, __ATOMIC_ACQUIRE);
+    while ((slot = (uint32_t)(head & 0xffff)) != 0) {
+        next = ((head >> 16) + 1) << 16 | fdc_load_relaxed(&tickets->slot[slot].next);
+        if (__atomic_compare_exchange_n(&tickets->free, &head, next, false,
+                                        __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
+            return slot;
+    }
+    slot = __atomic_load_n(&tickets->fresh, __ATOMIC_RELAXED);
+    while (slot < SLOTS)
+        if (__atomic_compare_exchange_n(&tickets->fresh, &slot, slot + 1, false,
+                                        __ATOMIC_RELAXED, __ATOMIC_RELAXED))
+            return slot;
+    return 0;
+}
+
+static void
+slot_push(struct fdc_tickets *tickets, uint32_t slot)
+{
+    uint64_t head, next;
+
+    head = __atomic_load_n(&tickets->free, __ATOMIC_RELAXED);
+    do {
+        fdc_store_relaxed(&tickets->slot[slot].next, (uint32_t)(head & 0xffff));
+        next = ((head >> 16) + 1) << 16 | slot;
+    } while (!__atomic_compare_exchange_n(&tickets->free, &head, next, false,
+                                          __ATOMIC_ACQ_REL, __ATOMIC_RELAXED));
+}
+
+static bool
+ticket_register(struct fdc_session *session, struct fdc_ticket *ticket)
+{
+    struct fdc_tickets *tickets = session->tickets;
+    uint64_t sequence;
+
+    ticket->slot = slot_pop(tickets);
+    if (ticket->slot == 0)
+        return false;
+    sequence = __atomic_add_fetch(&tickets->sequence, 1, __ATOMIC_RELAXED);
+    ticket->number = sequence << 16 | ticket->slot;
+    ticket->done = 0;
+    ticket->armed = 0;
+    ticket->result = 0;
+    ticket->size = 0;
+    /* pairs with the acquire in ticket_at() */
+    fdc_store_release(&tickets->slot[ticket->slot].ticket, ticket);
+    return true;
+}
+
+/* Under intake. */
+static struct fdc_ticket *
+ticket_at(struct fdc_session *session, uint64_t number)
+{
+    /* pairs with the release in ticket_register() */
+    struct fdc_ticket *ticket =
+        fdc_load_acquire(&session->tickets->slot[number & 0xffff].ticket);
+
+    return ticket != NULL && ticket->number == number ? ticket : NULL;
+}
+
+/* Under intake. */
+static void
+ticket_unregister(struct fdc_session *session, struct fdc_ticket *ticket)
+{
+    uint32_t slot = ticket->slot;
+
+    fdc_store_release(&session->tickets->slot[slot].ticket, NULL);
+    slot_push(session->tickets, slot);
+}
+
+/* Under intake: the ticket's time has come. It may be gone afterwards. */
+static void
+ticket_complete(struct fdc_session *session, struct fdc_ticket *ticket)
+{
+    struct fdc_thread *self = fdc_thread_self();
+
+    ticket_unregister(session, ticket);
+    if (ticket->reply == NULL) {
+        __atomic_sub_fetch(&session->tickets->done, 1, __ATOMIC_RELAXED);
+        __atomic_add_fetch(&session->tickets->given, 1, __ATOMIC_RELEASE);
+    }
+    if (ticket->on_done != NULL) {
+        self->delivering = ticket;
+        ticket->on_done(ticket);
+        if (self->delivering == NULL)
+            return;
+        self->delivering = NULL;
+    }
+    /* pairs with the acquire in fdc_intake_until() */
+    fdc_store_release(&ticket->done, 1);
+}
+
+CUresult
+fdc_ticket_take(struct fdc_session *session, struct fdc_ticket *ticket)
+{
+    struct fdc_tickets *tickets = session->tickets;
+    uint32_t seen;
+
+    ticket->reply = NULL;
+    for (;;) {
+        seen = fdc_load_acquire(&tickets->given);
+        if (__atomic_add_fetch(&tickets->done, 1, __ATOMIC_RELAXED) <
+            SLOTS - SLOTS_WAITING) {
+            if (ticket_register(session, ticket))
+                return CUDA_SUCCESS;
+        }
+        __atomic_sub_fetch(&tickets->done, 1, __ATOMIC_RELAXED);
+        if (fdc_intake_until(session, &tickets->given, seen, -1) == -EPIPE)
+            return fdc_process_check();
+    }
+}
+
+void
+fdc_ticket_release(struct fdc_session *session, struct fdc_ticket *ticket)
+{
+    struct fdc_thread *self = fdc_thread_self();
+    bool ours = self->delivering != NULL;       /* in an on_done: intake is held */
+
+    if (self->delivering == ticket) {
+        self->delivering = NULL;
+        return;
+    }
+    if (fdc_load_acquire(&ticket->done))
+        return;
+    if (!ours)
+        pthread_mutex_lock(&session->intake);
+    if (ticket_at(session, ticket->number) == ticket) {
+        ticket_unregister(session, ticket);
+        if (ticket->reply == NULL) {
+            __atomic_sub_fetch(&session->tickets->done, 1, __ATOMIC_RELAXED);
+            __atomic_add_fetch(&session->tickets->given, 1, __ATOMIC_RELEASE);
+        }
+    }
+    if (!ours)
+        pthread_mutex_unlock(&session->intake);
+}
+
+CUresult
+fdc_ticket_wait(struct fdc_session *session, struct fdc_ticket *ticket)
+{
+    if (!fdc_load_acquire(&ticket->done)) {
+        if (session->stats != NULL)
+            __atomic_add_fetch(&session->stats->waits[ticket->id], 1, __ATOMIC_RELAXED);
+        __atomic_add_fetch(&session->waits, 1, __ATOMIC_RELAXED);
+        fdc_link_flush(session->link, FDC_LANE_COMMAND);
+        if (fdc_intake_until(session, &ticket->done, 0, -1) == -EPIPE) {
+            fdc_ticket_release(session, ticket);
+            if (!fdc_load_acquire(&ticket->done))
+                return (CUresult)fdc_load_relaxed(&session->dead);
+        }
+    }
+    return (CUresult)ticket->result;
+}
+
+/* ---- taking replies in ---- */
+
+/* Threads whose word has changed are told to look. */
+static void
+wake_changed(struct fdc_session *session, bool all)
+{
+    struct fdc_waiter *waiter;
+
+    if (fdc_load_ordered(&session->waiting) == 0)
+        return;
+    pthread_mutex_lock(&session->waiters_lock);
+    for (waiter = session->waiters; waiter != NULL; waiter = waiter->next)
+        if (all || fdc_load_acquire(waiter->word) != waiter->seen) {
+            fdc_store_release(&waiter->go, 1);
+            fdc_futex_wake(&waiter->go, 1, false);
+        }
+    pthread_mutex_unlock(&session->waiters_lock);
+}
+
+/* Nobody leads and somebody waits: one of them shall. */
+static void
+hand_over(struct fdc_session *session)
+{
+    struct fdc_waiter *waiter;
+
+    /* pairs with the ordered accesses in fdc_intake_until(): either this sees the waiter,
+     * or the waiter sees that nobody leads */
+    if (fdc_load_ordered(&session->waiting) == 0 || fdc_load_ordered(&session->leader))
+        return;
+    pthread_mutex_lock(&session->waiters_lock);
+    waiter = session->waiters;
+    if (waiter != NULL) {
+        fdc_store_release(&waiter->go, 1);
+        fdc_futex_wake(&waiter->go, 1, false);
+    }
+    pthread_mutex_unlock(&session->waiters_lock);
+}
+
+/* Under intake: everything that waits, waits in vain. */
+static void
+fail_all(struct fdc_session *session)
+{
+    struct fdc_tickets *tickets = session->tickets;
+    uint32_t slot, end = fdc_load_relaxed(&tickets->fresh);
+    struct fdc_ticket *ticket;
+
+    for (slot = 1; slot < end; slot++) {
+        ticket = fdc_load_acquire(&tickets->slot[slot].ticket);
+        /* pairs with the ordered store in fdc_call_send_done() */
+        if (ticket == NULL || !fdc_load_ordered(&ticket->armed))
+            continue;
+        ticket->result = (int32_t)fdc_load_relaxed(&session->dead);
+        ticket_complete(session, ticket);
+    }
+}
+
+void
+fdc_session_kill(struct fdc_session *session, const char *why)
+{
+    uint32_t dead = 0;
+
+    if (!__atomic_compare_exchange_n(&session->dead, &dead, CUDA_ERROR_DEVICE_UNAVAILABLE,
+                                     false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
+        return;
+    fdc_store_relaxed(&fdc_process.state, CUDA_ERROR_DEVICE_UNAVAILABLE);
+    fdc_log(FDC_LOG_ERROR, "session is over: %s", why);
+    fdc_link_shutdown(session->link);
+    pthread_mutex_lock(&session->intake);
+    fail_all(session);
+    pthread_mutex_unlock(&session->intake);
+    wake_changed(session, true);
+    fdc_link_poke(session->link, FDC_LANE_REPLY);
+}
+
+/* Under intake. 0, or -EPROTO, or -EPIPE after a goodbye. */
+static int
+take_in(struct fdc_session *session, const struct fdc_reply *reply, uint32_t size)
+{
+    struct fdc_ticket *ticket;
+    struct fdc_reply head;
+
+    if (size < sizeof(head))
+        return -EPROTO;
+    memcpy(&head, reply, sizeof(head));
+    if (head.size > size)
+        return -EPROTO;
+    if (head.id == FDC_REPLY_HOST_FN) {
+        fdc_hostfn_due(session, head.ticket);
+        return 0;
+    }
+    if (head.first_result != 0 && session->first_result == 0) {
+        session->first_id = head.first_id;
+        fdc_store_release(&session->first_result, head.first_result);
+        fdc_log(FDC_LOG_WARN, "%s failed earlier: %s", fdc_call_name(head.first_id),
+                fdc_result_name((CUresult)head.first_result));
+    }
+    if (head.id == FDC_REPLY_BYE) {
+        fdc_log(FDC_LOG_ERROR, "the worker ends the session: %s",
+                fdc_result_name((CUresult)head.result));
+        return -EPIPE;
+    }
+    ticket = ticket_at(session, head.ticket);
+    if (ticket == NULL || !fdc_load_relaxed(&ticket->armed)) {
+        fdc_log(FDC_LOG_DEBUG, "reply without a ticket: id %u", head.id);
+        return 0;
+    }
+    if (ticket->reply != NULL) {
+        uint32_t room = head.size < ticket->room ? head.size : ticket->room;
+
+        memcpy(ticket->reply, &head, room < sizeof(head) ? room : sizeof(head));
+        if (room > sizeof(head))
+            memcpy((char *)ticket->reply + sizeof(head),
+                   (const char *)reply + sizeof(head), room - sizeof(head));
+    }
+    ticket->size = head.size;
+    ticket->result = head.result;
+    ticket->first_result = head.first_result;
+    ticket->first_id = head.first_id;
+    ticket_complete(session, ticket);
+    return 0;
+}
+
+/* Takes in all there is. Returns how many, or -EPIPE after the session's end. */
+static int
+drain(struct fdc_session *session, bool leads)
+{
+    const struct fdc_reply *reply;
+    int taken = 0, err = 0;
+    uint32_t size;
+
+    pthread_mutex_lock(&session->intake);
+    for (;;) {
+        reply = fdc_link_peek(session->link, FDC_LANE_REPLY, &size, &err);
+        if (reply == NULL)
+            break;
+        err = take_in(session, reply, size);
+        fdc_link_release(session->link, FDC_LANE_REPLY);
+        taken++;
+        if (err)
+            break;
+    }
+    pthread_mutex_unlock(&session->intake);
+    if (taken > 0) {
+        wake_changed(session, false);
+        if (!leads && fdc_load_ordered(&session->leader))
+            fdc_link_poke(session->link, FDC_LANE_REPLY);
+    }
+    if (err < 0) {
+        fdc_session_kill(session, err == -EPROTO ? "a reply that makes no sense"
+                                                 : "the worker has gone");
+        return -EPIPE;
+    }
+    return taken;
+}
+
+static int64_t
+left_us(uint64_t until_ns)
+{
+    uint64_t now = fdc_now_ns();
+
+    return until_ns > now ? (int64_t)((until_ns - now) / 1000) + 1 : 0;
+}
+
+/* This thread leads: it takes in until its own word changes. */
+static int
+lead(struct fdc_session *session, const uint32_t *word, uint32_t seen, uint64_t until_ns)
+{
+    int64_t timeout_us = -1;
+    int rc;
+
+    while (fdc_load_acquire(word) == seen) {
+        rc = drain(session, true);
+        if (rc < 0 || fdc_load_relaxed(&session->dead))
+            return fdc_load_acquire(word) != seen ? 0 : -EPIPE;
+        if (fdc_load_acquire(word) != seen)
+            break;
+        if (until_ns != 0) {
+            timeout_us = left_us(until_ns);
+            if (timeout_us == 0)
+                return -ETIMEDOUT;
+        }
+        rc = fdc_link_wait_word(session->link, FDC_LANE_REPLY, word, seen, timeout_us);
+        if (rc < 0) {
+            drain(session, true);       /* what came before the end still counts */
+            fdc_session_kill(session, "the worker has gone");
+            return fdc_load_acquire(word) != seen ? 0 : -EPIPE;
+        }
+    }
+    return 0;
+}
+
+int
+fdc_intake_until(struct fdc_session *session, const uint32_t *word, uint32_t seen,
+                 int64_t timeout_us)
+{
+    uint64_t until_ns = timeout_us < 0 ? 0 : fdc_now_ns() + (uint64_t)timeout_us * 1000;
+    struct fdc_waiter self, **link;
+    uint32_t nobody = 0;
+    int err = 0;
+
+    /* pairs with the release in ticket_complete() */
+    if (fdc_load_acquire(word) != seen)
+        return 0;
+    if (__atomic_compare_exchange_n(&session->leader, &nobody, 1, false, __ATOMIC_SEQ_CST,
+                                    __ATOMIC_SEQ_CST)) {
+        err = lead(session, word, seen, until_ns);
+        fdc_store_ordered(&session->leader, 0);
+        hand_over(session);
+        return err;
+    }
+
+    self.word = word;
+    self.seen = seen;
+    self.go = 0;
+    pthread_mutex_lock(&session->waiters_lock);
+    self.next = session->waiters;
+    session->waiters = &self;
+    __atomic_add_fetch(&session->waiting, 1, __ATOMIC_SEQ_CST);
+    pthread_mutex_unlock(&session->waiters_lock);
+    while (fdc_load_acquire(word) == seen) {
+        if (fdc_load_ordered(&session->dead)) {
+            err = -EPIPE;
+            break;
+        }
+        nobody = 0;
+        if (__atomic_compare_exchange_n(&session->leader, &nobody, 1, false,
+                                        __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {
+            err = lead(session, word, seen, until_ns);
+            fdc_store_ordered(&session->leader, 0);
+            break;
+        }
+        if (until_ns != 0 && left_us(until_ns) == 0) {
+            err = -ETIMEDOUT;
+            break;
+        }
+        fdc_futex_wait(&self.go, 0, until_ns != 0 ? left_us(until_ns) : -1, false);
+        fdc_store_relaxed(&self.go, 0);
+    }
+    pthread_mutex_lock(&session->waiters_lock);
+    for (link = &session->waiters; *link != &self; link = &(*link)->next)
+        ;
+    *link = self.next;
+    __atomic_sub_fetch(&session->waiting, 1, __ATOMIC_SEQ_CST);
+    pthread_mutex_unlock(&session->waiters_lock);
+    hand_over(session);
+    if (err == -EPIPE && fdc_load_acquire(word) != seen)
+        err = 0;
+    return err;
+}
+
+void
+fdc_intake_poke(struct fdc_session *session)
+{
+    wake_changed(session, false);
+    if (fdc_load_ordered(&session->leader))
+        fdc_link_poke(session->link, FDC_LANE_REPLY);
+}
+
+void
+fdc_intake_poll(struct fdc_session *session)
+{
+    if (!fdc_load_relaxed(&session->dead))
+        drain(session, false);
+}
+
+CUresult
+fdc_session_failure(struct fdc_session *session)
+{
+    int32_t result;
+
+    if (FDC_LIKELY(fdc_load_relaxed(&session->first_result) == 0))
+        return CUDA_SUCCESS;
+    result = __atomic_exchange_n(&session->first_result, 0, __ATOMIC_ACQ_REL);
+    return (CUresult)result;
+}
+
+/* ---- calls ---- */
+
+CUresult
+fdc_call_open(struct fdc_call *call, uint16_t id, unsigned needs)
+{
+    struct fdc_thread *self;
+    CUresult result;
+
+    result = fdc_process_check();
+    if (FDC_UNLIKELY(result != CUDA_SUCCESS))
+        return result;
+    self = fdc_thread_self();
+    if (FDC_UNLIKELY(self->in_hostfn))
+        return CUDA_ERROR_NOT_PERMITTED;
+    call->session = fdc_session_only;
+    call->context = NULL;
+    call->id = id;
+    call->result = CUDA_SUCCESS;
+    call->msg = NULL;
+    call->work = NULL;
+    call->position = 0;
+    if (needs & FDC_NEEDS_CONTEXT) {
+        if (self->depth == 0)
+            return CUDA_ERROR_INVALID_CONTEXT;
+        call->context = self->stack[self->depth - 1];
+        result = fdc_context_activate(call->context);
+        if (result != CUDA_SUCCESS)
+            return result;
+        call->session = call->context->device->session;
+    } else if (self->depth > 0) {
+        call->context = self->stack[self->depth - 1];
+    }
+    if (FDC_UNLIKELY((needs & FDC_UNSAFE_IN_CAPTURE) != 0 &&
+                     fdc_load_relaxed(&call->session->capturing) != 0))
+        return fdc_capture_guard(call->session);
+    return CUDA_SUCCESS;
+}
+
+void *
+fdc_call_begin(struct fdc_call *call, uint32_t size)
+{
+    struct fdc_session *session = call->session;
+    struct fdc_context *context = call->context;
+    struct fdc_msg *msg;
+    int err = 0;
+
+    size = FDC_ALIGN_UP(size, 8u);
+    for (;;) {
+        if (FDC_UNLIKELY(fdc_load_relaxed(&session->dead) != 0)) {
+            call->result = (CUresult)fdc_load_relaxed(&session->dead);
+            return NULL;
+        }
+        pthread_mutex_lock(&session->order);
+        msg = fdc_link_claim(session->link, FDC_LANE_COMMAND, size, &err);
+        if (FDC_LIKELY(msg != NULL))
+            break;
+        pthread_mutex_unlock(&session->order);
+        if (err == -EAGAIN) {
+            /* The worker may be waiting for room in the reply lane. */
+            fdc_intake_poll(session);
+            err = fdc_link_wait_room(session->link, FDC_LANE_COMMAND, size, ROOM_WAIT_US);
+            if (err >= 0 || err == -ETIMEDOUT)
+                continue;
+        }
+        if (err != -EMSGSIZE) {
+            fdc_intake_poll(session);   /* a goodbye says more than the closed lane */
+            fdc_session_kill(session, "the worker has gone");
+            call->result = (CUresult)fdc_load_relaxed(&session->dead);
+        } else {
+            call->result = fdc_result(err);
+        }
+        return NULL;
+    }
+    msg->size = size;
+    msg->id = call->id;
+    msg->flags = 0;
+    msg->ticket = 0;
+    msg->ctx = context != NULL && fdc_load_relaxed(&context->active)
+                   ? FDC_HANDLE_INDEX(context->object.handle) : 0;
+    msg->thread = fdc_thread_self()->number;
+    msg->put = 0;
+    call->msg = msg;
+    return msg;
+}
+
+static void
+commit(struct fdc_call *call, bool waits)
+{
+    struct fdc_session *session = call->session;
+
+    fdc_link_commit(session->link, FDC_LANE_COMMAND);
+    call->position = ++session->position;
+    if (call->work != NULL) {
+        fdc_store_relaxed(&call->work->issued, call->position);
+        fdc_store_relaxed(&call->work->object.context->issued, call->position);
+    }
+    fdc_store_relaxed(&session->messages, session->messages + 1);
+    if (FDC_UNLIKELY(session->stats != NULL)) {
+        __atomic_add_fetch(&session->stats->messages[call->id], 1, __ATOMIC_RELAXED);
+        if (waits)
+            __atomic_add_fetch(&session->stats->waits[call->id], 1, __ATOMIC_RELAXED);
+    }
+    pthread_mutex_unlock(&session->order);
+    call->msg = NULL;
+}
+
+void
+fdc_call_uses_put(struct fdc_call *call, uint64_t put)
+{
+    call->msg->put = put;
+}
+
+/* FD_SYNC: the call has an answer, and what it enqueued is finished. */
+static __attribute__((noinline)) CUresult
+send_sync(struct fdc_call *call)
+{
+    struct fdc_stream *stream = call->work;
+    struct fdc_req_cuStreamSynchronize *req;
+    struct fdc_reply reply;
+    uint16_t id = call->id;
+    uint64_t position;
+    CUresult result;
+
+    result = fdc_call_wait(call, &reply, sizeof(reply));
+    if (result != CUDA_SUCCESS || stream == NULL)
+        return result;
+    position = call->position;
+    call->id = FDC_ID_cuStreamSynchronize;
+    call->work = NULL;
+    req = fdc_call_begin(call, sizeof(*req));
+    if (req == NULL)
+        return call->result;
+    req->hStream = fdc_stream_wire(stream);
+    result = fdc_call_wait(call, &reply, sizeof(reply));
+    call->position = position;          /* the caller's own message's */
+    call->work = stream;
+    call->id = id;
+    return result;
+}
+
+CUresult
+fdc_call_send(struct fdc_call *call)
+{
+    if (FDC_UNLIKELY(call->session->sync))
+        return send_sync(call);
+    commit(call, false);
+    return CUDA_SUCCESS;
+}
+
+CUresult
+fdc_call_send_done(struct fdc_call *call, struct fdc_ticket *ticket)
+{
+    struct fdc_session *session = call->session;
+    bool swept = false;
+
+    ticket->id = call->id;
+    call->msg->flags |= FDC_MSG_DONE;
+    call->msg->ticket = ticket->number;
+    /* pairs with the ordered load in fail_all(): if the session ends now, either that sees
+     * the ticket, or this sees the end */
+    fdc_store_ordered(&ticket->armed, 1);
+    commit(call, false);
+    if (FDC_LIKELY(fdc_load_ordered(&session->dead) == 0))
+        return CUDA_SUCCESS;
+    pthread_mutex_lock(&session->intake);
+    if (ticket_at(session, ticket->number) == ticket) {
+        ticket_unregister(session, ticket);
+        swept = true;
+    }
+    pthread_mutex_unlock(&session->intake);
+    return swept ? (CUresult)fdc_load_relaxed(&session->dead) : CUDA_SUCCESS;
+}
+
+CUresult
+fdc_call_wait(struct fdc_call *call, void *reply, uint32_t room)
+{
+    struct fdc_session *session = call->session;
+    struct fdc_ticket *ticket = &call->own;
+    CUresult result;
+
+    ticket->on_done = NULL;
+    ticket->reply = reply;
+    ticket->room = room;
+    if (!ticket_register(session, ticket)) {
+        fdc_link_abort(session->link, FDC_LANE_COMMAND);
+        pthread_mutex_unlock(&session->order);
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    }
+    fdc_store_ordered(&ticket->armed, 1);
+    call->msg->flags |= FDC_MSG_REPLY;
+    call->msg->ticket = ticket->number;
+    __atomic_add_fetch(&session->waits, 1, __ATOMIC_RELAXED);
+    commit(call, true);
+    fdc_link_flush(session->link, FDC_LANE_COMMAND);
+    if (fdc_intake_until(session, &ticket->done, 0, -1) == -EPIPE) {
+        fdc_ticket_release(session, ticket);
+        if (!fdc_load_acquire(&ticket->done))
+            return (CUresult)fdc_load_relaxed(&session->dead);
+    }
+    result = (CUresult)ticket->result;
+    if (result == CUDA_SUCCESS && ticket->size < room) {
+        fdc_session_kill(session, "a reply that is too short");
+        return CUDA_ERROR_DEVICE_UNAVAILABLE;
+    }
+    if (result == CUDA_SUCCESS && call->id >= 0x0200)
+        result = fdc_session_failure(session);
+    return result;
+}
+
+CUresult
+fdc_refuse(const char *name, uint32_t *said)
+{
+    CUresult result = fdc_process_check();
+
+    if (__atomic_exchange_n(said, 1, __ATOMIC_RELAXED) == 0)
+        fdc_log(FDC_LOG_WARN, "%s is not supported", name);
+    return result != CUDA_SUCCESS ? result : CUDA_ERROR_NOT_SUPPORTED;
+}
+
+CUresult
+fdc_result(int err)
+{
+    switch (err) {
+    case 0:
+        return CUDA_SUCCESS;
+    case -ENOMEM:
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    case -EINVAL:
+    case -EMSGSIZE:
+        return CUDA_ERROR_INVALID_VALUE;
+    case -ENOENT:
+        return CUDA_ERROR_FILE_NOT_FOUND;
+    case -EACCES:
+    case -EPERM:
+        return CUDA_ERROR_NOT_PERMITTED;
+    case -EPIPE:
+    case -EPROTO:
+    case -ECONNRESET:
+        return CUDA_ERROR_DEVICE_UNAVAILABLE;
+    case -ETIMEDOUT:
+        return CUDA_ERROR_TIMEOUT;
+    case -EOPNOTSUPP:
+        return CUDA_ERROR_NOT_SUPPORTED;
+    default:
+        return CUDA_ERROR_UNKNOWN;
+    }
+}

@@ -1,0 +1,599 @@
+/*
+ * Stream capture. The worker begins every capture relaxed, on its own thread; which stream
+ * is in which capture, and the rules of the program's modes and threads, are kept here, so
+ * that status is answered locally and mistakes get the driver's own errors.
+ *
+ * A capture that a rule has broken goes on at the worker until cuStreamEndCapture, which
+ * then throws its graph away and says so. Captures are few: one lock guards them all, and
+ * nothing is looked at while session->capturing is 0.
+ */
+#include "process.h"
+
+#include <stdlib.h>
+
+#include "cuda_calls.h"
+
+static void
+invalidate(struct fdc_capture *capture, CUresult why)
+{
+    if (!capture->invalid) {
+        capture->invalid = true;
+        capture->why = why;
+    }
+}
+
+static struct fdc_capture *
+capture_of_id(struct fdc_session *session, uint64_t id)
+{
+    struct fdc_capture *capture;
+
+    for (capture = session->captures; capture != NULL; capture = capture->next)
+        if (capture->id == id)
+            return capture;
+    return NULL;
+}
+
+/* ---- rules that other areas ask for ---- */
+
+CUresult
+fdc_capture_guard(struct fdc_session *session)
+{
+    struct fdc_thread *self = fdc_thread_self();
+    struct fdc_capture *capture;
+    CUresult result = CUDA_SUCCESS;
+
+    if (self->capture_mode == CU_STREAM_CAPTURE_MODE_RELAXED)
+        return CUDA_SUCCESS;
+    pthread_mutex_lock(&session->capture_lock);
+    for (capture = session->captures; capture != NULL; capture = capture->next) {
+        bool concerned = capture->thread == self->number
+                             ? capture->mode != CU_STREAM_CAPTURE_MODE_RELAXED
+                             : self->capture_mode == CU_STREAM_CAPTURE_MODE_GLOBAL &&
+                                   capture->mode == CU_STREAM_CAPTURE_MODE_GLOBAL;
+
+        if (concerned) {
+            invalidate(capture, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
+            result = CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+        }
+    }
+    pthread_mutex_unlock(&session->capture_lock);
+    return result;
+}
+
+CUresult
+fdc_capture_use(struct fdc_session *session, struct fdc_stream *stream)
+{
+    struct fdc_capture *capture;
+    CUresult result = CUDA_SUCCESS;
+
+    pthread_mutex_lock(&session->capture_lock);
+    if (stream->legacy) {
+        for (capture = session->captures; capture != NULL; capture = capture->next)
+            if (capture->blocking && capture->context == stream->object.context) {
+                invalidate(capture, CUDA_ERROR_STREAM_CAPTURE_IMPLICIT);
+                result = CUDA_ERROR_STREAM_CAPTURE_IMPLICIT;
+            }
+    } else if (stream->capture != NULL && stream->capture->invalid) {
+        result = CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
+    }
+    pthread_mutex_unlock(&session->capture_lock);
+    return result;
+}
+
+CUresult
+fdc_capture_refuse(struct fdc_stream *stream)
+{
+    struct fdc_session *session = stream->object.session;
+    CUresult result = CUDA_SUCCESS;
+
+    if (stream->legacy)
+        return fdc_capture_use(session, stream);
+    pthread_mutex_lock(&session->capture_lock);
+    if (stream->capture != NULL) {
+        result = stream->capture->invalid ? CUDA_ERROR_STREAM_CAPTURE_INVALIDATED
+                                          : CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+        invalidate(stream->capture, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
+    }
+    pthread_mutex_unlock(&session->capture_lock);
+    return result;
+}
+
+CUresult
+fdc_capture_refuse_context(struct fdc_context *context)
+{
+    struct fdc_session *session = context->object.session;
+    struct fdc_capture *capture;
+    CUresult result = CUDA_SUCCESS;
+
+    if (fdc_load_relaxed(&session->capturing) == 0)
+        return CUDA_SUCCESS;
+    pthread_mutex_lock(&session->capture_lock);
+    for (capture = session->captures; capture != NULL; capture = capture->next)
+        if (capture->context == context) {
+            invalidate(capture, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
+            result = CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+        }
+    pthread_mutex_unlock(&session->capture_lock);
+    return result;
+}
+
+CUresult
+fdc_capture_refuse_event(struct fdc_session *session, struct fdc_event *event)
+{
+    struct fdc_capture *capture;
+
+    pthread_mutex_lock(&session->capture_lock);
+    capture = capture_of_id(session, __atomic_load_n(&event->capture, __ATOMIC_RELAXED));
+    if (capture != NULL)
+        invalidate(capture, CUDA_ERROR_CAPTURED_EVENT);
+    pthread_mutex_unlock(&session->capture_lock);
+    return CUDA_ERROR_CAPTURED_EVENT;
+}
+
+void
+fdc_capture_record(struct fdc_stream *stream, struct fdc_event *event)
+{
+    struct fdc_session *session = stream->object.session;
+
+    pthread_mutex_lock(&session->capture_lock);
+    __atomic_store_n(&event->capture, stream->capture != NULL ? stream->capture->id : 0,
+                     __ATOMIC_RELAXED);
+    pthread_mutex_unlock(&session->capture_lock);
+}
+
+CUresult
+fdc_capture_wait(struct fdc_stream *stream, struct fdc_event *event, unsigned flags)
+{
+    struct fdc_session *session = stream->object.session;
+    struct fdc_capture *own, *other;
+    CUresult result = CUDA_SUCCESS;
+    uint64_t id;
+
+    pthread_mutex_lock(&session->capture_lock);
+    id = __atomic_load_n(&event->capture, __ATOMIC_RELAXED);
+    own = stream->capture;
+    other = id != 0 ? capture_of_id(session, id) : NULL;
+    if (id != 0 && other == NULL) {
+        result = CUDA_ERROR_CAPTURED_EVENT;     /* of a capture that has ended */
+        if (own != NULL)
+            invalidate(own, result);
+    } else if (own != NULL && own->invalid) {
+        result = CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
+    } else if (other != NULL && own == NULL) {
+        if (other->invalid) {
+            result = CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
+        } else if (stream->legacy) {
+            result = CUDA_ERROR_STREAM_CAPTURE_IMPLICIT;
+            invalidate(other, result);
+        } else if (stream->object.context != other->context) {
+            result = CUDA_ERROR_STREAM_CAPTURE_ISOLATION;
+            invalidate(other, result);
+        } else {                                /* the stream joins */
+            __atomic_store_n(&stream->capture, other, __ATOMIC_RELAXED);
+            if ((stream->flags & CU_STREAM_NON_BLOCKING) == 0)
+                other->blocking = true;
+        }
+    } else if (other != NULL && other != own) {
+        result = CUDA_ERROR_STREAM_CAPTURE_MERGE;
+        invalidate(own, result);
+        invalidate(other, result);
+    } else if (other == NULL && own != NULL && (flags & CU_EVENT_WAIT_EXTERNAL) == 0 &&
+               __atomic_load_n(&event->recorded, __ATOMIC_RELAXED) != 0) {
+        result = CUDA_ERROR_STREAM_CAPTURE_ISOLATION;
+        invalidate(own, result);
+    }
+    pthread_mutex_unlock(&session->capture_lock);
+    return result;
+}
+
+/* ---- the books ---- */
+
+/* Every stream of the capture leaves it. Under capture_lock. */
+static void
+leave(void *found, void *user)
+{
+    struct fdc_stream *stream = found;
+
+    if (fdc_load_relaxed(&stream->capture) == user)
+        __atomic_store_n(&stream->capture, NULL, __ATOMIC_RELAXED);
+}
+
+/* Under capture_lock. */
+static void
+capture_end(struct fdc_session *session, struct fdc_capture *capture)
+{
+    struct fdc_capture **link;
+
+    fdc_object_each(FDC_KIND_STREAM, leave, capture);
+    for (link = &session->captures; *link != capture; link = &(*link)->next)
+        ;
+    *link = capture->next;
+    __atomic_sub_fetch(&session->capturing, 1, __ATOMIC_RELAXED);
+    free(capture);
+}
+
+void
+fdc_capture_stream_gone(struct fdc_stream *stream)
+{
+    struct fdc_session *session = stream->object.session;
+
+    if (fdc_load_relaxed(&session->capturing) == 0)
+        return;
+    pthread_mutex_lock(&session->capture_lock);
+    if (stream->capture != NULL) {
+        if (stream->capture->origin == stream)
+            capture_end(session, stream->capture);
+        else
+            invalidate(stream->capture, CUDA_ERROR_STREAM_CAPTURE_UNJOINED);
+        __atomic_store_n(&stream->capture, NULL, __ATOMIC_RELAXED);
+    }
+    pthread_mutex_unlock(&session->capture_lock);
+}
+
+/* ---- begin ---- */
+
+static CUresult
+begin(CUstream value, CUstreamCaptureMode mode, unsigned how)
+{
+    struct fdc_req_fdcCaptureBegin *req;
+    struct fdc_session *session;
+    struct fdc_capture *capture;
+    struct fdc_stream *stream;
+    struct fdc_reply reply;
+    struct fdc_call call;
+    CUresult result;
+
+    result = fdc_call_open(&call, FDC_ID_fdcCaptureBegin, FDC_NEEDS_CONTEXT);
+    if (result == CUDA_SUCCESS)
+        result = fdc_stream_resolve(&call, value, how, &stream);
+    if (result != CUDA_SUCCESS)
+        return result;
+    if ((unsigned)mode > CU_STREAM_CAPTURE_MODE_RELAXED)
+        return CUDA_ERROR_INVALID_VALUE;
+    if (stream->legacy)
+        return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+    session = call.session;
+    capture = calloc(1, sizeof(*capture));
+    if (capture == NULL)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    capture->id = fdc_process_id();
+    capture->origin = stream;
+    capture->context = stream->object.context;
+    capture->mode = mode;
+    capture->thread = fdc_thread_self()->number;
+    capture->blocking = (stream->flags & CU_STREAM_NON_BLOCKING) == 0;
+
+    pthread_mutex_lock(&session->capture_lock);
+    if (stream->capture != NULL) {
+        pthread_mutex_unlock(&session->capture_lock);
+        free(capture);
+        return CUDA_ERROR_ILLEGAL_STATE;
+    }
+    capture->next = session->captures;
+    session->captures = capture;
+    __atomic_add_fetch(&session->capturing, 1, __ATOMIC_RELAXED);
+    __atomic_store_n(&stream->capture, capture, __ATOMIC_RELAXED);
+    pthread_mutex_unlock(&session->capture_lock);
+
+    call.context = stream->object.context;
+    req = fdc_call_begin(&call, sizeof(*req));
+    if (req != NULL) {
+        req->stream = fdc_stream_wire(stream);
+        result = fdc_call_wait(&call, &reply, sizeof(reply));
+    } else {
+        result = call.result;
+    }
+    if (result != CUDA_SUCCESS)
+        fdc_capture_stream_gone(stream);
+    return result;
+}
+
+FDC_EXPORT CUresult
+cuStreamBeginCapture_v2(CUstream hStream, CUstreamCaptureMode mode)
+{
+    return begin(hStream, mode, 0);
+}
+
+FDC_EXPORT CUresult
+cuStreamBeginCapture_v2_ptsz(CUstream hStream, CUstreamCaptureMode mode)
+{
+    return begin(hStream, mode, FDC_STREAM_PER_THREAD_ZERO);
+}
+
+FDC_EXPORT CUresult
+cuStreamBeginCapture(CUstream hStream)
+{
+    return begin(hStream, CU_STREAM_CAPTURE_MODE_GLOBAL, 0);
+}
+
+FDC_EXPORT CUresult
+cuStreamBeginCapture_ptsz(CUstream hStream)
+{
+    return begin(hStream, CU_STREAM_CAPTURE_MODE_GLOBAL, FDC_STREAM_PER_THREAD_ZERO);
+}
+
+/* ---- end ---- */
+
+/* The graph of a broken capture, which the worker made all the same. */
+static void
+discard(struct fdc_call *call, struct fdc_object *graph)
+{
+    struct fdc_req_cuGraphDestroy *req;
+
+    call->id = FDC_ID_cuGraphDestroy;
+    req = fdc_call_begin(call, sizeof(*req));
+    if (req == NULL)
+        return;
+    req->hGraph = graph->handle;
+    fdc_call_send(call);
+}
+
+static CUresult
+end(CUstream value, CUgraph *phGraph, unsigned how)
+{
+    struct fdc_req_cuStreamEndCapture *req;
+    struct fdc_capture *capture;
+    struct fdc_session *session;
+    struct fdc_stream *stream;
+    struct fdc_object *graph;
+    struct fdc_reply reply;
+    struct fdc_call call;
+    CUresult result, broken = CUDA_SUCCESS;
+
+    result = fdc_call_open(&call, FDC_ID_cuStreamEndCapture, FDC_NEEDS_CONTEXT);
+    if (result == CUDA_SUCCESS)
+        result = fdc_stream_resolve(&call, value, how, &stream);
+    if (result != CUDA_SUCCESS)
+        return result;
+    session = call.session;
+    pthread_mutex_lock(&session->capture_lock);
+    capture = stream->capture;
+    if (capture == NULL) {
+        result = CUDA_ERROR_ILLEGAL_STATE;
+    } else if (capture->origin != stream) {
+        result = CUDA_ERROR_STREAM_CAPTURE_UNMATCHED;
+        invalidate(capture, result);
+    } else if (capture->mode != CU_STREAM_CAPTURE_MODE_RELAXED &&
+               capture->thread != fdc_thread_self()->number) {
+        result = CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD;
+    } else if (capture->invalid) {
+        broken = CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
+    }
+    pthread_mutex_unlock(&session->capture_lock);
+    if (result != CUDA_SUCCESS)
+        return result;
+
+    call.context = stream->object.context;
+    graph = fdc_graph_new(session, call.context);
+    if (graph == NULL)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    req = fdc_call_begin(&call, sizeof(*req));
+    if (req != NULL) {
+        req->hStream = fdc_stream_wire(stream);
+        req->phGraph = graph->handle;
+        result = fdc_call_wait(&call, &reply, sizeof(reply));
+    } else {
+        result = call.result;
+    }
+    pthread_mutex_lock(&session->capture_lock);
+    if (stream->capture == capture)
+        capture_end(session, capture);
+    pthread_mutex_unlock(&session->capture_lock);
+    if (result == CUDA_SUCCESS && broken == CUDA_SUCCESS && phGraph != NULL) {
+        *phGraph = (CUgraph)(uintptr_t)graph->handle;
+        return CUDA_SUCCESS;
+    }
+    if (result == CUDA_SUCCESS)
+        discard(&call, graph);
+    fdc_object_drop(graph);
+    if (phGraph != NULL)
+        *phGraph = NULL;
+    if (broken != CUDA_SUCCESS)
+        return broken;
+    return result != CUDA_SUCCESS ? result : CUDA_ERROR_INVALID_VALUE;
+}
+
+FDC_EXPORT CUresult
+cuStreamEndCapture(CUstream hStream, CUgraph *phGraph)
+{
+    return end(hStream, phGraph, 0);
+}
+
+FDC_EXPORT CUresult
+cuStreamEndCapture_ptsz(CUstream hStream, CUgraph *phGraph)
+{
+    return end(hStream, phGraph, FDC_STREAM_PER_THREAD_ZERO);
+}
+
+/* ---- questions ---- */
+
+/* Status and id of the stream's capture; 906 for the legacy stream beside one. */
+static CUresult
+status_of(CUstream value, unsigned how, CUstreamCaptureStatus *status, cuuint64_t *id)
+{
+    struct fdc_session *session;
+    struct fdc_capture *capture;
+    struct fdc_stream *stream;
+    struct fdc_call call;
+    CUresult result;
+
+    *status = CU_STREAM_CAPTURE_STATUS_NONE;
+    result = fdc_process_check();
+    if (result != CUDA_SUCCESS)
+        return result;
+    session = fdc_session_only;
+    if ((uintptr_t)value > 2) {
+        stream = fdc_object_find(FDC_KIND_STREAM, value);
+        if (stream == NULL)
+            return CUDA_ERROR_INVALID_HANDLE;
+    } else if (fdc_load_relaxed(&session->capturing) == 0) {
+        return CUDA_SUCCESS;
+    } else {
+        result = fdc_call_open(&call, 0, FDC_NEEDS_CONTEXT);
+        if (result == CUDA_SUCCESS)
+            result = fdc_stream_resolve(&call, value, how, &stream);
+        if (result != CUDA_SUCCESS)
+            return result;
+    }
+    if (fdc_load_relaxed(&session->capturing) == 0)
+        return CUDA_SUCCESS;
+    pthread_mutex_lock(&session->capture_lock);
+    if (stream->legacy) {
+        for (capture = session->captures; capture != NULL; capture = capture->next)
+            if (capture->blocking && capture->context == stream->object.context)
+                result = CUDA_ERROR_STREAM_CAPTURE_IMPLICIT;
+    } else if (stream->capture != NULL) {
+        *status = stream->capture->invalid ? CU_STREAM_CAPTURE_STATUS_INVALIDATED
+                                           : CU_STREAM_CAPTURE_STATUS_ACTIVE;
+        *id = stream->capture->id;
+    }
+    pthread_mutex_unlock(&session->capture_lock);
+    return result;
+}
+
+static CUresult
+is_capturing(CUstream value, CUstreamCaptureStatus *status, unsigned how)
+{
+    CUstreamCaptureStatus found;
+    cuuint64_t id;
+    CUresult result = status_of(value, how, &found, &id);
+
+    if (result != CUDA_SUCCESS)
+        return result;
+    if (status == NULL)
+        return CUDA_ERROR_INVALID_VALUE;
+    *status = found;
+    return CUDA_SUCCESS;
+}
+
+FDC_EXPORT CUresult
+cuStreamIsCapturing(CUstream hStream, CUstreamCaptureStatus *captureStatus)
+{
+    return is_capturing(hStream, captureStatus, 0);
+}
+
+FDC_EXPORT CUresult
+cuStreamIsCapturing_ptsz(CUstream hStream, CUstreamCaptureStatus *captureStatus)
+{
+    return is_capturing(hStream, captureStatus, FDC_STREAM_PER_THREAD_ZERO);
+}
+
+/* Graph and dependencies live at the worker: who asks for them while capturing is told
+ * that they are not to be had. */
+static CUresult
+info(CUstream value, unsigned how, CUstreamCaptureStatus *status, cuuint64_t *id, bool more)
+{
+    static uint32_t told;
+    CUstreamCaptureStatus found;
+    cuuint64_t number = 0;
+    CUresult result = status_of(value, how, &found, &number);
+
+    if (result != CUDA_SUCCESS)
+        return result;
+    if (status == NULL)
+        return CUDA_ERROR_INVALID_VALUE;
+    if (more && found == CU_STREAM_CAPTURE_STATUS_ACTIVE)
+        return fdc_refuse("the graph of a capture (cuStreamGetCaptureInfo)", &told);
+    *status = found;
+    if (id != NULL && found != CU_STREAM_CAPTURE_STATUS_NONE)
+        *id = number;
+    return CUDA_SUCCESS;
+}
+
+#define INFO_CALLS(suffix, how)                                                          \
+    FDC_EXPORT CUresult cuStreamGetCaptureInfo##suffix(                                  \
+        CUstream hStream, CUstreamCaptureStatus *captureStatus_out, cuuint64_t *id_out)  \
+    {                                                                                    \
+        return info(hStream, how, captureStatus_out, id_out, false);                     \
+    }                                                                                    \
+    FDC_EXPORT CUresult cuStreamGetCaptureInfo_v2##suffix(                               \
+        CUstream hStream, CUstreamCaptureStatus *captureStatus_out, cuuint64_t *id_out,  \
+        CUgraph *graph_out, const CUgraphNode **dependencies_out,                        \
+        size_t *numDependencies_out)                                                     \
+    {                                                                                    \
+        return info(hStream, how, captureStatus_out, id_out,                             \
+                    graph_out != NULL || dependencies_out != NULL ||                     \
+                        numDependencies_out != NULL);                                    \
+    }                                                                                    \
+    FDC_EXPORT CUresult cuStreamGetCaptureInfo_v3##suffix(                               \
+        CUstream hStream, CUstreamCaptureStatus *captureStatus_out, cuuint64_t *id_out,  \
+        CUgraph *graph_out, const CUgraphNode **dependencies_out,                        \
+        const CUgraphEdgeData **edgeData_out, size_t *numDependencies_out)               \
+    {                                                                                    \
+        return info(hStream, how, captureStatus_out, id_out,                             \
+                    graph_out != NULL || dependencies_out != NULL ||                     \
+                        edgeData_out != NULL || numDependencies_out != NULL);            \
+    }
+
+INFO_CALLS(, 0)
+INFO_CALLS(_ptsz, FDC_STREAM_PER_THREAD_ZERO)
+
+/* ---- not had yet ---- */
+
+static CUresult
+not_yet(CUstream value, unsigned how, const char *name, uint32_t *told)
+{
+    CUstreamCaptureStatus status;
+    cuuint64_t id;
+    CUresult result = status_of(value, how, &status, &id);
+
+    return result != CUDA_SUCCESS ? result : fdc_refuse(name, told);
+}
+
+#define REFUSED_CALLS(suffix, how)                                                       \
+    FDC_EXPORT CUresult cuStreamUpdateCaptureDependencies##suffix(                       \
+        CUstream hStream, CUgraphNode *dependencies, size_t numDependencies,             \
+        unsigned int flags)                                                              \
+    {                                                                                    \
+        static uint32_t told;                                                            \
+        (void)dependencies;                                                              \
+        (void)numDependencies;                                                           \
+        (void)flags;                                                                     \
+        return not_yet(hStream, how, "cuStreamUpdateCaptureDependencies", &told);        \
+    }                                                                                    \
+    FDC_EXPORT CUresult cuStreamUpdateCaptureDependencies_v2##suffix(                    \
+        CUstream hStream, CUgraphNode *dependencies,                                     \
+        const CUgraphEdgeData *dependencyData, size_t numDependencies,                   \
+        unsigned int flags)                                                              \
+    {                                                                                    \
+        static uint32_t told;                                                            \
+        (void)dependencies;                                                              \
+        (void)dependencyData;                                                            \
+        (void)numDependencies;                                                           \
+        (void)flags;                                                                     \
+        return not_yet(hStream, how, "cuStreamUpdateCaptureDependencies_v2", &told);     \
+    }                                                                                    \
+    FDC_EXPORT CUresult cuStreamBeginCaptureToGraph##suffix(                             \
+        CUstream hStream, CUgraph hGraph, const CUgraphNode *dependencies,               \
+        const CUgraphEdgeData *dependencyData, size_t numDependencies,                   \
+        CUstreamCaptureMode mode)                                                        \
+    {                                                                                    \
+        static uint32_t told;                                                            \
+        (void)hGraph;                                                                    \
+        (void)dependencies;                                                              \
+        (void)dependencyData;                                                            \
+        (void)numDependencies;                                                           \
+        (void)mode;                                                                      \
+        return not_yet(hStream, how, "cuStreamBeginCaptureToGraph", &told);              \
+    }
+
+REFUSED_CALLS(, 0)
+REFUSED_CALLS(_ptsz, FDC_STREAM_PER_THREAD_ZERO)
+
+FDC_EXPORT CUresult
+cuThreadExchangeStreamCaptureMode(CUstreamCaptureMode *mode)
+{
+    CUresult result = fdc_process_check();
+    struct fdc_thread *self;
+    CUstreamCaptureMode old;
+
+    if (result != CUDA_SUCCESS)
+        return result;
+    if (mode == NULL || (unsigned)*mode > CU_STREAM_CAPTURE_MODE_RELAXED)
+        return CUDA_ERROR_INVALID_VALUE;
+    self = fdc_thread_self();
+    old = self->capture_mode;
+    self->capture_mode = *mode;
+    *mode = old;
+    return CUDA_SUCCESS;
+}

@@ -1,0 +1,297 @@
+/* Devices: everything is answered from the snapshot that came at attach. */
+#include "process.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cuda_calls.h"
+
+static CUresult
+device_of(CUdevice ordinal, struct fdc_device **device)
+{
+    CUresult result = fdc_process_check();
+
+    if (result != CUDA_SUCCESS)
+        return result;
+    *device = fdc_device(ordinal);
+    return *device != NULL ? CUDA_SUCCESS : CUDA_ERROR_INVALID_DEVICE;
+}
+
+static int
+attribute(const struct fdc_device *device, unsigned id)
+{
+    return id < FDC_SNAPSHOT_ATTRIBUTES ? device->snapshot->attribute[id] : 0;
+}
+
+FDC_EXPORT CUresult
+cuDeviceGet(CUdevice *device, int ordinal)
+{
+    struct fdc_device *found;
+    CUresult result = device_of(ordinal, &found);
+
+    if (result != CUDA_SUCCESS)
+        return result;
+    if (device == NULL)
+        return CUDA_ERROR_INVALID_VALUE;
+    *device = ordinal;
+    return CUDA_SUCCESS;
+}
+
+FDC_EXPORT CUresult
+cuDeviceGetCount(int *count)
+{
+    CUresult result = fdc_process_check();
+
+    if (result != CUDA_SUCCESS)
+        return result;
+    if (count == NULL)
+        return CUDA_ERROR_INVALID_VALUE;
+    *count = fdc_device_count();
+    return CUDA_SUCCESS;
+}
+
+FDC_EXPORT CUresult
+cuDeviceGetName(char *name, int len, CUdevice dev)
+{
+    struct fdc_device *device;
+    CUresult result = device_of(dev, &device);
+
+    if (result != CUDA_SUCCESS)
+        return result;
+    if (name == NULL || len <= 0)
+        return CUDA_ERROR_INVALID_VALUE;
+    snprintf(name, (size_t)len, "%.*s", (int)sizeof(device->snapshot->name),
+             device->snapshot->name);
+    return CUDA_SUCCESS;
+}
+
+FDC_EXPORT CUresult
+cuDeviceGetUuid_v2(CUuuid *uuid, CUdevice dev)
+{
+    struct fdc_device *device;
+    CUresult result = device_of(dev, &device);
+
+    if (result != CUDA_SUCCESS)
+        return result;
+    if (uuid == NULL)
+        return CUDA_ERROR_INVALID_VALUE;
+    memcpy(uuid->bytes, device->snapshot->uuid, sizeof(uuid->bytes));
+    return CUDA_SUCCESS;
+}
+
+FDC_EXPORT CUresult
+cuDeviceGetUuid(CUuuid *uuid, CUdevice dev)
+{
+    return cuDeviceGetUuid_v2(uuid, dev);
+}
+
+FDC_EXPORT CUresult
+cuDeviceTotalMem_v2(size_t *bytes, CUdevice dev)
+{
+    struct fdc_device *device;
+    CUresult result = device_of(dev, &device);
+
+    if (result != CUDA_SUCCESS)
+        return result;
+    if (bytes == NULL)
+        return CUDA_ERROR_INVALID_VALUE;
+    *bytes = device->snapshot->memory;
+    return CUDA_SUCCESS;
+}
+
+FDC_EXPORT CUresult
+cuDeviceGetAttribute(int *pi, CUdevice_attribute attrib, CUdevice dev)
+{
+    struct fdc_device *device;
+    CUresult result = device_of(dev, &device);
+
+    if (result != CUDA_SUCCESS)
+        return result;
+    if (pi == NULL || (int)attrib <= 0)
+        return CUDA_ERROR_INVALID_VALUE;
+    *pi = attribute(device, (unsigned)attrib);
+    return CUDA_SUCCESS;
+}
+
+FDC_EXPORT CUresult
+cuDeviceComputeCapability(int *major, int *minor, CUdevice dev)
+{
+    struct fdc_device *device;
+    CUresult result = device_of(dev, &device);
+
+    if (result != CUDA_SUCCESS)
+        return result;
+    if (major == NULL || minor == NULL)
+        return CUDA_ERROR_INVALID_VALUE;
+    *major = attribute(device, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR);
+    *minor = attribute(device, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR);
+    return CUDA_SUCCESS;
+}
+
+FDC_EXPORT CUresult
+cuDeviceGetProperties(CUdevprop *prop, CUdevice dev)
+{
+    struct fdc_device *device;
+    CUresult result = device_of(dev, &device);
+
+    if (result != CUDA_SUCCESS)
+        return result;
+    if (prop == NULL)
+        return CUDA_ERROR_INVALID_VALUE;
+    prop->maxThreadsPerBlock =
+        attribute(device, CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_BLOCK);
+    prop->maxThreadsDim[0] = attribute(device, CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_X);
+    prop->maxThreadsDim[1] = attribute(device, CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_Y);
+    prop->maxThreadsDim[2] = attribute(device, CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_Z);
+    prop->maxGridSize[0] = attribute(device, CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_X);
+    prop->maxGridSize[1] = attribute(device, CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_Y);
+    prop->maxGridSize[2] = attribute(device, CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_Z);
+    prop->sharedMemPerBlock =
+        attribute(device, CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK);
+    prop->totalConstantMemory =
+        attribute(device, CU_DEVICE_ATTRIBUTE_TOTAL_CONSTANT_MEMORY);
+    prop->SIMDWidth = attribute(device, CU_DEVICE_ATTRIBUTE_WARP_SIZE);
+    prop->memPitch = attribute(device, CU_DEVICE_ATTRIBUTE_MAX_PITCH);
+    prop->regsPerBlock = attribute(device, CU_DEVICE_ATTRIBUTE_MAX_REGISTERS_PER_BLOCK);
+    prop->clockRate = attribute(device, CU_DEVICE_ATTRIBUTE_CLOCK_RATE);
+    prop->textureAlign = attribute(device, CU_DEVICE_ATTRIBUTE_TEXTURE_ALIGNMENT);
+    return CUDA_SUCCESS;
+}
+
+/* ---- PCI ---- */
+
+struct pci {
+    unsigned domain, bus, device, function;
+};
+
+static bool
+pci_parse(const char *text, struct pci *pci)
+{
+    char end;
+
+    pci->function = 0;
+    if (sscanf(text, "%x:%x:%x.%x%c", &pci->domain, &pci->bus, &pci->device,
+               &pci->function, &end) == 4)
+        return true;
+    if (sscanf(text, "%x:%x:%x%c", &pci->domain, &pci->bus, &pci->device, &end) == 3)
+        return true;
+    pci->domain = 0;
+    return sscanf(text, "%x:%x.%x%c", &pci->bus, &pci->device, &pci->function, &end) == 3;
+}
+
+FDC_EXPORT CUresult
+cuDeviceGetPCIBusId(char *pciBusId, int len, CUdevice dev)
+{
+    struct fdc_device *device;
+    CUresult result = device_of(dev, &device);
+    char text[32];
+    struct pci pci;
+    int size;
+
+    if (result != CUDA_SUCCESS)
+        return result;
+    if (pciBusId == NULL || len <= 0)
+        return CUDA_ERROR_INVALID_VALUE;
+    memcpy(text, device->snapshot->pci, sizeof(device->snapshot->pci));
+    text[sizeof(device->snapshot->pci)] = '\0';
+    if (!pci_parse(text, &pci)) {
+        pci.domain = (unsigned)attribute(device, CU_DEVICE_ATTRIBUTE_PCI_DOMAIN_ID);
+        pci.bus = (unsigned)attribute(device, CU_DEVICE_ATTRIBUTE_PCI_BUS_ID);
+        pci.device = (unsigned)attribute(device, CU_DEVICE_ATTRIBUTE_PCI_DEVICE_ID);
+        pci.function = 0;
+    }
+    size = snprintf(text, sizeof(text), "%04X:%02X:%02X.%X", pci.domain, pci.bus,
+                    pci.device, pci.function);
+    if (size >= len)
+        return CUDA_ERROR_INVALID_VALUE;
+    memcpy(pciBusId, text, (size_t)size + 1);
+    return CUDA_SUCCESS;
+}
+
+FDC_EXPORT CUresult
+cuDeviceGetByPCIBusId(CUdevice *dev, const char *pciBusId)
+{
+    CUresult result = fdc_process_check();
+    struct pci want, have;
+    int i;
+
+    if (result != CUDA_SUCCESS)
+        return result;
+    if (dev == NULL || pciBusId == NULL || !pci_parse(pciBusId, &want))
+        return CUDA_ERROR_INVALID_VALUE;
+    for (i = 0; i < fdc_device_count(); i++) {
+        struct fdc_device *device = fdc_device(i);
+
+        have.domain = (unsigned)attribute(device, CU_DEVICE_ATTRIBUTE_PCI_DOMAIN_ID);
+        have.bus = (unsigned)attribute(device, CU_DEVICE_ATTRIBUTE_PCI_BUS_ID);
+        have.device = (unsigned)attribute(device, CU_DEVICE_ATTRIBUTE_PCI_DEVICE_ID);
+        if (have.domain == want.domain && have.bus == want.bus &&
+            have.device == want.device) {
+            *dev = i;
+            return CUDA_SUCCESS;
+        }
+    }
+    return CUDA_ERROR_INVALID_DEVICE;
+}
+
+/* ---- several devices ---- */
+
+static bool
+peers(const struct fdc_device *a, const struct fdc_device *b)
+{
+    const struct fdc_snapshot *snapshot = a->session->snapshot;
+    const uint8_t *table = (const uint8_t *)snapshot + snapshot->peer_offset;
+
+    return a != b && table[(uint32_t)a->remote * snapshot->device_count +
+                           (uint32_t)b->remote] != 0;
+}
+
+FDC_EXPORT CUresult
+cuDeviceCanAccessPeer(int *canAccessPeer, CUdevice dev, CUdevice peerDev)
+{
+    struct fdc_device *device, *peer;
+    CUresult result = device_of(dev, &device);
+
+    if (result == CUDA_SUCCESS)
+        result = device_of(peerDev, &peer);
+    if (result != CUDA_SUCCESS)
+        return result;
+    if (canAccessPeer == NULL)
+        return CUDA_ERROR_INVALID_VALUE;
+    *canAccessPeer = peers(device, peer);
+    return CUDA_SUCCESS;
+}
+
+FDC_EXPORT CUresult
+cuDeviceGetP2PAttribute(int *value, CUdevice_P2PAttribute attrib, CUdevice srcDevice,
+                        CUdevice dstDevice)
+{
+    struct fdc_device *src, *dst;
+    CUresult result = device_of(srcDevice, &src);
+
+    if (result == CUDA_SUCCESS)
+        result = device_of(dstDevice, &dst);
+    if (result != CUDA_SUCCESS)
+        return result;
+    if (value == NULL || (int)attrib < 1 || (int)attrib > 5)
+        return CUDA_ERROR_INVALID_VALUE;
+    if (src == dst)
+        return CUDA_ERROR_INVALID_DEVICE;
+    *value = attrib == CU_DEVICE_P2P_ATTRIBUTE_ACCESS_SUPPORTED ? peers(src, dst) : 0;
+    return CUDA_SUCCESS;
+}
+
+FDC_EXPORT CUresult
+cuDeviceGetExecAffinitySupport(int *pi, CUexecAffinityType type, CUdevice dev)
+{
+    struct fdc_device *device;
+    CUresult result = device_of(dev, &device);
+
+    if (result != CUDA_SUCCESS)
+        return result;
+    if (pi == NULL || type != CU_EXEC_AFFINITY_TYPE_SM_COUNT)
+        return CUDA_ERROR_INVALID_VALUE;
+    *pi = 0;
+    return CUDA_SUCCESS;
+}

@@ -1,0 +1,335 @@
+/*
+ * Host functions: the program's functions that run at a place of a stream. Only a number
+ * travels; when the worker says that its turn has come, the service thread (started for the
+ * first one) calls the function, with no lock held, and answers on the side lane.
+ */
+#include "process.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+
+#include "cuda_calls.h"
+
+struct entry {
+    struct entry *next;                 /* of its bucket */
+    uint64_t number;
+    void (*fn)(void *user);
+    void *user;
+    CUstreamCallback callback;          /* instead of fn */
+    CUstream stream;
+    bool keep;
+};
+
+#define BUCKETS 256u
+
+struct fdc_hostfns {
+    pthread_mutex_t lock;
+    struct entry *bucket[BUCKETS];
+    uint64_t last;                      /* number given */
+    uint64_t *queue;                    /* numbers that are due: first .. first + count */
+    uint32_t room, first, count;
+    uint32_t word;                      /* changes with each that becomes due */
+    bool runs;                          /* the service thread does */
+};
+
+void
+fdc_hostfn_due(struct fdc_session *session, uint64_t number)
+{
+    struct fdc_hostfns *fns = __atomic_load_n(&session->hostfns, __ATOMIC_ACQUIRE);
+    uint64_t *queue;
+    uint32_t i;
+
+    if (fns == NULL)
+        return;
+    pthread_mutex_lock(&fns->lock);
+    if (fns->count == fns->room) {
+        queue = malloc(sizeof(*queue) * (fns->room ? fns->room * 2 : 64));
+        if (queue == NULL)
+            goto out;
+        for (i = 0; i < fns->count; i++)
+            queue[i] = fns->queue[(fns->first + i) % fns->room];
+        free(fns->queue);
+        fns->queue = queue;
+        fns->first = 0;
+        fns->room = fns->room ? fns->room * 2 : 64;
+    }
+    fns->queue[(fns->first + fns->count++) % fns->room] = number;
+out:
+    __atomic_add_fetch(&fns->word, 1, __ATOMIC_RELEASE);
+    pthread_mutex_unlock(&fns->lock);
+}
+
+/* ---- the service thread ---- */
+
+/* The entry of this number; it leaves the table unless it is kept. A copy in *copy. */
+static bool
+take(struct fdc_hostfns *fns, uint64_t number, struct entry *copy)
+{
+    struct entry **link, *entry;
+
+    for (link = &fns->bucket[number % BUCKETS]; *link != NULL; link = &(*link)->next)
+        if ((*link)->number == number)
+            break;
+    entry = *link;
+    if (entry == NULL)
+        return false;
+    *copy = *entry;
+    if (!entry->keep) {
+        *link = entry->next;
+        free(entry);
+    }
+    return true;
+}
+
+static void
+run(const struct entry *entry, CUresult status)
+{
+    struct fdc_thread *self = fdc_thread_self();
+
+    self->in_hostfn = true;
+    if (entry->callback != NULL)
+        entry->callback(entry->stream, status, entry->user);
+    else
+        entry->fn(entry->user);
+    self->in_hostfn = false;
+}
+
+static void
+answer(struct fdc_session *session, uint64_t number)
+{
+    struct fdc_msg *msg;
+    int err;
+
+    for (;;) {
+        msg = fdc_link_claim(session->link, FDC_LANE_SIDE, sizeof(*msg), &err);
+        if (msg != NULL)
+            break;
+        if (err != -EAGAIN)
+            return;
+        err = fdc_link_wait_room(session->link, FDC_LANE_SIDE, sizeof(*msg), 100000);
+        if (err < 0 && err != -ETIMEDOUT)
+            return;
+    }
+    *msg = (struct fdc_msg){
+        .size = sizeof(*msg), .id = FDC_SIDE_HOST_FN_DONE, .ticket = number,
+    };
+    fdc_link_commit(session->link, FDC_LANE_SIDE);
+    fdc_link_flush(session->link, FDC_LANE_SIDE);
+}
+
+static void *
+service(void *arg)
+{
+    struct fdc_session *session = arg;
+    struct fdc_hostfns *fns = session->hostfns;
+    struct entry entry;
+    uint64_t number;
+    uint32_t seen;
+    bool have, found;
+
+    for (;;) {
+        seen = fdc_load_acquire(&fns->word);
+        pthread_mutex_lock(&fns->lock);
+        have = fns->count > 0;
+        if (have) {
+            number = fns->queue[fns->first];
+            fns->first = (fns->first + 1) % fns->room;
+            fns->count--;
+        }
+        found = have && take(fns, number, &entry);
+        pthread_mutex_unlock(&fns->lock);
+        if (!have) {
+            if (fdc_intake_until(session, &fns->word, seen, -1) == -EPIPE)
+                return NULL;
+            continue;
+        }
+        if (found)
+            run(&entry, CUDA_SUCCESS);
+        answer(session, number);
+    }
+}
+
+/* Under the lock. */
+static CUresult
+service_start(struct fdc_session *session, struct fdc_hostfns *fns)
+{
+    sigset_t all, old;
+    pthread_t thread;
+    int err;
+
+    if (fns->runs)
+        return CUDA_SUCCESS;
+    sigfillset(&all);                   /* the program's signals go to its own threads */
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    err = pthread_create(&thread, NULL, service, session);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    if (err)
+        return CUDA_ERROR_OPERATING_SYSTEM;
+    pthread_detach(thread);
+    fns->runs = true;
+    return CUDA_SUCCESS;
+}
+
+static CUresult
+add(struct fdc_session *session, const struct entry *like, uint64_t *number)
+{
+    struct fdc_hostfns *fns = __atomic_load_n(&session->hostfns, __ATOMIC_ACQUIRE);
+    struct fdc_hostfns *none = NULL;
+    struct entry *entry;
+    CUresult result;
+
+    if (fns == NULL) {
+        fns = calloc(1, sizeof(*fns));
+        if (fns == NULL)
+            return CUDA_ERROR_OUT_OF_MEMORY;
+        pthread_mutex_init(&fns->lock, NULL);
+        if (!__atomic_compare_exchange_n(&session->hostfns, &none, fns, false,
+                                         __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
+            free(fns);
+            fns = none;
+        }
+    }
+    entry = malloc(sizeof(*entry));
+    if (entry == NULL)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    *entry = *like;
+    pthread_mutex_lock(&fns->lock);
+    result = service_start(session, fns);
+    if (result == CUDA_SUCCESS) {
+        entry->number = ++fns->last;
+        *number = entry->number;
+        entry->next = fns->bucket[entry->number % BUCKETS];
+        fns->bucket[entry->number % BUCKETS] = entry;
+    }
+    pthread_mutex_unlock(&fns->lock);
+    if (result != CUDA_SUCCESS)
+        free(entry);
+    return result;
+}
+
+static void
+forget(struct fdc_session *session, uint64_t number)
+{
+    struct fdc_hostfns *fns = session->hostfns;
+    struct entry entry;
+
+    pthread_mutex_lock(&fns->lock);
+    take(fns, number, &entry);
+    pthread_mutex_unlock(&fns->lock);
+}
+
+CUresult
+fdc_hostfn_add(struct fdc_session *session, void (*fn)(void *user), void *user,
+               uint64_t *number)
+{
+    return add(session, &(struct entry){ .fn = fn, .user = user }, number);
+}
+
+CUresult
+fdc_hostfn_keep(struct fdc_session *session, void (*fn)(void *user), void *user,
+                uint64_t *number)
+{
+    return add(session, &(struct entry){ .fn = fn, .user = user, .keep = true }, number);
+}
+
+/* ---- the calls ---- */
+
+static CUresult
+launch(CUstream value, unsigned how, struct entry *entry)
+{
+    struct fdc_req_fdcHostFn *req;
+    struct fdc_stream *stream;
+    struct fdc_call call;
+    uint64_t number;
+    CUresult result;
+
+    result = fdc_call_open(&call, FDC_ID_fdcHostFn, FDC_NEEDS_CONTEXT);
+    if (result != CUDA_SUCCESS)
+        return result;
+    if (entry->fn == NULL && entry->callback == NULL)
+        return CUDA_ERROR_INVALID_VALUE;
+    if (entry->callback != NULL) {
+        result = fdc_stream_resolve(&call, value, how, &stream);
+        if (result == CUDA_SUCCESS && fdc_stream_capturing(stream))
+            result = fdc_capture_refuse(stream);
+        if (result != CUDA_SUCCESS)
+            return result;
+    }
+    result = fdc_stream_resolve(&call, value, how | FDC_STREAM_WORK, &stream);
+    if (result != CUDA_SUCCESS)
+        return result;
+    entry->keep = fdc_stream_capturing(stream);         /* each replay runs it */
+    result = add(call.session, entry, &number);
+    if (result != CUDA_SUCCESS)
+        return result;
+    call.context = stream->object.context;
+    req = fdc_call_begin(&call, sizeof(*req));
+    if (req == NULL) {
+        forget(call.session, number);
+        return call.result;
+    }
+    req->stream = fdc_stream_wire(stream);
+    req->number = number;
+    /* The service thread is what takes in the notice, so it has to have left. */
+    result = fdc_call_send(&call);
+    fdc_link_flush(call.session->link, FDC_LANE_COMMAND);
+    return result;
+}
+
+FDC_EXPORT CUresult
+cuLaunchHostFunc(CUstream hStream, CUhostFn fn, void *userData)
+{
+    return launch(hStream, 0, &(struct entry){ .fn = fn, .user = userData });
+}
+
+FDC_EXPORT CUresult
+cuLaunchHostFunc_ptsz(CUstream hStream, CUhostFn fn, void *userData)
+{
+    return launch(hStream, FDC_STREAM_PER_THREAD_ZERO,
+                  &(struct entry){ .fn = fn, .user = userData });
+}
+
+/* syncMode says how the driver waits for the function; that is the worker's matter. */
+FDC_EXPORT CUresult
+cuLaunchHostFunc_v2(CUstream hStream, CUhostFn fn, void *userData, unsigned int syncMode)
+{
+    if (syncMode > 1)
+        return CUDA_ERROR_INVALID_VALUE;
+    return launch(hStream, 0, &(struct entry){ .fn = fn, .user = userData });
+}
+
+FDC_EXPORT CUresult
+cuLaunchHostFunc_v2_ptsz(CUstream hStream, CUhostFn fn, void *userData,
+                         unsigned int syncMode)
+{
+    if (syncMode > 1)
+        return CUDA_ERROR_INVALID_VALUE;
+    return launch(hStream, FDC_STREAM_PER_THREAD_ZERO,
+                  &(struct entry){ .fn = fn, .user = userData });
+}
+
+static CUresult
+add_callback(CUstream stream, CUstreamCallback callback, void *user, unsigned flags,
+             unsigned how)
+{
+    struct entry entry = { .callback = callback, .user = user, .stream = stream };
+
+    if (flags != 0)
+        return CUDA_ERROR_INVALID_VALUE;
+    return launch(stream, how, &entry);
+}
+
+FDC_EXPORT CUresult
+cuStreamAddCallback(CUstream hStream, CUstreamCallback callback, void *userData,
+                    unsigned int flags)
+{
+    return add_callback(hStream, callback, userData, flags, 0);
+}
+
+FDC_EXPORT CUresult
+cuStreamAddCallback_ptsz(CUstream hStream, CUstreamCallback callback, void *userData,
+                         unsigned int flags)
+{
+    return add_callback(hStream, callback, userData, flags, FDC_STREAM_PER_THREAD_ZERO);
+}

@@ -1,0 +1,117 @@
+/*
+ * What there is once a process: all mutable globals of the shim are in entry.c, in the one
+ * structure below and the calling thread's pointer. For the files of call.c's kind; areas
+ * use the functions of shim.h.
+ */
+#ifndef FDC_SHIM_PROCESS_H
+#define FDC_SHIM_PROCESS_H
+
+#include "shim.h"
+
+#define FDC_HANDLE_CHUNK 1024u
+#define FDC_HANDLE_CHUNKS 1024u
+
+struct fdc_handle_slot {
+    struct fdc_object *object;          /* atomic */
+    uint32_t next;                      /* free list */
+    uint16_t generation;
+};
+
+struct fdc_handle_table {
+    struct fdc_handle_slot *chunk[FDC_HANDLE_CHUNKS];   /* atomic, made when needed */
+    pthread_mutex_t lock;               /* for the rest */
+    uint32_t fresh;                     /* indices from here on were never used */
+    uint32_t free_first, free_last, free_count;
+    struct fdc_dropped *dropped_first, *dropped_last;
+};
+
+struct fdc_process {
+    int32_t state;                      /* CUresult of every call, atomic */
+    bool initialised;                   /* cuInit has succeeded */
+    bool forked;                        /* a child of a process that had a session */
+    bool attaching;
+    CUresult failed;                    /* what attaching ended with before, or 0 */
+    pthread_mutex_t init;
+    pthread_key_t thread_key;
+    bool thread_key_made;
+    uint32_t threads;                   /* numbers given, atomic */
+    uint64_t ids;                       /* unique ids given (streams, contexts), atomic */
+    struct fdc_thread spare;            /* when there is no memory for a thread's own */
+    struct fdc_handle_table handles[FDC_KINDS];
+};
+
+extern struct fdc_process fdc_process;
+extern __thread struct fdc_thread *fdc_self
+    __attribute__((tls_model("initial-exec"), visibility("hidden")));
+
+/* thread.c: this thread's, made now. */
+struct fdc_thread *fdc_thread_make(void);
+static inline struct fdc_thread *
+fdc_thread_self(void)
+{
+    struct fdc_thread *self = fdc_self;
+
+    return FDC_LIKELY(self != NULL) ? self : fdc_thread_make();
+}
+
+/* entry.c */
+static inline CUresult
+fdc_process_check(void)
+{
+    return (CUresult)fdc_load_relaxed(&fdc_process.state);
+}
+uint64_t fdc_process_id(void);          /* the next unique id */
+
+/* handles.c */
+void fdc_handles_reset(void);           /* after fork: locks that nobody holds any more */
+
+/* attach.c: a session that is ready for calls, or why there is none (logged). */
+CUresult fdc_attach(struct fdc_session **session);
+/* session.c */
+int fdc_session_devices(struct fdc_session *session, const char *visible);
+uint32_t fdc_session_version(void);
+
+/* call.c */
+int fdc_call_setup(struct fdc_session *session);
+void fdc_stats_setup(struct fdc_session *session);
+/* The session is over: every call and every wait ends. Not with order or intake held. */
+void fdc_session_kill(struct fdc_session *session, const char *why);
+
+/* hostfn.c: a host function's turn has come; under intake. */
+void fdc_hostfn_due(struct fdc_session *session, uint64_t number);
+
+/* stream.c */
+struct fdc_stream *fdc_stream_make(struct fdc_session *session, struct fdc_context *context,
+                                   unsigned flags, int priority);
+void fdc_stream_thread_gone(struct fdc_thread *thread);
+
+/* context.c */
+int fdc_context_setup(struct fdc_session *session);
+
+/* capture.c */
+struct fdc_capture {
+    struct fdc_capture *next;
+    uint64_t id;
+    struct fdc_stream *origin;
+    struct fdc_context *context;
+    CUstreamCaptureMode mode;
+    uint32_t thread;                    /* number of the thread that began it */
+    bool invalid, blocking;             /* blocking: a stream that syncs with legacy is in it */
+    CUresult why;
+};
+/* 0, or what a use of this stream has to give: 906 for the legacy stream while a capture
+ * of its context is under way, 901 for a stream whose capture is broken. */
+CUresult fdc_capture_use(struct fdc_session *session, struct fdc_stream *stream);
+/* A call that no capturing stream can do (synchronise, query): 0, or 900 after having
+ * invalidated the capture. */
+CUresult fdc_capture_refuse(struct fdc_stream *stream);
+/* The whole context is synchronised: 0, or 900 likewise. */
+CUresult fdc_capture_refuse_context(struct fdc_context *context);
+/* Query or synchronise of an event: 0, or 907 likewise. */
+CUresult fdc_capture_refuse_event(struct fdc_session *session, struct fdc_event *event);
+/* Record on a stream; wait of a stream for an event: the rules and the books. */
+void fdc_capture_record(struct fdc_stream *stream, struct fdc_event *event);
+CUresult fdc_capture_wait(struct fdc_stream *stream, struct fdc_event *event, unsigned flags);
+void fdc_capture_stream_gone(struct fdc_stream *stream);
+
+#endif

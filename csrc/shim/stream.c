@@ -1,0 +1,683 @@
+/*
+ * Streams: which one a value means, holding a thread back while too much is unfinished on
+ * one, and what is answered without asking. A stream's `issued` is the position of its last
+ * work in the session's order, `idle` a position up to which its work is known to be over.
+ */
+#include "process.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "cuda_calls.h"
+
+#define MARK_EVERY 256u
+#define MARKS_OUT 2u                    /* so at most 3 * 256 calls are unfinished */
+
+struct mark {
+    struct fdc_ticket ticket;
+    struct fdc_stream *stream;
+    uint32_t number;
+};
+
+/* ---- objects ---- */
+
+struct fdc_stream *
+fdc_stream_make(struct fdc_session *session, struct fdc_context *context, unsigned flags,
+                int priority)
+{
+    struct fdc_stream *stream;
+
+    stream = fdc_object_new(session, FDC_KIND_STREAM, sizeof(*stream), context);
+    if (stream == NULL)
+        return NULL;
+    stream->flags = flags;
+    stream->priority = priority;
+    stream->id = fdc_process_id();
+    return stream;
+}
+
+/* A new stream, at the worker too. */
+static CUresult
+stream_create(struct fdc_call *call, unsigned flags, int priority,
+              struct fdc_stream **created)
+{
+    struct fdc_req_cuStreamCreateWithPriority *req;
+    struct fdc_stream *stream;
+    CUresult result;
+
+    stream = fdc_stream_make(call->session, call->context, flags, priority);
+    if (stream == NULL)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    call->id = FDC_ID_cuStreamCreateWithPriority;
+    req = fdc_call_begin(call, sizeof(*req));
+    if (req == NULL) {
+        result = call->result;
+        goto err_drop;
+    }
+    req->phStream = stream->object.handle;
+    req->flags = flags;
+    req->priority = priority;
+    result = fdc_call_send(call);
+    if (result != CUDA_SUCCESS)
+        goto err_drop;
+    *created = stream;
+    return CUDA_SUCCESS;
+
+err_drop:
+    fdc_object_drop(stream);
+    return result;
+}
+
+/* This thread's default stream in the call's context, made at first use. */
+static CUresult
+per_thread_stream(struct fdc_call *call, struct fdc_stream **stream)
+{
+    struct fdc_thread *self = fdc_thread_self();
+    uint16_t id = call->id;
+    CUresult result;
+    unsigned i, place = FDC_COUNT(self->per_thread);
+
+    for (i = 0; i < FDC_COUNT(self->per_thread); i++) {
+        if (self->per_thread[i].context == call->context) {
+            place = i;
+            *stream = fdc_object_find(FDC_KIND_STREAM,
+                                      (void *)(uintptr_t)self->per_thread[i].stream);
+            if (*stream != NULL)
+                return CUDA_SUCCESS;
+            break;
+        }
+        if (place == FDC_COUNT(self->per_thread) && self->per_thread[i].context == NULL)
+            place = i;
+    }
+    if (place == FDC_COUNT(self->per_thread))
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    result = stream_create(call, 0, 0, stream);
+    call->id = id;
+    if (result != CUDA_SUCCESS)
+        return result;
+    (*stream)->per_thread = true;
+    self->per_thread[place].context = call->context;
+    self->per_thread[place].stream = (*stream)->object.handle;
+    return CUDA_SUCCESS;
+}
+
+/* Nobody waits. The stream's earlier work still runs. */
+static CUresult
+stream_destroy(struct fdc_call *call, struct fdc_stream *stream)
+{
+    struct fdc_req_cuStreamDestroy_v2 *req;
+
+    call->id = FDC_ID_cuStreamDestroy_v2;
+    req = fdc_call_begin(call, sizeof(*req));
+    if (req == NULL)
+        return call->result;
+    req->hStream = stream->object.handle;
+    fdc_object_drop(stream);
+    return fdc_call_send(call);
+}
+
+void
+fdc_stream_thread_gone(struct fdc_thread *thread)
+{
+    struct fdc_call call;
+    struct fdc_stream *stream;
+    unsigned i;
+
+    for (i = 0; i < FDC_COUNT(thread->per_thread); i++) {
+        if (thread->per_thread[i].context == NULL)
+            continue;
+        stream = fdc_object_find(FDC_KIND_STREAM,
+                                 (void *)(uintptr_t)thread->per_thread[i].stream);
+        if (stream == NULL || fdc_call_open(&call, 0, FDC_NEEDS_INIT) != CUDA_SUCCESS)
+            continue;
+        fdc_capture_stream_gone(stream);
+        call.context = stream->object.context;
+        stream_destroy(&call, stream);
+    }
+}
+
+static void
+gone_with(void *found, void *user)
+{
+    struct fdc_object *object = found;
+    struct fdc_context *context = user;
+
+    if (object->context != context || found == context->legacy)
+        return;
+    if (FDC_HANDLE_KIND(object->handle) == FDC_KIND_STREAM)
+        fdc_capture_stream_gone(found);
+    fdc_object_drop(object);
+}
+
+void
+fdc_stream_context_gone(struct fdc_context *context)
+{
+    fdc_object_each(FDC_KIND_STREAM, gone_with, context);
+    fdc_object_each(FDC_KIND_EVENT, gone_with, context);
+}
+
+/* ---- flow control ---- */
+
+static void
+mark_done(struct fdc_ticket *ticket)
+{
+    struct mark *mark = ticket->user;
+    struct fdc_stream *stream = mark->stream;
+
+    if ((int32_t)(mark->number - fdc_load_relaxed(&stream->marks_done)) > 0)
+        fdc_store_release(&stream->marks_done, mark->number);
+    fdc_ticket_release(stream->object.session, ticket);
+    free(mark);
+    fdc_object_unhold(stream);
+}
+
+/* Every 256th call on a stream: a mark, and a wait for the mark before the last. */
+static __attribute__((noinline)) CUresult
+mark_send(struct fdc_call *call, struct fdc_stream *stream, uint32_t number)
+{
+    struct fdc_session *session = call->session;
+    struct fdc_call own = { .session = session, .context = call->context,
+                            .id = FDC_ID_fdcMark };
+    struct fdc_req_fdcMark *req;
+    struct mark *mark;
+    CUresult result;
+    uint32_t seen;
+
+    while (seen = fdc_load_acquire(&stream->marks_done),
+           (int32_t)(number - seen) > (int32_t)MARKS_OUT) {
+        fdc_link_flush(session->link, FDC_LANE_COMMAND);
+        if (fdc_intake_until(session, &stream->marks_done, seen, -1) == -EPIPE)
+            return fdc_process_check();
+    }
+    mark = calloc(1, sizeof(*mark));
+    if (mark == NULL)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    mark->stream = stream;
+    mark->number = number;
+    mark->ticket.user = mark;
+    mark->ticket.on_done = mark_done;
+    fdc_object_hold(stream);
+    result = fdc_ticket_take(session, &mark->ticket);
+    if (result != CUDA_SUCCESS)
+        goto err_free;
+    req = fdc_call_begin(&own, sizeof(*req));
+    if (req == NULL) {
+        result = own.result;
+        fdc_ticket_release(session, &mark->ticket);
+        goto err_free;
+    }
+    req->stream = fdc_stream_wire(stream);
+    result = fdc_call_send_done(&own, &mark->ticket);
+    if (result == CUDA_SUCCESS)
+        return CUDA_SUCCESS;
+
+err_free:
+    fdc_object_unhold(stream);
+    free(mark);
+    return result;
+}
+
+/* Work is about to be sent on the stream. */
+static CUresult
+stream_work(struct fdc_call *call, struct fdc_stream *stream)
+{
+    uint64_t calls;
+    CUresult result;
+
+    if (FDC_UNLIKELY(fdc_load_relaxed(&call->session->capturing) != 0)) {
+        result = fdc_capture_use(call->session, stream);
+        if (result != CUDA_SUCCESS)
+            return result;
+        if (fdc_stream_capturing(stream)) {
+            call->work = NULL;
+            return CUDA_SUCCESS;
+        }
+    }
+    call->work = stream;
+    calls = __atomic_add_fetch(&stream->calls, 1, __ATOMIC_RELAXED);
+    if (FDC_UNLIKELY(calls % MARK_EVERY == 0))
+        return mark_send(call, stream, (uint32_t)(calls / MARK_EVERY));
+    return CUDA_SUCCESS;
+}
+
+/* ---- what other areas use ---- */
+
+CUresult
+fdc_stream_resolve(struct fdc_call *call, CUstream value, unsigned how,
+                   struct fdc_stream **resolved)
+{
+    uintptr_t number = (uintptr_t)value;
+    struct fdc_stream *stream;
+    CUresult result;
+
+    if (number == 0)
+        number = (how & FDC_STREAM_PER_THREAD_ZERO) != 0 ? 2 : 1;
+    if (number <= 2) {
+        if (call->context == NULL)
+            return CUDA_ERROR_INVALID_CONTEXT;
+        if (number == 2) {
+            result = per_thread_stream(call, &stream);
+            if (result != CUDA_SUCCESS)
+                return result;
+        } else {
+            stream = call->context->legacy;
+        }
+    } else {
+        stream = fdc_object_find(FDC_KIND_STREAM, value);
+        if (FDC_UNLIKELY(stream == NULL))
+            return CUDA_ERROR_INVALID_HANDLE;
+    }
+    *resolved = stream;
+    if ((how & FDC_STREAM_WORK) != 0)
+        return stream_work(call, stream);
+    return CUDA_SUCCESS;
+}
+
+uint64_t
+fdc_stream_wire(const struct fdc_stream *stream)
+{
+    return stream->legacy ? 1 : stream->object.handle;
+}
+
+bool
+fdc_stream_capturing(const struct fdc_stream *stream)
+{
+    return fdc_load_relaxed(&stream->capture) != NULL;
+}
+
+void
+fdc_stream_idle(struct fdc_stream *stream, uint64_t position)
+{
+    uint64_t idle = __atomic_load_n(&stream->idle, __ATOMIC_RELAXED);
+
+    /* pairs with the acquire in stream_is_idle() */
+    while (idle < position &&
+           !__atomic_compare_exchange_n(&stream->idle, &idle, position, false,
+                                        __ATOMIC_RELEASE, __ATOMIC_RELAXED))
+        ;
+}
+
+/* Nothing is on the stream that is not known to be over. The legacy stream also stands for
+ * the blocking streams of its context. */
+static bool
+stream_is_idle(const struct fdc_stream *stream)
+{
+    uint64_t issued;
+
+    issued = stream->legacy
+                 ? __atomic_load_n(&stream->object.context->issued, __ATOMIC_RELAXED)
+                 : __atomic_load_n(&stream->issued, __ATOMIC_RELAXED);
+    return issued <= __atomic_load_n(&stream->idle, __ATOMIC_ACQUIRE);
+}
+
+/* ---- create and destroy ---- */
+
+static CUresult
+create(CUstream *phStream, unsigned flags, int priority)
+{
+    const struct fdc_snapshot_device *snapshot;
+    struct fdc_stream *stream;
+    struct fdc_call call;
+    CUresult result;
+
+    result = fdc_call_open(&call, FDC_ID_cuStreamCreateWithPriority, FDC_NEEDS_CONTEXT);
+    if (result != CUDA_SUCCESS)
+        return result;
+    if (phStream == NULL || flags > CU_STREAM_NON_BLOCKING)
+        return CUDA_ERROR_INVALID_VALUE;
+    snapshot = call.context->device->snapshot;
+    if (priority > snapshot->priority_low)
+        priority = snapshot->priority_low;
+    if (priority < snapshot->priority_high)
+        priority = snapshot->priority_high;
+    result = stream_create(&call, flags, priority, &stream);
+    if (result == CUDA_SUCCESS)
+        *phStream = (CUstream)(uintptr_t)stream->object.handle;
+    return result;
+}
+
+FDC_EXPORT CUresult
+cuStreamCreateWithPriority(CUstream *phStream, unsigned int flags, int priority)
+{
+    return create(phStream, flags, priority);
+}
+
+FDC_EXPORT CUresult
+cuStreamCreate(CUstream *phStream, unsigned int Flags)
+{
+    return create(phStream, Flags, 0);
+}
+
+FDC_EXPORT CUresult
+cuStreamDestroy_v2(CUstream hStream)
+{
+    struct fdc_stream *stream;
+    struct fdc_call call;
+    CUresult result;
+
+    result = fdc_call_open(&call, FDC_ID_cuStreamDestroy_v2, FDC_NEEDS_INIT);
+    if (result != CUDA_SUCCESS)
+        return result;
+    stream = fdc_object_find(FDC_KIND_STREAM, hStream);
+    if (stream == NULL || stream->legacy || stream->per_thread)
+        return CUDA_ERROR_INVALID_HANDLE;
+    fdc_capture_stream_gone(stream);
+    call.context = stream->object.context;
+    return stream_destroy(&call, stream);
+}
+
+FDC_EXPORT CUresult
+cuStreamDestroy(CUstream hStream)
+{
+    return cuStreamDestroy_v2(hStream);
+}
+
+/* ---- waiting and asking ---- */
+
+static CUresult
+synchronize(CUstream value, unsigned how)
+{
+    struct fdc_req_cuStreamSynchronize *req;
+    struct fdc_stream *stream;
+    struct fdc_reply reply;
+    struct fdc_call call;
+    CUresult result;
+
+    result = fdc_call_open(&call, FDC_ID_cuStreamSynchronize, FDC_NEEDS_CONTEXT);
+    if (result == CUDA_SUCCESS)
+        result = fdc_stream_resolve(&call, value, how, &stream);
+    if (result == CUDA_SUCCESS && fdc_load_relaxed(&call.session->capturing) != 0)
+        result = fdc_capture_refuse(stream);
+    if (result != CUDA_SUCCESS)
+        return result;
+    if (stream_is_idle(stream))
+        return fdc_session_failure(call.session);
+    fdc_object_hold(stream);
+    call.context = stream->object.context;
+    req = fdc_call_begin(&call, sizeof(*req));
+    if (req != NULL) {
+        req->hStream = fdc_stream_wire(stream);
+        result = fdc_call_wait(&call, &reply, sizeof(reply));
+        if (result == CUDA_SUCCESS)
+            fdc_stream_idle(stream, call.position);
+    } else {
+        result = call.result;
+    }
+    fdc_object_unhold(stream);
+    return result;
+}
+
+FDC_EXPORT CUresult
+cuStreamSynchronize(CUstream hStream)
+{
+    return synchronize(hStream, 0);
+}
+
+FDC_EXPORT CUresult
+cuStreamSynchronize_ptsz(CUstream hStream)
+{
+    return synchronize(hStream, FDC_STREAM_PER_THREAD_ZERO);
+}
+
+static CUresult
+query(CUstream value, unsigned how)
+{
+    struct fdc_req_cuStreamQuery *req;
+    struct fdc_stream *stream;
+    struct fdc_reply reply;
+    struct fdc_call call;
+    CUresult result;
+
+    result = fdc_call_open(&call, FDC_ID_cuStreamQuery, FDC_NEEDS_CONTEXT);
+    if (result == CUDA_SUCCESS)
+        result = fdc_stream_resolve(&call, value, how, &stream);
+    if (result == CUDA_SUCCESS && fdc_load_relaxed(&call.session->capturing) != 0)
+        result = fdc_capture_refuse(stream);
+    if (result != CUDA_SUCCESS)
+        return result;
+    if (stream_is_idle(stream))
+        return fdc_session_failure(call.session);
+    call.context = stream->object.context;
+    req = fdc_call_begin(&call, sizeof(*req));
+    if (req == NULL)
+        return call.result;
+    req->hStream = fdc_stream_wire(stream);
+    result = fdc_call_wait(&call, &reply, sizeof(reply));
+    if (result == CUDA_SUCCESS)
+        fdc_stream_idle(stream, call.position);
+    return result;
+}
+
+FDC_EXPORT CUresult
+cuStreamQuery(CUstream hStream)
+{
+    return query(hStream, 0);
+}
+
+FDC_EXPORT CUresult
+cuStreamQuery_ptsz(CUstream hStream)
+{
+    return query(hStream, FDC_STREAM_PER_THREAD_ZERO);
+}
+
+/* ---- local questions ---- */
+
+static CUresult
+stream_of(CUstream value, unsigned how, struct fdc_stream **stream)
+{
+    struct fdc_call call;
+    CUresult result;
+
+    /* A handle says all; only 0, 1 and 2 need a context. */
+    if ((uintptr_t)value > 2) {
+        result = fdc_process_check();
+        if (result != CUDA_SUCCESS)
+            return result;
+        *stream = fdc_object_find(FDC_KIND_STREAM, value);
+        return *stream != NULL ? CUDA_SUCCESS : CUDA_ERROR_INVALID_HANDLE;
+    }
+    result = fdc_call_open(&call, 0, FDC_NEEDS_CONTEXT);
+    if (result == CUDA_SUCCESS)
+        result = fdc_stream_resolve(&call, value, how, stream);
+    return result;
+}
+
+static CUresult
+get_flags(CUstream value, unsigned *flags, unsigned how)
+{
+    struct fdc_stream *stream;
+    CUresult result = stream_of(value, how, &stream);
+
+    if (result != CUDA_SUCCESS)
+        return result;
+    if (flags == NULL)
+        return CUDA_ERROR_INVALID_VALUE;
+    *flags = stream->flags;
+    return CUDA_SUCCESS;
+}
+
+FDC_EXPORT CUresult
+cuStreamGetFlags(CUstream hStream, unsigned int *flags)
+{
+    return get_flags(hStream, flags, 0);
+}
+
+FDC_EXPORT CUresult
+cuStreamGetFlags_ptsz(CUstream hStream, unsigned int *flags)
+{
+    return get_flags(hStream, flags, FDC_STREAM_PER_THREAD_ZERO);
+}
+
+static CUresult
+get_priority(CUstream value, int *priority, unsigned how)
+{
+    struct fdc_stream *stream;
+    CUresult result = stream_of(value, how, &stream);
+
+    if (result != CUDA_SUCCESS)
+        return result;
+    if (priority == NULL)
+        return CUDA_ERROR_INVALID_VALUE;
+    *priority = stream->priority;
+    return CUDA_SUCCESS;
+}
+
+FDC_EXPORT CUresult
+cuStreamGetPriority(CUstream hStream, int *priority)
+{
+    return get_priority(hStream, priority, 0);
+}
+
+FDC_EXPORT CUresult
+cuStreamGetPriority_ptsz(CUstream hStream, int *priority)
+{
+    return get_priority(hStream, priority, FDC_STREAM_PER_THREAD_ZERO);
+}
+
+static CUresult
+get_id(CUstream value, unsigned long long *id, unsigned how)
+{
+    struct fdc_stream *stream;
+    CUresult result = stream_of(value, how, &stream);
+
+    if (result != CUDA_SUCCESS)
+        return result;
+    if (id == NULL)
+        return CUDA_ERROR_INVALID_VALUE;
+    *id = stream->id;
+    return CUDA_SUCCESS;
+}
+
+FDC_EXPORT CUresult
+cuStreamGetId(CUstream hStream, unsigned long long *streamId)
+{
+    return get_id(hStream, streamId, 0);
+}
+
+FDC_EXPORT CUresult
+cuStreamGetId_ptsz(CUstream hStream, unsigned long long *streamId)
+{
+    return get_id(hStream, streamId, FDC_STREAM_PER_THREAD_ZERO);
+}
+
+static CUresult
+get_device(CUstream value, CUdevice *device, unsigned how)
+{
+    struct fdc_stream *stream;
+    CUresult result = stream_of(value, how, &stream);
+
+    if (result != CUDA_SUCCESS)
+        return result;
+    if (device == NULL)
+        return CUDA_ERROR_INVALID_VALUE;
+    *device = stream->object.context->device->ordinal;
+    return CUDA_SUCCESS;
+}
+
+FDC_EXPORT CUresult
+cuStreamGetDevice(CUstream hStream, CUdevice *device)
+{
+    return get_device(hStream, device, 0);
+}
+
+FDC_EXPORT CUresult
+cuStreamGetDevice_ptsz(CUstream hStream, CUdevice *device)
+{
+    return get_device(hStream, device, FDC_STREAM_PER_THREAD_ZERO);
+}
+
+static CUresult
+get_context(CUstream value, CUcontext *context, CUgreenCtx *green, unsigned how)
+{
+    struct fdc_stream *stream;
+    CUresult result = stream_of(value, how, &stream);
+
+    if (result != CUDA_SUCCESS)
+        return result;
+    if (context == NULL && green == NULL)
+        return CUDA_ERROR_INVALID_VALUE;
+    if (context != NULL)
+        *context = (CUcontext)(uintptr_t)stream->object.context->object.handle;
+    if (green != NULL)
+        *green = NULL;
+    return CUDA_SUCCESS;
+}
+
+FDC_EXPORT CUresult
+cuStreamGetCtx(CUstream hStream, CUcontext *pctx)
+{
+    return get_context(hStream, pctx, NULL, 0);
+}
+
+FDC_EXPORT CUresult
+cuStreamGetCtx_ptsz(CUstream hStream, CUcontext *pctx)
+{
+    return get_context(hStream, pctx, NULL, FDC_STREAM_PER_THREAD_ZERO);
+}
+
+FDC_EXPORT CUresult
+cuStreamGetCtx_v2(CUstream hStream, CUcontext *pCtx, CUgreenCtx *pGreenCtx)
+{
+    return get_context(hStream, pCtx, pGreenCtx, 0);
+}
+
+FDC_EXPORT CUresult
+cuStreamGetCtx_v2_ptsz(CUstream hStream, CUcontext *pCtx, CUgreenCtx *pGreenCtx)
+{
+    return get_context(hStream, pCtx, pGreenCtx, FDC_STREAM_PER_THREAD_ZERO);
+}
+
+FDC_EXPORT CUresult
+cuStreamGetGreenCtx(CUstream hStream, CUgreenCtx *phCtx)
+{
+    if (phCtx == NULL)
+        return CUDA_ERROR_INVALID_VALUE;
+    return get_context(hStream, NULL, phCtx, 0);
+}
+
+/* Attributes: hints for the L2 cache and scheduling. What is set is not sent, and so a
+ * value that would change results is refused. */
+static CUresult
+attributes_refused(CUstream value, const char *name, uint32_t *told, unsigned how)
+{
+    struct fdc_stream *stream;
+    CUresult result = stream_of(value, how, &stream);
+
+    return result != CUDA_SUCCESS ? result : fdc_refuse(name, told);
+}
+
+#define ATTRIBUTE_CALLS(suffix, how)                                                     \
+    FDC_EXPORT CUresult cuStreamGetAttribute##suffix(                                    \
+        CUstream hStream, CUstreamAttrID attr, CUstreamAttrValue *value)                 \
+    {                                                                                    \
+        static uint32_t told;                                                            \
+        (void)attr;                                                                      \
+        (void)value;                                                                     \
+        return attributes_refused(hStream, "cuStreamGetAttribute", &told, how);          \
+    }                                                                                    \
+    FDC_EXPORT CUresult cuStreamSetAttribute##suffix(                                    \
+        CUstream hStream, CUstreamAttrID attr, const CUstreamAttrValue *value)           \
+    {                                                                                    \
+        static uint32_t told;                                                            \
+        (void)attr;                                                                      \
+        (void)value;                                                                     \
+        return attributes_refused(hStream, "cuStreamSetAttribute", &told, how);          \
+    }                                                                                    \
+    FDC_EXPORT CUresult cuStreamCopyAttributes##suffix(CUstream dst, CUstream src)       \
+    {                                                                                    \
+        struct fdc_stream *stream;                                                       \
+        CUresult result = stream_of(dst, how, &stream);                                  \
+        return result != CUDA_SUCCESS ? result : stream_of(src, how, &stream);           \
+    }                                                                                    \
+    FDC_EXPORT CUresult cuStreamAttachMemAsync##suffix(                                  \
+        CUstream hStream, CUdeviceptr dptr, size_t length, unsigned int flags)           \
+    {                                                                                    \
+        static uint32_t told;                                                            \
+        (void)dptr;                                                                      \
+        (void)length;                                                                    \
+        (void)flags;                                                                     \
+        return attributes_refused(hStream, "cuStreamAttachMemAsync", &told, how);        \
+    }
+
+ATTRIBUTE_CALLS(, 0)
+ATTRIBUTE_CALLS(_ptsz, FDC_STREAM_PER_THREAD_ZERO)
