@@ -49,8 +49,12 @@ def by_value_types_travel(spec: Spec, call: Call) -> Iterator[str]:
     if not call.travels:
         return
     for param in call.params:
-        kind = spec.types.get(param.base, Type("", "host")).kind
         word = call.words.get(param.name)
+        if param.base != "void" and param.base not in spec.types:
+            continue  # said already
+        if word is not None and not param.stars:
+            continue
+        kind = spec.types.get(param.base, Type("", "host")).kind
         if word is None:
             travels = kind != "host"
         elif word.kind == "new":

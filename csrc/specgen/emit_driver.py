@@ -3,8 +3,8 @@ the names that cuGetProcAddress knows, the CPU device's refusals, Cython's decla
 
 from __future__ import annotations
 
+from ctext import banner, prototype
 from model import Call, Spec
-from text import banner, prototype
 
 
 def public(spec: Spec) -> list[Call]:

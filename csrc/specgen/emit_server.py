@@ -3,8 +3,8 @@ answers; and the table that dispatch goes by."""
 
 from __future__ import annotations
 
+from ctext import banner, pointee, wrap
 from model import Call, Param, Spec, Word
-from text import banner, pointee, wrap
 
 
 def _hook(call: Call) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from ctext import arguments, banner, pointee, prototype, wrap
 from emit_driver import public, refusals
 from model import Call, Param, Spec, Word
-from text import arguments, banner, pointee, prototype, wrap
 
 LARGEST_SPAN = 32768  # bytes; what is larger goes through a region
 

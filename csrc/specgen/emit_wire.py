@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from ctext import WIDTH, banner, prototype
 from layout import BYTES, SPAN, protocol_hash
 from model import Call, Field, Spec
-from text import WIDTH, banner, prototype
 
 
 def _member(field: Field) -> str:

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-import toml
+import minitoml
 from model import HOOKS, MODES, NEEDS, Call, Param, Spec, SpecError, Type, Word
 
 KEYS = {
@@ -63,7 +63,7 @@ def make_type(where: str, section: str, name: str, says: Any) -> Type:
 
 def load(path: Path) -> dict[str, Any]:
     try:
-        return toml.loads(path.read_text(encoding="utf-8"))
+        return minitoml.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise SpecError(path.name, "", str(error)) from None
 
