@@ -1,0 +1,71 @@
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+
+from fdcore._core.driver cimport Driver, fdc_driver
+
+cdef extern from "fdc/base.h" nogil:
+    enum fdc_level:
+        FDC_LOG_WARN
+    void fdc_log_default(fdc_level level, const char *who)
+    int fdc_sock_write(int fd, const void *data, size_t size)
+
+cdef extern from "fdc/attach.h" nogil:
+    uint32_t FDC_ATTACH_MAGIC
+    struct fdc_attach_ready:
+        uint32_t magic
+        int32_t error
+        char reason[248]
+
+cdef extern from "fdc/transport.h" nogil:
+    enum fdc_road:
+        FDC_ROAD_SHM
+        FDC_ROAD_TCP
+    struct fdc_link
+    struct fdc_link_size:
+        uint64_t lane[3]
+        uint64_t region[2]
+    struct fdc_link_stats:
+        uint64_t messages[3]
+        uint64_t bytes[3]
+        uint64_t waits[3]
+        uint64_t sleeps[3]
+        uint64_t put_bytes[2]
+        uint64_t flushes
+        uint64_t system_calls
+    int fdc_link_worker(fdc_road road, const int *socks, int nsocks,
+                        const fdc_link_size *size, fdc_link **link)
+    void fdc_link_free(fdc_link *link)
+    void fdc_link_get_stats(fdc_link *link, fdc_link_stats *stats)
+
+cdef extern from "server/server.h" nogil:
+    struct fdc_serve_limits:
+        int devices
+        int ordinal[64]
+        uint64_t memory[64]
+        uint8_t session[16]
+    struct fdc_serve_counters:
+        uint64_t messages
+        uint64_t replies
+        uint64_t dones
+        uint64_t host_functions
+        uint64_t failures
+        uint64_t slow
+        uint64_t waits
+        uint64_t up_bytes
+        uint64_t down_bytes
+        uint64_t launches
+        uint64_t memory_used
+    struct fdc_serve
+    int fdc_serve_new(const fdc_driver *driver, fdc_link *link,
+                      const fdc_serve_limits *limits, fdc_serve **serve)
+    int fdc_serve_run(fdc_serve *serve)
+    void fdc_serve_stop(fdc_serve *serve)
+    void fdc_serve_free(fdc_serve *serve)
+    void fdc_serve_get_counters(fdc_serve *serve, fdc_serve_counters *counters)
+
+
+cdef class Session:
+    cdef Driver _driver
+    cdef fdc_link *_link
+    cdef fdc_serve *_serve
+    cdef fdc_serve_limits _limits
+    cdef bint _running

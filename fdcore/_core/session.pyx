@@ -1,0 +1,149 @@
+"""One client's session in this process: the link, the executor, the counters."""
+
+import os
+
+from libc.string cimport memcpy, memset
+
+from fdcore._core.driver cimport Driver, fdc_driver
+from fdcore._core.status cimport check
+
+cdef extern from "<sys/prctl.h>" nogil:
+    int PR_SET_DUMPABLE
+    int PR_SET_NAME
+    int prctl(int option, ...)
+
+
+def settle(str name):
+    """Names the process and keeps others of its user out of its memory."""
+    cdef bytes text = name.encode()[:15]
+
+    prctl(PR_SET_NAME, <const char *>text, 0, 0, 0)
+    prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+    fdc_log_default(FDC_LOG_WARN, b"worker")
+
+
+def tell_ready(int fd, int error=0, str reason=""):
+    """Says on a fresh command connection whether the link may begin."""
+    cdef fdc_attach_ready ready
+    cdef bytes text = reason.encode("ascii", "replace")[:247]
+    cdef int rc
+
+    memset(&ready, 0, sizeof(ready))
+    ready.magic = FDC_ATTACH_MAGIC
+    ready.error = error
+    memcpy(ready.reason, <const char *>text, len(text))
+    with nogil:
+        rc = fdc_sock_write(fd, &ready, sizeof(ready))
+    check(rc)
+
+
+cdef class Session:
+    """Owns the link and the server object; close() is safe to call twice."""
+
+    def __cinit__(self):
+        self._link = NULL
+        self._serve = NULL
+        self._running = False
+
+    def __init__(self, Driver driver, str road, fds, devices, bytes number=b""):
+        """The sockets in fds belong to the session from now on. devices: pairs of the
+        driver's ordinal and the bytes of the slice (0: all)."""
+        cdef int socks[2]
+        cdef int nsocks = len(fds)
+        cdef fdc_road which = FDC_ROAD_TCP if road == "tcp" else FDC_ROAD_SHM
+        cdef fdc_link_size size
+        cdef const fdc_driver *table = &driver._table
+        cdef int rc
+
+        if self._link != NULL:
+            raise ValueError("the session has begun")
+        if road not in ("shm", "tcp"):
+            raise ValueError(f"no such road: {road}")
+        if not 1 <= len(devices) <= 64:
+            raise ValueError("a session has 1 to 64 devices")
+        if nsocks != (2 if road == "tcp" else 1):
+            raise ValueError(f"{nsocks} sockets for {road}")
+        for i in range(nsocks):
+            socks[i] = fds[i]
+        memset(&self._limits, 0, sizeof(self._limits))
+        self._limits.devices = len(devices)
+        for i, (ordinal, memory) in enumerate(devices):
+            self._limits.ordinal[i] = ordinal
+            self._limits.memory[i] = memory
+        if len(number) == 16:
+            memcpy(self._limits.session, <const char *>number, 16)
+        size.lane[:] = [1 << 20, 1 << 20, 1 << 16]
+        size.region[:] = [8 << 20, 8 << 20]
+        self._driver = driver
+        with nogil:
+            rc = fdc_link_worker(which, socks, nsocks, &size, &self._link)
+        if rc < 0:
+            for fd in fds:
+                os.close(fd)
+        check(rc)
+        with nogil:
+            rc = fdc_serve_new(table, self._link, &self._limits, &self._serve)
+        if rc < 0:
+            self.close()
+        check(rc)
+
+    def run(self):
+        """Serves until the client has gone; raises if the client broke the protocol."""
+        cdef int rc
+
+        if self._serve == NULL or self._running:
+            raise ValueError("the session cannot run")
+        self._running = True
+        with nogil:
+            rc = fdc_serve_run(self._serve)
+        self._running = False
+        check(rc)
+
+    def stop(self):
+        """Ends run(), from any thread."""
+        if self._serve != NULL:
+            with nogil:
+                fdc_serve_stop(self._serve)
+
+    def counters(self):
+        """What the session did so far."""
+        cdef fdc_serve_counters did
+        cdef fdc_link_stats stats
+
+        if self._serve == NULL:
+            return {}
+        fdc_serve_get_counters(self._serve, &did)
+        fdc_link_get_stats(self._link, &stats)
+        return {
+            "messages": did.messages,
+            "replies": did.replies,
+            "dones": did.dones,
+            "host_functions": did.host_functions,
+            "failures": did.failures,
+            "slow": did.slow,
+            "waits": did.waits,
+            "up_bytes": did.up_bytes,
+            "down_bytes": did.down_bytes,
+            "launches": did.launches,
+            "memory_used": did.memory_used,
+            "sleeps": sum(stats.sleeps),
+            "system_calls": stats.system_calls,
+        }
+
+    def close(self):
+        """Frees what the client left behind. Not while run() runs."""
+        if self._running:
+            raise ValueError("the session is running")
+        with nogil:
+            if self._serve != NULL:
+                fdc_serve_free(self._serve)
+            self._serve = NULL
+            if self._link != NULL:
+                fdc_link_free(self._link)
+            self._link = NULL
+
+    def __dealloc__(self):
+        if self._serve != NULL:
+            fdc_serve_free(self._serve)
+        if self._link != NULL:
+            fdc_link_free(self._link)

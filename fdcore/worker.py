@@ -1,0 +1,171 @@
+"""A worker: one process that serves one session, then ends.
+
+fdserver starts it with one end of a SOCK_SEQPACKET pair (--control-fd N) and later sends
+the session's sockets over it: messages are JSON objects, see workers.py. The main thread
+is the session's executor, in C, without the interpreter; a small thread here listens to
+the server. If the server dies, the session goes on until its client has gone.
+"""
+
+import errno
+import json
+import os
+import resource
+import select
+import signal
+import socket
+import sys
+import threading
+from typing import Any, NoReturn
+
+from fdcore._core.driver import Driver
+from fdcore._core.session import Session, settle, tell_ready
+from fdcore.errors import FdcoreError
+
+MESSAGE_ROOM = 1 << 16
+DESCRIPTORS = 4
+# What cleaning up may take. The process's end frees whatever the driver still holds.
+CLEANUP_SECONDS = 0.5
+
+
+class Control:
+    """The server's end of this process; every word of it may come too late."""
+
+    def __init__(self, fd: int) -> None:
+        self.sock = socket.socket(fileno=fd)
+        self.lock = threading.Lock()
+
+    def say(self, **message: Any) -> None:
+        with self.lock:
+            try:
+                self.sock.send(json.dumps(message).encode())
+            except OSError:
+                pass            # the server has gone
+
+    def hear(self) -> tuple[dict[str, Any], list[int]]:
+        """The next order, with descriptors; an empty one: the server has gone."""
+        try:
+            data, fds, _, _ = socket.recv_fds(self.sock, MESSAGE_ROOM, DESCRIPTORS)
+        except OSError:
+            return {}, []
+        if not data:
+            return {}, []
+        order = json.loads(data)
+        return order if isinstance(order, dict) else {}, fds
+
+
+class Worker:
+    def __init__(self, control_fd: int) -> None:
+        self.control = Control(control_fd)
+        self.driver: Driver | None = None
+        self.session: Session | None = None
+        # A signal only wakes the thread that listens: the executor never looks up.
+        self.wake, self.woken = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self.stopped = "the client has gone"
+
+    def open(self, path: str) -> Driver:
+        if self.driver is None or self.driver.path != path:
+            self.driver = Driver(path)
+            self.driver.init()
+        return self.driver
+
+    def await_start(self) -> tuple[dict[str, Any], list[int]]:
+        """The order to start; an empty one if there is nothing to do any more."""
+        while True:
+            order, fds = self.control.hear()
+            if order.get("op") == "warm":
+                try:
+                    self.open(str(order["driver"]))
+                except FdcoreError as error:
+                    self.control.say(op="failed", reason=str(error))
+                    return {}, []
+            elif order.get("op") == "start" or not order:
+                return order, fds
+
+    def begin(self, order: dict[str, Any], fds: list[int]) -> Session:
+        """Makes the driver ready, tells the client, and makes the link with it."""
+        devices = [(int(d["ordinal"]), int(d["memory"])) for d in order["devices"]]
+        road = str(order["road"])
+        try:
+            driver = self.open(str(order["driver"]))
+        except FdcoreError as error:
+            tell_ready(fds[0], errno.ENODEV, str(error))
+            raise
+        if road == "tcp" and len(fds) == 1:
+            more, bulk = self.control.hear()
+            if more.get("op") != "bulk" or len(bulk) != 1:
+                raise FdcoreError("the bulk connection did not come")
+            fds += bulk
+        tell_ready(fds[0])
+        return Session(driver, road, fds, devices, bytes.fromhex(order["session"]))
+
+    def listen(self) -> None:
+        """The thread beside the executor."""
+        assert self.session is not None
+        poll = select.poll()
+        poll.register(self.wake, select.POLLIN)
+        poll.register(self.control.sock, select.POLLIN)
+        while True:
+            ready = {fd for fd, _ in poll.poll()}
+            if self.wake in ready:
+                self.stopped = "told to end"
+                self.session.stop()
+                return
+            order, fds = self.control.hear()
+            for fd in fds:
+                os.close(fd)
+            if not order:
+                poll.unregister(self.control.sock)
+            elif order.get("op") == "stats":
+                self.control.say(op="stats", **self.session.counters())
+            elif order.get("op") == "stop":
+                self.stopped = "told to end"
+                self.session.stop()
+                return
+
+    def serve(self) -> int:
+        order, fds = self.await_start()
+        if not order:
+            return 0
+        try:
+            self.session = self.begin(order, fds)
+        except (FdcoreError, OSError, KeyError, ValueError) as error:
+            self.control.say(op="failed", reason=str(error) or repr(error))
+            return 1
+        self.control.say(op="ready")
+        signal.set_wakeup_fd(self.woken, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)
+        threading.Thread(target=self.listen, name="control", daemon=True).start()
+        status = 0
+        try:
+            self.session.run()
+        except (FdcoreError, OSError) as error:
+            if self.stopped == "the client has gone":
+                self.stopped = str(error)
+                status = 1
+        self.control.say(op="ended", reason=self.stopped, counters=self.session.counters())
+        threading.Timer(CLEANUP_SECONDS, os._exit, (status,)).start()
+        self.session.close()
+        return status
+
+
+def main() -> NoReturn:
+    if len(sys.argv) != 3 or sys.argv[1] != "--control-fd" or not sys.argv[2].isdigit():
+        sys.exit("usage: python -m fdcore.worker --control-fd N (fdserver starts it)")
+    control_fd = int(sys.argv[2])
+    settle("fdworker")
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    os.closerange(3, control_fd)
+    os.closerange(control_fd + 1, 1 << 16)
+    os.set_inheritable(control_fd, False)
+    status = 1
+    try:
+        status = Worker(control_fd).serve()
+    finally:
+        sys.stderr.flush()
+        # The driver's threads may be in the middle of anything.
+        os._exit(status)
+
+
+if __name__ == "__main__":
+    main()
