@@ -7,7 +7,7 @@ import asyncio
 import os
 import pwd
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -109,8 +109,7 @@ def talk(
 ) -> T:
     async def all_of_it() -> T:
         async with session(address, protocol, program) as opened:
-            result: T = await asyncio.wait_for(work(opened), ANSWER_SECONDS)
-            return result
+            return await asyncio.wait_for(work(opened), ANSWER_SECONDS)
 
     try:
         return asyncio.run(capnp.run(all_of_it()))
@@ -121,7 +120,9 @@ def talk(
 
 
 @asynccontextmanager
-async def session(address: Address, protocol: bytes, program: str) -> Any:
+async def session(
+    address: Address, protocol: bytes, program: str
+) -> AsyncIterator[Any]:
     stream = await connect(address)
     try:
         client = capnp.TwoPartyClient(stream, traversal_limit_in_words=TRAVERSAL_WORDS)
