@@ -54,13 +54,15 @@ fdc_spin_end(struct fdc_spin *spin)
 }
 
 void
-fdc_spin_learn(struct fdc_spin *spin, uint64_t waited_ns)
+fdc_spin_learn(struct fdc_spin *spin, uint64_t waited_ns, bool came)
 {
     uint64_t budget_ns = fdc_load_relaxed(&spin->budget_ns);
 
     if (spin->cpus < 2)
         return;
     if (waited_ns < 2 * FDC_SPIN_MAX_NS) {
+        if (!came)
+            return;             /* a short time-out says nothing */
         budget_ns = 2 * budget_ns + SPIN_STEP_NS;
         if (budget_ns > FDC_SPIN_MAX_NS)
             budget_ns = FDC_SPIN_MAX_NS;

@@ -268,7 +268,7 @@ wait_for(struct fdc_ring *ring, struct sleeper *sleeper, const struct look *look
                 break;
         }
     }
-    fdc_spin_learn(&ring->spin, fdc_now_ns() - start_ns);
+    fdc_spin_learn(&ring->spin, fdc_now_ns() - start_ns, ready != 0);
     return ready;
 }
 

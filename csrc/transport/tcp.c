@@ -436,9 +436,9 @@ lead_sleep(struct tcp_link *tcp, const uint32_t *word, uint32_t seen, int64_t ti
         count_call(tcp);
         n = ppoll(poll_fds, 2, &timeout, NULL);
     }
-    if (!fdc_exchange_ordered(&tcp->polling, 0) &&
-        read(tcp->wake_fd, &drained, sizeof(drained)) < 0) {
-        /* The poke's write is still on its way: one wake too many, later. */
+    fdc_store_ordered(&tcp->polling, 0);
+    if (poll_fds[1].revents && read(tcp->wake_fd, &drained, sizeof(drained)) < 0) {
+        /* only the leader reads it, so this does not happen */
     }
     errno = saved;
     return n != 0;
@@ -485,7 +485,7 @@ lead_wait(struct tcp_link *tcp, struct fdc_ring *ring, const uint32_t *word, uin
     if (budget_ns)
         fdc_spin_end(&tcp->spin);
     if (slept)
-        fdc_spin_learn(&tcp->spin, now_ns - start_ns);
+        fdc_spin_learn(&tcp->spin, now_ns - start_ns, ready != 0);
     return ready;
 }
 
@@ -579,7 +579,7 @@ tcp_put_wait(struct fdc_link *link, uint64_t ticket, int64_t timeout_us)
         fdc_futex_wait(&tcp->landed_turn, turn, left_us, false);
     }
     __atomic_fetch_sub(&tcp->landed_waiters, 1, __ATOMIC_SEQ_CST);
-    fdc_spin_learn(&tcp->landed_spin, fdc_now_ns() - start_ns);
+    fdc_spin_learn(&tcp->landed_spin, fdc_now_ns() - start_ns, err == 0);
     return err;
 }
 

@@ -29,7 +29,7 @@ void fdc_pause(void);                   /* one turn of a spin loop */
 
 /* spin.c: how long to spin before sleeping. begin: ns that this thread may spin now (0:
  * sleep at once), to be followed by end() if not 0; learn: how long a wait took that was
- * not over within the budget. */
+ * not over within the budget, and whether it ended with what it waited for. */
 #define FDC_SPIN_MAX_NS 200000u
 struct fdc_spin {
     uint64_t budget_ns;
@@ -38,7 +38,7 @@ struct fdc_spin {
 void fdc_spin_init(struct fdc_spin *spin);
 uint64_t fdc_spin_begin(struct fdc_spin *spin);
 void fdc_spin_end(struct fdc_spin *spin);
-void fdc_spin_learn(struct fdc_spin *spin, uint64_t waited_ns);
+void fdc_spin_learn(struct fdc_spin *spin, uint64_t waited_ns, bool came);
 
 /* futex.c: *word is 32 bits, shared says that other processes wait on it too.
  * wait returns 0 (woken, or *word differs already), -ETIMEDOUT or -EINTR. */

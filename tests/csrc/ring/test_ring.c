@@ -321,8 +321,10 @@ test_spin_budget_shrinks_when_it_does_not_pay(void)
     for (int i = 0; i < 30; i++)
         CHECK_EQ(fdc_ring_wait_data(&pair.out, 1000), 0);
     CHECK_EQ(pair.out.spin.budget_ns, 0);
-    fdc_spin_learn(&pair.out.spin, 100000);
-    fdc_spin_learn(&pair.out.spin, 100000);
+    fdc_spin_learn(&pair.out.spin, 100000, false);
+    CHECK_EQ(pair.out.spin.budget_ns, 0);
+    fdc_spin_learn(&pair.out.spin, 100000, true);
+    fdc_spin_learn(&pair.out.spin, 100000, true);
     CHECK(pair.out.spin.budget_ns > 0);
     pair_drop(&pair);
 }
