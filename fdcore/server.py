@@ -84,9 +84,10 @@ class Session:
 
 @dataclass(slots=True, eq=False)
 class Hold:
-    """A connection that only keeps a lease."""
+    """A connection that only keeps a lease, and the process that opened it."""
 
     lease: Lease
+    pid: int
 
 
 class Server:
@@ -124,8 +125,9 @@ class Server:
             self.freed(lease)
 
     def release(self, lease: Lease) -> None:
-        self.book.end(lease)
-        self.freed(lease)
+        if not lease.over:
+            self.book.end(lease)
+            self.freed(lease)
 
     def freed(self, lease: Lease) -> None:
         log.info("lease %s: freed", lease.name)
@@ -235,7 +237,7 @@ class Server:
                 f"lease {request.lease.hex()[:8]} is over, or its secret is wrong"
             )
         if request.kind == attach.HOLD:
-            hold = Hold(lease)
+            hold = Hold(lease, request.pid)
             self.book.stand(lease, hold)
             return hold
         known = self.sessions.get(request.session)
@@ -334,8 +336,19 @@ class Server:
         if not how:
             how = f"the worker was lost, {status_text(status)}"
             log.error("%s: worker %d: %s", session, worker.pid, how)
+            self.lost(session)
         self.workers.warm()
         return how
+
+    def lost(self, session: Session) -> None:
+        """Frees the lease of a program that can do nothing with it any more: the process
+        that fdrun became has lost its worker, and no other process has a session."""
+        lease = session.lease
+        holders = [thing for thing in lease.standing if isinstance(thing, Hold)]
+        if len(lease.standing) == len(holders) + 1 and all(
+            hold.pid == session.pid for hold in holders
+        ):
+            self.release(lease)
 
     # ---- life ----
 
@@ -372,6 +385,7 @@ class Server:
         self.driver, found = await asyncio.get_running_loop().run_in_executor(
             None, find_driver, self.options, self.environment
         )
+        self.workers.driver = self.driver
         self.cpu_device = host_gpus.is_cpu_device(found)
         self.book = LeaseBook(found)
         for gpu in found:

@@ -3,7 +3,8 @@
 The server speaks with a worker over a SOCK_SEQPACKET pair: one JSON object a message,
 with descriptors beside it.
 
-    server to worker  {"op": "start", "session", "driver", "road", "devices"} and the
+    server to worker  {"op": "warm", "driver"}: open it already
+                      {"op": "start", "session", "driver", "road", "devices"} and the
                       session's sockets: command[, bulk]
     worker to server  {"op": "ready"}, {"op": "failed", "reason"},
                       {"op": "ended", "reason", "counters"}
@@ -54,6 +55,9 @@ class Worker:
     @property
     def alive(self) -> bool:
         return self.process.poll() is None
+
+    def warm(self, driver: str) -> None:
+        self.control.send(json.dumps({"op": "warm", "driver": driver}).encode())
 
     def start(
         self,
@@ -142,11 +146,13 @@ class WorkerPool:
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self.environment = environment
+        self.driver = ""
         self.spare: Worker | None = None
 
     def warm(self) -> None:
         if self.spare is None:
             self.spare = Worker(self.environment)
+            self.spare.warm(self.driver)
 
     async def take(self) -> Worker:
         worker, self.spare = self.spare, None
