@@ -23,6 +23,22 @@ struct fdc_link_ops {
     int (*put_wait)(struct fdc_link *link, uint64_t ticket, int64_t timeout_us);
 };
 
+/* emulate.c; all zero where nothing is emulated. */
+struct link_emulation {
+    bool on;
+    uint64_t delay_ns;                  /* one way */
+    uint64_t mbps;                      /* 0: as fast as it goes */
+    uint64_t free_ns;                   /* until when this end's line is busy */
+    uint64_t due_ns[FDC_LANES];         /* of the message that peek holds back */
+};
+
+enum { LINK_STAMP = 8 };                /* bytes in front of each emulated message */
+
+void link_emulation_ask(struct link_emulation *emulation);
+uint64_t link_emulation_send(struct link_emulation *emulation, uint64_t size);
+int link_emulation_wait(uint64_t due_ns, const uint32_t *word, uint32_t seen,
+                        int64_t timeout_us);
+
 /*
  * Common part of every road. Received lanes are rings on all of them: shared ones, or
  * rings of this process that the road fills.
@@ -35,6 +51,8 @@ struct fdc_link {
     struct fdc_ring ring[FDC_LANES];
     uint8_t *region[FDC_REGIONS];
     uint32_t claimed[FDC_LANES], peeked[FDC_LANES];
+    uint8_t *claimed_at[FDC_LANES];     /* kept only for emulation */
+    struct link_emulation emulation;
     struct fdc_link_stats stats;
 };
 
@@ -43,6 +61,7 @@ struct link_setup {
     uint32_t magic, road;
     uint64_t lane[FDC_LANES];
     uint64_t region[FDC_REGIONS];
+    uint64_t delay_ns, mbps;            /* emulated */
 };
 
 enum { LINK_SETUP_MAGIC = 0x4c434446, LINK_SETUP_TIMEOUT_US = 30000000 };
@@ -54,10 +73,12 @@ link_sends(const struct fdc_link *link, enum fdc_lane lane)
 }
 
 int link_size_check(const struct fdc_link_size *size);
-void link_setup_fill(struct link_setup *setup, enum fdc_road road,
-                     const struct fdc_link_size *size);
+/* The worker's set-up, with what it emulates; and the client's reading of it. */
+void link_setup_fill(struct link_setup *setup, struct fdc_link *link);
 int link_setup_take(const struct link_setup *setup, enum fdc_road road,
-                    struct fdc_link_size *size);
+                    struct fdc_link_size *size, struct link_emulation *emulation);
+/* The largest record of a lane's ring. */
+uint32_t link_max_record(const struct fdc_link *link, enum fdc_lane lane);
 /* Waits until the socket has something to read, for the set-up. */
 int link_await_setup(int sock);
 

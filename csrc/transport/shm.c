@@ -142,7 +142,7 @@ shm_link_worker(int sock, const struct fdc_link_size *size, struct fdc_link **li
     err = shm_attach(shm, size, fds);
     if (err)
         goto out_close;
-    link_setup_fill(&setup, FDC_ROAD_SHM, size);
+    link_setup_fill(&setup, &shm->link);
     err = fdc_sock_send_fds(sock, &setup, sizeof(setup), fds, MAPS);
     if (err)
         shm_detach(shm);
@@ -176,7 +176,9 @@ shm_link_client(int sock, struct fdc_link **link)
         err = fdc_sock_recv_fds(sock, &setup, sizeof(setup), fds, &nfds);
     if (err)
         goto out_free;
-    err = nfds == MAPS ? link_setup_take(&setup, FDC_ROAD_SHM, &size) : -EPROTO;
+    err = -EPROTO;
+    if (nfds == MAPS)
+        err = link_setup_take(&setup, FDC_ROAD_SHM, &size, &shm->link.emulation);
     for (int i = 0; i < MAPS && !err; i++)
         err = fdc_memfd_check(fds[i], map_size(&size, i));
     if (!err)

@@ -215,7 +215,7 @@ check_message(const struct tcp_link *tcp, const struct receiver *from,
         return -EPROTO;
     if ((frame->lane == FDC_LANE_SIDE) != (from == &tcp->from_bulk))
         return -EPROTO;
-    if (frame->size == 0 || frame->size > fdc_link_max_message(&tcp->link, frame->lane))
+    if (frame->size == 0 || frame->size > link_max_record(&tcp->link, frame->lane))
         return -EPROTO;
     return 0;
 }
@@ -735,7 +735,7 @@ tcp_claim(struct fdc_link *link, enum fdc_lane lane, uint32_t size, int *err)
     struct frame frame = { .size = size, .kind = FRAME_MESSAGE, .lane = (uint16_t)lane };
     uint8_t *room = NULL;
 
-    if (size > fdc_link_max_message(link, lane)) {
+    if (size > link_max_record(link, lane)) {
         *err = -EMSGSIZE;
         return NULL;
     }
@@ -1074,7 +1074,7 @@ tcp_link_worker(const int socks[2], const struct fdc_link_size *size,
     err = tcp_make(socks, true, size, &tcp);
     if (err)
         goto out;
-    link_setup_fill(&setup, FDC_ROAD_TCP, size);
+    link_setup_fill(&setup, &tcp->link);
     err = fdc_sock_write(socks[0], &setup, sizeof(setup));
     if (err)
         goto out;
@@ -1099,6 +1099,7 @@ out:
 int
 tcp_link_client(const int socks[2], struct fdc_link **link)
 {
+    struct link_emulation emulation;
     struct tcp_link *tcp = NULL;
     struct fdc_link_size size;
     struct link_setup setup;
@@ -1106,9 +1107,11 @@ tcp_link_client(const int socks[2], struct fdc_link **link)
 
     err = fdc_sock_read(socks[0], &setup, sizeof(setup), LINK_SETUP_TIMEOUT_US);
     if (!err)
-        err = link_setup_take(&setup, FDC_ROAD_TCP, &size);
+        err = link_setup_take(&setup, FDC_ROAD_TCP, &size, &emulation);
     if (!err)
         err = tcp_make(socks, false, &size, &tcp);
+    if (!err)
+        tcp->link.emulation = emulation;
     if (err) {
         fdc_log(FDC_LOG_ERROR, "cannot take over a tcp link: %s", strerror(-err));
         return err;

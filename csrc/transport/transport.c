@@ -23,19 +23,21 @@ link_size_check(const struct fdc_link_size *size)
 }
 
 void
-link_setup_fill(struct link_setup *setup, enum fdc_road road,
-                const struct fdc_link_size *size)
+link_setup_fill(struct link_setup *setup, struct fdc_link *link)
 {
+    link_emulation_ask(&link->emulation);
     memset(setup, 0, sizeof(*setup));
     setup->magic = LINK_SETUP_MAGIC;
-    setup->road = road;
-    memcpy(setup->lane, size->lane, sizeof(setup->lane));
-    memcpy(setup->region, size->region, sizeof(setup->region));
+    setup->road = link->road;
+    memcpy(setup->lane, link->size.lane, sizeof(setup->lane));
+    memcpy(setup->region, link->size.region, sizeof(setup->region));
+    setup->delay_ns = link->emulation.delay_ns;
+    setup->mbps = link->emulation.mbps;
 }
 
 int
 link_setup_take(const struct link_setup *setup, enum fdc_road road,
-                struct fdc_link_size *size)
+                struct fdc_link_size *size, struct link_emulation *emulation)
 {
     struct fdc_link_size taken;
 
@@ -44,6 +46,11 @@ link_setup_take(const struct link_setup *setup, enum fdc_road road,
     if (setup->magic != LINK_SETUP_MAGIC || setup->road != road || link_size_check(&taken))
         return -EPROTO;
     *size = taken;
+    *emulation = (struct link_emulation){
+        .on = setup->delay_ns > 0 || setup->mbps > 0,
+        .delay_ns = setup->delay_ns,
+        .mbps = setup->mbps,
+    };
     return 0;
 }
 
@@ -110,6 +117,58 @@ fdc_link_shutdown(struct fdc_link *link)
 
 /* ---- lanes ---- */
 
+static __attribute__((noinline)) void *
+claim_stamped(struct fdc_link *link, enum fdc_lane lane, uint32_t size, int *err)
+{
+    uint8_t *room = NULL;
+
+    link->claimed[lane] = 0;
+    if (size > fdc_link_max_message(link, lane))
+        *err = -EMSGSIZE;
+    else
+        room = link->ops->claim(link, lane, size + LINK_STAMP, err);
+    if (!room)
+        return NULL;
+    link->claimed[lane] = size;
+    link->claimed_at[lane] = room;
+    return room + LINK_STAMP;
+}
+
+static __attribute__((noinline)) const void *
+peek_stamped(struct fdc_link *link, enum fdc_lane lane, uint32_t *size, int *err)
+{
+    const uint8_t *message = link->ops->peek(link, lane, size, err);
+    uint64_t due_ns;
+
+    if (!message)
+        return NULL;
+    if (*size <= LINK_STAMP) {
+        *err = -EPROTO;
+        return NULL;
+    }
+    memcpy(&due_ns, message, sizeof(due_ns));
+    if (fdc_now_ns() < due_ns) {
+        fdc_store_release(&link->emulation.due_ns[lane], due_ns);   /* wait_for_due() */
+        *err = 0;
+        return NULL;
+    }
+    *size -= LINK_STAMP;
+    return message + LINK_STAMP;
+}
+
+/* The road's wait, and then the wait for what peek holds back. */
+static __attribute__((noinline)) int
+wait_for_due(struct fdc_link *link, enum fdc_lane lane, const uint32_t *word,
+             uint32_t seen, int64_t timeout_us)
+{
+    int ready = link->ops->wait_word(link, lane, word, seen, timeout_us);
+
+    if (ready != 1)
+        return ready;
+    return link_emulation_wait(fdc_load_acquire(&link->emulation.due_ns[lane]), word, seen,
+                               timeout_us);
+}
+
 void *
 fdc_link_claim(struct fdc_link *link, enum fdc_lane lane, uint32_t size, int *err)
 {
@@ -119,6 +178,8 @@ fdc_link_claim(struct fdc_link *link, enum fdc_lane lane, uint32_t size, int *er
         *err = -EINVAL;
         return NULL;
     }
+    if (FDC_UNLIKELY(link->emulation.on))
+        return claim_stamped(link, lane, size, err);
     room = link->ops->claim(link, lane, size, err);
     link->claimed[lane] = room ? size : 0;
     return room;
@@ -133,6 +194,10 @@ fdc_link_commit(struct fdc_link *link, enum fdc_lane lane)
         return;
     fdc_store_relaxed(&stats->messages[lane], stats->messages[lane] + 1);
     fdc_store_relaxed(&stats->bytes[lane], stats->bytes[lane] + link->claimed[lane]);
+    if (FDC_UNLIKELY(link->emulation.on))
+        memcpy(link->claimed_at[lane],
+               &(uint64_t){ link_emulation_send(&link->emulation, link->claimed[lane]) },
+               LINK_STAMP);
     link->claimed[lane] = 0;
     link->ops->commit(link, lane);
 }
@@ -154,6 +219,8 @@ fdc_link_wait_room(struct fdc_link *link, enum fdc_lane lane, uint32_t size,
         return -EINVAL;
     if (size > fdc_link_max_message(link, lane))
         return -EMSGSIZE;
+    if (link->emulation.on)
+        size += LINK_STAMP;
     return link->ops->wait_room(link, lane, size, timeout_us);
 }
 
@@ -163,11 +230,17 @@ fdc_link_flush(struct fdc_link *link, enum fdc_lane lane)
     return link->ops->flush(link, lane);
 }
 
-/* The largest record of a ring of the lane's size, whichever side holds that ring. */
+/* As of a ring of the lane's size, whichever side holds that ring. */
+uint32_t
+link_max_record(const struct fdc_link *link, enum fdc_lane lane)
+{
+    return fdc_ring_max(&(struct fdc_ring){ .size = link->size.lane[lane] });
+}
+
 uint32_t
 fdc_link_max_message(const struct fdc_link *link, enum fdc_lane lane)
 {
-    return fdc_ring_max(&(struct fdc_ring){ .size = link->size.lane[lane] });
+    return link_max_record(link, lane) - (link->emulation.on ? LINK_STAMP : 0);
 }
 
 const void *
@@ -179,7 +252,10 @@ fdc_link_peek(struct fdc_link *link, enum fdc_lane lane, uint32_t *size, int *er
         *err = -EINVAL;
         return NULL;
     }
-    message = link->ops->peek(link, lane, size, err);
+    if (FDC_UNLIKELY(link->emulation.on))
+        message = peek_stamped(link, lane, size, err);
+    else
+        message = link->ops->peek(link, lane, size, err);
     if (message)
         link->peeked[lane] = *size;
     return message;
@@ -201,9 +277,7 @@ fdc_link_release(struct fdc_link *link, enum fdc_lane lane)
 int
 fdc_link_wait(struct fdc_link *link, enum fdc_lane lane, int64_t timeout_us)
 {
-    if (link_sends(link, lane))
-        return -EINVAL;
-    return link->ops->wait_word(link, lane, NULL, 0, timeout_us);
+    return fdc_link_wait_word(link, lane, NULL, 0, timeout_us);
 }
 
 int
@@ -212,6 +286,8 @@ fdc_link_wait_word(struct fdc_link *link, enum fdc_lane lane, const uint32_t *wo
 {
     if (link_sends(link, lane))
         return -EINVAL;
+    if (FDC_UNLIKELY(link->emulation.on))
+        return wait_for_due(link, lane, word, seen, timeout_us);
     return link->ops->wait_word(link, lane, word, seen, timeout_us);
 }
 
@@ -244,6 +320,8 @@ fdc_link_put(struct fdc_link *link, enum fdc_region region, uint64_t offset,
     if (size == 0)
         return 0;
     __atomic_fetch_add(&link->stats.put_bytes[region], size, __ATOMIC_RELAXED);
+    if (FDC_UNLIKELY(link->emulation.on))
+        link_emulation_send(&link->emulation, size);
     return link->ops->put(link, region, offset, bytes, size, ticket);
 }
 

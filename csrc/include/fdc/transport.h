@@ -1,7 +1,8 @@
 /*
  * A link: what carries one session's messages between a client and a worker. The
  * callers see lanes (ordered messages) and regions (memory that bytes are put into);
- * shm, tcp and (later) rdma implement the same few functions.
+ * shm, tcp and (later) rdma implement the same few functions. FD_EMULATE_RTT_US and
+ * FD_EMULATE_MBPS, read where the worker runs, make any of them slower (emulate.c).
  *
  * Locking is the caller's: one thread at a time claims..commits on a lane, one thread at
  * a time peeks..releases on a lane, any threads may wait, put() is safe from any thread.

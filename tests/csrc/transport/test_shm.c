@@ -5,7 +5,7 @@
 
 struct wire_setup {
     uint32_t magic, road;
-    uint64_t lane[3], region[2];
+    uint64_t lane[3], region[2], emulated[2];
 };
 
 enum { SETUP_MAGIC = 0x4c434446, MAPS = 5 };

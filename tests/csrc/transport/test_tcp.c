@@ -13,7 +13,7 @@ struct wire_put {
 
 struct wire_setup {
     uint32_t magic, road;
-    uint64_t lane[3], region[2];
+    uint64_t lane[3], region[2], emulated[2];
 };
 
 enum { MESSAGE = 1, PUT = 2, SETUP_MAGIC = 0x4c434446 };
