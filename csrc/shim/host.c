@@ -1,0 +1,174 @@
+/*
+ * Host memory. It is this process's own: allocated here, and only remembered as pinned.
+ * Kernels do not reach it yet; copies know by the place that they may be asynchronous.
+ */
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "memory.h"
+#include "cuda_calls.h"
+
+FDC_EXPORT CUresult
+cuMemHostAlloc(void **pp, size_t bytesize, unsigned int Flags)
+{
+    struct fdc_place place = {
+        .where = FDC_HOST_PINNED, .origin = FDC_BY_HOST_ALLOC, .flags = Flags,
+    };
+    struct fdc_call call;
+    CUresult result;
+    size_t size;
+    void *memory;
+
+    result = fdc_call_open(&call, FDC_ID_fdcMark,
+                           FDC_NEEDS_CONTEXT | FDC_UNSAFE_IN_CAPTURE);
+    if (result != CUDA_SUCCESS)
+        return result;
+    if (pp == NULL || bytesize == 0 || (Flags & ~7u) != 0)
+        return CUDA_ERROR_INVALID_VALUE;
+    size = FDC_ALIGN_UP(bytesize, (size_t)4096);
+    if (size < bytesize)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    place.context = call.context;
+    place.device = call.context->device;
+    if (fdc_place_add((uint64_t)(uintptr_t)memory, bytesize, &place) != 0) {
+        munmap(memory, size);
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    }
+    *pp = memory;
+    return CUDA_SUCCESS;
+}
+
+FDC_EXPORT CUresult
+cuMemAllocHost_v2(void **pp, size_t bytesize)
+{
+    return cuMemHostAlloc(pp, bytesize, 0);
+}
+
+FDC_EXPORT CUresult
+cuMemFreeHost(void *p)
+{
+    struct fdc_place place;
+    struct fdc_call call;
+    CUresult result;
+
+    result = fdc_call_open(&call, FDC_ID_fdcMark,
+                           FDC_NEEDS_INIT | FDC_UNSAFE_IN_CAPTURE);
+    if (result != CUDA_SUCCESS || p == NULL)
+        return result;
+    if (!fdc_place_find(call.session, (uint64_t)(uintptr_t)p, &place) ||
+        place.origin != FDC_BY_HOST_ALLOC || place.base != (uint64_t)(uintptr_t)p)
+        return CUDA_ERROR_INVALID_VALUE;
+    result = fdc_pending_wait(call.session, p, place.size);
+    if (result != CUDA_SUCCESS)
+        return result;
+    if (fdc_place_del(place.base) != 0)
+        return CUDA_ERROR_INVALID_VALUE;
+    munmap(p, FDC_ALIGN_UP(place.size, (uint64_t)4096));
+    return CUDA_SUCCESS;
+}
+
+FDC_EXPORT CUresult
+cuMemHostRegister_v2(void *p, size_t bytesize, unsigned int Flags)
+{
+    struct fdc_place place = {
+        .where = FDC_HOST_PINNED, .origin = FDC_BY_HOST_REGISTER, .flags = Flags,
+    };
+    uint64_t base = (uint64_t)(uintptr_t)p;
+    struct fdc_call call;
+    unsigned char resident;
+    CUresult result;
+
+    result = fdc_call_open(&call, FDC_ID_fdcMark,
+                           FDC_NEEDS_CONTEXT | FDC_UNSAFE_IN_CAPTURE);
+    if (result != CUDA_SUCCESS)
+        return result;
+    if (p == NULL || bytesize == 0 || base + bytesize < base || (Flags & ~0xfu) != 0)
+        return CUDA_ERROR_INVALID_VALUE;
+    if ((Flags & CU_MEMHOSTREGISTER_IOMEMORY) != 0)
+        return CUDA_ERROR_NOT_SUPPORTED;
+    /* Memory that is not there cannot be registered. */
+    if (mincore((void *)(base & ~4095ull), 1, &resident) != 0 ||
+        mincore((void *)((base + bytesize - 1) & ~4095ull), 1, &resident) != 0)
+        return CUDA_ERROR_INVALID_VALUE;
+    place.context = call.context;
+    place.device = call.context->device;
+    switch (fdc_place_add(base, bytesize, &place)) {
+    case 0:
+        return CUDA_SUCCESS;
+    case -EEXIST:
+        return CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED;
+    default:
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    }
+}
+
+FDC_EXPORT CUresult
+cuMemHostUnregister(void *p)
+{
+    struct fdc_place place;
+    struct fdc_call call;
+    CUresult result;
+
+    result = fdc_call_open(&call, FDC_ID_fdcMark,
+                           FDC_NEEDS_INIT | FDC_UNSAFE_IN_CAPTURE);
+    if (result != CUDA_SUCCESS)
+        return result;
+    if (!fdc_place_find(call.session, (uint64_t)(uintptr_t)p, &place) ||
+        place.origin != FDC_BY_HOST_REGISTER || place.base != (uint64_t)(uintptr_t)p)
+        return CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED;
+    result = fdc_pending_wait(call.session, p, place.size);
+    if (result != CUDA_SUCCESS)
+        return result;
+    return fdc_place_del(place.base) == 0 ? CUDA_SUCCESS
+                                          : CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED;
+}
+
+/* Host memory of either kind that holds p. */
+static CUresult
+find_host(void *p, struct fdc_place *place)
+{
+    struct fdc_call call;
+    CUresult result;
+
+    result = fdc_call_open(&call, FDC_ID_fdcMark, FDC_NEEDS_CONTEXT);
+    if (result != CUDA_SUCCESS)
+        return result;
+    if (!fdc_place_find(call.session, (uint64_t)(uintptr_t)p, place) ||
+        place->where != FDC_HOST_PINNED)
+        return CUDA_ERROR_INVALID_VALUE;
+    return CUDA_SUCCESS;
+}
+
+FDC_EXPORT CUresult
+cuMemHostGetDevicePointer_v2(CUdeviceptr *pdptr, void *p, unsigned int Flags)
+{
+    struct fdc_place place;
+    CUresult result;
+
+    if (pdptr == NULL || Flags != 0)
+        return CUDA_ERROR_INVALID_VALUE;
+    result = find_host(p, &place);
+    if (result == CUDA_SUCCESS)
+        *pdptr = (CUdeviceptr)(uintptr_t)p;
+    return result;
+}
+
+FDC_EXPORT CUresult
+cuMemHostGetFlags(unsigned int *pFlags, void *p)
+{
+    struct fdc_place place;
+    CUresult result;
+
+    if (pFlags == NULL)
+        return CUDA_ERROR_INVALID_VALUE;
+    result = find_host(p, &place);
+    if (result == CUDA_SUCCESS && place.origin != FDC_BY_HOST_ALLOC)
+        result = CUDA_ERROR_INVALID_VALUE;
+    if (result == CUDA_SUCCESS)
+        *pFlags = place.flags | CU_MEMHOSTALLOC_DEVICEMAP;
+    return result;
+}

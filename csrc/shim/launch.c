@@ -1,0 +1,306 @@
+/*
+ * Launches: everything that can be wrong is told here, with the driver's own codes, and
+ * then one message goes out with the parameters packed as the kernel lays them out.
+ */
+#include <string.h>
+
+#include "code.h"
+#include "memory.h"
+#include "cuda_calls.h"
+
+enum { LAUNCH_COOPERATIVE = 1, LAUNCH_PROGRAMMATIC = 2, LAUNCH_PRIORITY = 4 };
+
+/* ---- parameters ---- */
+
+/* The buffer form: pairs of a marker and a value. */
+static CUresult
+extra_read(void **extra, const void **bytes, size_t *size)
+{
+    *bytes = NULL;
+    *size = 0;
+    for (int i = 0; i < 16 && extra[i] != CU_LAUNCH_PARAM_END; i += 2) {
+        if (extra[i] == CU_LAUNCH_PARAM_BUFFER_POINTER)
+            *bytes = extra[i + 1];
+        else if (extra[i] == CU_LAUNCH_PARAM_BUFFER_SIZE && extra[i + 1] != NULL)
+            *size = *(const size_t *)extra[i + 1];
+        else
+            return CUDA_ERROR_INVALID_VALUE;
+    }
+    return *size != 0 && *bytes == NULL ? CUDA_ERROR_INVALID_VALUE : CUDA_SUCCESS;
+}
+
+CUresult
+fdc_params_size(const struct fdc_func *func, void **params, void **extra, uint32_t *size)
+{
+    const void *bytes;
+    CUresult result;
+    size_t given;
+
+    *size = func->kernel->param_bytes;
+    if (extra != NULL) {
+        if (params != NULL)
+            return CUDA_ERROR_INVALID_VALUE;
+        result = extra_read(extra, &bytes, &given);
+        if (result != CUDA_SUCCESS)
+            return result;
+        if (given > 65536 || given < *size)
+            return CUDA_ERROR_INVALID_VALUE;
+        *size = (uint32_t)given;
+        return CUDA_SUCCESS;
+    }
+    return params == NULL && func->kernel->param_count != 0 ? CUDA_ERROR_INVALID_VALUE
+                                                            : CUDA_SUCCESS;
+}
+
+void
+fdc_params_pack(const struct fdc_func *func, void **params, void **extra, void *to,
+                uint32_t size)
+{
+    const struct fdc_table_param *param = func->params;
+    const void *bytes;
+    size_t given;
+
+    if (extra != NULL) {
+        (void)extra_read(extra, &bytes, &given);
+        if (size != 0)
+            memcpy(to, bytes, size);
+        return;
+    }
+    for (uint32_t i = 0; i < func->kernel->param_count; i++) {
+        char *at = (char *)to + param[i].offset;
+
+        /* Nearly all are of these sizes. */
+        if (param[i].size == 8)
+            memcpy(at, params[i], 8);
+        else if (param[i].size == 4)
+            memcpy(at, params[i], 4);
+        else
+            memcpy(at, params[i], param[i].size);
+    }
+}
+
+/* ---- what can be told at once ---- */
+
+static int
+device_attribute(const struct fdc_device *device, CUdevice_attribute which)
+{
+    return device->snapshot->attribute[which];
+}
+
+CUresult
+fdc_shape_check(struct fdc_device *device, const struct fdc_func *func,
+                const struct fdc_shape *shape)
+{
+    const int32_t *limit = device->snapshot->attribute;
+    const int32_t *attribute = func->attribute;
+    uint64_t threads, statics = (uint32_t)attribute[CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES];
+    uint64_t dynamic;
+
+    for (int i = 0; i < 3; i++) {
+        if (shape->grid[i] == 0 || shape->block[i] == 0 ||
+            shape->grid[i] > (uint32_t)limit[CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_X + i] ||
+            shape->block[i] > (uint32_t)limit[CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_X + i])
+            return CUDA_ERROR_INVALID_VALUE;
+    }
+    threads = (uint64_t)shape->block[0] * shape->block[1] * shape->block[2];
+    if (threads > (uint32_t)limit[CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_BLOCK] ||
+        (attribute[CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK] > 0 &&
+         threads > (uint32_t)attribute[CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK]))
+        return CUDA_ERROR_INVALID_VALUE;
+    /* Without opting in: what a block may have, less what the kernel has statically. */
+    dynamic = (uint32_t)limit[CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK];
+    dynamic = dynamic > statics ? dynamic - statics : 0;
+    if ((uint32_t)attribute[CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES] > dynamic)
+        dynamic = (uint32_t)attribute[CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES];
+    if (shape->shared > dynamic)
+        return CUDA_ERROR_INVALID_VALUE;
+    if (shape->cluster[0] != 0) {
+        uint64_t size = (uint64_t)shape->cluster[0] * shape->cluster[1] * shape->cluster[2];
+
+        if (limit[CU_DEVICE_ATTRIBUTE_CLUSTER_LAUNCH] == 0 && size > 1)
+            return CUDA_ERROR_NOT_SUPPORTED;
+        if (size == 0 || size > 16 ||
+            (size > 8 && !attribute[CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED]))
+            return CUDA_ERROR_INVALID_CLUSTER_SIZE;
+        for (int i = 0; i < 3; i++)
+            if (shape->grid[i] % shape->cluster[i] != 0)
+                return CUDA_ERROR_INVALID_VALUE;
+    }
+    if (shape->cooperative) {
+        uint64_t blocks = (uint64_t)shape->grid[0] * shape->grid[1], most;
+
+        if (device_attribute(device, CU_DEVICE_ATTRIBUTE_COOPERATIVE_LAUNCH) == 0)
+            return CUDA_ERROR_NOT_SUPPORTED;
+        most = (uint64_t)fdc_occupancy_blocks(device, func, (uint32_t)threads, shape->shared) *
+               (uint32_t)device_attribute(device, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT);
+        if (blocks > most || blocks * shape->grid[2] > most)
+            return CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE;
+    }
+    return CUDA_SUCCESS;
+}
+
+/* ---- the launch ---- */
+
+struct launch {
+    struct fdc_shape shape;
+    uint32_t flags;
+    int32_t priority;
+};
+
+static CUresult
+launch(CUfunction f, const struct launch *launch, CUstream value, unsigned how,
+       void **params, void **extra)
+{
+    const struct fdc_shape *shape = &launch->shape;
+    struct fdc_req_fdcLaunch *req;
+    struct fdc_stream *stream;
+    struct fdc_func *func;
+    struct fdc_call call;
+    uint32_t size, room;
+    CUresult result;
+
+    result = fdc_call_open(&call, FDC_ID_fdcLaunch, FDC_NEEDS_CONTEXT);
+    if (FDC_UNLIKELY(result != CUDA_SUCCESS))
+        return result;
+    func = fdc_func_find(f);
+    if (FDC_UNLIKELY(func == NULL))
+        return CUDA_ERROR_INVALID_HANDLE;
+    result = fdc_shape_check(call.context->device, func, shape);
+    if (FDC_LIKELY(result == CUDA_SUCCESS))
+        result = fdc_params_size(func, params, extra, &size);
+    if (FDC_LIKELY(result == CUDA_SUCCESS))
+        result = fdc_stream_resolve(&call, value, how, &stream);
+    if (FDC_UNLIKELY(result != CUDA_SUCCESS))
+        return result;
+
+    room = FDC_ALIGN_UP(size, 8u);
+    req = fdc_call_begin(&call, (uint32_t)sizeof(*req) + room);
+    if (FDC_UNLIKELY(req == NULL))
+        return call.result;
+    req->func.code = func->code->wire;
+    req->func.index = func->index;
+    req->func.pad = 0;
+    req->grid = (struct fdc_dim3){ shape->grid[0], shape->grid[1], shape->grid[2] };
+    req->block = (struct fdc_dim3){ shape->block[0], shape->block[1], shape->block[2] };
+    req->cluster = (struct fdc_dim3){ shape->cluster[0], shape->cluster[1],
+                                      shape->cluster[2] };
+    req->shared = shape->shared;
+    req->flags = launch->flags;
+    req->priority = launch->priority;
+    req->stream = fdc_stream_wire(stream);
+    req->params = (struct fdc_span){ sizeof(*req), size };
+    req->params_size = size;
+    /* Gaps between parameters, and what is behind them, are not the kernel's to see. */
+    if (room != 0)
+        memset(req + 1, 0, room);
+    fdc_params_pack(func, params, extra, req + 1, size);
+    return fdc_call_send(&call);
+}
+
+static CUresult
+launch_plain(CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
+             unsigned bz, unsigned shared, CUstream stream, void **params, void **extra,
+             bool cooperative, unsigned how)
+{
+    struct launch plain = {
+        .shape = { .grid = { gx, gy, gz }, .block = { bx, by, bz }, .shared = shared,
+                   .cooperative = cooperative },
+        .flags = cooperative ? LAUNCH_COOPERATIVE : 0,
+    };
+
+    return launch(f, &plain, stream, how, params, extra);
+}
+
+static CUresult
+attribute_read(const CUlaunchAttribute *attribute, struct launch *launch)
+{
+    static uint32_t said;
+
+    switch ((int)attribute->id) {
+    case CU_LAUNCH_ATTRIBUTE_COOPERATIVE:
+        if (attribute->value.cooperative != 0) {
+            launch->shape.cooperative = true;
+            launch->flags |= LAUNCH_COOPERATIVE;
+        }
+        return CUDA_SUCCESS;
+    case CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION:
+        launch->shape.cluster[0] = attribute->value.clusterDim.x;
+        launch->shape.cluster[1] = attribute->value.clusterDim.y;
+        launch->shape.cluster[2] = attribute->value.clusterDim.z;
+        if (launch->shape.cluster[0] == 0 || launch->shape.cluster[1] == 0 ||
+            launch->shape.cluster[2] == 0)
+            return CUDA_ERROR_INVALID_VALUE;
+        return CUDA_SUCCESS;
+    case CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION:
+        if (attribute->value.programmaticStreamSerializationAllowed != 0)
+            launch->flags |= LAUNCH_PROGRAMMATIC;
+        return CUDA_SUCCESS;
+    case CU_LAUNCH_ATTRIBUTE_PRIORITY:
+        launch->flags |= LAUNCH_PRIORITY;
+        launch->priority = attribute->value.priority;
+        return CUDA_SUCCESS;
+    case CU_LAUNCH_ATTRIBUTE_DEVICE_UPDATABLE_KERNEL_NODE:
+        if (attribute->value.deviceUpdatableKernelNode.deviceUpdatable == 0)
+            return CUDA_SUCCESS;
+        return fdc_refuse("a kernel node that the device updates", &said);
+    case CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_EVENT:
+    case CU_LAUNCH_ATTRIBUTE_LAUNCH_COMPLETION_EVENT:
+        return fdc_refuse("a launch with an event", &said);
+    case CU_LAUNCH_ATTRIBUTE_IGNORE:
+    case CU_LAUNCH_ATTRIBUTE_ACCESS_POLICY_WINDOW:
+    case CU_LAUNCH_ATTRIBUTE_SYNCHRONIZATION_POLICY:
+    case CU_LAUNCH_ATTRIBUTE_CLUSTER_SCHEDULING_POLICY_PREFERENCE:
+    case CU_LAUNCH_ATTRIBUTE_MEM_SYNC_DOMAIN_MAP:
+    case CU_LAUNCH_ATTRIBUTE_MEM_SYNC_DOMAIN:
+    case CU_LAUNCH_ATTRIBUTE_PREFERRED_CLUSTER_DIMENSION:
+    case CU_LAUNCH_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT:
+    case CU_LAUNCH_ATTRIBUTE_NVLINK_UTIL_CENTRIC_SCHEDULING:
+    case CU_LAUNCH_ATTRIBUTE_PORTABLE_CLUSTER_SIZE_MODE:
+    case CU_LAUNCH_ATTRIBUTE_SHARED_MEMORY_MODE:
+        return CUDA_SUCCESS;            /* advice: results do not depend on it */
+    default:
+        return CUDA_ERROR_INVALID_VALUE;
+    }
+}
+
+static CUresult
+launch_config(const CUlaunchConfig *config, CUfunction f, void **params, void **extra,
+              unsigned how)
+{
+    struct launch asked = { .flags = 0 };
+    CUresult result = fdc_session_check();
+
+    if (result != CUDA_SUCCESS)
+        return result;
+    if (config == NULL || (config->numAttrs != 0 && config->attrs == NULL))
+        return CUDA_ERROR_INVALID_VALUE;
+    asked.shape = (struct fdc_shape){
+        .grid = { config->gridDimX, config->gridDimY, config->gridDimZ },
+        .block = { config->blockDimX, config->blockDimY, config->blockDimZ },
+        .shared = config->sharedMemBytes,
+    };
+    for (unsigned int i = 0; i < config->numAttrs; i++) {
+        result = attribute_read(&config->attrs[i], &asked);
+        if (result != CUDA_SUCCESS)
+            return result;
+    }
+    return launch(f, &asked, config->hStream, how, params, extra);
+}
+
+FDC_TWINS(cuLaunchKernel, _ptsz,
+          (CUfunction f, unsigned int gridDimX, unsigned int gridDimY,
+           unsigned int gridDimZ, unsigned int blockDimX, unsigned int blockDimY,
+           unsigned int blockDimZ, unsigned int sharedMemBytes, CUstream hStream,
+           void **kernelParams, void **extra),
+          launch_plain(f, gridDimX, gridDimY, gridDimZ, blockDimX, blockDimY, blockDimZ,
+                       sharedMemBytes, hStream, kernelParams, extra, false, how))
+FDC_TWINS(cuLaunchCooperativeKernel, _ptsz,
+          (CUfunction f, unsigned int gridDimX, unsigned int gridDimY,
+           unsigned int gridDimZ, unsigned int blockDimX, unsigned int blockDimY,
+           unsigned int blockDimZ, unsigned int sharedMemBytes, CUstream hStream,
+           void **kernelParams),
+          launch_plain(f, gridDimX, gridDimY, gridDimZ, blockDimX, blockDimY, blockDimZ,
+                       sharedMemBytes, hStream, kernelParams, NULL, true, how))
+FDC_TWINS(cuLaunchKernelEx, _ptsz,
+          (const CUlaunchConfig *config, CUfunction f, void **kernelParams, void **extra),
+          launch_config(config, f, kernelParams, extra, how))

@@ -1,0 +1,365 @@
+/*
+ * Copies of plain ranges. All entries come together in copy(): where the two ends lie
+ * decides what travels. From host memory the bytes are taken before the call returns; to
+ * pageable memory they are there when it returns, to pinned memory when the stream's
+ * completion is known.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "memory.h"
+#include "cuda_calls.h"
+
+CUresult
+fdc_stream_drain(struct fdc_call *call, struct fdc_stream *stream)
+{
+    struct fdc_req_cuStreamSynchronize *req;
+    struct fdc_reply reply;
+    uint16_t id = call->id;
+    CUresult result;
+
+    call->id = FDC_ID_cuStreamSynchronize;
+    req = fdc_call_begin(call, sizeof(*req));
+    if (req == NULL)
+        return call->result;
+    req->hStream = fdc_stream_wire(stream);
+    result = fdc_call_wait(call, &reply, sizeof(reply));
+    call->id = id;
+    return result;
+}
+
+CUresult
+fdc_copy_end(struct fdc_call *call, CUstream value, unsigned how)
+{
+    if (FDC_LIKELY(!call->session->sync))
+        return CUDA_SUCCESS;
+    return how & FDC_STREAM_PER_THREAD_ZERO ? cuStreamSynchronize_ptsz(value)
+                                            : cuStreamSynchronize(value);
+}
+
+/* Bytes of the host that no copy of a graph can hold yet. */
+static CUresult
+refuse_capture(void)
+{
+    static uint32_t said;
+
+    return fdc_refuse("copying host memory in a capture", &said);
+}
+
+static CUresult
+copy_up(struct fdc_call *call, struct fdc_stream *stream, uint64_t dst, const char *src,
+        uint64_t size)
+{
+    struct fdc_session *session = call->session;
+    struct fdc_ticket *ticket;
+    struct fdc_chunk chunk;
+    CUresult result;
+    uint64_t put;
+    int err;
+
+    if (fdc_stream_capturing(stream))
+        return refuse_capture();
+    result = fdc_pending_wait(session, src, size);
+    if (result != CUDA_SUCCESS)
+        return result;
+
+    if (size <= FDC_INLINE_MAX) {
+        struct fdc_req_fdcCopyUpInline *req;
+
+        call->id = FDC_ID_fdcCopyUpInline;
+        req = fdc_call_begin(call, (uint32_t)(sizeof(*req) + FDC_ALIGN_UP(size, 8ull)));
+        if (req == NULL)
+            return call->result;
+        req->dst = dst;
+        req->stream = fdc_stream_wire(stream);
+        req->bytes = (struct fdc_span){ sizeof(*req), (uint32_t)size };
+        req->size = (uint32_t)size;
+        memcpy(req + 1, src, size);
+        return fdc_call_send(call);
+    }
+
+    call->id = FDC_ID_fdcCopyUp;
+    while (size > 0) {
+        uint64_t part = size < FDC_PIECE_MAX ? size : FDC_PIECE_MAX;
+        struct fdc_req_fdcCopyUp *req;
+
+        result = fdc_up_new(session, part, &chunk, &ticket);
+        if (result != CUDA_SUCCESS)
+            return result;
+        err = fdc_link_put(session->link, FDC_REGION_UP, chunk.offset, src, part, &put);
+        if (err) {
+            fdc_up_cancel(session, ticket);
+            return fdc_result(err);
+        }
+        req = fdc_call_begin(call, sizeof(*req));
+        if (req == NULL) {
+            fdc_up_cancel(session, ticket);
+            return call->result;
+        }
+        req->dst = dst;
+        req->stream = fdc_stream_wire(stream);
+        req->chunk = chunk;
+        fdc_call_uses_put(call, put);
+        result = fdc_call_send_done(call, ticket);
+        if (result != CUDA_SUCCESS) {
+            fdc_up_cancel(session, ticket);
+            return result;
+        }
+        dst += part;
+        src += part;
+        size -= part;
+    }
+    return CUDA_SUCCESS;
+}
+
+static CUresult
+copy_down(struct fdc_call *call, struct fdc_stream *stream, char *dst, uint64_t src,
+          uint64_t size, bool wait)
+{
+    struct fdc_session *session = call->session;
+    struct fdc_gather gather = { 0 };
+    struct fdc_pending *pending, what;
+    CUresult result = CUDA_SUCCESS, waited;
+
+    if (fdc_stream_capturing(stream))
+        return refuse_capture();
+    result = fdc_pending_wait(session, dst, size);
+    if (result != CUDA_SUCCESS)
+        return result;
+    call->id = FDC_ID_fdcCopyDown;
+    memset(&what, 0, sizeof(what));
+    what.rows = what.depth = 1;
+    while (size > 0) {
+        uint64_t part = size < FDC_PIECE_MAX ? size : FDC_PIECE_MAX;
+        struct fdc_req_fdcCopyDown *req;
+
+        what.to = dst;
+        what.width = part;
+        result = fdc_pending_new(session, &what, wait ? &gather : NULL, &pending);
+        if (result != CUDA_SUCCESS)
+            break;
+        req = fdc_call_begin(call, sizeof(*req));
+        if (req == NULL) {
+            result = call->result;
+            fdc_pending_cancel(pending);
+            break;
+        }
+        req->src = src;
+        req->stream = fdc_stream_wire(stream);
+        req->chunk = pending->chunk;
+        result = fdc_pending_send(call, pending);
+        if (result != CUDA_SUCCESS)
+            break;
+        dst += part;
+        src += part;
+        size -= part;
+    }
+    if (!wait)
+        return result;
+    /* Also after a failure: what was sent points at this frame. */
+    waited = fdc_gather_wait(session, &gather);
+    if (result == CUDA_SUCCESS)
+        result = waited;
+    return result != CUDA_SUCCESS ? result : fdc_session_failure(session);
+}
+
+static CUresult
+copy_device(struct fdc_call *call, struct fdc_stream *stream, uint64_t dst, uint64_t src,
+            uint64_t size)
+{
+    struct fdc_req_cuMemcpyDtoDAsync_v2 *req;
+
+    call->id = FDC_ID_cuMemcpyDtoDAsync_v2;
+    req = fdc_call_begin(call, sizeof(*req));
+    if (req == NULL)
+        return call->result;
+    req->dstDevice = dst;
+    req->srcDevice = src;
+    req->ByteCount = size;
+    req->hStream = fdc_stream_wire(stream);
+    return fdc_call_send(call);
+}
+
+static CUresult
+copy_peer(struct fdc_call *call, struct fdc_stream *stream, uint64_t dst,
+          const struct fdc_context *to, uint64_t src, const struct fdc_context *from,
+          uint64_t size)
+{
+    struct fdc_req_cuMemcpyPeerAsync *req;
+
+    call->id = FDC_ID_cuMemcpyPeerAsync;
+    req = fdc_call_begin(call, sizeof(*req));
+    if (req == NULL)
+        return call->result;
+    req->dstDevice = dst;
+    req->dstContext = to->object.handle;
+    req->srcDevice = src;
+    req->srcContext = from->object.handle;
+    req->ByteCount = size;
+    req->hStream = fdc_stream_wire(stream);
+    return fdc_call_send(call);
+}
+
+enum { COPY_SYNC = 1, DST_DEVICE = 2, SRC_DEVICE = 4 };
+
+/* What an end has to be: all of it in one live allocation, or host memory. */
+static CUresult
+classify(struct fdc_session *session, uint64_t address, uint64_t size, bool device,
+         struct fdc_place *place)
+{
+    (void)fdc_place_find(session, address, place);
+    if (place->where == FDC_NOWHERE || (device && place->where == FDC_HOST_PAGEABLE))
+        return CUDA_ERROR_INVALID_VALUE;
+    if (place->where == FDC_DEVICE)
+        return fdc_place_device(session, address, size, NULL);
+    return address != 0 ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
+}
+
+static CUresult
+copy(CUdeviceptr dst, CUdeviceptr src, size_t size, CUstream value, unsigned how,
+     unsigned kind)
+{
+    struct fdc_stream *stream;
+    struct fdc_place to, from;
+    struct fdc_call call;
+    CUresult result;
+
+    result = fdc_call_open(&call, FDC_ID_fdcCopyUp,
+                           FDC_NEEDS_CONTEXT | (kind & COPY_SYNC ? FDC_UNSAFE_IN_CAPTURE : 0));
+    if (result != CUDA_SUCCESS)
+        return result;
+    result = fdc_stream_resolve(&call, value, size != 0 ? how : how & ~FDC_STREAM_WORK,
+                                &stream);
+    if (result != CUDA_SUCCESS || size == 0)
+        return result;
+    result = classify(call.session, dst, size, kind & DST_DEVICE, &to);
+    if (result == CUDA_SUCCESS)
+        result = classify(call.session, src, size, kind & SRC_DEVICE, &from);
+    if (result != CUDA_SUCCESS)
+        return result;
+
+    if (to.where == FDC_DEVICE && from.where == FDC_DEVICE) {
+        if (to.device != from.device && to.context != NULL && from.context != NULL)
+            return copy_peer(&call, stream, dst, to.context, src, from.context, size);
+        return copy_device(&call, stream, dst, src, size);
+    }
+    if (to.where == FDC_DEVICE) {
+        result = copy_up(&call, stream, dst, (const char *)(uintptr_t)src, size);
+        return result == CUDA_SUCCESS ? fdc_copy_end(&call, value, how) : result;
+    }
+    if (from.where == FDC_DEVICE)
+        return copy_down(&call, stream, (char *)(uintptr_t)dst, src, size,
+                         (kind & COPY_SYNC) != 0 || to.where == FDC_HOST_PAGEABLE ||
+                             call.session->sync);
+    if (fdc_stream_capturing(stream))
+        return refuse_capture();
+    result = fdc_stream_drain(&call, stream);
+    if (result == CUDA_SUCCESS)
+        memmove((void *)(uintptr_t)dst, (const void *)(uintptr_t)src, size);
+    return result;
+}
+
+#define ADDRESS(pointer) ((CUdeviceptr)(uintptr_t)(pointer))
+
+FDC_TWINS(cuMemcpyHtoD_v2, _ptds,
+          (CUdeviceptr dstDevice, const void *srcHost, size_t ByteCount),
+          copy(dstDevice, ADDRESS(srcHost), ByteCount, NULL, how, COPY_SYNC | DST_DEVICE))
+FDC_TWINS(cuMemcpyHtoDAsync_v2, _ptsz,
+          (CUdeviceptr dstDevice, const void *srcHost, size_t ByteCount, CUstream hStream),
+          copy(dstDevice, ADDRESS(srcHost), ByteCount, hStream, how, DST_DEVICE))
+FDC_TWINS(cuMemcpyDtoH_v2, _ptds, (void *dstHost, CUdeviceptr srcDevice, size_t ByteCount),
+          copy(ADDRESS(dstHost), srcDevice, ByteCount, NULL, how, COPY_SYNC | SRC_DEVICE))
+FDC_TWINS(cuMemcpyDtoHAsync_v2, _ptsz,
+          (void *dstHost, CUdeviceptr srcDevice, size_t ByteCount, CUstream hStream),
+          copy(ADDRESS(dstHost), srcDevice, ByteCount, hStream, how, SRC_DEVICE))
+FDC_TWINS(cuMemcpyDtoD_v2, _ptds,
+          (CUdeviceptr dstDevice, CUdeviceptr srcDevice, size_t ByteCount),
+          copy(dstDevice, srcDevice, ByteCount, NULL, how,
+               COPY_SYNC | DST_DEVICE | SRC_DEVICE))
+FDC_TWINS(cuMemcpyDtoDAsync_v2, _ptsz,
+          (CUdeviceptr dstDevice, CUdeviceptr srcDevice, size_t ByteCount, CUstream hStream),
+          copy(dstDevice, srcDevice, ByteCount, hStream, how, DST_DEVICE | SRC_DEVICE))
+FDC_TWINS(cuMemcpy, _ptds, (CUdeviceptr dst, CUdeviceptr src, size_t ByteCount),
+          copy(dst, src, ByteCount, NULL, how, COPY_SYNC))
+FDC_TWINS(cuMemcpyAsync, _ptsz,
+          (CUdeviceptr dst, CUdeviceptr src, size_t ByteCount, CUstream hStream),
+          copy(dst, src, ByteCount, hStream, how, 0))
+
+/* ---- between contexts ---- */
+
+static CUresult
+peer(CUdeviceptr dst, CUcontext to, CUdeviceptr src, CUcontext from, size_t size,
+     CUstream value, unsigned how, unsigned kind)
+{
+    struct fdc_context *to_context, *from_context;
+    struct fdc_stream *stream;
+    struct fdc_call call;
+    CUresult result;
+
+    result = fdc_call_open(&call, FDC_ID_cuMemcpyPeerAsync,
+                           FDC_NEEDS_CONTEXT | (kind & COPY_SYNC ? FDC_UNSAFE_IN_CAPTURE : 0));
+    if (result != CUDA_SUCCESS)
+        return result;
+    to_context = fdc_context_find(to);
+    from_context = fdc_context_find(from);
+    if (to_context == NULL || from_context == NULL)
+        return CUDA_ERROR_INVALID_CONTEXT;
+    result = fdc_context_activate(to_context);
+    if (result == CUDA_SUCCESS)
+        result = fdc_context_activate(from_context);
+    if (result == CUDA_SUCCESS)
+        result = fdc_stream_resolve(&call, value, how, &stream);
+    if (result != CUDA_SUCCESS || size == 0)
+        return result;
+    if (fdc_place_device(call.session, dst, size, NULL) != CUDA_SUCCESS ||
+        fdc_place_device(call.session, src, size, NULL) != CUDA_SUCCESS)
+        return CUDA_ERROR_INVALID_VALUE;
+    return copy_peer(&call, stream, dst, to_context, src, from_context, size);
+}
+
+FDC_TWINS(cuMemcpyPeer, _ptds,
+          (CUdeviceptr dstDevice, CUcontext dstContext, CUdeviceptr srcDevice,
+           CUcontext srcContext, size_t ByteCount),
+          peer(dstDevice, dstContext, srcDevice, srcContext, ByteCount, NULL, how,
+               COPY_SYNC))
+FDC_TWINS(cuMemcpyPeerAsync, _ptsz,
+          (CUdeviceptr dstDevice, CUcontext dstContext, CUdeviceptr srcDevice,
+           CUcontext srcContext, size_t ByteCount, CUstream hStream),
+          peer(dstDevice, dstContext, srcDevice, srcContext, ByteCount, hStream, how, 0))
+
+/* ---- several at once: one after the other, which every order allows ---- */
+
+static CUresult
+batch(const CUdeviceptr *dsts, const CUdeviceptr *srcs, const size_t *sizes, size_t count,
+      const CUmemcpyAttributes *attrs, const size_t *attrsIdxs, size_t numAttrs,
+      size_t *failIdx, CUstream value, unsigned how)
+{
+    CUresult result;
+
+    if (failIdx != NULL)
+        *failIdx = SIZE_MAX;
+    if (dsts == NULL || srcs == NULL || sizes == NULL || count == 0 || attrs == NULL ||
+        attrsIdxs == NULL || numAttrs == 0 || numAttrs > count || value == NULL)
+        return CUDA_ERROR_INVALID_VALUE;
+    for (size_t i = 0; i < count; i++) {
+        result = copy(dsts[i], srcs[i], sizes[i], value, how, 0);
+        if (result != CUDA_SUCCESS) {
+            if (failIdx != NULL)
+                *failIdx = i;
+            return result;
+        }
+    }
+    return CUDA_SUCCESS;
+}
+
+FDC_TWINS(cuMemcpyBatchAsync, _ptsz,
+          (CUdeviceptr *dsts, CUdeviceptr *srcs, size_t *sizes, size_t count,
+           CUmemcpyAttributes *attrs, size_t *attrsIdxs, size_t numAttrs, size_t *failIdx,
+           CUstream hStream),
+          batch(dsts, srcs, sizes, count, attrs, attrsIdxs, numAttrs, failIdx, hStream,
+                how))
+FDC_TWINS(cuMemcpyBatchAsync_v2, _ptsz,
+          (CUdeviceptr *dsts, CUdeviceptr *srcs, size_t *sizes, size_t count,
+           CUmemcpyAttributes *attrs, size_t *attrsIdxs, size_t numAttrs, CUstream hStream),
+          batch(dsts, srcs, sizes, count, attrs, attrsIdxs, numAttrs, NULL, hStream, how))

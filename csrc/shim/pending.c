@@ -1,0 +1,230 @@
+/*
+ * Bytes under way: chunks of UP that come free when their copy is done, chunks of DOWN
+ * whose bytes go to the program's memory when they are there. The bytes are stored by
+ * whichever thread takes the worker's note in, so that any later answer finds them there.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "memory.h"
+
+/* ---- up ---- */
+
+struct up {
+    struct fdc_ticket ticket;
+    struct fdc_session *session;
+    struct fdc_chunk chunk;
+};
+
+static void
+up_done(struct fdc_ticket *ticket)
+{
+    struct up *up = ticket->user;
+
+    fdc_stage_free(up->session, FDC_REGION_UP, &up->chunk);
+    fdc_ticket_release(up->session, ticket);
+    free(up);
+}
+
+CUresult
+fdc_up_new(struct fdc_session *session, uint64_t size, struct fdc_chunk *chunk,
+           struct fdc_ticket **ticket)
+{
+    struct up *up = calloc(1, sizeof(*up));
+    CUresult result;
+
+    if (up == NULL)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    up->session = session;
+    up->ticket.on_done = up_done;
+    up->ticket.user = up;
+    result = fdc_stage_alloc(session, FDC_REGION_UP, size, &up->chunk);
+    if (result != CUDA_SUCCESS)
+        goto err_free;
+    result = fdc_ticket_take(session, &up->ticket);
+    if (result != CUDA_SUCCESS)
+        goto err_chunk;
+    *chunk = up->chunk;
+    *ticket = &up->ticket;
+    return CUDA_SUCCESS;
+
+err_chunk:
+    fdc_stage_free(session, FDC_REGION_UP, &up->chunk);
+err_free:
+    free(up);
+    return result;
+}
+
+void
+fdc_up_cancel(struct fdc_session *session, struct fdc_ticket *ticket)
+{
+    struct up *up = ticket->user;
+
+    fdc_ticket_release(session, ticket);
+    fdc_stage_free(session, FDC_REGION_UP, &up->chunk);
+    free(up);
+}
+
+/* ---- down ---- */
+
+static void
+store(const struct fdc_pending *pending, const char *from)
+{
+    for (uint64_t z = 0; z < pending->depth; z++)
+        for (uint64_t y = 0; y < pending->rows; y++) {
+            memcpy(pending->to + z * pending->slice + y * pending->pitch, from,
+                   pending->width);
+            from += pending->width;
+        }
+}
+
+static void
+unlink_pending(struct fdc_memory *memory, struct fdc_pending *pending)
+{
+    pthread_mutex_lock(&memory->pending_lock);
+    *pending->link = pending->next;
+    if (pending->next != NULL)
+        pending->next->link = pending->link;
+    __atomic_sub_fetch(&memory->pending_count, 1, __ATOMIC_RELEASE);
+    /* pairs with the acquire in fdc_pending_wait() */
+    __atomic_add_fetch(&memory->arrived, 1, __ATOMIC_RELEASE);
+    pthread_mutex_unlock(&memory->pending_lock);
+}
+
+static void
+pending_done(struct fdc_ticket *ticket)
+{
+    struct fdc_pending *pending = ticket->user;
+    struct fdc_session *session = pending->session;
+    struct fdc_gather *gather = pending->gather;
+
+    if (ticket->result == CUDA_SUCCESS)
+        store(pending, fdc_stage_at(session, FDC_REGION_DOWN, &pending->chunk));
+    else
+        fdc_log(FDC_LOG_DEBUG, "a copy to the host failed: result %d", ticket->result);
+    unlink_pending(session->memory, pending);
+    fdc_stage_free(session, FDC_REGION_DOWN, &pending->chunk);
+    if (gather != NULL) {
+        if (ticket->result != CUDA_SUCCESS && gather->result == CUDA_SUCCESS)
+            gather->result = (CUresult)ticket->result;
+        /* pairs with the load in fdc_intake_until() */
+        __atomic_add_fetch(&gather->came, 1, __ATOMIC_RELEASE);
+    }
+    fdc_ticket_release(session, ticket);
+    free(pending);
+}
+
+CUresult
+fdc_pending_new(struct fdc_session *session, const struct fdc_pending *what,
+                struct fdc_gather *gather, struct fdc_pending **made)
+{
+    struct fdc_pending *pending = malloc(sizeof(*pending));
+    struct fdc_memory *memory = session->memory;
+    uint64_t size = what->width * what->rows * what->depth;
+    CUresult result;
+
+    if (pending == NULL)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    *pending = *what;
+    pending->session = session;
+    pending->gather = gather;
+    pending->span = (what->depth - 1) * what->slice + (what->rows - 1) * what->pitch +
+                    what->width;
+    memset(&pending->ticket, 0, sizeof(pending->ticket));
+    pending->ticket.on_done = pending_done;
+    pending->ticket.user = pending;
+    result = fdc_stage_alloc(session, FDC_REGION_DOWN, size, &pending->chunk);
+    if (result != CUDA_SUCCESS)
+        goto err_free;
+    result = fdc_ticket_take(session, &pending->ticket);
+    if (result != CUDA_SUCCESS)
+        goto err_chunk;
+    pthread_mutex_lock(&memory->pending_lock);
+    pending->next = memory->pending;
+    pending->link = &memory->pending;
+    if (pending->next != NULL)
+        pending->next->link = &pending->next;
+    memory->pending = pending;
+    __atomic_add_fetch(&memory->pending_count, 1, __ATOMIC_RELEASE);
+    pthread_mutex_unlock(&memory->pending_lock);
+    *made = pending;
+    return CUDA_SUCCESS;
+
+err_chunk:
+    fdc_stage_free(session, FDC_REGION_DOWN, &pending->chunk);
+err_free:
+    free(pending);
+    return result;
+}
+
+static void
+pending_free(struct fdc_pending *pending)
+{
+    unlink_pending(pending->session->memory, pending);
+    fdc_stage_free(pending->session, FDC_REGION_DOWN, &pending->chunk);
+    free(pending);
+}
+
+void
+fdc_pending_cancel(struct fdc_pending *pending)
+{
+    fdc_ticket_release(pending->session, &pending->ticket);
+    pending_free(pending);
+}
+
+CUresult
+fdc_pending_send(struct fdc_call *call, struct fdc_pending *pending)
+{
+    struct fdc_gather *gather = pending->gather;
+    CUresult result = fdc_call_send_done(call, &pending->ticket);
+
+    if (result != CUDA_SUCCESS)
+        pending_free(pending);
+    else if (gather != NULL)
+        gather->sent++;
+    return result;
+}
+
+CUresult
+fdc_gather_wait(struct fdc_session *session, struct fdc_gather *gather)
+{
+    uint32_t came;
+
+    fdc_link_flush(session->link, FDC_LANE_COMMAND);
+    while ((came = fdc_load_acquire(&gather->came)) != gather->sent)
+        (void)fdc_intake_until(session, &gather->came, came, -1);
+    __atomic_add_fetch(&session->waits, 1, __ATOMIC_RELAXED);
+    return gather->result;
+}
+
+static bool
+overlaps(struct fdc_memory *memory, const char *address, uint64_t size)
+{
+    bool found = false;
+
+    pthread_mutex_lock(&memory->pending_lock);
+    for (struct fdc_pending *pending = memory->pending; pending != NULL && !found;
+         pending = pending->next)
+        found = pending->to < address + size && pending->to + pending->span > address;
+    pthread_mutex_unlock(&memory->pending_lock);
+    return found;
+}
+
+CUresult
+fdc_pending_wait(struct fdc_session *session, const void *address, uint64_t size)
+{
+    struct fdc_memory *memory = session->memory;
+    uint32_t seen;
+
+    while (fdc_load_acquire(&memory->pending_count) != 0) {
+        seen = fdc_load_acquire(&memory->arrived);
+        if (!overlaps(memory, address, size))
+            break;
+        fdc_link_flush(session->link, FDC_LANE_COMMAND);
+        if (fdc_intake_until(session, &memory->arrived, seen, -1) == -EPIPE &&
+            fdc_load_acquire(&memory->arrived) == seen)
+            return (CUresult)fdc_load_relaxed(&session->dead);
+    }
+    return CUDA_SUCCESS;
+}

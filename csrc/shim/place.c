@@ -1,0 +1,191 @@
+/*
+ * What an address belongs to: device memory of the session, pinned memory of this process,
+ * or nothing we know. Also keeps this process out of the session's addresses, so that the
+ * two can always be told apart.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "memory.h"
+
+#ifndef MAP_FIXED_NOREPLACE
+#define MAP_FIXED_NOREPLACE 0x100000
+#endif
+
+bool
+fdc_place_find(struct fdc_session *session, uint64_t address, struct fdc_place *place)
+{
+    struct fdc_memory *memory = session->memory;
+    struct fdc_place *found;
+    struct fdc_device *device = NULL;
+
+    pthread_rwlock_rdlock(&memory->lock);
+    found = fdc_ranges_find(memory->places, address, NULL, NULL);
+    if (found != NULL)
+        *place = *found;
+    else
+        device = fdc_ranges_find(memory->ranges, address, NULL, NULL);
+    pthread_rwlock_unlock(&memory->lock);
+    if (found != NULL)
+        return true;
+    memset(place, 0, sizeof(*place));
+    place->where = device != NULL ? FDC_NOWHERE : FDC_HOST_PAGEABLE;
+    place->device = device;
+    place->base = address;
+    return false;
+}
+
+void
+fdc_place_of(const void *address, struct fdc_place *place)
+{
+    (void)fdc_place_find(fdc_session_only, (uint64_t)(uintptr_t)address, place);
+}
+
+CUresult
+fdc_place_device(struct fdc_session *session, uint64_t address, uint64_t size,
+                 struct fdc_place *place)
+{
+    struct fdc_place here;
+    uint64_t left = size;
+
+    if (!fdc_place_find(session, address, &here) || here.where != FDC_DEVICE)
+        return CUDA_ERROR_INVALID_VALUE;
+    if (place != NULL)
+        *place = here;
+    for (;;) {
+        uint64_t inside = here.base + here.size - address;
+
+        if (left <= inside)
+            return CUDA_SUCCESS;
+        /* Mappings of the program's own may lie side by side. */
+        if (here.origin != FDC_BY_MAP)
+            return CUDA_ERROR_INVALID_VALUE;
+        left -= inside;
+        address += inside;
+        if (!fdc_place_find(session, address, &here) || here.origin != FDC_BY_MAP)
+            return CUDA_ERROR_INVALID_VALUE;
+    }
+}
+
+int
+fdc_place_add(uint64_t base, uint64_t size, const struct fdc_place *place)
+{
+    struct fdc_session *session = place->device != NULL ? place->device->session
+                                                        : fdc_session_only;
+    struct fdc_memory *memory = session->memory;
+    struct fdc_place *copy = malloc(sizeof(*copy));
+    int err;
+
+    if (copy == NULL)
+        return -ENOMEM;
+    *copy = *place;
+    copy->base = base;
+    copy->size = size;
+    copy->buffer_id = __atomic_add_fetch(&memory->buffers, 1, __ATOMIC_RELAXED);
+    pthread_rwlock_wrlock(&memory->lock);
+    err = fdc_ranges_add(memory->places, base, size, copy);
+    pthread_rwlock_unlock(&memory->lock);
+    if (err)
+        free(copy);
+    return err;
+}
+
+int
+fdc_place_del(uint64_t base)
+{
+    struct fdc_memory *memory = fdc_session_only->memory;
+    struct fdc_place *place;
+
+    pthread_rwlock_wrlock(&memory->lock);
+    place = fdc_ranges_del(memory->places, base);
+    pthread_rwlock_unlock(&memory->lock);
+    free(place);
+    return place != NULL ? 0 : -ENOENT;
+}
+
+int
+fdc_place_set_sync(struct fdc_session *session, uint64_t address, bool on)
+{
+    struct fdc_memory *memory = session->memory;
+    struct fdc_place *place;
+
+    pthread_rwlock_wrlock(&memory->lock);
+    place = fdc_ranges_find(memory->places, address, NULL, NULL);
+    if (place != NULL)
+        place->sync_memops = on;
+    pthread_rwlock_unlock(&memory->lock);
+    return place != NULL ? 0 : -ENOENT;
+}
+
+void
+fdc_place_sweep(struct fdc_session *session,
+                bool (*drop)(const struct fdc_place *place, void *user), void *user)
+{
+    struct fdc_memory *memory = session->memory;
+    uint64_t at = 0, base, size;
+    struct fdc_place *place;
+
+    pthread_rwlock_wrlock(&memory->lock);
+    while ((place = fdc_ranges_next(memory->places, at, &base, &size)) != NULL) {
+        at = base + size;
+        if (drop(place, user)) {
+            fdc_ranges_del(memory->places, base);
+            free(place);
+        }
+    }
+    pthread_rwlock_unlock(&memory->lock);
+}
+
+/* Whether something readable of this process is mapped in the range. */
+static bool
+readable_inside(uint64_t base, uint64_t size)
+{
+    char line[512], access[8];
+    bool found = false;
+    uint64_t from, to;
+    FILE *maps;
+
+    maps = fopen("/proc/self/maps", "re");
+    if (maps == NULL)
+        return false;
+    while (!found && fgets(line, sizeof(line), maps) != NULL) {
+        if (sscanf(line, "%" SCNx64 "-%" SCNx64 " %7s", &from, &to, access) != 3)
+            continue;
+        found = from < base + size && to > base && access[0] == 'r';
+    }
+    fclose(maps);
+    return found;
+}
+
+int
+fdc_place_range(struct fdc_device *device, uint64_t base, uint64_t size)
+{
+    struct fdc_memory *memory = device->session->memory;
+    uint64_t first = base & ~4095ull, end = FDC_ALIGN_UP(base + size, 4096ull);
+    long got;
+    int err;
+
+    /* The raw call: sanitizers would refuse what they intercept. */
+    got = syscall(SYS_mmap, first, end - first, PROT_NONE,
+                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+    if (got != (long)first) {
+        if (got != -1)
+            syscall(SYS_munmap, got, end - first);
+        if (readable_inside(first, end - first)) {
+            fdc_log(FDC_LOG_INFO, "device addresses from 0x%" PRIx64 " are in use here",
+                    first);
+            return -EEXIST;
+        }
+    }
+    pthread_rwlock_wrlock(&memory->lock);
+    err = fdc_ranges_add(memory->ranges, base, size, device);
+    pthread_rwlock_unlock(&memory->lock);
+    return err;
+}
