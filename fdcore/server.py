@@ -341,8 +341,8 @@ class Server:
         return how
 
     def lost(self, session: Session) -> None:
-        """Frees the lease of a program that can do nothing with it any more: the process
-        that fdrun became has lost its worker, and no other process has a session."""
+        """Frees the lease of a program that can do nothing with it any more: what fdrun
+        became has lost its worker, and no other process has a session."""
         lease = session.lease
         holders = [thing for thing in lease.standing if isinstance(thing, Hold)]
         if len(lease.standing) == len(holders) + 1 and all(
