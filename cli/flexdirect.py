@@ -21,7 +21,10 @@ flexdirect COMMAND --help says more.
 """
 
 
-def parser(command: str) -> options.Parser:
+def run(command: str, words: Sequence[str]) -> int:
+    # What only says something need not wait for this.
+    from fdcore_cli import options
+
     made = options.Parser(
         prog=f"flexdirect {command}",
         usage="%(prog)s [-n N] [-m MIB | -p FRACTION] [--] PROGRAM ARGS...",
@@ -40,7 +43,12 @@ def parser(command: str) -> options.Parser:
         )  # fmt: skip
         made.add_argument("--driver", metavar="PATH", help="the driver library to use")
     made.add_argument("-q", "--quiet", action="store_true", help="only the program")
-    return made
+    own, program = options.split_program(made, words)
+    given = made.parse_args(own)
+    if not program:
+        made.error("no program given")
+    who = f"flexdirect {command}"
+    return options.launch(who, given, program, not given.quiet, command)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,17 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if command in ("help", "-h", "--help"):
         print(HELP, end="")
         return 0
-    if command not in ("run", "local"):
-        options.say_error("flexdirect", f"no command '{command}' (see flexdirect help)")
-        return 125
-    reader = parser(command)
-    own, program = options.split_program(reader, words[1:])
-    given = reader.parse_args(own)
-    if not program:
-        reader.error("no program given")
-    return options.launch(
-        "flexdirect " + command, given, program, not given.quiet, command
-    )
+    if command in ("run", "local"):
+        return run(command, words[1:])
+    print(f"flexdirect: no command '{command}' (see flexdirect help)", file=sys.stderr)
+    return 125
 
 
 if __name__ == "__main__":
