@@ -56,6 +56,8 @@ fdc_context_setup(struct fdc_session *session)
         if (device != NULL)
             device->primary = context;
     }
+    /* The worker keeps these indices for primary contexts. */
+    fdc_handles_skip(FDC_KIND_CONTEXT, FDC_COUNT(session->device));
     return 0;
 }
 

@@ -36,6 +36,17 @@ fdc_handles_reset(void)
         pthread_mutex_init(&fdc_process.handles[kind].lock, NULL);
 }
 
+void
+fdc_handles_skip(enum fdc_kind kind, uint32_t last)
+{
+    struct fdc_handle_table *table = &fdc_process.handles[kind];
+
+    pthread_mutex_lock(&table->lock);
+    if (table->fresh <= last)
+        table->fresh = last + 1;
+    pthread_mutex_unlock(&table->lock);
+}
+
 static struct fdc_handle_slot *
 slot_of(struct fdc_handle_table *table, uint32_t index)
 {

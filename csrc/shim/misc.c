@@ -169,7 +169,7 @@ cuGetErrorString(CUresult error, const char **pStr)
     return found != NULL ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
 }
 
-/* ---- version, loading ---- */
+/* ---- version ---- */
 
 /* Works before cuInit, and then attaches: the answer must not change afterwards. */
 static int
@@ -186,21 +186,6 @@ cuDriverGetVersion(int *driverVersion)
     if (driverVersion == NULL)
         return CUDA_ERROR_INVALID_VALUE;
     *driverVersion = driver_version();
-    return CUDA_SUCCESS;
-}
-
-FDC_EXPORT CUresult
-cuModuleGetLoadingMode(CUmoduleLoadingMode *mode)
-{
-    const char *value = getenv("CUDA_MODULE_LOADING");
-    CUresult result = fdc_process_check();
-
-    if (result != CUDA_SUCCESS)
-        return result;
-    if (mode == NULL)
-        return CUDA_ERROR_INVALID_VALUE;
-    *mode = value != NULL && strcmp(value, "EAGER") == 0 ? CU_MODULE_EAGER_LOADING
-                                                         : CU_MODULE_LAZY_LOADING;
     return CUDA_SUCCESS;
 }
 

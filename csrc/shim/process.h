@@ -64,6 +64,7 @@ uint64_t fdc_process_id(void);          /* the next unique id */
 
 /* handles.c */
 void fdc_handles_reset(void);           /* after fork: locks that nobody holds any more */
+void fdc_handles_skip(enum fdc_kind kind, uint32_t last);       /* new ones come after it */
 
 /* attach.c: a session that is ready for calls, or why there is none (logged). */
 CUresult fdc_attach(struct fdc_session **session);

@@ -1,0 +1,149 @@
+/*
+ * A worker for tests of the shim: a process of its own that serves one session on the CPU
+ * device over a socket pair, as fdserver would start it. The shim finds the socket through
+ * FD_SESSION ("fd N": connected and past the handshake).
+ *
+ * libfdc.so and libfdcpu.so lie in ../../lib of the test program; FD_TEST_DRIVER names
+ * another driver library. A test that attached ends with worker_exit(): the session's
+ * descriptors stay open until the process ends.
+ */
+#ifndef WORKER_H
+#define WORKER_H
+
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+
+#include "check.h"
+#include "cuda_calls.h"
+#include "fdc/transport.h"
+#include "server/server.h"
+
+static pid_t worker_pid;
+
+static inline void
+worker_path(char path[PATH_MAX], const char *name)
+{
+    ssize_t size = readlink("/proc/self/exe", path, PATH_MAX - 64);
+    char *end;
+
+    CHECK(size > 0);
+    path[size] = '\0';
+    end = strrchr(path, '/');                   /* .../test/shim/test_x */
+    strcpy(end, "/../../lib/");
+    strcat(path, name);
+}
+
+/* In the worker process. Its libfdc.so is not the shim's own code of the same names. */
+static inline void
+worker_main(int sock, int devices)
+{
+    struct fdc_serve_limits limits = { .devices = devices };
+    struct fdc_link_size size = FDC_LINK_SIZE_DEFAULT;
+    char path[PATH_MAX];
+    struct fdc_driver driver;
+    struct fdc_serve *serve;
+    struct fdc_link *link;
+    void *lib;
+    int (*load)(const char *, struct fdc_driver *);
+    int (*link_worker)(enum fdc_road, const int *, int, const struct fdc_link_size *,
+                       struct fdc_link **);
+    int (*serve_new)(const struct fdc_driver *, struct fdc_link *,
+                     const struct fdc_serve_limits *, struct fdc_serve **);
+    int (*serve_run)(struct fdc_serve *);
+
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    worker_path(path, "libfdc.so");
+    lib = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    if (lib == NULL) {
+        fprintf(stderr, "%s\n", dlerror());
+        _exit(2);
+    }
+    *(void **)&load = dlsym(lib, "fdc_driver_load");
+    *(void **)&link_worker = dlsym(lib, "fdc_link_worker");
+    *(void **)&serve_new = dlsym(lib, "fdc_serve_new");
+    *(void **)&serve_run = dlsym(lib, "fdc_serve_run");
+    if (getenv("FD_TEST_DRIVER") != NULL)
+        strcpy(path, getenv("FD_TEST_DRIVER"));
+    else
+        worker_path(path, "libfdcpu.so");
+    for (int i = 0; i < devices; i++)
+        limits.ordinal[i] = i;
+    if (load(path, &driver) || driver.cuInit(0) != CUDA_SUCCESS ||
+        link_worker(FDC_ROAD_SHM, &sock, 1, &size, &link) ||
+        serve_new(&driver, link, &limits, &serve)) {
+        fprintf(stderr, "the worker cannot start\n");
+        _exit(2);
+    }
+    _exit(serve_run(serve) == 0 ? 0 : 3);
+}
+
+/* Starts a worker and points FD_SESSION at it. */
+static inline void
+worker_start(int devices)
+{
+    char name[] = "/tmp/fdc-test-XXXXXX", text[64], number[16];
+    int socks[2], file;
+
+    snprintf(number, sizeof(number), "%d", devices);
+    setenv("FD_CPU_DEVICES", number, 0);
+    setenv("FD_CPU_MEMORY_MB", "256", 0);
+    setenv("FD_CPU_STRICT", "1", 0);
+    CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, socks), 0);
+    fflush(NULL);
+    worker_pid = fork();
+    CHECK(worker_pid >= 0);
+    if (worker_pid == 0) {
+        alarm(0);
+        close(socks[0]);
+        worker_main(socks[1], devices);
+    }
+    close(socks[1]);
+    file = mkstemp(name);
+    CHECK(file >= 0);
+    snprintf(text, sizeof(text), "fd %d\nroad shm\n", socks[0]);
+    CHECK_EQ(write(file, text, strlen(text)), (ssize_t)strlen(text));
+    close(file);
+    setenv("FD_SESSION", name, 1);
+}
+
+/* A worker, a session, and the first device's primary context current. */
+static inline CUcontext
+worker_context(void)
+{
+    CUcontext context;
+
+    worker_start(1);
+    CHECK_EQ(cuInit(0), 0);
+    unlink(getenv("FD_SESSION"));
+    CHECK_EQ(cuDevicePrimaryCtxRetain(&context, 0), 0);
+    CHECK_EQ(cuCtxSetCurrent(context), 0);
+    return context;
+}
+
+static inline void
+worker_exit(void)
+{
+    fflush(NULL);
+    exit(0);
+}
+
+/* Skips the program where the products are not built. */
+static inline void
+worker_needed(void)
+{
+    char path[PATH_MAX];
+
+    worker_path(path, "libfdc.so");
+    if (access(path, R_OK) != 0)
+        CHECK_SKIP("libfdc.so is not built");
+    worker_path(path, "libfdcpu.so");
+    if (getenv("FD_TEST_DRIVER") == NULL && access(path, R_OK) != 0)
+        CHECK_SKIP("libfdcpu.so is not built");
+}
+
+#endif
