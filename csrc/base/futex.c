@@ -20,7 +20,8 @@ fdc_futex_wait(uint32_t *word, uint32_t seen, int64_t timeout_us, bool shared)
         limit = &timeout;
     }
     if (syscall(SYS_futex, word, shared ? FUTEX_WAIT : FUTEX_WAIT_PRIVATE, seen, limit,
-                NULL, 0) < 0 && errno != EAGAIN)
+                NULL, 0) < 0 &&
+        errno != EAGAIN)
         err = -errno;
     errno = saved;
     return err;
@@ -31,7 +32,7 @@ fdc_futex_wake(uint32_t *word, int count, bool shared)
 {
     int saved = errno;
 
-    syscall(SYS_futex, word, shared ? FUTEX_WAKE : FUTEX_WAKE_PRIVATE, count, NULL, NULL,
-            0);
+    syscall(SYS_futex, word, shared ? FUTEX_WAKE : FUTEX_WAKE_PRIVATE, count, NULL,
+            NULL, 0);
     errno = saved;
 }

@@ -16,7 +16,7 @@
 
 enum { LEVEL_UNKNOWN = -1, LINE_MAX_BYTES = 1024 };
 
-static const char *const level_names[] = { "off", "error", "warn", "info", "debug" };
+static const char *const level_names[] = {"off", "error", "warn", "info", "debug"};
 
 static int current_level = LEVEL_UNKNOWN;
 static int default_level = FDC_LOG_OFF;
@@ -27,7 +27,8 @@ static int
 level_by_name(const char *name, size_t length)
 {
     for (size_t i = 0; i < FDC_COUNT(level_names); i++)
-        if (strlen(level_names[i]) == length && memcmp(name, level_names[i], length) == 0)
+        if (strlen(level_names[i]) == length &&
+            memcmp(name, level_names[i], length) == 0)
             return (int)i;
     return LEVEL_UNKNOWN;
 }
@@ -68,7 +69,8 @@ fdc_log_default(enum fdc_level level, const char *who)
 bool
 fdc_log_on(enum fdc_level level)
 {
-    int current = fdc_load_acquire(&current_level); /* release in level_from_environment() */
+    int current =
+        fdc_load_acquire(&current_level); /* release in level_from_environment() */
 
     if (FDC_UNLIKELY(current == LEVEL_UNKNOWN))
         current = level_from_environment();
@@ -86,9 +88,10 @@ fdc_log(enum fdc_level level, const char *format, ...)
     if (!fdc_log_on(level))
         return;
     clock_gettime(CLOCK_REALTIME, &now);
-    length = snprintf(line, sizeof(line), "%lld.%06ld %.64s[%ld] %s: ",
-                      (long long)now.tv_sec, now.tv_nsec / 1000,
-                      fdc_load_relaxed(&who_logs), (long)getpid(), level_names[level]);
+    length = snprintf(line, sizeof(line),
+                      "%lld.%06ld %.64s[%ld] %s: ", (long long)now.tv_sec,
+                      now.tv_nsec / 1000, fdc_load_relaxed(&who_logs), (long)getpid(),
+                      level_names[level]);
     va_start(args, format);
     more = vsnprintf(line + length, sizeof(line) - (size_t)length, format, args);
     va_end(args);
@@ -96,7 +99,7 @@ fdc_log(enum fdc_level level, const char *format, ...)
         length += more;
     if ((size_t)length > sizeof(line) - 1)
         length = (int)sizeof(line) - 1;
-    line[length++] = '\n';      /* over the NUL */
+    line[length++] = '\n'; /* over the NUL */
     if (write(fdc_load_relaxed(&log_fd), line, (size_t)length) < 0) {
         /* nobody to tell */
     }

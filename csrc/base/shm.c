@@ -1,6 +1,6 @@
 /*
- * Memory that two processes share: memfds whose size nobody can change any more, so that
- * touching a mapping of one cannot end in SIGBUS because a peer shrank it.
+ * Memory that two processes share: memfds whose size nobody can change any more, so
+ * that touching a mapping of one cannot end in SIGBUS because a peer shrank it.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -11,7 +11,7 @@
 #include "fdc/base.h"
 
 #ifndef MFD_NOEXEC_SEAL
-#define MFD_NOEXEC_SEAL 0x0008U         /* since Linux 6.3; older kernels refuse it */
+#define MFD_NOEXEC_SEAL 0x0008U /* since Linux 6.3; older kernels refuse it */
 #endif
 
 enum { SIZE_SEALS = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL };
@@ -42,7 +42,7 @@ fdc_memfd_check(int fd, size_t size)
 
     seals = fcntl(fd, F_GET_SEALS);
     if (seals < 0)
-        return -errno;          /* EINVAL: not a memfd */
+        return -errno; /* EINVAL: not a memfd */
     if ((seals & SIZE_SEALS) != SIZE_SEALS || (seals & F_SEAL_WRITE))
         return -EPERM;
     if (fstat(fd, &info) < 0)

@@ -17,7 +17,7 @@ enum { FDS_MAX = 16 };
 static int
 wait_ready(int fd, short events, uint64_t deadline_ns)
 {
-    struct pollfd poll_fd = { .fd = fd, .events = events };
+    struct pollfd poll_fd = {.fd = fd, .events = events};
     struct timespec left, *limit = NULL;
     uint64_t now_ns;
     int n;
@@ -101,8 +101,8 @@ fdc_sock_send_fds(int fd, const void *bytes, size_t size, const int *fds, int nf
         struct cmsghdr head;
         char room[CMSG_SPACE(FDS_MAX * sizeof(int))];
     } control;
-    struct iovec part = { .iov_base = (void *)bytes, .iov_len = size };
-    struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1 };
+    struct iovec part = {.iov_base = (void *)bytes, .iov_len = size};
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
     struct cmsghdr *head;
     ssize_t n;
     int err;
@@ -173,10 +173,11 @@ fdc_sock_recv_fds(int fd, void *bytes, size_t size, int *fds, int *nfds)
     ssize_t n;
 
     while (size > 0) {
-        part = (struct iovec){ .iov_base = next, .iov_len = size };
-        message = (struct msghdr){ .msg_iov = &part, .msg_iovlen = 1,
-                                   .msg_control = &control,
-                                   .msg_controllen = sizeof(control) };
+        part = (struct iovec){.iov_base = next, .iov_len = size};
+        message = (struct msghdr){.msg_iov = &part,
+                                  .msg_iovlen = 1,
+                                  .msg_control = &control,
+                                  .msg_controllen = sizeof(control)};
         n = recvmsg(fd, &message, MSG_CMSG_CLOEXEC);
         if (n < 0 && errno == EINTR)
             continue;

@@ -21,7 +21,7 @@ cpus_allowed(void)
     int count;
 
     if (sched_getaffinity(0, sizeof(set), &set) < 0)
-        return 2;               /* more CPUs than the set has room for */
+        return 2; /* more CPUs than the set has room for */
     count = CPU_COUNT(&set);
     return count > 0 ? (uint32_t)count : 1;
 }
@@ -29,7 +29,7 @@ cpus_allowed(void)
 void
 fdc_spin_init(struct fdc_spin *spin)
 {
-    *spin = (struct fdc_spin){ .cpus = cpus_allowed() };
+    *spin = (struct fdc_spin){.cpus = cpus_allowed()};
     spin->budget_ns = spin->cpus > 1 ? SPIN_FIRST_NS : 0;
 }
 
@@ -62,7 +62,7 @@ fdc_spin_learn(struct fdc_spin *spin, uint64_t waited_ns, bool came)
         return;
     if (waited_ns < 2 * FDC_SPIN_MAX_NS) {
         if (!came)
-            return;             /* a short time-out says nothing */
+            return; /* a short time-out says nothing */
         budget_ns = 2 * budget_ns + SPIN_STEP_NS;
         if (budget_ns > FDC_SPIN_MAX_NS)
             budget_ns = FDC_SPIN_MAX_NS;

@@ -2,18 +2,19 @@
  * The byte ring of ring.h.
  *
  * A record is a header word and its payload, both in 8-byte steps. The header is the
- * flag: it is zero until the record is committed, so a waiting consumer watches the same
- * cache line that the record begins in, and no shared index lies between. To make that
- * hold on every lap, commit first clears the header that will follow the record and then
- * publishes the record's own; the producer therefore always keeps one header's room.
+ * flag: it is zero until the record is committed, so a waiting consumer watches the
+ * same cache line that the record begins in, and no shared index lies between. To make
+ * that hold on every lap, commit first clears the header that will follow the record
+ * and then publishes the record's own; the producer therefore always keeps one header's
+ * room.
  *
- * A record that does not fit before the end of the memory is preceded by a pad that runs
- * up to the end; the pad's header is what gets published, with both behind it.
+ * A record that does not fit before the end of the memory is preceded by a pad that
+ * runs up to the end; the pad's header is what gets published, with both behind it.
  *
- * Sleeping: the sleeper raises `asleep` and looks again before it sleeps; the other side
- * stores first and looks at `asleep` after. Both do so in sequentially consistent order,
- * so one of the two always sees the other. `turn` changes with every wake, which keeps a
- * thread that was overtaken between its look and its sleep from sleeping on.
+ * Sleeping: the sleeper raises `asleep` and looks again before it sleeps; the other
+ * side stores first and looks at `asleep` after. Both do so in sequentially consistent
+ * order, so one of the two always sees the other. `turn` changes with every wake, which
+ * keeps a thread that was overtaken between its look and its sleep from sleeping on.
  */
 #include <errno.h>
 #include <limits.h>
@@ -24,14 +25,14 @@
 #define LINE __attribute__((aligned(FDC_CACHE_LINE)))
 
 enum {
-    RING_MAGIC = 0x52434446,            /* "FDCR" */
+    RING_MAGIC = 0x52434446, /* "FDCR" */
     RING_VERSION = 1,
     HEADER = 8,
     SMALLEST = 256,
     ALIVE_EVERY_US = 80000,
 };
 
-/* Header word: the size in the low half, and above it the sign that something is there. */
+/* Header word: the size in the low half, and above it what is there. */
 #define HEADER_RECORD (UINT64_C(1) << 32)
 #define HEADER_PAD (UINT64_C(2) << 32)
 
@@ -39,14 +40,14 @@ struct sleeper {
     uint32_t asleep, turn;
 };
 
-/* One line for each writer, and one for each sleeper, which is rarely written at all. */
+/* One line for each writer, and one for each sleeper, which is rarely written. */
 struct fdc_ring_head {
     LINE uint32_t magic;
     uint32_t version;
     uint64_t size;
     uint32_t closed;
-    LINE uint64_t tail;                 /* the producer's, for who attaches later */
-    LINE uint64_t first;                /* the consumer's */
+    LINE uint64_t tail;  /* the producer's, for who attaches later */
+    LINE uint64_t first; /* the consumer's */
     LINE struct sleeper consumer;
     LINE struct sleeper producer;
 };
@@ -137,7 +138,7 @@ wake_if_asleep(struct sleeper *sleeper)
 static int
 is_closed(const struct fdc_ring *ring)
 {
-    return fdc_load_acquire(&ring->head->closed) != 0;  /* release in fdc_ring_close() */
+    return fdc_load_acquire(&ring->head->closed) != 0; /* release in fdc_ring_close() */
 }
 
 /* What a waiter looks for: 0 nothing yet, 1 to 3 there, or -errno. */
@@ -154,9 +155,9 @@ data_ready(struct fdc_ring *ring, const struct look *look)
     bool closed;
 
     if (look->word && fdc_load_acquire(look->word) != look->seen)
-        return 2;               /* pairs with the release before fdc_ring_poke() */
+        return 2; /* pairs with the release before fdc_ring_poke() */
     if (look->second && fdc_load_acquire(look->second) != look->second_seen)
-        return 3;               /* likewise */
+        return 3; /* likewise */
     closed = is_closed(ring);
     header = header_at(ring, fdc_load_acquire(&ring->first));
     /* pairs with the ordered store in fdc_ring_commit() */
@@ -178,7 +179,7 @@ update_first(struct fdc_ring *ring)
     return 0;
 }
 
-/* Bytes that a record of this size takes at the tail: a pad, the record, a free header. */
+/* Bytes that a record of this size takes at the tail: pad, record, free header. */
 static uint64_t
 need_of(const struct fdc_ring *ring, uint32_t size, uint64_t *pad)
 {
@@ -247,7 +248,7 @@ wait_for(struct fdc_ring *ring, struct sleeper *sleeper, const struct look *look
     }
 
     for (;;) {
-        turn = fdc_load_acquire(&sleeper->turn);        /* the add in wake_sleeper() */
+        turn = fdc_load_acquire(&sleeper->turn); /* the add in wake_sleeper() */
         fdc_exchange_ordered(&sleeper->asleep, 1);
         ready = look->ready(ring, look);
         if (ready)
@@ -334,7 +335,7 @@ fdc_ring_abort(struct fdc_ring *ring)
 int
 fdc_ring_wait_room(struct fdc_ring *ring, uint32_t size, int64_t timeout_us)
 {
-    struct look look = { .ready = room_ready, .size = size };
+    struct look look = {.ready = room_ready, .size = size};
 
     if (size > fdc_ring_max(ring))
         return -EMSGSIZE;
@@ -348,8 +349,8 @@ advance_first(struct fdc_ring *ring, uint64_t by)
 {
     uint64_t first = ring->first + by;
 
-    fdc_store_release(&ring->first, first);             /* the load in data_ready() */
-    fdc_store_ordered(&ring->head->first, first);       /* the load in update_first() */
+    fdc_store_release(&ring->first, first);       /* the load in data_ready() */
+    fdc_store_ordered(&ring->head->first, first); /* the load in update_first() */
     wake_if_asleep(&ring->head->producer);
 }
 
@@ -407,7 +408,7 @@ fdc_ring_release(struct fdc_ring *ring)
 int
 fdc_ring_wait_data(struct fdc_ring *ring, int64_t timeout_us)
 {
-    struct look look = { .ready = data_ready };
+    struct look look = {.ready = data_ready};
 
     return wait_for(ring, &ring->head->consumer, &look, timeout_us);
 }
@@ -423,8 +424,11 @@ int
 fdc_ring_wait_words(struct fdc_ring *ring, const uint32_t *word, uint32_t seen,
                     const uint32_t *second, uint32_t second_seen, int64_t timeout_us)
 {
-    struct look look = { .ready = data_ready, .word = word, .seen = seen,
-                         .second = second, .second_seen = second_seen };
+    struct look look = {.ready = data_ready,
+                        .word = word,
+                        .seen = seen,
+                        .second = second,
+                        .second_seen = second_seen};
 
     return wait_for(ring, &ring->head->consumer, &look, timeout_us);
 }
@@ -440,7 +444,7 @@ fdc_ring_poke(struct fdc_ring *ring)
 void
 fdc_ring_close(struct fdc_ring *ring)
 {
-    fdc_store_ordered(&ring->head->closed, 1);          /* the load in is_closed() */
+    fdc_store_ordered(&ring->head->closed, 1); /* the load in is_closed() */
     wake_sleeper(&ring->head->consumer);
     wake_sleeper(&ring->head->producer);
 }

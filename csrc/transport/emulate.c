@@ -2,9 +2,10 @@
  * The link emulator: any road with a longer delay and a lower bandwidth than it has.
  *
  * FD_EMULATE_RTT_US and FD_EMULATE_MBPS (megabits a second) are read where the worker
- * runs; the client is told at set-up. Each message is then preceded by the time at which
- * it would have arrived, and the receiver does not show it before. Both ends use one
- * clock, so this is for one machine: for tests and for measuring what distance costs.
+ * runs; the client is told at set-up. Each message is then preceded by the time at
+ * which it would have arrived, and the receiver does not show it before. Both ends use
+ * one clock, so this is for one machine: for tests and for measuring what distance
+ * costs.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -61,14 +62,14 @@ link_emulation_wait(uint64_t due_ns, const uint32_t *word, uint32_t seen,
                     int64_t timeout_us)
 {
     uint64_t now_ns = fdc_now_ns(), limit_ns = UINT64_MAX;
-    struct timespec step = { .tv_nsec = STEP_NS };
+    struct timespec step = {.tv_nsec = STEP_NS};
     int saved = errno;
 
     if (timeout_us >= 0)
         limit_ns = now_ns + (uint64_t)timeout_us * 1000;
     for (;;) {
         if (word && fdc_load_acquire(word) != seen)
-            return 2;           /* pairs with the release before fdc_link_poke() */
+            return 2; /* pairs with the release before fdc_link_poke() */
         now_ns = fdc_now_ns();
         if (now_ns >= due_ns)
             return 1;

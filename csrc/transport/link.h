@@ -14,7 +14,8 @@ struct fdc_link_ops {
     int (*wait_room)(struct fdc_link *link, enum fdc_lane lane, uint32_t size,
                      int64_t timeout_us);
     int (*flush)(struct fdc_link *link, enum fdc_lane lane);
-    const void *(*peek)(struct fdc_link *link, enum fdc_lane lane, uint32_t *size, int *err);
+    const void *(*peek)(struct fdc_link *link, enum fdc_lane lane, uint32_t *size,
+                        int *err);
     int (*wait_word)(struct fdc_link *link, enum fdc_lane lane, const uint32_t *word,
                      uint32_t seen, int64_t timeout_us);
     void (*poke)(struct fdc_link *link, enum fdc_lane lane);
@@ -26,13 +27,13 @@ struct fdc_link_ops {
 /* emulate.c; all zero where nothing is emulated. */
 struct link_emulation {
     bool on;
-    uint64_t delay_ns;                  /* one way */
-    uint64_t mbps;                      /* 0: as fast as it goes */
-    uint64_t free_ns;                   /* until when this end's line is busy */
-    uint64_t due_ns[FDC_LANES];         /* of the message that peek holds back */
+    uint64_t delay_ns;          /* one way */
+    uint64_t mbps;              /* 0: as fast as it goes */
+    uint64_t free_ns;           /* until when this end's line is busy */
+    uint64_t due_ns[FDC_LANES]; /* of the message that peek holds back */
 };
 
-enum { LINK_STAMP = 8 };                /* bytes in front of each emulated message */
+enum { LINK_STAMP = 8 }; /* bytes in front of each emulated message */
 
 void link_emulation_ask(struct link_emulation *emulation);
 uint64_t link_emulation_send(struct link_emulation *emulation, uint64_t size);
@@ -51,7 +52,7 @@ struct fdc_link {
     struct fdc_ring ring[FDC_LANES];
     uint8_t *region[FDC_REGIONS];
     uint32_t claimed[FDC_LANES], peeked[FDC_LANES];
-    uint8_t *claimed_at[FDC_LANES];     /* kept only for emulation */
+    uint8_t *claimed_at[FDC_LANES]; /* kept only for emulation */
     struct link_emulation emulation;
     struct fdc_link_stats stats;
 };
@@ -61,7 +62,7 @@ struct link_setup {
     uint32_t magic, road;
     uint64_t lane[FDC_LANES];
     uint64_t region[FDC_REGIONS];
-    uint64_t delay_ns, mbps;            /* emulated */
+    uint64_t delay_ns, mbps; /* emulated */
 };
 
 enum { LINK_SETUP_MAGIC = 0x4c434446, LINK_SETUP_TIMEOUT_US = 30000000 };

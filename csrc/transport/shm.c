@@ -3,8 +3,8 @@
  * end makes and seals and the client's end checks. The Unix socket that carried them
  * stays open to tell when the other process is gone.
  *
- * Both sides treat the memory as hostile: rings check what they read, and the sizes used
- * are the ones agreed at set-up.
+ * Both sides treat the memory as hostile: rings check what they read, and the sizes
+ * used are the ones agreed at set-up.
  */
 #include <errno.h>
 #include <poll.h>
@@ -45,7 +45,7 @@ static int
 shm_alive(void *owner)
 {
     struct shm_link *shm = owner;
-    struct pollfd poll_fd = { .fd = shm->sock, .events = POLLIN | POLLRDHUP };
+    struct pollfd poll_fd = {.fd = shm->sock, .events = POLLIN | POLLRDHUP};
     int saved = errno, n;
 
     n = poll(&poll_fd, 1, 0);
@@ -235,7 +235,8 @@ shm_abort(struct fdc_link *link, enum fdc_lane lane)
 }
 
 static int
-shm_wait_room(struct fdc_link *link, enum fdc_lane lane, uint32_t size, int64_t timeout_us)
+shm_wait_room(struct fdc_link *link, enum fdc_lane lane, uint32_t size,
+              int64_t timeout_us)
 {
     return fdc_ring_wait_room(&link->ring[lane], size, timeout_us);
 }
@@ -268,12 +269,12 @@ shm_poke(struct fdc_link *link, enum fdc_lane lane)
 }
 
 static int
-shm_put(struct fdc_link *link, enum fdc_region region, uint64_t offset, const void *bytes,
-        uint64_t size, uint64_t *ticket)
+shm_put(struct fdc_link *link, enum fdc_region region, uint64_t offset,
+        const void *bytes, uint64_t size, uint64_t *ticket)
 {
     uint8_t *to = link->region[region] + offset;
 
-    (void)ticket;               /* 0: it is there */
+    (void)ticket; /* 0: it is there */
     if (to != bytes)
         memmove(to, bytes, size);
     return 0;

@@ -5,10 +5,10 @@
  *
  * Receiving: whatever arrives is sorted into rings of this process (messages) and into
  * the regions (puts). On the bulk connection a thread of the worker does that. On the
- * command connection there is no thread: of those who wait one leads, reading the socket
- * for all, and the others sleep on the ring; who stops leading wakes them to take over.
- * Peeking and waiting for room read the socket too, so that a client that only waits for
- * room still takes in what the worker wants to get rid of.
+ * command connection there is no thread: of those who wait one leads, reading the
+ * socket for all, and the others sleep on the ring; who stops leading wakes them to
+ * take over. Peeking and waiting for room read the socket too, so that a client that
+ * only waits for room still takes in what the worker wants to get rid of.
  *
  * Sending: messages gather in a buffer. They leave when asked to, when there are many,
  * at once when the connection has been quiet, and otherwise through a thread that is
@@ -33,23 +33,23 @@
 
 enum {
     FLUSH_BYTES = 64 << 10,
-    QUIET_NS = 100000,              /* then a message does not wait for company */
+    QUIET_NS = 100000, /* then a message does not wait for company */
     FLUSHER_NS = 200000,
     FLUSHER_IDLE_ROUNDS = 25,
     STAGING_EXTRA = 64 << 10,
     ROOM_SLICE_MS = 10,
     WRITABLE_SLICE_MS = 100,
-    LINGER_NS = 1000000000,         /* what free() gives a slow peer to take the rest */
-    SILENCE_MS = 30000,             /* of a peer's machine that should have answered */
+    LINGER_NS = 1000000000, /* what free() gives a slow peer to take the rest */
+    SILENCE_MS = 30000,     /* of a peer's machine that should have answered */
     SILENCE_LOOK_US = 5000000,
 };
 
 enum frame_kind { FRAME_MESSAGE = 1, FRAME_PUT = 2 };
 
 struct frame {
-    uint32_t size;                  /* of the message behind it; of a put: 0 */
+    uint32_t size; /* of the message behind it; of a put: 0 */
     uint16_t kind;
-    uint16_t lane;                  /* or region */
+    uint16_t lane; /* or region */
 };
 
 struct put_frame {
@@ -62,8 +62,8 @@ struct sender {
     int fd;
     pthread_mutex_t lock;
     uint8_t *bytes;
-    size_t size, start, end;        /* committed and not yet sent */
-    size_t claimed;                 /* behind end; the buffer does not move then */
+    size_t size, start, end; /* committed and not yet sent */
+    size_t claimed;          /* behind end; the buffer does not move then */
     uint64_t sent_ns;
     uint64_t puts;
 };
@@ -75,7 +75,7 @@ struct receiver {
     size_t size, start, end;
     uint64_t put_offset, put_left, put_ticket;
     uint16_t put_region;
-    uint32_t blocked_size;          /* of the message that its ring had no room for */
+    uint32_t blocked_size; /* of the message that its ring had no room for */
 };
 
 enum flusher_state { FLUSHER_NONE, FLUSHER_PARKED, FLUSHER_ARMED, FLUSHER_STOP };
@@ -85,16 +85,16 @@ struct tcp_link {
     struct sender command, bulk;
     struct receiver from_command, from_bulk;
     void *ring_memory[FDC_LANES];
-    struct fdc_ring fill[FDC_LANES];    /* the producing ends of link.ring */
+    struct fdc_ring fill[FDC_LANES]; /* the producing ends of link.ring */
 
     /* Who leads on the command connection. */
     pthread_mutex_t lead;
-    uint32_t lead_turn;             /* changes when somebody stops leading */
-    uint32_t polling;               /* the leader is about to sleep in poll() */
+    uint32_t lead_turn; /* changes when somebody stops leading */
+    uint32_t polling;   /* the leader is about to sleep in poll() */
     int wake_fd;
     struct fdc_spin spin;
 
-    uint32_t flusher_state;         /* written under command.lock, slept on */
+    uint32_t flusher_state; /* written under command.lock, slept on */
     bool has_flusher, has_bulk_thread;
     pthread_t flusher, bulk_thread;
 
@@ -139,7 +139,7 @@ wake_leader(struct tcp_link *tcp)
 {
     uint64_t one = 1;
 
-    /* Orders the caller's store before this look; pairs with the one in lead_sleep(). */
+    /* Orders the caller's store before this look; pairs with lead_sleep()'s. */
     if (fdc_exchange_ordered(&tcp->polling, 0) &&
         write(tcp->wake_fd, &one, sizeof(one)) < 0) {
         /* full: it is awake anyway */
@@ -164,15 +164,15 @@ tcp_shutdown(struct fdc_link *link)
 }
 
 /*
- * True when the peer's machine has not acknowledged anything for long although the kernel
- * kept asking. TCP_USER_TIMEOUT would be simpler, but it also ends a connection whose
- * peer is well and merely does not read, as a worker does during a long kernel; such a
- * peer answers the probes. Idle connections are the business of keepalive.
+ * True when the peer's machine has not acknowledged anything for long although the
+ * kernel kept asking. TCP_USER_TIMEOUT would be simpler, but it also ends a connection
+ * whose peer is well and merely does not read, as a worker does during a long kernel;
+ * such a peer answers the probes. Idle connections are the business of keepalive.
  */
 static bool
 is_silent(int fd)
 {
-    struct tcp_info info = { 0 };
+    struct tcp_info info = {0};
     socklen_t size = sizeof(info);
 
     if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) < 0)
@@ -203,7 +203,7 @@ advance_put(struct tcp_link *tcp, struct receiver *from, size_t size)
     if (from->put_left > 0)
         return;
     from->put_ticket++;
-    fdc_store_ordered(&tcp->landed, from->put_ticket);          /* tcp_put_wait() */
+    fdc_store_ordered(&tcp->landed, from->put_ticket); /* tcp_put_wait() */
     wake_landed(tcp);
 }
 
@@ -229,7 +229,8 @@ check_put(const struct tcp_link *tcp, const struct receiver *from,
 
     if (put->frame.lane != region || put->frame.size != 0)
         return -EPROTO;
-    if (link->worker != (from == &tcp->from_bulk) || put->ticket != from->put_ticket + 1)
+    if (link->worker != (from == &tcp->from_bulk) ||
+        put->ticket != from->put_ticket + 1)
         return -EPROTO;
     if (put->size == 0 || put->offset > link->size.region[region] ||
         put->size > link->size.region[region] - put->offset)
@@ -237,8 +238,8 @@ check_put(const struct tcp_link *tcp, const struct receiver *from,
     return 0;
 }
 
-/* Sorts what has been gathered. 1: more bytes are needed; 0: blocked, a ring has no room
- * for the next message; -EPROTO, -EPIPE. */
+/* Sorts what has been gathered. 1: more bytes are needed; 0: blocked, a ring has no
+ * room for the next message; -EPROTO, -EPIPE. */
 static int
 sort_frames(struct tcp_link *tcp, struct receiver *from)
 {
@@ -299,8 +300,8 @@ sort_frames(struct tcp_link *tcp, struct receiver *from)
     }
 }
 
-/* One read, straight into the region where a put is under way. Returns 2 when it got all
- * it had asked for, 1 when less, -EAGAIN, -EPIPE or another -errno. */
+/* One read, straight into the region where a put is under way. Returns 2 when it got
+ * all it had asked for, 1 when less, -EAGAIN, -EPIPE or another -errno. */
 static int
 read_more(struct tcp_link *tcp, struct receiver *from, int flags)
 {
@@ -372,7 +373,7 @@ stop_leading(struct tcp_link *tcp)
     enum fdc_lane lane = tcp->link.worker ? FDC_LANE_COMMAND : FDC_LANE_REPLY;
 
     pthread_mutex_unlock(&tcp->lead);
-    __atomic_fetch_add(&tcp->lead_turn, 1, __ATOMIC_SEQ_CST);   /* follower's wait */
+    __atomic_fetch_add(&tcp->lead_turn, 1, __ATOMIC_SEQ_CST); /* follower's wait */
     fdc_ring_poke(&tcp->link.ring[lane]);
 }
 
@@ -386,7 +387,7 @@ bulk_thread(void *arg)
 
     do {
         ready = sort_frames(tcp, from);
-        if (ready == 0)         /* until the side lane's reader makes room */
+        if (ready == 0) /* until the side lane's reader makes room */
             ready = fdc_ring_wait_room(side, from->blocked_size, -1);
         else if (ready > 0)
             ready = read_more(tcp, from, 0);
@@ -417,13 +418,14 @@ tcp_peek(struct fdc_link *link, enum fdc_lane lane, uint32_t *size, int *err)
     return fdc_ring_peek(&link->ring[lane], size, err);
 }
 
-/* Until the socket or somebody's poke says that there is news. False: the time is over. */
+/* Until the socket or a poke says that there is news. False: the time is over. */
 static bool
-lead_sleep(struct tcp_link *tcp, const uint32_t *word, uint32_t seen, int64_t timeout_us)
+lead_sleep(struct tcp_link *tcp, const uint32_t *word, uint32_t seen,
+           int64_t timeout_us)
 {
     struct pollfd poll_fds[2] = {
-        { .fd = tcp->from_command.fd, .events = POLLIN },
-        { .fd = tcp->wake_fd, .events = POLLIN },
+        {.fd = tcp->from_command.fd, .events = POLLIN},
+        {.fd = tcp->wake_fd, .events = POLLIN},
     };
     struct timespec timeout;
     int saved = errno, n = 1;
@@ -453,8 +455,8 @@ look(struct fdc_ring *ring, const uint32_t *word, uint32_t seen)
 
 /* Waits as the leader: spins on the socket for a while, then sleeps on it. */
 static int
-lead_wait(struct tcp_link *tcp, struct fdc_ring *ring, const uint32_t *word, uint32_t seen,
-          uint64_t limit_ns)
+lead_wait(struct tcp_link *tcp, struct fdc_ring *ring, const uint32_t *word,
+          uint32_t seen, uint64_t limit_ns)
 {
     uint64_t start_ns = fdc_now_ns(), now_ns, budget_ns;
     bool slept = false;
@@ -508,7 +510,7 @@ tcp_wait_word(struct fdc_link *link, enum fdc_lane lane, const uint32_t *word,
         ready = look(ring, word, seen);
         if (ready)
             return ready;
-        turn = fdc_load_acquire(&tcp->lead_turn);       /* the add in stop_leading() */
+        turn = fdc_load_acquire(&tcp->lead_turn); /* the add in stop_leading() */
         if (try_lead(tcp)) {
             __atomic_fetch_add(&ring->waits, 1, __ATOMIC_RELAXED);
             ready = lead_wait(tcp, ring, word, seen, limit_ns);
@@ -610,7 +612,7 @@ send_committed(struct tcp_link *tcp, struct sender *to)
         to->start = to->end = 0;
     if (err == -EPIPE) {
         fdc_store_ordered(&tcp->dead, 1);
-        shutdown(to->fd, SHUT_RDWR);    /* what has arrived can still be read */
+        shutdown(to->fd, SHUT_RDWR); /* what has arrived can still be read */
     }
     errno = saved;
     return err;
@@ -619,7 +621,7 @@ send_committed(struct tcp_link *tcp, struct sender *to)
 static void
 await_writable(struct tcp_link *tcp, int fd)
 {
-    struct pollfd poll_fd = { .fd = fd, .events = POLLOUT };
+    struct pollfd poll_fd = {.fd = fd, .events = POLLOUT};
     int saved = errno;
 
     if (poll(&poll_fd, 1, WRITABLE_SLICE_MS) == 0)
@@ -630,7 +632,7 @@ await_writable(struct tcp_link *tcp, int fd)
 static void *
 flusher_thread(void *arg)
 {
-    struct timespec period = { .tv_nsec = FLUSHER_NS };
+    struct timespec period = {.tv_nsec = FLUSHER_NS};
     struct tcp_link *tcp = arg;
     struct sender *to = &tcp->command;
     int idle = 0, err;
@@ -651,10 +653,11 @@ flusher_thread(void *arg)
         if (to->start < to->end) {
             err = send_committed(tcp, to);
             idle = 0;
-        } else if (++idle >= FLUSHER_IDLE_ROUNDS && tcp->flusher_state == FLUSHER_ARMED) {
+        } else if (++idle >= FLUSHER_IDLE_ROUNDS &&
+                   tcp->flusher_state == FLUSHER_ARMED) {
             fdc_store_release(&tcp->flusher_state, FLUSHER_PARKED);
         }
-        if (err == -EPIPE)      /* nothing will ever leave: do not try again */
+        if (err == -EPIPE) /* nothing will ever leave: do not try again */
             to->start = to->end;
         pthread_mutex_unlock(&to->lock);
         if (err == -EAGAIN)
@@ -732,7 +735,7 @@ tcp_claim(struct fdc_link *link, enum fdc_lane lane, uint32_t size, int *err)
 {
     struct tcp_link *tcp = tcp_of(link);
     struct sender *to = sender_of(tcp, lane);
-    struct frame frame = { .size = size, .kind = FRAME_MESSAGE, .lane = (uint16_t)lane };
+    struct frame frame = {.size = size, .kind = FRAME_MESSAGE, .lane = (uint16_t)lane};
     uint8_t *room = NULL;
 
     if (size > link_max_record(link, lane)) {
@@ -768,7 +771,8 @@ tcp_commit(struct fdc_link *link, enum fdc_lane lane)
     to->end += to->claimed;
     to->claimed = 0;
     if (to == &tcp->bulk) {
-        while ((err = send_committed(tcp, to)) == -EAGAIN && !fdc_load_acquire(&tcp->dead))
+        while ((err = send_committed(tcp, to)) == -EAGAIN &&
+               !fdc_load_acquire(&tcp->dead))
             await_writable(tcp, to->fd);
     } else {
         err = -EAGAIN;
@@ -813,12 +817,13 @@ tcp_flush(struct fdc_link *link, enum fdc_lane lane)
 }
 
 static int
-tcp_wait_room(struct fdc_link *link, enum fdc_lane lane, uint32_t size, int64_t timeout_us)
+tcp_wait_room(struct fdc_link *link, enum fdc_lane lane, uint32_t size,
+              int64_t timeout_us)
 {
     struct tcp_link *tcp = tcp_of(link);
     struct sender *to = sender_of(tcp, lane);
     uint64_t limit_ns = 0, now_ns;
-    struct pollfd poll_fd = { .fd = to->fd };
+    struct pollfd poll_fd = {.fd = to->fd};
     int slice_ms, saved;
     bool room;
 
@@ -859,7 +864,7 @@ tcp_wait_room(struct fdc_link *link, enum fdc_lane lane, uint32_t size, int64_t 
 static int
 send_put(struct tcp_link *tcp, struct sender *to, struct iovec *part)
 {
-    struct msghdr message = { .msg_iov = part, .msg_iovlen = 2 };
+    struct msghdr message = {.msg_iov = part, .msg_iovlen = 2};
     int saved = errno, err;
     ssize_t n;
 
@@ -893,19 +898,19 @@ send_put(struct tcp_link *tcp, struct sender *to, struct iovec *part)
 }
 
 static int
-tcp_put(struct fdc_link *link, enum fdc_region region, uint64_t offset, const void *bytes,
-        uint64_t size, uint64_t *ticket)
+tcp_put(struct fdc_link *link, enum fdc_region region, uint64_t offset,
+        const void *bytes, uint64_t size, uint64_t *ticket)
 {
     struct tcp_link *tcp = tcp_of(link);
     struct sender *to = link->worker ? &tcp->command : &tcp->bulk;
     struct put_frame put = {
-        .frame = { .kind = FRAME_PUT, .lane = (uint16_t)region },
+        .frame = {.kind = FRAME_PUT, .lane = (uint16_t)region},
         .offset = offset,
         .size = size,
     };
     struct iovec part[2] = {
-        { .iov_base = &put, .iov_len = sizeof(put) },
-        { .iov_base = (void *)bytes, .iov_len = size },
+        {.iov_base = &put, .iov_len = sizeof(put)},
+        {.iov_base = (void *)bytes, .iov_len = size},
     };
     int err;
 

@@ -43,7 +43,8 @@ link_setup_take(const struct link_setup *setup, enum fdc_road road,
 
     memcpy(taken.lane, setup->lane, sizeof(taken.lane));
     memcpy(taken.region, setup->region, sizeof(taken.region));
-    if (setup->magic != LINK_SETUP_MAGIC || setup->road != road || link_size_check(&taken))
+    if (setup->magic != LINK_SETUP_MAGIC || setup->road != road ||
+        link_size_check(&taken))
         return -EPROTO;
     *size = taken;
     *emulation = (struct link_emulation){
@@ -57,7 +58,7 @@ link_setup_take(const struct link_setup *setup, enum fdc_road road,
 int
 link_await_setup(int sock)
 {
-    struct pollfd poll_fd = { .fd = sock, .events = POLLIN };
+    struct pollfd poll_fd = {.fd = sock, .events = POLLIN};
     int n;
 
     do
@@ -69,7 +70,8 @@ link_await_setup(int sock)
 }
 
 int
-fdc_link_client(enum fdc_road road, const int *socks, int nsocks, struct fdc_link **link)
+fdc_link_client(enum fdc_road road, const int *socks, int nsocks,
+                struct fdc_link **link)
 {
     if (road == FDC_ROAD_SHM && nsocks == 1)
         return shm_link_client(socks[0], link);
@@ -148,7 +150,7 @@ peek_stamped(struct fdc_link *link, enum fdc_lane lane, uint32_t *size, int *err
     }
     memcpy(&due_ns, message, sizeof(due_ns));
     if (fdc_now_ns() < due_ns) {
-        fdc_store_release(&link->emulation.due_ns[lane], due_ns);   /* wait_for_due() */
+        fdc_store_release(&link->emulation.due_ns[lane], due_ns); /* wait_for_due() */
         *err = 0;
         return NULL;
     }
@@ -165,8 +167,8 @@ wait_for_due(struct fdc_link *link, enum fdc_lane lane, const uint32_t *word,
 
     if (ready != 1)
         return ready;
-    return link_emulation_wait(fdc_load_acquire(&link->emulation.due_ns[lane]), word, seen,
-                               timeout_us);
+    return link_emulation_wait(fdc_load_acquire(&link->emulation.due_ns[lane]), word,
+                               seen, timeout_us);
 }
 
 void *
@@ -196,7 +198,7 @@ fdc_link_commit(struct fdc_link *link, enum fdc_lane lane)
     fdc_store_relaxed(&stats->bytes[lane], stats->bytes[lane] + link->claimed[lane]);
     if (FDC_UNLIKELY(link->emulation.on))
         memcpy(link->claimed_at[lane],
-               &(uint64_t){ link_emulation_send(&link->emulation, link->claimed[lane]) },
+               &(uint64_t){link_emulation_send(&link->emulation, link->claimed[lane])},
                LINK_STAMP);
     link->claimed[lane] = 0;
     link->ops->commit(link, lane);
@@ -234,7 +236,7 @@ fdc_link_flush(struct fdc_link *link, enum fdc_lane lane)
 uint32_t
 link_max_record(const struct fdc_link *link, enum fdc_lane lane)
 {
-    return fdc_ring_max(&(struct fdc_ring){ .size = link->size.lane[lane] });
+    return fdc_ring_max(&(struct fdc_ring){.size = link->size.lane[lane]});
 }
 
 uint32_t

@@ -16,37 +16,37 @@
 
 enum { CHECK_SKIPPED = 77, CHECK_SECONDS = 120 };
 
-#define CHECK(condition)                                                                   \
-    do {                                                                                   \
-        if (!(condition)) {                                                                \
-            fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #condition);        \
-            exit(1);                                                                       \
-        }                                                                                  \
+#define CHECK(condition)                                                               \
+    do {                                                                               \
+        if (!(condition)) {                                                            \
+            fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #condition);    \
+            exit(1);                                                                   \
+        }                                                                              \
     } while (0)
 
 /* Integers of any kind; prints both. */
-#define CHECK_EQ(left, right)                                                              \
-    do {                                                                                   \
-        intmax_t left_value = (intmax_t)(left), right_value = (intmax_t)(right);           \
-        if (left_value != right_value) {                                                   \
-            fprintf(stderr, "%s:%d: %s is %jd (0x%jx), %s is %jd (0x%jx)\n", __FILE__,     \
-                    __LINE__, #left, left_value, (uintmax_t)left_value, #right,            \
-                    right_value, (uintmax_t)right_value);                                  \
-            exit(1);                                                                       \
-        }                                                                                  \
+#define CHECK_EQ(left, right)                                                          \
+    do {                                                                               \
+        intmax_t left_value = (intmax_t)(left), right_value = (intmax_t)(right);       \
+        if (left_value != right_value) {                                               \
+            fprintf(stderr, "%s:%d: %s is %jd (0x%jx), %s is %jd (0x%jx)\n", __FILE__, \
+                    __LINE__, #left, left_value, (uintmax_t)left_value, #right,        \
+                    right_value, (uintmax_t)right_value);                              \
+            exit(1);                                                                   \
+        }                                                                              \
     } while (0)
 
-#define CHECK_STR(left, right)                                                             \
-    do {                                                                                   \
-        const char *left_text = (left), *right_text = (right);                             \
-        if (strcmp(left_text, right_text) != 0) {                                          \
-            fprintf(stderr, "%s:%d: %s is \"%s\", %s is \"%s\"\n", __FILE__, __LINE__,     \
-                    #left, left_text, #right, right_text);                                 \
-            exit(1);                                                                       \
-        }                                                                                  \
+#define CHECK_STR(left, right)                                                         \
+    do {                                                                               \
+        const char *left_text = (left), *right_text = (right);                         \
+        if (strcmp(left_text, right_text) != 0) {                                      \
+            fprintf(stderr, "%s:%d: %s is \"%s\", %s is \"%s\"\n", __FILE__, __LINE__, \
+                    #left, left_text, #right, right_text);                             \
+            exit(1);                                                                   \
+        }                                                                              \
     } while (0)
 
-#define CHECK_BYTES(left, right, size)                                                     \
+#define CHECK_BYTES(left, right, size)                                                 \
     check_bytes((left), (right), (size), #left, #right, __FILE__, __LINE__)
 
 static inline void
@@ -64,10 +64,10 @@ check_bytes(const void *left, const void *right, size_t size, const char *left_n
     }
 }
 
-#define CHECK_SKIP(reason)                                                                 \
-    do {                                                                                   \
-        fprintf(stderr, "%s\n", reason);                                                   \
-        exit(CHECK_SKIPPED);                                                               \
+#define CHECK_SKIP(reason)                                                             \
+    do {                                                                               \
+        fprintf(stderr, "%s\n", reason);                                               \
+        exit(CHECK_SKIPPED);                                                           \
     } while (0)
 
 static inline int

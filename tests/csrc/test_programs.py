@@ -16,7 +16,11 @@ def make(*targets: str) -> subprocess.CompletedProcess[str]:
     jobs = os.environ.get("FD_BUILD_JOBS", "2")
     command = ["make", "-s", "-C", str(ROOT / "csrc"), f"-j{jobs}", *targets]
     return subprocess.run(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
     )
 
 

@@ -1,4 +1,5 @@
-/* What every folder below csrc/ may use: atomics, sizes, clock, log, hashes. Knows no CUDA. */
+/* What every folder below csrc/ may use: atomics, sizes, clock, log, hashes. Knows no
+ * CUDA. */
 #ifndef FDC_BASE_H
 #define FDC_BASE_H
 
@@ -24,12 +25,12 @@
 #define fdc_exchange_ordered(p, v) __atomic_exchange_n((p), (v), __ATOMIC_SEQ_CST)
 
 /* clock.c */
-uint64_t fdc_now_ns(void);              /* CLOCK_MONOTONIC */
-void fdc_pause(void);                   /* one turn of a spin loop */
+uint64_t fdc_now_ns(void); /* CLOCK_MONOTONIC */
+void fdc_pause(void);      /* one turn of a spin loop */
 
 /* spin.c: how long to spin before sleeping. begin: ns that this thread may spin now (0:
- * sleep at once), to be followed by end() if not 0; learn: how long a wait took that was
- * not over within the budget, and whether it ended with what it waited for. */
+ * sleep at once), to be followed by end() if not 0; learn: how long a wait took that
+ * was not over within the budget, and whether it ended with what it waited for. */
 #define FDC_SPIN_MAX_NS 200000u
 struct fdc_spin {
     uint64_t budget_ns;
@@ -47,7 +48,13 @@ void fdc_futex_wake(uint32_t *word, int count, bool shared);
 
 /* log.c: FD_LOG=off|error|warn|info|debug[:file]; the shim's default is off, where
  * fdc_log_default() says otherwise. One write(2) a line, no allocation, fork-safe. */
-enum fdc_level { FDC_LOG_OFF, FDC_LOG_ERROR, FDC_LOG_WARN, FDC_LOG_INFO, FDC_LOG_DEBUG };
+enum fdc_level {
+    FDC_LOG_OFF,
+    FDC_LOG_ERROR,
+    FDC_LOG_WARN,
+    FDC_LOG_INFO,
+    FDC_LOG_DEBUG
+};
 void fdc_log_default(enum fdc_level level, const char *who);
 bool fdc_log_on(enum fdc_level level);
 void fdc_log(enum fdc_level level, const char *format, ...)
@@ -68,12 +75,13 @@ void fdc_hmac_sha256(const void *key, size_t key_size, const void *bytes, size_t
 /* Compares in time that does not depend on the content. */
 bool fdc_equal_secret(const void *a, const void *b, size_t size);
 
-/* shm.c: a memfd of this size, with its size sealed. Returns the descriptor or -errno. */
+/* shm.c: a memfd of this size, which is sealed. Returns the descriptor or -errno. */
 int fdc_memfd_new(const char *name, size_t size);
 /* Checks the seals and the size of a memfd that somebody else made. 0 or -errno. */
 int fdc_memfd_check(int fd, size_t size);
 
-/* sock.c: whole reads and writes, descriptors passed. 0 or -errno (-EPIPE: end of file). */
+/* sock.c: whole reads and writes, descriptors passed. 0 or -errno (-EPIPE: end of
+ * file). */
 int fdc_sock_write(int fd, const void *bytes, size_t size);
 int fdc_sock_read(int fd, void *bytes, size_t size, int64_t timeout_us);
 int fdc_sock_send_fds(int fd, const void *bytes, size_t size, const int *fds, int nfds);

@@ -11,20 +11,20 @@
 
 #include "fdc/base.h"
 
-struct fdc_ring_head;           /* the shared part, ring.c */
+struct fdc_ring_head; /* the shared part, ring.c */
 
 struct fdc_ring {
     struct fdc_ring_head *head;
     uint8_t *bytes;
-    uint64_t size;              /* of bytes, a power of two */
-    uint64_t tail, first;       /* this side's own copies of the two indices */
-    uint64_t claimed, pad;      /* bytes of the claim in progress, and before it */
-    uint64_t peeked;            /* bytes that release gives back */
+    uint64_t size;         /* of bytes, a power of two */
+    uint64_t tail, first;  /* this side's own copies of the two indices */
+    uint64_t claimed, pad; /* bytes of the claim in progress, and before it */
+    uint64_t peeked;       /* bytes that release gives back */
     uint32_t claimed_size, peeked_size;
     struct fdc_spin spin;
-    uint64_t waits, sleeps;     /* counters */
-    /* Asked now and then while a thread sleeps: 0, or what the wait shall return. A futex
-     * does not tell that the peer has died; NULL: it cannot. */
+    uint64_t waits, sleeps; /* counters */
+    /* Asked now and then while a thread sleeps: 0, or what the wait shall return. A
+     * futex does not tell that the peer has died; NULL: it cannot. */
     int (*alive)(void *owner);
     void *owner;
 };
@@ -40,21 +40,23 @@ int fdc_ring_map(struct fdc_ring *ring, void *memory, size_t memory_size);
 #define FDC_RING_RECORD_MAX 0x7ffffff0u
 uint32_t fdc_ring_max(const struct fdc_ring *ring);
 
-/* Producer. claim: NULL with *err = -EAGAIN (full), -EMSGSIZE (larger than fdc_ring_max()),
- * -EPIPE (closed), -EPROTO. Bytes claimed are not visible until commit. */
+/* Producer. claim: NULL with *err = -EAGAIN (full), -EMSGSIZE (larger than
+ * fdc_ring_max()), -EPIPE (closed), -EPROTO. Bytes claimed are not visible until
+ * commit. */
 void *fdc_ring_claim(struct fdc_ring *ring, uint32_t size, int *err);
 void fdc_ring_commit(struct fdc_ring *ring);
 void fdc_ring_abort(struct fdc_ring *ring);
-/* 1: there may be room for size now; 0: timed out; -EPIPE, -EPROTO. timeout < 0: for ever. */
+/* 1: there may be room for size now; 0: timed out; -EPIPE, -EPROTO. timeout < 0: for
+ * ever. */
 int fdc_ring_wait_room(struct fdc_ring *ring, uint32_t size, int64_t timeout_us);
 
 /* Consumer. peek: the next record or NULL (*err 0: empty, -EPIPE: closed and drained,
  * -EPROTO). The record stays valid until release. */
 const void *fdc_ring_peek(struct fdc_ring *ring, uint32_t *size, int *err);
 void fdc_ring_release(struct fdc_ring *ring);
-/* 1: something to peek at; 0: timed out; -EPIPE, -EPROTO. timeout < 0: for ever. Threads
- * beside the consuming one may wait too: all wake, and a 1 may then be stale. Whoever
- * stops consuming before the ring is empty pokes, so that another goes on. */
+/* 1: something to peek at; 0: timed out; -EPIPE, -EPROTO. timeout < 0: for ever.
+ * Threads beside the consuming one may wait too: all wake, and a 1 may then be stale.
+ * Whoever stops consuming before the ring is empty pokes, so that another goes on. */
 int fdc_ring_wait_data(struct fdc_ring *ring, int64_t timeout_us);
 /* As wait_data, and 2 when *word no longer holds seen. The word is of this process; who
  * stores it (with release) pokes after. */
@@ -63,7 +65,8 @@ int fdc_ring_wait_word(struct fdc_ring *ring, const uint32_t *word, uint32_t see
 void fdc_ring_poke(struct fdc_ring *ring);
 /* As wait_word with a second word: 3 when that one changed. */
 int fdc_ring_wait_words(struct fdc_ring *ring, const uint32_t *word, uint32_t seen,
-                        const uint32_t *second, uint32_t second_seen, int64_t timeout_us);
+                        const uint32_t *second, uint32_t second_seen,
+                        int64_t timeout_us);
 
 /* Either side: no more records; wakes the other side. */
 void fdc_ring_close(struct fdc_ring *ring);

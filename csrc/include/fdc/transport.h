@@ -4,8 +4,9 @@
  * shm, tcp and (later) rdma implement the same few functions. FD_EMULATE_RTT_US and
  * FD_EMULATE_MBPS, read where the worker runs, make any of them slower (emulate.c).
  *
- * Locking is the caller's: one thread at a time claims..commits on a lane, one thread at
- * a time peeks..releases on a lane, any threads may wait, put() is safe from any thread.
+ * Locking is the caller's: one thread at a time claims..commits on a lane, one thread
+ * at a time peeks..releases on a lane, any threads may wait, put() is safe from any
+ * thread.
  */
 #ifndef FDC_TRANSPORT_H
 #define FDC_TRANSPORT_H
@@ -13,73 +14,78 @@
 #include "fdc/base.h"
 
 enum fdc_lane {
-    FDC_LANE_COMMAND,       /* client to worker: calls, in the session's total order */
-    FDC_LANE_REPLY,         /* worker to client: replies, completions, host functions */
-    FDC_LANE_SIDE,          /* client to worker, beside the commands: host functions done */
+    FDC_LANE_COMMAND, /* client to worker: calls, in the session's total order */
+    FDC_LANE_REPLY,   /* worker to client: replies, completions, host functions */
+    FDC_LANE_SIDE,    /* client to worker, beside the commands: host functions done */
     FDC_LANES
 };
 
 enum fdc_region {
-    FDC_REGION_UP,          /* client puts, worker reads: copies to the device, images */
-    FDC_REGION_DOWN,        /* worker puts, client reads: copies to the host */
+    FDC_REGION_UP,   /* client puts, worker reads: copies to the device, images */
+    FDC_REGION_DOWN, /* worker puts, client reads: copies to the host */
     FDC_REGIONS
 };
 
 enum fdc_road { FDC_ROAD_SHM = 1, FDC_ROAD_TCP = 2, FDC_ROAD_RDMA = 3 };
 
 struct fdc_link_size {
-    uint64_t lane[FDC_LANES];       /* bytes, powers of two, 4 KiB to 256 MiB */
+    uint64_t lane[FDC_LANES]; /* bytes, powers of two, 4 KiB to 256 MiB */
     uint64_t region[FDC_REGIONS];
 };
-#define FDC_LINK_SIZE_DEFAULT { { 1u << 20, 1u << 20, 1u << 16 }, { 8u << 20, 8u << 20 } }
+#define FDC_LINK_SIZE_DEFAULT {{1u << 20, 1u << 20, 1u << 16}, {8u << 20, 8u << 20}}
 
 struct fdc_link;
 
 /*
- * Makes a link over sockets that have done the attach handshake. They belong to the link
- * from then on. On failure -errno, and the sockets are the caller's still.
+ * Makes a link over sockets that have done the attach handshake. They belong to the
+ * link from then on. On failure -errno, and the sockets are the caller's still.
  *
- * shm: socks[0] is a Unix stream socket; the worker makes and seals the memfds and passes
- *      them over it, the client receives and checks them. It stays open: its end of file
- *      tells that the other side has gone.
- * tcp: socks[0] is the command and reply connection, socks[1] the bulk connection (puts
- *      and the side lane to the worker). Puts to the client travel on socks[0] between the
- *      replies, which is what keeps them in order with the replies.
+ * shm: socks[0] is a Unix stream socket; the worker makes and seals the memfds and
+ *      passes them over it, the client receives and checks them. It stays open: its
+ *      end of file tells that the other side has gone.
  *
- * The worker's end decides the sizes and tells the client; fdc_attach_ready, if there is
- * one, has been sent and read before.
+ * tcp: socks[0] is the command and reply connection, socks[1] the bulk connection
+ *      (puts and the side lane to the worker). Puts to the client travel on socks[0]
+ *      between the replies, which is what keeps them in order with the replies.
+ *
+ * The worker's end decides the sizes and tells the client; fdc_attach_ready, if there
+ * is one, has been sent and read before.
  */
-int fdc_link_client(enum fdc_road road, const int *socks, int nsocks, struct fdc_link **link);
+int fdc_link_client(enum fdc_road road, const int *socks, int nsocks,
+                    struct fdc_link **link);
 int fdc_link_worker(enum fdc_road road, const int *socks, int nsocks,
                     const struct fdc_link_size *size, struct fdc_link **link);
-void fdc_link_free(struct fdc_link *link);      /* closes; safe while the peer is alive */
+void fdc_link_free(struct fdc_link *link); /* closes; safe while the peer is alive */
 /* In a forked child: gives this copy up without a word to the peer or to the parent. */
 void fdc_link_abandon(struct fdc_link *link);
-/* Closes for all threads: every wait returns -EPIPE. Async-signal-safe is not needed. */
+/* Closes for all threads: every wait returns -EPIPE. Not for signal handlers. */
 void fdc_link_shutdown(struct fdc_link *link);
 
-/* Sending. claim gives size bytes, 8-byte aligned, or NULL and *err: -EAGAIN (no room now,
- * see wait_room), -EMSGSIZE (more than fdc_link_max_message()), -EPIPE. */
-void *fdc_link_claim(struct fdc_link *link, enum fdc_lane lane, uint32_t size, int *err);
+/* Sending. claim gives size bytes, 8-byte aligned, or NULL and *err: -EAGAIN (no room
+ * now, see wait_room), -EMSGSIZE (more than fdc_link_max_message()), -EPIPE. */
+void *fdc_link_claim(struct fdc_link *link, enum fdc_lane lane, uint32_t size,
+                     int *err);
 void fdc_link_commit(struct fdc_link *link, enum fdc_lane lane);
 void fdc_link_abort(struct fdc_link *link, enum fdc_lane lane);
 int fdc_link_wait_room(struct fdc_link *link, enum fdc_lane lane, uint32_t size,
                        int64_t timeout_us);
-/* What was committed leaves now, without waiting for a slow peer (what its socket does not
- * take follows by itself). Without flush it leaves when the batch is large, or soon. */
+/* What was committed leaves now, without waiting for a slow peer (what its socket does
+ * not take follows by itself). Without flush it leaves when the batch is large, or
+ * soon. */
 int fdc_link_flush(struct fdc_link *link, enum fdc_lane lane);
 uint32_t fdc_link_max_message(const struct fdc_link *link, enum fdc_lane lane);
 
-/* Receiving. peek: the next message or NULL (*err 0: none now; -EPIPE, -EPROTO). wait: 1
- * something to peek at, 0 timed out (timeout < 0: never), -EPIPE, -EPROTO. Several threads
- * may wait on one lane; all of them wake, and a 1 may be stale: peek tells. The thread that
- * stops consuming before peek gave NULL pokes, so that another goes on. */
-const void *fdc_link_peek(struct fdc_link *link, enum fdc_lane lane, uint32_t *size, int *err);
+/* Receiving. peek: the next message or NULL (*err 0: none now; -EPIPE, -EPROTO). wait:
+ * 1 something to peek at, 0 timed out (timeout < 0: never), -EPIPE, -EPROTO. Several
+ * threads may wait on one lane; all of them wake, and a 1 may be stale: peek tells. The
+ * thread that stops consuming before peek gave NULL pokes, so that another goes on. */
+const void *fdc_link_peek(struct fdc_link *link, enum fdc_lane lane, uint32_t *size,
+                          int *err);
 void fdc_link_release(struct fdc_link *link, enum fdc_lane lane);
 int fdc_link_wait(struct fdc_link *link, enum fdc_lane lane, int64_t timeout_us);
-/* As wait, and also returns (2) when *word no longer holds seen; whoever changes the word
- * calls fdc_link_poke(link, lane) after. Lets a thread wait for its reply or for another
- * thread having taken it in. */
+/* As wait, and also returns (2) when *word no longer holds seen; whoever changes the
+ * word calls fdc_link_poke(link, lane) after. Lets a thread wait for its reply or for
+ * another thread having taken it in. */
 int fdc_link_wait_word(struct fdc_link *link, enum fdc_lane lane, const uint32_t *word,
                        uint32_t seen, int64_t timeout_us);
 void fdc_link_poke(struct fdc_link *link, enum fdc_lane lane);
@@ -87,11 +93,12 @@ void fdc_link_poke(struct fdc_link *link, enum fdc_lane lane);
 /*
  * Regions. base is this side's view; over shm it is the same memory on both sides, so a
  * caller may also fill it in place and put(bytes == base + offset) copies nothing.
- * put gives a ticket (0: already there); put_wait on the receiving side returns when the
- * bytes of that ticket have landed: 0, -ETIMEDOUT, -EPIPE. Messages carry the ticket in fdc_msg.put; towards the
- * client, a put made before a reply is committed has landed when the reply is peeked at.
- * Only the side that the region is put from may call put (else -EINVAL, as for bytes
- * outside it); the sender's view need not show what was put where it is not shared.
+ * put gives a ticket (0: already there); put_wait on the receiving side returns when
+ * the bytes of that ticket have landed: 0, -ETIMEDOUT, -EPIPE. Messages carry the
+ * ticket in fdc_msg.put; towards the client, a put made before a reply is committed has
+ * landed when the reply is peeked at. Only the side that the region is put from may
+ * call put (else -EINVAL, as for bytes outside it); the sender's view need not show
+ * what was put where it is not shared.
  */
 void *fdc_link_region(struct fdc_link *link, enum fdc_region region, uint64_t *size);
 int fdc_link_put(struct fdc_link *link, enum fdc_region region, uint64_t offset,

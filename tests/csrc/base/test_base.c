@@ -91,7 +91,7 @@ test_log_writes_lines_of_its_level(void)
     close(fd);
     newest = open("/dev/null", O_RDONLY);
     close(newest);
-    close(newest - 1);          /* the log's file, which stays open in a real program */
+    close(newest - 1); /* the log's file, which stays open in a real program */
 }
 
 static void
@@ -129,8 +129,9 @@ test_memfd_keeps_its_size(void)
     CHECK_EQ(ftruncate(plain, 4096), 0);
     CHECK_EQ(fdc_memfd_check(plain, 4096), -EPERM);
     CHECK_EQ(fcntl(plain, F_ADD_SEALS,
-                   F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL), 0);
-    CHECK_EQ(fdc_memfd_check(plain, 4096), -EPERM);     /* it could not be mapped */
+                   F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL),
+             0);
+    CHECK_EQ(fdc_memfd_check(plain, 4096), -EPERM); /* it could not be mapped */
     close(plain);
 }
 
@@ -171,7 +172,7 @@ static void
 test_descriptors_pass(void)
 {
     int socks[2], pipes[2], fds[4], nfds, before;
-    char text[8] = { 0 };
+    char text[8] = {0};
 
     CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, socks), 0);
     CHECK_EQ(pipe(pipes), 0);

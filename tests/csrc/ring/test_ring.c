@@ -274,7 +274,7 @@ test_poke_wakes_every_waiter_whose_word_changed(void)
     pair_make(&pair, SIZE);
     for (int round = 0; round < 50; round++) {
         for (int i = 0; i < 3; i++) {
-            waiters[i] = (struct word_waiter){ .ring = &pair.out };
+            waiters[i] = (struct word_waiter){.ring = &pair.out};
             CHECK_EQ(pthread_create(&threads[i], NULL, wait_for_word, &waiters[i]), 0);
         }
         for (int i = 0; i < 3; i++) {
@@ -351,7 +351,7 @@ test_map_refuses_what_is_not_a_ring(void)
     words[1] = UINT64_C(1) << 63;
     CHECK_EQ(fdc_ring_map(&ring, pair.memory, footprint), -EPROTO);
     words[1] = SIZE;
-    words[8] = SIZE + 8;        /* tail */
+    words[8] = SIZE + 8; /* tail */
     CHECK_EQ(fdc_ring_map(&ring, pair.memory, footprint), -EPROTO);
     words[8] = 4;
     CHECK_EQ(fdc_ring_map(&ring, pair.memory, footprint), -EPROTO);
@@ -367,8 +367,11 @@ static void
 test_lying_headers_are_refused(void)
 {
     static const uint64_t lies[] = {
-        UINT64_MAX, 1, 0x100000000u | 4096, 0x100000000u | 0xffffffffu, 0x200000000u | 4088,
-        0x200000000u | 16, 0x300000000u | 16, 0x100000000u | 2048, 0x8000000100000010u,
+        UINT64_MAX,          1,
+        0x100000000u | 4096, 0x100000000u | 0xffffffffu,
+        0x200000000u | 4088, 0x200000000u | 16,
+        0x300000000u | 16,   0x100000000u | 2048,
+        0x8000000100000010u,
     };
     struct pair pair;
     uint64_t *header;
@@ -397,7 +400,7 @@ test_lying_headers_are_refused(void)
 static void
 test_lying_consumer_index_is_refused(void)
 {
-    static const uint64_t lies[] = { UINT64_MAX, 4, 8192, 4104, 1u << 31 };
+    static const uint64_t lies[] = {UINT64_MAX, 4, 8192, 4104, 1u << 31};
     struct pair pair;
     uint64_t *first;
     int err;
@@ -446,7 +449,8 @@ test_scribbled_memory_never_leads_outside(void)
             err = 0;
             room = fdc_ring_claim(&pair.in, size, &err);
             if (room) {
-                CHECK(room >= pair.memory + HEAD && room + size <= pair.memory + footprint);
+                CHECK(room >= pair.memory + HEAD &&
+                      room + size <= pair.memory + footprint);
                 memset(room, (int)next_random(), size);
                 fdc_ring_commit(&pair.in);
             }

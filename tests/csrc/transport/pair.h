@@ -20,7 +20,7 @@ struct pair {
 static inline void
 pair_connect(int *client, int *worker)
 {
-    struct sockaddr_in address = { .sin_family = AF_INET };
+    struct sockaddr_in address = {.sin_family = AF_INET};
     socklen_t size = sizeof(address);
     int listener;
 
@@ -66,8 +66,9 @@ static inline void
 pair_make_sized(struct pair *pair, enum fdc_road road, const struct fdc_link_size *size)
 {
     pair_sockets(pair, road);
-    CHECK_EQ(fdc_link_worker(road, pair->worker_socks, pair->nsocks, size, &pair->worker),
-             0);
+    CHECK_EQ(
+        fdc_link_worker(road, pair->worker_socks, pair->nsocks, size, &pair->worker),
+        0);
     CHECK_EQ(fdc_link_client(road, pair->client_socks, pair->nsocks, &pair->client), 0);
 }
 

@@ -107,7 +107,7 @@ test_largest_message_still_passes(void)
 int
 main(void)
 {
-    static const enum fdc_road roads[] = { FDC_ROAD_SHM, FDC_ROAD_TCP };
+    static const enum fdc_road roads[] = {FDC_ROAD_SHM, FDC_ROAD_TCP};
     int failed = 0;
 
     setenv("FD_EMULATE_RTT_US", "20000", 1);

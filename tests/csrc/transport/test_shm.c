@@ -13,8 +13,8 @@ enum { SETUP_MAGIC = 0x4c434446, MAPS = 5 };
 static const struct wire_setup good_setup = {
     .magic = SETUP_MAGIC,
     .road = FDC_ROAD_SHM,
-    .lane = { 4096, 4096, 4096 },
-    .region = { 4096, 4096 },
+    .lane = {4096, 4096, 4096},
+    .region = {4096, 4096},
 };
 
 /* What a client makes of this set-up and these descriptors. */
@@ -39,7 +39,7 @@ attach_to(const struct wire_setup *setup, const int *fds, int nfds)
 static struct fdc_link *
 take_descriptors(int *fds, int *sock)
 {
-    struct fdc_link_size size = { { 4096, 4096, 4096 }, { 4096, 4096 } };
+    struct fdc_link_size size = {{4096, 4096, 4096}, {4096, 4096}};
     struct fdc_link *worker;
     struct wire_setup setup;
     int socks[2], nfds = MAPS;
@@ -75,7 +75,7 @@ test_client_checks_what_the_worker_passes(void)
     setup.lane[0] = UINT64_MAX;
     CHECK_EQ(attach_to(&setup, fds, MAPS), -EPROTO);
 
-    /* A region in the place of a ring, something unsealed, something that is no memfd. */
+    /* Something unsealed, something that is no memfd, something that is no ring. */
     memcpy(swapped, fds, sizeof(fds));
     plain = memfd_create("plain", MFD_ALLOW_SEALING | MFD_CLOEXEC);
     CHECK_EQ(ftruncate(plain, 4096), 0);
@@ -103,7 +103,8 @@ test_scribbling_client_ends_its_session_only(void)
     uint32_t size;
 
     worker = take_descriptors(fds, &sock);
-    words = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_SHARED, fds[FDC_LANE_COMMAND], 0);
+    words =
+        mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_SHARED, fds[FDC_LANE_COMMAND], 0);
     CHECK(words != MAP_FAILED);
     for (int i = 40; i < 552; i++)
         words[i] = 0x1ffffffffu;
@@ -111,9 +112,10 @@ test_scribbling_client_ends_its_session_only(void)
     CHECK(!fdc_link_peek(worker, FDC_LANE_COMMAND, &size, &err));
     CHECK_EQ(err, -EPROTO);
     munmap(words, 8192);
-    words = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_SHARED, fds[FDC_LANE_REPLY], 0);
+    words =
+        mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_SHARED, fds[FDC_LANE_REPLY], 0);
     CHECK(words != MAP_FAILED);
-    words[16] = 1 << 20;        /* "I have read this far" */
+    words[16] = 1 << 20; /* "I have read this far" */
     while (fdc_link_claim(worker, FDC_LANE_REPLY, 1000, &err))
         fdc_link_commit(worker, FDC_LANE_REPLY);
     CHECK_EQ(err, -EPROTO);

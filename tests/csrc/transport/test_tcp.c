@@ -21,8 +21,8 @@ enum { MESSAGE = 1, PUT = 2, SETUP_MAGIC = 0x4c434446 };
 static const struct wire_setup good_setup = {
     .magic = SETUP_MAGIC,
     .road = FDC_ROAD_TCP,
-    .lane = { 1 << 20, 1 << 20, 1 << 16 },
-    .region = { 8 << 20, 8 << 20 },
+    .lane = {1 << 20, 1 << 20, 1 << 16},
+    .region = {8 << 20, 8 << 20},
 };
 
 /* A worker's link; the test holds the client's sockets. */
@@ -32,7 +32,8 @@ worker_make(struct pair *pair)
     struct wire_setup setup;
 
     pair_sockets(pair, FDC_ROAD_TCP);
-    CHECK_EQ(fdc_link_worker(FDC_ROAD_TCP, pair->worker_socks, 2, NULL, &pair->worker), 0);
+    CHECK_EQ(fdc_link_worker(FDC_ROAD_TCP, pair->worker_socks, 2, NULL, &pair->worker),
+             0);
     CHECK_EQ(fdc_sock_read(pair->client_socks[0], &setup, sizeof(setup), -1), 0);
     CHECK_BYTES(&setup, &good_setup, sizeof(setup));
 }
@@ -64,17 +65,17 @@ static void
 test_broken_command_frames_end_the_session(void)
 {
     static const struct wire_frame lies[] = {
-        { 0, MESSAGE, FDC_LANE_COMMAND },
-        { 0xffffffff, MESSAGE, FDC_LANE_COMMAND },
-        { (1 << 19) + 8, MESSAGE, FDC_LANE_COMMAND },
-        { 8, MESSAGE, FDC_LANE_REPLY },
-        { 8, MESSAGE, FDC_LANE_SIDE },
-        { 8, MESSAGE, 3 },
-        { 8, MESSAGE, 0xffff },
-        { 8, 0, 0 },
-        { 8, 7, 0 },
-        { 0, PUT, FDC_REGION_UP },      /* puts do not come here */
-        { 0, PUT, FDC_REGION_DOWN },
+        {0, MESSAGE, FDC_LANE_COMMAND},
+        {0xffffffff, MESSAGE, FDC_LANE_COMMAND},
+        {(1 << 19) + 8, MESSAGE, FDC_LANE_COMMAND},
+        {8, MESSAGE, FDC_LANE_REPLY},
+        {8, MESSAGE, FDC_LANE_SIDE},
+        {8, MESSAGE, 3},
+        {8, MESSAGE, 0xffff},
+        {8, 0, 0},
+        {8, 7, 0},
+        {0, PUT, FDC_REGION_UP}, /* puts do not come here */
+        {0, PUT, FDC_REGION_DOWN},
     };
     struct wire_put padded;
     struct pair pair;
@@ -95,19 +96,19 @@ static void
 test_broken_bulk_frames_end_the_session(void)
 {
     static const struct wire_put lies[] = {
-        { { 0, PUT, FDC_REGION_UP }, 8 << 20, 1, 1 },
-        { { 0, PUT, FDC_REGION_UP }, UINT64_MAX, 2, 1 },
-        { { 0, PUT, FDC_REGION_UP }, 2, UINT64_MAX, 1 },
-        { { 0, PUT, FDC_REGION_UP }, 0, (8 << 20) + 1, 1 },
-        { { 0, PUT, FDC_REGION_UP }, 0, 0, 1 },
-        { { 0, PUT, FDC_REGION_UP }, 0, 8, 2 },
-        { { 0, PUT, FDC_REGION_UP }, 0, 8, 0 },
-        { { 1, PUT, FDC_REGION_UP }, 0, 8, 1 },
-        { { 0, PUT, FDC_REGION_DOWN }, 0, 8, 1 },
-        { { 0, PUT, 9 }, 0, 8, 1 },
-        { { 8, MESSAGE, FDC_LANE_COMMAND }, 0, 8, 1 },
-        { { 1 << 16, MESSAGE, FDC_LANE_SIDE }, 0, 8, 1 },
-        { { 8, 99, 0 }, 0, 8, 1 },
+        {{0, PUT, FDC_REGION_UP}, 8 << 20, 1, 1},
+        {{0, PUT, FDC_REGION_UP}, UINT64_MAX, 2, 1},
+        {{0, PUT, FDC_REGION_UP}, 2, UINT64_MAX, 1},
+        {{0, PUT, FDC_REGION_UP}, 0, (8 << 20) + 1, 1},
+        {{0, PUT, FDC_REGION_UP}, 0, 0, 1},
+        {{0, PUT, FDC_REGION_UP}, 0, 8, 2},
+        {{0, PUT, FDC_REGION_UP}, 0, 8, 0},
+        {{1, PUT, FDC_REGION_UP}, 0, 8, 1},
+        {{0, PUT, FDC_REGION_DOWN}, 0, 8, 1},
+        {{0, PUT, 9}, 0, 8, 1},
+        {{8, MESSAGE, FDC_LANE_COMMAND}, 0, 8, 1},
+        {{1 << 16, MESSAGE, FDC_LANE_SIDE}, 0, 8, 1},
+        {{8, 99, 0}, 0, 8, 1},
     };
     struct pair pair;
 
@@ -124,11 +125,18 @@ test_broken_bulk_frames_end_the_session(void)
 static void
 test_frames_cut_anywhere_arrive(void)
 {
-    struct { struct wire_frame frame; uint64_t words[4]; } message = {
-        .frame = { 29, MESSAGE, FDC_LANE_COMMAND }, .words = { 5, 6, 7, 8 },
+    struct {
+        struct wire_frame frame;
+        uint64_t words[4];
+    } message = {
+        .frame = {29, MESSAGE, FDC_LANE_COMMAND},
+        .words = {5, 6, 7, 8},
     };
-    struct { struct wire_put put; uint8_t bytes[100]; } put = {
-        .put = { { 0, PUT, FDC_REGION_UP }, 1000, 100, 1 },
+    struct {
+        struct wire_put put;
+        uint8_t bytes[100];
+    } put = {
+        .put = {{0, PUT, FDC_REGION_UP}, 1000, 100, 1},
     };
     const uint8_t *at, *up;
     struct pair pair;
@@ -170,7 +178,7 @@ test_frames_cut_anywhere_arrive(void)
 static void
 test_half_a_put_never_lands(void)
 {
-    struct wire_put put = { { 0, PUT, FDC_REGION_UP }, 0, 1 << 20, 1 };
+    struct wire_put put = {{0, PUT, FDC_REGION_UP}, 0, 1 << 20, 1};
     struct pair pair;
 
     worker_make(&pair);
@@ -214,7 +222,7 @@ static void
 test_client_checks_what_the_worker_says(void)
 {
     struct wire_setup lies[6];
-    struct wire_put put = { { 0, PUT, FDC_REGION_DOWN }, (8 << 20) - 8, 16, 1 };
+    struct wire_put put = {{0, PUT, FDC_REGION_DOWN}, (8 << 20) - 8, 16, 1};
     struct fdc_link *link;
     struct pair pair;
 

@@ -40,7 +40,8 @@ test_largest_message_passes_and_larger_is_refused(void)
     }
     CHECK(!fdc_link_claim(pair.client, FDC_LANE_COMMAND, words * 8 + 8, &err));
     CHECK_EQ(err, -EMSGSIZE);
-    CHECK_EQ(fdc_link_wait_room(pair.client, FDC_LANE_COMMAND, words * 8 + 8, 0), -EMSGSIZE);
+    CHECK_EQ(fdc_link_wait_room(pair.client, FDC_LANE_COMMAND, words * 8 + 8, 0),
+             -EMSGSIZE);
     /* Each lane has one direction. */
     CHECK(!fdc_link_claim(pair.client, FDC_LANE_REPLY, 8, &err));
     CHECK_EQ(err, -EINVAL);
@@ -147,8 +148,9 @@ test_two_processes(void)
     CHECK(child >= 0);
     if (child == 0) {
         pair_close_sockets(pair.client_socks, pair.nsocks);
-        CHECK_EQ(fdc_link_worker(road, pair.worker_socks, pair.nsocks, NULL, &pair.worker),
-                 0);
+        CHECK_EQ(
+            fdc_link_worker(road, pair.worker_socks, pair.nsocks, NULL, &pair.worker),
+            0);
         answer_many(pair.worker);
         fdc_link_free(pair.worker);
         _exit(0);
@@ -193,7 +195,7 @@ enum { CALLERS = 3, CALLS = 1500 };
 struct calls {
     struct fdc_link *client;
     pthread_mutex_t send, receive;
-    uint32_t answered[CALLERS];         /* one word a caller */
+    uint32_t answered[CALLERS]; /* one word a caller */
 };
 
 struct caller {
@@ -273,8 +275,8 @@ echo_calls(void *arg)
 static void
 test_each_waiter_gets_its_reply(void)
 {
-    struct calls calls = { .send = PTHREAD_MUTEX_INITIALIZER,
-                           .receive = PTHREAD_MUTEX_INITIALIZER };
+    struct calls calls = {.send = PTHREAD_MUTEX_INITIALIZER,
+                          .receive = PTHREAD_MUTEX_INITIALIZER};
     struct caller callers[CALLERS];
     pthread_t threads[CALLERS], echo;
     struct pair pair;
@@ -283,7 +285,7 @@ test_each_waiter_gets_its_reply(void)
     calls.client = pair.client;
     CHECK_EQ(pthread_create(&echo, NULL, echo_calls, pair.worker), 0);
     for (uint32_t i = 0; i < CALLERS; i++) {
-        callers[i] = (struct caller){ .calls = &calls, .number = i };
+        callers[i] = (struct caller){.calls = &calls, .number = i};
         CHECK_EQ(pthread_create(&threads[i], NULL, call_many, &callers[i]), 0);
     }
     for (int i = 0; i < CALLERS; i++)
@@ -339,7 +341,8 @@ serve_puts(void *arg)
         CHECK_EQ(fdc_link_put_wait(worker, FDC_REGION_UP, ticket, -1), 0);
         check_filled(up + offset, piece);
         fill(bytes, piece + 1);
-        CHECK_EQ(fdc_link_put(worker, FDC_REGION_DOWN, offset, bytes, PIECE, &ticket), 0);
+        CHECK_EQ(fdc_link_put(worker, FDC_REGION_DOWN, offset, bytes, PIECE, &ticket),
+                 0);
         CHECK_EQ(ticket, 0);
         send_words(worker, FDC_LANE_REPLY, piece, 1);
         CHECK_EQ(fdc_link_flush(worker, FDC_LANE_REPLY), 0);
@@ -367,13 +370,15 @@ test_puts_land_before_they_are_used(void)
     for (uint64_t i = 0; i < PIECES; i++) {
         offset = i * 173000;
         if (i % 2) {
-            fill(up + offset, i);       /* in place */
-            CHECK_EQ(fdc_link_put(pair.client, FDC_REGION_UP, offset, up + offset, PIECE,
-                                  &ticket), 0);
+            fill(up + offset, i); /* in place */
+            CHECK_EQ(fdc_link_put(pair.client, FDC_REGION_UP, offset, up + offset,
+                                  PIECE, &ticket),
+                     0);
         } else {
             fill(bytes, i);
-            CHECK_EQ(fdc_link_put(pair.client, FDC_REGION_UP, offset, bytes, PIECE,
-                                  &ticket), 0);
+            CHECK_EQ(
+                fdc_link_put(pair.client, FDC_REGION_UP, offset, bytes, PIECE, &ticket),
+                0);
         }
         CHECK_EQ(ticket == 0, fdc_link_is_shared(pair.client));
         message = fdc_link_claim(pair.client, FDC_LANE_COMMAND, 24, &err);
@@ -388,10 +393,12 @@ test_puts_land_before_they_are_used(void)
     }
     pthread_join(thread, NULL);
     /* Outside the region, or in the wrong direction. */
-    CHECK_EQ(fdc_link_put(pair.client, FDC_REGION_UP, up_size, bytes, 1, &ticket), -EINVAL);
+    CHECK_EQ(fdc_link_put(pair.client, FDC_REGION_UP, up_size, bytes, 1, &ticket),
+             -EINVAL);
     CHECK_EQ(fdc_link_put(pair.client, FDC_REGION_UP, UINT64_MAX, bytes, 2, &ticket),
              -EINVAL);
-    CHECK_EQ(fdc_link_put(pair.client, FDC_REGION_UP, 1, bytes, up_size, &ticket), -EINVAL);
+    CHECK_EQ(fdc_link_put(pair.client, FDC_REGION_UP, 1, bytes, up_size, &ticket),
+             -EINVAL);
     CHECK_EQ(fdc_link_put(pair.client, FDC_REGION_DOWN, 0, bytes, 1, &ticket), -EINVAL);
     pair_free(&pair);
     free(bytes);
@@ -494,8 +501,9 @@ kill_worker(bool wait_room)
     CHECK(child >= 0);
     if (child == 0) {
         pair_close_sockets(pair.client_socks, pair.nsocks);
-        CHECK_EQ(fdc_link_worker(road, pair.worker_socks, pair.nsocks, NULL, &pair.worker),
-                 0);
+        CHECK_EQ(
+            fdc_link_worker(road, pair.worker_socks, pair.nsocks, NULL, &pair.worker),
+            0);
         for (;;)
             pause();
     }
@@ -554,7 +562,7 @@ test_wrong_sizes_and_sockets_are_refused(void)
 {
     struct fdc_link_size size = FDC_LINK_SIZE_DEFAULT;
     struct fdc_link *link = NULL;
-    int socks[2] = { -1, -1 };
+    int socks[2] = {-1, -1};
 
     size.lane[1] = 5000;
     CHECK_EQ(fdc_link_worker(road, socks, road == FDC_ROAD_SHM ? 1 : 2, &size, &link),
@@ -567,7 +575,7 @@ test_wrong_sizes_and_sockets_are_refused(void)
 int
 main(void)
 {
-    static const enum fdc_road roads[] = { FDC_ROAD_SHM, FDC_ROAD_TCP };
+    static const enum fdc_road roads[] = {FDC_ROAD_SHM, FDC_ROAD_TCP};
     int failed = 0;
 
     for (size_t i = 0; i < FDC_COUNT(roads); i++) {
