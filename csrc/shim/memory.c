@@ -18,9 +18,11 @@ fdc_memory_setup(struct fdc_session *session)
         return CUDA_ERROR_OUT_OF_MEMORY;
     memory->places = fdc_ranges_new();
     memory->ranges = fdc_ranges_new();
-    if (memory->places == NULL || memory->ranges == NULL) {
+    memory->reserved = fdc_ranges_new();
+    if (memory->places == NULL || memory->ranges == NULL || memory->reserved == NULL) {
         fdc_ranges_delete(memory->places);
         fdc_ranges_delete(memory->ranges);
+        fdc_ranges_delete(memory->reserved);
         free(memory);
         return CUDA_ERROR_OUT_OF_MEMORY;
     }
@@ -387,6 +389,8 @@ fdc_memory_free(struct fdc_call *call, CUdeviceptr address)
     /* Who takes the place away is who frees: of two threads one is told no. */
     if (fdc_place_del(address) != 0)
         return CUDA_ERROR_INVALID_VALUE;
+    if (place.origin == FDC_BY_POOL)
+        fdc_pool_freed(place.owner, place.size);
     if (place.device->arena == NULL)
         return plain_free(call, address);
     return fdc_arena_free(place.device->arena, address);

@@ -29,6 +29,7 @@ struct fdc_memory {
     pthread_rwlock_t lock;              /* places and ranges */
     struct fdc_ranges *places;          /* -> struct fdc_place, heap */
     struct fdc_ranges *ranges;          /* the session's addresses -> struct fdc_device */
+    struct fdc_ranges *reserved;        /* cuMemAddressReserve -> struct fdc_device */
     uint64_t buffers;                   /* buffer ids given, atomic */
     pthread_mutex_t setup;              /* arenas being made */
     pthread_mutex_t pending_lock;       /* a leaf: taken under intake too */
@@ -52,6 +53,11 @@ CUresult fdc_memory_free(struct fdc_call *call, CUdeviceptr address);
 bool fdc_place_find(struct fdc_session *session, uint64_t address, struct fdc_place *place);
 /* Changes a flag of a live place in place: 0 or -ENOENT. */
 int fdc_place_set_sync(struct fdc_session *session, uint64_t address, bool on);
+/* Remembers a device's access to the mappings of a range. */
+void fdc_place_set_access(struct fdc_session *session, uint64_t address, uint64_t size,
+                          int device, unsigned flags);
+/* pool.c: bytes of a pool that came back. */
+void fdc_pool_freed(uint64_t pool, uint64_t size);
 /* Says that these addresses are the device's, and keeps this process out of them. 0, or
  * -EEXIST where something of this process's own is mapped there. */
 int fdc_place_range(struct fdc_device *device, uint64_t base, uint64_t size);

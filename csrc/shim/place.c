@@ -125,6 +125,26 @@ fdc_place_set_sync(struct fdc_session *session, uint64_t address, bool on)
 }
 
 void
+fdc_place_set_access(struct fdc_session *session, uint64_t address, uint64_t size,
+                     int device, unsigned flags)
+{
+    struct fdc_memory *memory = session->memory;
+    uint64_t at = address, base, length;
+    struct fdc_place *place;
+
+    if (device < 0 || device >= 32)
+        return;
+    pthread_rwlock_wrlock(&memory->lock);
+    while ((place = fdc_ranges_next(memory->places, at, &base, &length)) != NULL &&
+           base < address + size) {
+        place->access &= ~(3ull << (2 * device));
+        place->access |= (uint64_t)(flags & 3) << (2 * device);
+        at = base + length;
+    }
+    pthread_rwlock_unlock(&memory->lock);
+}
+
+void
 fdc_place_sweep(struct fdc_session *session,
                 bool (*drop)(const struct fdc_place *place, void *user), void *user)
 {

@@ -85,6 +85,7 @@ struct fdc_device {
     const struct fdc_snapshot_device *snapshot;
     struct fdc_context *primary;
     struct fdc_arena *arena;            /* memory.c */
+    struct fdc_pool *pool[2];           /* pool.c: its own, and the current one */
 };
 
 struct fdc_context {
@@ -281,6 +282,7 @@ struct fdc_place {
     uint64_t base, size;                /* of the allocation */
     uint64_t buffer_id;
     unsigned flags;                     /* host: CU_MEMHOSTALLOC_/REGISTER flags */
+    uint64_t access;                    /* mapped: two bits for each device */
 };
 /* What the address belongs to. An address inside the session's range but in no live
  * allocation is FDC_NOWHERE; unknown addresses are pageable. */
