@@ -53,19 +53,23 @@ def write(path: Path, text: str) -> bool:
 
 def main(argv: list[str]) -> int:
     here = Path(__file__).resolve().parent
-    parser = argparse.ArgumentParser(prog="specgen", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="specgen", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--spec", type=Path, default=here.parent / "spec")
     parser.add_argument("--out", type=Path, help="folder of the generated files")
     parser.add_argument("--lock", action="store_true", help="write wire.lock")
-    parser.add_argument("--suggest", action="store_true", help="say what could be better")
+    parser.add_argument(
+        "--suggest", action="store_true", help="say what could be better"
+    )
     args = parser.parse_args(argv)
     try:
         spec = read.read_spec(args.spec)
         errors = check.check(spec)
         if not errors:
             spec = layout.lay_out(spec)
-    except SpecError as error:
-        errors = [error]
+    except SpecError as wrong:
+        errors = [wrong]
     remarks: list[str] = []
     lock = args.spec / "wire.lock"
     if not errors and args.lock:
@@ -82,7 +86,9 @@ def main(argv: list[str]) -> int:
         print(remark, file=sys.stderr)
     if args.out:
         prose = args.spec / "framing.md"
-        framing = prose.read_text(encoding="utf-8") if prose.exists() else "# The wire\n"
+        framing = (
+            prose.read_text(encoding="utf-8") if prose.exists() else "# The wire\n"
+        )
         for name, text in outputs(spec, framing).items():
             write(args.out / name, text)
     return 0

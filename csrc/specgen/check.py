@@ -10,6 +10,19 @@ from model import Call, Spec, SpecError, Type
 FIRST_ID = 0x0100
 # Words whose bytes only hand-written code can put on the wire.
 BY_HAND = ("opaque", "callback", "path", "hook")
+# Names of the generated functions' own variables.
+TAKEN = (
+    "answer",
+    "at",
+    "call",
+    "how",
+    "length",
+    "rep",
+    "reply",
+    "req",
+    "request",
+    "result",
+)
 _NAME = re.compile(r"[A-Za-z_]\w*")
 
 
@@ -28,6 +41,12 @@ def words_name_parameters(spec: Spec, call: Call) -> Iterator[str]:
             yield f"{name} is {word.text} but no device address"
         elif word.kind != "dev" and not param.stars:
             yield f"{name} is {word.text} but no pointer"
+
+
+def names_are_free(spec: Spec, call: Call) -> Iterator[str]:
+    for param in call.params:
+        if call.travels and call.public and param.name in TAKEN:
+            yield f"parameter {param.name}: generated code uses that name, give another"
 
 
 def counts_are_known(spec: Spec, call: Call) -> Iterator[str]:
@@ -145,10 +164,10 @@ def likeness_exists(spec: Spec, call: Call) -> Iterator[str]:
 
 
 EACH = (
-    pointers_have_words, words_name_parameters, counts_are_known, types_are_known,
-    by_value_types_travel, generated_parts_can_be_generated, async_answers_nothing,
-    async_lists_its_errors, ids_are_given, hooks_have_a_place, internal_is_internal,
-    drops_a_handle, likeness_exists,
+    pointers_have_words, words_name_parameters, names_are_free, counts_are_known,
+    types_are_known, by_value_types_travel, generated_parts_can_be_generated,
+    async_answers_nothing, async_lists_its_errors, ids_are_given, hooks_have_a_place,
+    internal_is_internal, drops_a_handle, likeness_exists,
 )  # fmt: skip
 
 
@@ -176,7 +195,8 @@ def suggestions(spec: Spec) -> list[str]:
     found = []
     for call in spec.calls:
         kinds = {word.kind for word in call.words.values()}
-        if call.mode == "sync" and call.public and not kinds & {"new", "out", "inout"}:
-            if not call.slow and "server.call" not in call.hooks:
-                found.append(f"{call.where}: {call.name}: could be async")
+        answers = bool(kinds & {"new", "out", "inout"})
+        waits = call.slow or "server.call" in call.hooks
+        if call.mode == "sync" and call.public and not answers and not waits:
+            found.append(f"{call.where}: {call.name}: could be async")
     return found

@@ -11,19 +11,24 @@ WIDTH = 88
 
 def banner(kind: str = "c") -> str:
     said = "made by csrc/specgen from csrc/spec/; do not edit"
-    return {"c": f"/* {said} */\n", "hash": f"# {said}\n", "md": f"<!-- {said} -->\n"}[kind]
+    return {"c": f"/* {said} */\n", "hash": f"# {said}\n", "md": f"<!-- {said} -->\n"}[
+        kind
+    ]
 
 
-def wrap(head: str, parts: list[str], tail: str) -> str:
-    """head(part, part)tail, broken at the width and aligned behind the parenthesis."""
-    pad = " " * min(len(head), 40)
-    lines, line = [], head
+def wrap(head: str, parts: list[str], tail: str, indent: int = 0) -> str:
+    """head(part, part)tail, broken at the width and aligned behind the parenthesis.
+
+    indent: the columns before the head, which the caller writes himself.
+    """
+    pad = " " * (indent + min(len(head), 40))
+    lines, line, room = [], head, WIDTH - indent
     for number, part in enumerate(parts):
         part += tail if number == len(parts) - 1 else ","
-        space = "" if line.endswith("(") or line == pad else " "
-        if len(line) + len(space) + len(part) > WIDTH and line not in (head, pad):
+        space = "" if line.endswith("(") or not line.strip() else " "
+        if len(line) + len(space) + len(part) > room and line.strip() != head.strip():
             lines.append(line)
-            line, space = pad, ""
+            line, space, room = pad, "", WIDTH
         line += space + part
     return "\n".join([*lines, line])
 
@@ -37,9 +42,13 @@ def arguments(call: Call) -> list[str]:
     return [p.name for p in call.params]
 
 
-def paragraph(text: str, first: str = "/* ", rest: str = " * ", last: str = " */") -> str:
+def paragraph(
+    text: str, first: str = "/* ", rest: str = " * ", last: str = " */"
+) -> str:
     lines = textwrap.wrap(text, WIDTH - len(rest) - len(last))
-    return "\n".join((first if n == 0 else rest) + s for n, s in enumerate(lines)) + last
+    return (
+        "\n".join((first if n == 0 else rest) + s for n, s in enumerate(lines)) + last
+    )
 
 
 def pointee(param: Param) -> str:

@@ -12,8 +12,12 @@ def public(spec: Spec) -> list[Call]:
 
 
 def cuda_calls_h(spec: Spec) -> str:
-    out = [banner(), "/* Every name of the driver API, all revisions, per-thread twins. */\n"]
-    out.append('#ifndef FDC_CUDA_CALLS_H\n#define FDC_CUDA_CALLS_H\n\n#include "fdc/cuda_abi.h"\n\n')
+    out = [
+        banner(),
+        "/* Every name of the driver API, all revisions, per-thread twins. */\n",
+    ]
+    out.append("#ifndef FDC_CUDA_CALLS_H\n#define FDC_CUDA_CALLS_H\n\n")
+    out.append('#include "fdc/cuda_abi.h"\n\n')
     for call in public(spec):
         for symbol, _, _ in call.symbols:
             out.append(prototype(call, symbol) + ";\n")
@@ -29,10 +33,14 @@ def driver_calls_h(spec: Spec) -> str:
         "    int version;            /* what cuDriverGetVersion says; 0: nothing */\n"
     )
     for call in public(spec):
-        out.append("    " + prototype(call, f"(*{call.name})").replace("\n", "\n    ") + ";\n")
-    out.append("};\n\n/* X(name) for each member, in order. */\n#define FDC_DRIVER_CALLS(X) \\\n")
+        member = prototype(call, f"(*{call.name})").replace("\n", "\n    ")
+        out.append(f"    {member};\n")
+    out.append("};\n\n/* X(name) for each member, in order. */\n")
+    out.append("#define FDC_DRIVER_CALLS(X) \\\n")
     names = [c.name for c in public(spec)]
-    out += [f"    X({name}){' ' + chr(92) if name != names[-1] else ''}\n" for name in names]
+    out += [
+        f"    X({name}){' ' + chr(92) if name != names[-1] else ''}\n" for name in names
+    ]
     return "".join([*out, "\n#endif\n"])
 
 
@@ -44,7 +52,9 @@ def procaddr_names_h(spec: Spec) -> str:
     )
     out = [banner(), "/* { name, since, per thread, symbol, function }, sorted */\n"]
     for name, per_thread, since, symbol in rows:
-        out.append(f'{{ "{name}", {since}, {per_thread}, "{symbol}", (void *){symbol} }},\n')
+        out.append(
+            f'{{ "{name}", {since}, {per_thread}, "{symbol}", (void *){symbol} }},\n'
+        )
     return "".join(out)
 
 
@@ -79,18 +89,23 @@ def fdc_driver_pxd(spec: Spec) -> str:
         "int", "unsigned int", "size_t", "void", "char", "unsigned long long", "uint64_t",
         "cuuint64_t", "CUdevice", "CUdeviceptr", "CUresult",
     }  # fmt: skip
-    enums = {n for n, t in spec.types.items() if t.kind == "scalar" and n.startswith("CU")}
+    enums = {
+        n for n, t in spec.types.items() if t.kind == "scalar" and n.startswith("CU")
+    }
     handles = sorted(n for n, t in spec.types.items() if t.handle and t.size in (8, 16))
     out = [banner("hash"), "from libc.stdint cimport uint64_t\n\n"]
     out.append('cdef extern from "fdc/cuda_abi.h" nogil:\n')
     out.append("    ctypedef int CUresult\n    ctypedef int CUdevice\n")
-    out.append("    ctypedef unsigned long long CUdeviceptr\n    ctypedef uint64_t cuuint64_t\n")
+    out.append("    ctypedef unsigned long long CUdeviceptr\n")
+    out.append("    ctypedef uint64_t cuuint64_t\n")
     skip = ("CUresult", "CUdeviceptr")
     numbers = sorted(e for e in enums if e not in skip and e not in handles)
     out += [f"    ctypedef int {name}\n" for name in numbers]
     out += [f"    ctypedef void *{name}\n" for name in handles]
     known = plain | enums | set(handles)
-    out.append('\ncdef extern from "driver_calls.h" nogil:\n    cdef struct fdc_driver:\n')
+    out.append(
+        '\ncdef extern from "driver_calls.h" nogil:\n    cdef struct fdc_driver:\n'
+    )
     out.append("        void *dl\n        int version\n")
     for call in public(spec):
         if all(p.base in known and not p.suffix for p in call.params):

@@ -3,6 +3,8 @@ answers; and the table that dispatch goes by."""
 
 from __future__ import annotations
 
+import re
+
 from ctext import banner, pointee, wrap
 from model import Call, Param, Spec, Word
 
@@ -46,8 +48,9 @@ class _Serve:
         self.new: list[Param] = []
         self.free: list[str] = []
 
-    def try_(self, call: str) -> None:
-        self.look_up += [f"result = {call};", "if (result != CUDA_SUCCESS)", "    goto answer;"]
+    def try_(self, function: str, *args: str) -> None:
+        call = wrap(f"result = {function}(request->serve, ", list(args), ");", indent=4)
+        self.look_up += [call, "if (result != CUDA_SUCCESS)", "    goto answer;"]
 
     def take(self, param: Param) -> None:
         word = self.call.words.get(param.name)
@@ -72,29 +75,30 @@ class _Serve:
     def take_device(self, param: Param) -> None:
         name = param.name
         self.locals.append(f"CUdevice {name};")
-        self.try_(f"fdc_serve_device(request->serve, req->{name}, &{name})")
+        self.try_("fdc_serve_device", f"req->{name}", f"&{name}")
         self.args.append(name)
 
     def take_handle(self, param: Param) -> None:
         name, known = param.name, self.spec.types[param.base]
         verb = "drop" if self.call.drops == name else "get"
         self.locals.append(f"void *{name};")
-        self.try_(
-            f"fdc_handle_{verb}(request->serve, FDC_KIND_{known.handle}, req->{name}, &{name})"
-        )
+        kind = f"FDC_KIND_{known.handle}"
+        self.try_(f"fdc_handle_{verb}", kind, f"req->{name}", f"&{name}")
         self.args.append(name)
 
     def take_stream(self, param: Param) -> None:
         name = param.name
         self.locals.append(f"CUstream {name};")
-        self.try_(f"fdc_handle_stream(request->serve, req->{name}, &{name})")
+        self.try_("fdc_handle_stream", f"req->{name}", f"&{name}")
         self.args.append(name)
 
     def take_function(self, param: Param) -> None:
         name = param.name
         self.locals.append(f"CUfunction {name};")
-        self.try_(f"fdc_code_function(request->serve, req->{name}, &{name})")
-        self.args.append(name if param.base == "CUfunction" else f"({param.base}){name}")
+        self.try_("fdc_code_function", f"req->{name}", f"&{name}")
+        self.args.append(
+            name if param.base == "CUfunction" else f"({param.base}){name}"
+        )
 
     def take_span(self, param: Param, word: Word) -> None:
         name = param.name
@@ -109,17 +113,14 @@ class _Serve:
             )
         else:
             wanted = f"(uint64_t)({self.count(word)}) * {span.element}"
+            other = ""
             if word.optional:
                 self.spans.append(f"if (req->{name}.size == 0)\n        {name} = NULL;")
-                self.spans.append(
-                    f"else if ({name} == NULL || req->{name}.size != {wanted})\n"
-                    "        return -EPROTO;"
-                )
-            else:
-                self.spans.append(
-                    f"if ({name} == NULL || req->{name}.size != {wanted})\n"
-                    "        return -EPROTO;"
-                )
+                other = "else "
+            self.spans.append(
+                f"{other}if ({name} == NULL ||\n        req->{name}.size != {wanted})\n"
+                "        return -EPROTO;"
+            )
         self.args.append(name)
 
     def count(self, word: Word) -> str:
@@ -154,7 +155,7 @@ class _Serve:
         req = f"struct fdc_req_{call.name}"
         head = f"static int\nserve_{call.name}(struct fdc_request *request)\n{{\n"
         head += f"    const {req} *req = (const void *)request->msg;\n"
-        short = f"    if (request->size < sizeof(*req))\n        return -EPROTO;\n"
+        short = "    if (request->size < sizeof(*req))\n        return -EPROTO;\n"
         if hooked(call):
             return f"{head}\n{short}    return fdc_server_call_{call.name}(request, req);\n}}\n\n"
         for param in call.params:
@@ -166,32 +167,33 @@ class _Serve:
         out += "    CUresult result;\n\n" + short
         out += "".join(f"    {line}\n" for line in self.spans)
         out += f"    if (request->driver->{call.name} == NULL) {{\n"
-        out += "        result = CUDA_ERROR_NOT_SUPPORTED;\n        goto answer;\n    }\n"
+        out += (
+            "        result = CUDA_ERROR_NOT_SUPPORTED;\n        goto answer;\n    }\n"
+        )
         out += "".join(f"    {line}\n" for line in self.look_up)
-        out += "    " + wrap(f"result = request->driver->{call.name}(", self.args or [""], ");") + "\n"
-        if not self.args:
-            out = out.replace(f"{call.name}();", f"{call.name}();")
+        head = f"result = request->driver->{call.name}("
+        out += f"    {wrap(head, self.args or [''], ');', indent=4)}\n"
         if self.new or self.give:
             out += "    if (result != CUDA_SUCCESS)\n        goto answer;\n"
         for param in self.new:
             known = self.spec.types[param.base]
-            args = ["request->serve", f"FDC_KIND_{known.handle}", f"req->{param.name}", param.name, "request->ctx"]
-            out += "    " + wrap("result = fdc_handle_put(", args, ");") + "\n"
+            args = ["request->serve", f"FDC_KIND_{known.handle}"]
+            args += [f"req->{param.name}", param.name, "request->ctx"]
+            out += f"    {wrap('result = fdc_handle_put(', args, ');', indent=4)}\n"
         out += "".join(f"    {line}\n" for line in self.give)
         answer = "&reply, sizeof(reply)" if sync else "NULL, 0"
-        out += f"answer:\n    fdc_request_answer(request, result, {answer});\n    return 0;\n}}\n\n"
-        return out
+        out += f"answer:\n    fdc_request_answer(request, result, {answer});\n"
+        return out + "    return 0;\n}\n\n"
 
 
 def _replace(text: str, name: str, by: str) -> str:
-    import re
-
     return re.sub(rf"(?<![\w>]){name}\b", by, text)
 
 
 def server_calls_c(spec: Spec) -> str:
     out = [banner()]
-    out.append('#include <errno.h>\n#include <string.h>\n\n#include "server/server.h"\n#include "server_hooks.h"\n\n')
+    out.append("#include <errno.h>\n#include <string.h>\n\n")
+    out.append('#include "server/server.h"\n#include "server_hooks.h"\n\n')
     out += [_Serve(spec, call).text() for call in served(spec)]
     out.append("static const struct fdc_serve_entry entries[] = {\n")
     for call in served(spec):
@@ -201,8 +203,13 @@ def server_calls_c(spec: Spec) -> str:
             f'    {{ "{call.name}", serve_{call.name},\n'
             f"      sizeof(struct fdc_req_{call.name}), {slow}, {context} }},\n"
         )
-    out.append("};\n\nconst struct fdc_serve_entry *\nfdc_serve_entry(uint16_t id)\n{\n    switch (id) {\n")
+    out.append(
+        "};\n\nconst struct fdc_serve_entry *\nfdc_serve_entry(uint16_t id)\n{\n"
+    )
+    out.append("    switch (id) {\n")
     for number, call in enumerate(served(spec)):
-        out.append(f"    case FDC_ID_{call.name}:\n        return &entries[{number}];\n")
+        out.append(
+            f"    case FDC_ID_{call.name}:\n        return &entries[{number}];\n"
+        )
     out.append("    default:\n        return NULL;\n    }\n}\n")
     return "".join(out)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ctext import arguments, banner, pointee, prototype, wrap
 from emit_driver import public, refusals
-from model import Call, Param, Spec, Word
+from model import Call, Param, Spec, Type, Word
 
 LARGEST_SPAN = 32768  # bytes; what is larger goes through a region
 
@@ -62,7 +62,7 @@ class _Stub:
         self.locals: list[str] = []
         self.body: list[str] = []
         self.fill: list[str] = []
-        self.size = "sizeof(*req)"
+        self.size = "length" if self.layout.spans else "sizeof(*req)"
         self.new: list[tuple[Param, Word]] = []
 
     def say(self, *lines: str) -> None:
@@ -90,27 +90,26 @@ class _Stub:
                     self.refuse(f"{name} == NULL", "CUDA_ERROR_INVALID_VALUE")
                 self.take_pointer(param, word)
 
-    def take_scalar(self, param: Param, known) -> None:
+    def take_scalar(self, param: Param, known: Type) -> None:
         self.fill.append(f"req->{param.name} = {param.name};")
 
-    def take_struct(self, param: Param, known) -> None:
-        self.fill.append(f"req->{param.name} = {param.name};")
+    take_struct = take_scalar
 
-    def take_device(self, param: Param, known) -> None:
+    def take_device(self, param: Param, known: Type) -> None:
         name = param.name
         self.locals.append(f"struct fdc_device *{name}_device;")
         self.say(f"{name}_device = fdc_device({name});")
         self.refuse(f"{name}_device == NULL", "CUDA_ERROR_INVALID_DEVICE")
         self.fill.append(f"req->{name} = {name}_device->remote;")
 
-    def take_handle(self, param: Param, known) -> None:
+    def take_handle(self, param: Param, known: Type) -> None:
         name = param.name
         self.locals.append(f"struct {known.object} *{name}_object;")
         self.say(f"{name}_object = fdc_object_find(FDC_KIND_{known.handle}, {name});")
         self.refuse(f"{name}_object == NULL", "CUDA_ERROR_INVALID_HANDLE")
         self.fill.append(f"req->{name} = (uint64_t)(uintptr_t){name};")
 
-    def take_stream(self, param: Param, known) -> None:
+    def take_stream(self, param: Param, known: Type) -> None:
         name = param.name
         how = "how | FDC_STREAM_WORK" if self.call.work else "how"
         self.locals.append(f"struct fdc_stream *{name}_stream;")
@@ -118,7 +117,7 @@ class _Stub:
         self.refuse("result != CUDA_SUCCESS", "result")
         self.fill.append(f"req->{name} = fdc_stream_wire({name}_stream);")
 
-    def take_function(self, param: Param, known) -> None:
+    def take_function(self, param: Param, known: Type) -> None:
         name = param.name
         self.locals.append(f"struct fdc_func *{name}_func;")
         self.say(f"{name}_func = fdc_func_find({name});")
@@ -148,7 +147,9 @@ class _Stub:
             self.say(f"{name}_size = (uint32_t){name}_length;")
         else:
             most = word.limit or LARGEST_SPAN // span.element
-            self.refuse(f"(uint64_t)({word.count}) > {most}", "CUDA_ERROR_INVALID_VALUE")
+            self.refuse(
+                f"(uint64_t)({word.count}) > {most}", "CUDA_ERROR_INVALID_VALUE"
+            )
             self.say(f"{name}_size = (uint32_t)({word.count}) * {span.element};")
             if word.optional:
                 self.say(f"if ({name} == NULL)", f"    {name}_size = 0;")
@@ -159,7 +160,7 @@ class _Stub:
         self.fill.append(f"req->{name}.offset = at;")
         self.fill.append(f"req->{name}.size = {name}_size;")
         self.fill.append(f"at = put_span(req, at, {name}, {name}_size);")
-        self.size += f" + FDC_ALIGN_UP({name}_size, 8u)"
+        self.say(f"length += FDC_ALIGN_UP({name}_size, 8u);")
 
     def take_pointer(self, param: Param, word: Word) -> None:
         name = param.name
@@ -185,11 +186,11 @@ class _Stub:
     def make_objects(self) -> None:
         for param, _ in self.new:
             known = self.spec.types[param.base]
-            self.say(
-                f"{param.name}_object = fdc_object_new(call.session, FDC_KIND_{known.handle},",
-                f"    sizeof(*{param.name}_object), call.context);",
-            )
-            self.refuse(f"{param.name}_object == NULL", "CUDA_ERROR_OUT_OF_MEMORY")
+            made = f"{param.name}_object"
+            args = ["call.session", f"FDC_KIND_{known.handle}"]
+            args += [f"sizeof(*{made})", "call.context"]
+            self.say(wrap(f"{made} = fdc_object_new(", args, ");", indent=4))
+            self.refuse(f"{made} == NULL", "CUDA_ERROR_OUT_OF_MEMORY")
 
     def drop_objects(self) -> list[str]:
         return [f"    fdc_object_drop({param.name}_object);" for param, _ in self.new]
@@ -202,7 +203,7 @@ class _Stub:
     def needs(self) -> str:
         flags = {
             "none": "0", "init": "FDC_NEEDS_INIT",
-            "context": "FDC_NEEDS_INIT | FDC_NEEDS_CONTEXT",
+            "context": "FDC_NEEDS_CONTEXT",
         }[self.call.needs]  # fmt: skip
         return flags + (" | FDC_UNSAFE_IN_CAPTURE" if self.call.unsafe else "")
 
@@ -210,10 +211,15 @@ class _Stub:
         call = self.call
         spans = bool(self.layout.spans)
         if spans:
-            self.locals.append("uint32_t at;")
+            self.locals.append("uint32_t length = sizeof(*req), at;")
         self.say(f"req = fdc_call_begin(&call, {self.size});")
         if self.new:
-            self.say("if (req == NULL) {", *self.drop_objects(), "    return call.result;", "}")
+            self.say(
+                "if (req == NULL) {",
+                *self.drop_objects(),
+                "    return call.result;",
+                "}",
+            )
         else:
             self.refuse("req == NULL", "call.result")
         if spans:
@@ -225,18 +231,23 @@ class _Stub:
         else:
             self.say("result = fdc_call_send(&call);")
         after = "shim.after" in call.hooks
-        if self.new:
-            self.say("if (result != CUDA_SUCCESS) {", *self.drop_objects(), "}")
+        drop = self.drop_objects()
+        if len(drop) > 1:
+            self.say("if (result != CUDA_SUCCESS) {", *drop, "}")
+        elif drop:
+            self.say("if (result != CUDA_SUCCESS)", *drop)
         if after:
             args = ["&call", *arguments(call), "result"]
             if call.mode == "sync":
                 args.append("result == CUDA_SUCCESS ? &rep : NULL")
-            self.say(wrap(f"result = fdc_shim_after_{call.name}(", args, ");"))
+            self.say(
+                wrap(f"result = fdc_shim_after_{call.name}(", args, ");", indent=4)
+            )
         if call.drops:
-            self.say("if (result == CUDA_SUCCESS)", f"    fdc_object_drop({call.drops}_{self.dropped()});")
-        answers = [
-            (p, w) for p in call.params if (w := call.words.get(p.name)) and w.kind in ("out", "inout")
-        ]
+            dropped = f"{call.drops}_{self.dropped()}"
+            self.say("if (result == CUDA_SUCCESS)", f"    fdc_object_drop({dropped});")
+        words = [(p, call.words.get(p.name)) for p in call.params]
+        answers = [(p, w) for p, w in words if w and w.kind in ("out", "inout")]
         if self.new or answers:
             self.refuse("result != CUDA_SUCCESS", "result")
             self.give_objects()
@@ -257,12 +268,15 @@ class _Stub:
 
     def text(self) -> str:
         call = self.call
-        uses_stream = any(self.spec.types[p.base].kind == "stream" for p in call.params if p.name not in call.words)
+        by_value = [p for p in call.params if p.name not in call.words]
+        uses_stream = any(self.spec.types[p.base].kind == "stream" for p in by_value)
         self.say(f"result = fdc_call_open(&call, FDC_ID_{call.name}, {self.needs()});")
         self.refuse("result != CUDA_SUCCESS", "result")
         if "shim.before" in call.hooks:
             args = ["&call", *(f"&{p.name}" for p in call.params)]
-            self.say(wrap(f"result = fdc_shim_before_{call.name}(", args, ");"))
+            self.say(
+                wrap(f"result = fdc_shim_before_{call.name}(", args, ");", indent=4)
+            )
             self.refuse("result != CUDA_SUCCESS", "result")
         self.checks()
         self.make_objects()
@@ -283,8 +297,9 @@ def exports(call: Call, target: Call, missing: dict[str, str]) -> str:
     for symbol, _, per_thread in call.symbols:
         how = "FDC_STREAM_PER_THREAD_ZERO" if per_thread else "0"
         args = [missing.get(p.name, p.name) for p in target.params] + [how]
-        out += f"FDC_EXPORT {prototype(call, symbol)}\n{{\n"
-        out += "    " + wrap(f"return call_{target.name}(", args, ");") + "\n}\n\n"
+        out += f"FDC_EXPORT\n{prototype(call, symbol)}\n{{\n"
+        call_it = wrap(f"return call_{target.name}(", args, ");", indent=4)
+        out += f"    {call_it}\n}}\n\n"
     return out
 
 
@@ -306,7 +321,7 @@ put_span(void *message, uint32_t at, const void *bytes, uint32_t size)
     return at + FDC_ALIGN_UP(size, 8u);
 }
 
-/* The range is memory of the device, all of it, maybe of several allocations in a row. */
+/* All of the range is memory of the device, maybe of several allocations in a row. */
 static inline CUresult
 check_range(uint64_t address, uint64_t size)
 {
@@ -353,8 +368,12 @@ def shim_calls_c(spec: Spec) -> str:
     out += [_like(spec, c) for c in spec.calls if c.like]
     out.append("/* ---- refused ---- */\n\n")
     out.append('#pragma GCC diagnostic ignored "-Wunused-parameter"\n\n')
-    out += refusals([c for c in public(spec) if c.mode == "refused"], "fdc_refuse", False)
+    out += refusals(
+        [c for c in public(spec) if c.mode == "refused"], "fdc_refuse", False
+    )
     out.append("/* ---- written by hand elsewhere ---- */\n\n")
-    hand = [c for c in public(spec) if c.shim_hand or (c.mode == "local" and not c.like)]
+    hand = [
+        c for c in public(spec) if c.shim_hand or (c.mode == "local" and not c.like)
+    ]
     out += refusals(hand, "fdc_refuse", True)
     return "".join(out)

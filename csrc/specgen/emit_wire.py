@@ -15,7 +15,9 @@ def _member(field: Field) -> str:
     return f"    {field.ctype} {field.name};\n"
 
 
-def _struct(kind: str, head: str, call: Call, fields: tuple[Field, ...], size: int) -> str:
+def _struct(
+    kind: str, head: str, call: Call, fields: tuple[Field, ...], size: int
+) -> str:
     name = f"struct fdc_{kind}_{call.name}"
     out = f"{name} {{\n    struct {head} head;\n"
     out += "".join(map(_member, fields)) + "};\n"
@@ -24,7 +26,11 @@ def _struct(kind: str, head: str, call: Call, fields: tuple[Field, ...], size: i
         if field.ctype != "pad":
             where = f"offsetof({name}, {field.name}) == {field.offset}"
             line = f'_Static_assert({where}, "{call.name}");\n'
-            out += line if len(line) <= WIDTH else line.replace(", ", ",\n               ", 2)
+            out += (
+                line
+                if len(line) <= WIDTH
+                else line.replace(", ", ",\n               ", 2)
+            )
     return out
 
 
@@ -58,8 +64,8 @@ def proto_h(spec: Spec) -> str:
     structs = [t for t in spec.types.values() if t.kind == "struct"]
     for t in structs:
         out.append(
-            f"_Static_assert(sizeof({t.name}) == {t.size} && _Alignof({t.name}) == {t.align},\n"
-            f'               "{t.name}");\n'
+            f"_Static_assert(sizeof({t.name}) == {t.size} &&\n"
+            f'               _Alignof({t.name}) == {t.align}, "{t.name}");\n'
         )
     out.append("\n#endif\n")
     return "".join(out)
@@ -74,7 +80,9 @@ def _table(fields: tuple[Field, ...], call: Call) -> str:
         said = f"`{word.text}`" if word else ""
         ctype = "span" if field.ctype == SPAN else field.ctype
         rows += f"| {field.offset} | {field.name} | {ctype} | {said} |\n"
-    return rows and "| offset | field | type | word |\n|---|---|---|---|\n" + rows + "\n"
+    return (
+        rows and "| offset | field | type | word |\n|---|---|---|---|\n" + rows + "\n"
+    )
 
 
 def wire_md(spec: Spec, framing: str) -> str:
@@ -89,7 +97,9 @@ def wire_md(spec: Spec, framing: str) -> str:
         out.append(f"Request, {made.request_size} bytes and its spans.\n\n")
         out.append(_table(made.request, call))
         if call.mode == "sync":
-            out.append(f"Reply, {made.reply_size} bytes.\n\n" + _table(made.reply, call))
+            out.append(
+                f"Reply, {made.reply_size} bytes.\n\n" + _table(made.reply, call)
+            )
         for line in call.fails:
             out.append(f"* fails at once: {line}\n")
         if call.fails:

@@ -47,9 +47,7 @@ def layout(spec: Spec, call: Call) -> Layout:
         if word is None or (word.kind == "dev" and not param.stars):
             assert known
             request.add(param.name, known.wire, known.size, known.align)
-        elif word.kind == "dev":
-            request.add(param.name, "uint64_t", 8, 8)
-        elif word.kind == "new":
+        elif word.kind in ("dev", "new"):
             request.add(param.name, "uint64_t", 8, 8)
         elif word.kind == "cstr" or (word.kind == "in" and word.count):
             request.add(param.name, SPAN, 8, 4)
@@ -130,7 +128,9 @@ def against_lock(spec: Spec, locked: str) -> tuple[list[SpecError], list[str]]:
             message = f"id {line.split()[0]} is {ids[line.split()[0]]}'s in wire.lock"
             errors.append(SpecError(call.where, call.name, message))
         elif call.name not in old:
-            remarks.append(f"{call.where}: {call.name}: not in wire.lock yet; `make lock`")
+            remarks.append(
+                f"{call.where}: {call.name}: not in wire.lock yet; `make lock`"
+            )
     for name in sorted(set(old) - set(new)):
         remarks.append(f"wire.lock: {name}: is not described any more; `make lock`")
     return errors, remarks

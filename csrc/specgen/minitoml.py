@@ -7,12 +7,11 @@ inline tables. Raises ValueError with the line number.
 from __future__ import annotations
 
 import re
+import sys
 from typing import Any
 
-try:
-    from tomllib import loads as _loads
-except ImportError:  # Python 3.10
-    _loads = None  # type: ignore[assignment]
+if sys.version_info >= (3, 11):
+    import tomllib
 
 _KEY = re.compile(r'[A-Za-z0-9_-]+|"[^"\n]*"')
 _NUMBER = re.compile(r"[+-]?(0x[0-9A-Fa-f_]+|0b[01_]+|[0-9][0-9_]*)")
@@ -148,4 +147,6 @@ def small_loads(text: str) -> dict[str, Any]:
 
 
 def loads(text: str) -> dict[str, Any]:
-    return _loads(text) if _loads is not None else small_loads(text)
+    if sys.version_info >= (3, 11):
+        return tomllib.loads(text)
+    return small_loads(text)

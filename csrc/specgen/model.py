@@ -13,7 +13,9 @@ class SpecError(Exception):
     """A mistake in the description; says where it is."""
 
     def __init__(self, where: str, entry: str, message: str) -> None:
-        super().__init__(f"{where}: {entry}: {message}" if entry else f"{where}: {message}")
+        super().__init__(
+            f"{where}: {entry}: {message}" if entry else f"{where}: {message}"
+        )
 
 
 @dataclass(frozen=True)

@@ -49,8 +49,12 @@ def make_type(where: str, section: str, name: str, says: Any) -> Type:
         return Type(name, "scalar", says, 4, 4)
     if section == "handle":
         kind = says.get("how", "handle")
-        size, wire = (16, "struct fdc_wire_func") if kind == "function" else (8, "uint64_t")
-        return Type(name, kind, wire, size, 8, says["kind"], says.get("object", "fdc_object"))
+        size, wire = (
+            (16, "struct fdc_wire_func") if kind == "function" else (8, "uint64_t")
+        )
+        return Type(
+            name, kind, wire, size, 8, says["kind"], says.get("object", "fdc_object")
+        )
     if section == "device":
         return Type(name, "device", "int32_t", 4, 4)
     if section == "struct":
@@ -105,13 +109,12 @@ def read_call(where: str, name: str, says: dict[str, Any]) -> Call:
     if found.group(1) != name:
         raise fail(f"the prototype names {found.group(1)}")
     inside = found.group(2)
-    params = ()
+    params: tuple[Param, ...] = ()
     if inside != "void":
         params = tuple(read_param(where, name, p.strip()) for p in inside.split(","))
-    twin, twin_since = "", 0
-    for twin, twin_since in says.get("twin", {}).items():
-        if twin not in ("ptsz", "ptds"):
-            raise fail("twin is ptsz or ptds")
+    twin, twin_since = next(iter(says.get("twin", {}).items()), ("", 0))
+    if twin not in ("", "ptsz", "ptds") or len(says.get("twin", {})) > 1:
+        raise fail("twin is ptsz or ptds")
     hooks = says.get("hooks", [])
     for hook in hooks:
         if hook not in HOOKS:

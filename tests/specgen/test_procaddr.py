@@ -1,7 +1,6 @@
 """cuGetProcAddress, built from the generated table, against what runtimes ask of it."""
 
 import ctypes
-from pathlib import Path
 
 import pytest
 

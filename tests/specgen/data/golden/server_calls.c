@@ -22,7 +22,7 @@ serve_cuStreamCreate(struct fdc_request *request)
     if (result != CUDA_SUCCESS)
         goto answer;
     result = fdc_handle_put(request->serve, FDC_KIND_STREAM, req->phStream, phStream,
-                        request->ctx);
+                            request->ctx);
 answer:
     fdc_request_answer(request, result, NULL, 0);
     return 0;
@@ -41,11 +41,11 @@ serve_cuMemsetD8Async(struct fdc_request *request)
         result = CUDA_ERROR_NOT_SUPPORTED;
         goto answer;
     }
-    result = fdc_handle_stream(request->serve, req->hStream, &hStream);
+    result = fdc_handle_stream(request->serve,  req->hStream, &hStream);
     if (result != CUDA_SUCCESS)
         goto answer;
     result = request->driver->cuMemsetD8Async(req->dstDevice, (unsigned char)req->uc,
-                                        (size_t)req->N, hStream);
+                                            (size_t)req->N, hStream);
 answer:
     fdc_request_answer(request, result, NULL, 0);
     return 0;
@@ -74,7 +74,7 @@ serve_cuModuleGetGlobal_v2(struct fdc_request *request)
     }
     memset(&dptr, 0, sizeof(dptr));
     memset(&bytes, 0, sizeof(bytes));
-    result = fdc_handle_get(request->serve, FDC_KIND_MODULE, req->hmod, &hmod);
+    result = fdc_handle_get(request->serve,  FDC_KIND_MODULE, req->hmod, &hmod);
     if (result != CUDA_SUCCESS)
         goto answer;
     result = request->driver->cuModuleGetGlobal_v2(&dptr, &bytes, hmod, name);

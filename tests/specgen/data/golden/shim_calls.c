@@ -17,7 +17,7 @@ put_span(void *message, uint32_t at, const void *bytes, uint32_t size)
     return at + FDC_ALIGN_UP(size, 8u);
 }
 
-/* The range is memory of the device, all of it, maybe of several allocations in a row. */
+/* All of the range is memory of the device, maybe of several allocations in a row. */
 static inline CUresult
 check_range(uint64_t address, uint64_t size)
 {
@@ -63,13 +63,13 @@ call_cuStreamCreate(CUstream *phStream, unsigned int Flags, unsigned how)
     struct fdc_stream *phStream_object;
 
     (void)how;
-    result = fdc_call_open(&call, FDC_ID_cuStreamCreate, FDC_NEEDS_INIT | FDC_NEEDS_CONTEXT);
+    result = fdc_call_open(&call, FDC_ID_cuStreamCreate, FDC_NEEDS_CONTEXT);
     if (result != CUDA_SUCCESS)
         return result;
     if (phStream == NULL)
         return CUDA_ERROR_INVALID_VALUE;
     phStream_object = fdc_object_new(call.session, FDC_KIND_STREAM,
-        sizeof(*phStream_object), call.context);
+                                     sizeof(*phStream_object), call.context);
     if (phStream_object == NULL)
         return CUDA_ERROR_OUT_OF_MEMORY;
     req = fdc_call_begin(&call, sizeof(*req));
@@ -80,16 +80,16 @@ call_cuStreamCreate(CUstream *phStream, unsigned int Flags, unsigned how)
     req->phStream = phStream_object->object.handle;
     req->Flags = Flags;
     result = fdc_call_send(&call);
-    if (result != CUDA_SUCCESS) {
+    if (result != CUDA_SUCCESS)
         fdc_object_drop(phStream_object);
-    }
     if (result != CUDA_SUCCESS)
         return result;
     *phStream = (CUstream)(uintptr_t)phStream_object->object.handle;
     return CUDA_SUCCESS;
 }
 
-FDC_EXPORT CUresult cuStreamCreate(CUstream *phStream, unsigned int Flags)
+FDC_EXPORT
+CUresult cuStreamCreate(CUstream *phStream, unsigned int Flags)
 {
     return call_cuStreamCreate(phStream, Flags, 0);
 }
@@ -103,7 +103,7 @@ call_cuMemsetD8Async(CUdeviceptr dstDevice, unsigned char uc, size_t N,
     CUresult result;
     struct fdc_stream *hStream_stream;
 
-    result = fdc_call_open(&call, FDC_ID_cuMemsetD8Async, FDC_NEEDS_INIT | FDC_NEEDS_CONTEXT);
+    result = fdc_call_open(&call, FDC_ID_cuMemsetD8Async, FDC_NEEDS_CONTEXT);
     if (result != CUDA_SUCCESS)
         return result;
     result = check_range(dstDevice, N);
@@ -123,13 +123,15 @@ call_cuMemsetD8Async(CUdeviceptr dstDevice, unsigned char uc, size_t N,
     return result;
 }
 
-FDC_EXPORT CUresult cuMemsetD8Async(CUdeviceptr dstDevice, unsigned char uc, size_t N,
+FDC_EXPORT
+CUresult cuMemsetD8Async(CUdeviceptr dstDevice, unsigned char uc, size_t N,
                          CUstream hStream)
 {
     return call_cuMemsetD8Async(dstDevice, uc, N, hStream, 0);
 }
 
-FDC_EXPORT CUresult cuMemsetD8Async_ptsz(CUdeviceptr dstDevice, unsigned char uc, size_t N,
+FDC_EXPORT
+CUresult cuMemsetD8Async_ptsz(CUdeviceptr dstDevice, unsigned char uc, size_t N,
                               CUstream hStream)
 {
     return call_cuMemsetD8Async(dstDevice, uc, N, hStream, FDC_STREAM_PER_THREAD_ZERO);
@@ -145,11 +147,11 @@ call_cuModuleGetGlobal_v2(CUdeviceptr *dptr, size_t *bytes, CUmodule hmod,
     struct fdc_object *hmod_object;
     uint32_t name_size;
     size_t name_length;
-    uint32_t at;
+    uint32_t length = sizeof(*req), at;
     struct fdc_rep_cuModuleGetGlobal_v2 rep;
 
     (void)how;
-    result = fdc_call_open(&call, FDC_ID_cuModuleGetGlobal_v2, FDC_NEEDS_INIT | FDC_NEEDS_CONTEXT);
+    result = fdc_call_open(&call, FDC_ID_cuModuleGetGlobal_v2, FDC_NEEDS_CONTEXT);
     if (result != CUDA_SUCCESS)
         return result;
     hmod_object = fdc_object_find(FDC_KIND_MODULE, hmod);
@@ -161,7 +163,8 @@ call_cuModuleGetGlobal_v2(CUdeviceptr *dptr, size_t *bytes, CUmodule hmod,
     if (name_length > 32768)
         return CUDA_ERROR_INVALID_VALUE;
     name_size = (uint32_t)name_length;
-    req = fdc_call_begin(&call, sizeof(*req) + FDC_ALIGN_UP(name_size, 8u));
+    length += FDC_ALIGN_UP(name_size, 8u);
+    req = fdc_call_begin(&call, length);
     if (req == NULL)
         return call.result;
     at = sizeof(*req);
@@ -171,7 +174,7 @@ call_cuModuleGetGlobal_v2(CUdeviceptr *dptr, size_t *bytes, CUmodule hmod,
     at = put_span(req, at, name, name_size);
     result = fdc_call_wait(&call, &rep, sizeof(rep));
     result = fdc_shim_after_cuModuleGetGlobal_v2(&call, dptr, bytes, hmod, name, result,
-                                        result == CUDA_SUCCESS ? &rep : NULL);
+                                            result == CUDA_SUCCESS ? &rep : NULL);
     if (result != CUDA_SUCCESS)
         return result;
     if (dptr != NULL)
@@ -181,7 +184,8 @@ call_cuModuleGetGlobal_v2(CUdeviceptr *dptr, size_t *bytes, CUmodule hmod,
     return CUDA_SUCCESS;
 }
 
-FDC_EXPORT CUresult cuModuleGetGlobal_v2(CUdeviceptr *dptr, size_t *bytes, CUmodule hmod,
+FDC_EXPORT
+CUresult cuModuleGetGlobal_v2(CUdeviceptr *dptr, size_t *bytes, CUmodule hmod,
                               const char *name)
 {
     return call_cuModuleGetGlobal_v2(dptr, bytes, hmod, name, 0);
