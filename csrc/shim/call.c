@@ -168,7 +168,7 @@ ticket_at(struct fdc_session *session, uint64_t number)
     return ticket != NULL && ticket->number == number ? ticket : NULL;
 }
 
-/* Under intake. */
+/* Under intake. A ticket without a reply is of the kind whose number is bounded. */
 static void
 ticket_unregister(struct fdc_session *session, struct fdc_ticket *ticket)
 {
@@ -176,6 +176,10 @@ ticket_unregister(struct fdc_session *session, struct fdc_ticket *ticket)
 
     fdc_store_release(&session->tickets->slot[slot].ticket, NULL);
     slot_push(session->tickets, slot);
+    if (ticket->reply == NULL) {
+        __atomic_sub_fetch(&session->tickets->done, 1, __ATOMIC_RELAXED);
+        __atomic_add_fetch(&session->tickets->given, 1, __ATOMIC_RELEASE);
+    }
 }
 
 /* Under intake: the ticket's time has come. It may be gone afterwards. */
@@ -185,10 +189,6 @@ ticket_complete(struct fdc_session *session, struct fdc_ticket *ticket)
     struct fdc_thread *self = fdc_thread_self();
 
     ticket_unregister(session, ticket);
-    if (ticket->reply == NULL) {
-        __atomic_sub_fetch(&session->tickets->done, 1, __ATOMIC_RELAXED);
-        __atomic_add_fetch(&session->tickets->given, 1, __ATOMIC_RELEASE);
-    }
     if (ticket->on_done != NULL) {
         self->delivering = ticket;
         ticket->on_done(ticket);
@@ -234,13 +234,8 @@ fdc_ticket_release(struct fdc_session *session, struct fdc_ticket *ticket)
         return;
     if (!ours)
         pthread_mutex_lock(&session->intake);
-    if (ticket_at(session, ticket->number) == ticket) {
+    if (ticket_at(session, ticket->number) == ticket)
         ticket_unregister(session, ticket);
-        if (ticket->reply == NULL) {
-            __atomic_sub_fetch(&session->tickets->done, 1, __ATOMIC_RELAXED);
-            __atomic_add_fetch(&session->tickets->given, 1, __ATOMIC_RELEASE);
-        }
-    }
     if (!ours)
         pthread_mutex_unlock(&session->intake);
 }
@@ -364,7 +359,9 @@ take_in(struct fdc_session *session, const struct fdc_reply *reply, uint32_t siz
         return -EPIPE;
     }
     ticket = ticket_at(session, head.ticket);
-    if (ticket == NULL || !fdc_load_relaxed(&ticket->armed)) {
+    /* pairs with the ordered stores of armed: the worker, which told the one after the
+     * other, is another process */
+    if (ticket == NULL || !fdc_load_acquire(&ticket->armed)) {
         fdc_log(FDC_LOG_DEBUG, "reply without a ticket: id %u", head.id);
         return 0;
     }
@@ -691,7 +688,8 @@ CUresult
 fdc_call_send_done(struct fdc_call *call, struct fdc_ticket *ticket)
 {
     struct fdc_session *session = call->session;
-    bool swept = false;
+    uint64_t number = ticket->number;
+    bool ours;
 
     ticket->id = call->id;
     call->msg->flags |= FDC_MSG_DONE;
@@ -703,12 +701,11 @@ fdc_call_send_done(struct fdc_call *call, struct fdc_ticket *ticket)
     if (FDC_LIKELY(fdc_load_ordered(&session->dead) == 0))
         return CUDA_SUCCESS;
     pthread_mutex_lock(&session->intake);
-    if (ticket_at(session, ticket->number) == ticket) {
+    ours = ticket_at(session, number) == ticket;        /* else it may be gone */
+    if (ours)
         ticket_unregister(session, ticket);
-        swept = true;
-    }
     pthread_mutex_unlock(&session->intake);
-    return swept ? (CUresult)fdc_load_relaxed(&session->dead) : CUDA_SUCCESS;
+    return ours ? (CUresult)fdc_load_relaxed(&session->dead) : CUDA_SUCCESS;
 }
 
 CUresult

@@ -339,6 +339,7 @@ end(CUstream value, CUgraph *phGraph, unsigned how)
     struct fdc_reply reply;
     struct fdc_call call;
     CUresult result, broken = CUDA_SUCCESS;
+    bool made = false;
 
     result = fdc_call_open(&call, FDC_ID_cuStreamEndCapture, FDC_NEEDS_CONTEXT);
     if (result == CUDA_SUCCESS)
@@ -372,6 +373,7 @@ end(CUstream value, CUgraph *phGraph, unsigned how)
         req->hStream = fdc_stream_wire(stream);
         req->phGraph = graph->handle;
         result = fdc_call_wait(&call, &reply, sizeof(reply));
+        made = call.own.done && call.own.result == CUDA_SUCCESS;
     } else {
         result = call.result;
     }
@@ -383,7 +385,7 @@ end(CUstream value, CUgraph *phGraph, unsigned how)
         *phGraph = (CUgraph)(uintptr_t)graph->handle;
         return CUDA_SUCCESS;
     }
-    if (result == CUDA_SUCCESS)
+    if (made)                   /* also where the result is an earlier call's failure */
         discard(&call, graph);
     fdc_object_drop(graph);
     if (phGraph != NULL)
