@@ -1,0 +1,475 @@
+/*
+ * Events, and what the program's own functions and memory words do in a stream. An
+ * event's recording is a ticket of a stream; who waits takes the ticket that counts at
+ * the time of the call, so a later recording changes nothing for him.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "cpudev.h"
+
+/* ---- recordings ---- */
+
+struct fdcpu_record *
+fdcpu_record_new(struct fdcpu_stream *stream)
+{
+    struct fdcpu_record *record = calloc(1, sizeof(*record));
+
+    if (record == NULL)
+        return NULL;
+    record->refs = 1;
+    record->stream = stream;
+    fdcpu_stream_ref(stream);
+    return record;
+}
+
+void
+fdcpu_record_unref(struct fdcpu_record *record)
+{
+    if (record == NULL || --record->refs > 0)
+        return;
+    fdcpu_stream_unref(record->stream);
+    free(record);
+}
+
+static bool
+finished(const struct fdcpu_record *record)
+{
+    return record == NULL || record->stream->done >= record->ticket;
+}
+
+/* Lets an event stand for the place after `ticket` (0: for a new mark) of a stream. */
+static CUresult
+record_at(struct fdcpu_event *event, struct fdcpu_stream *stream, uint64_t ticket)
+{
+    struct fdcpu_record *record = fdcpu_record_new(stream);
+    struct fdcpu_work *work;
+
+    if (record == NULL)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    fdcpu_event_uncapture(event);
+    if (ticket == 0) {
+        work = fdcpu_work_new(FDCPU_W_RECORD, stream->ctx);
+        if (work == NULL) {
+            fdcpu_record_unref(record);
+            return CUDA_ERROR_OUT_OF_MEMORY;
+        }
+        work->u.event.record = record;
+        record->refs++;
+        record->ticket = UINT64_MAX;    /* until it has one, it is not done */
+        record->ticket = fdcpu_stream_push(stream, work);
+    } else {
+        record->ticket = ticket;
+    }
+    fdcpu_record_unref(event->record);
+    event->record = record;
+    return CUDA_SUCCESS;
+}
+
+void
+fdcpu_event_record_at(CUevent handle, struct fdcpu_stream *stream)
+{
+    struct fdcpu_event *event = FDCPU_GET(FDCPU_H_EVENT, handle);
+
+    if (event != NULL)
+        record_at(event, stream, 0);
+}
+
+/* ---- life ---- */
+
+FDC_EXPORT CUresult
+cuEventCreate(CUevent *phEvent, unsigned int Flags)
+{
+    struct fdcpu_event *event;
+    struct fdcpu_ctx *ctx;
+    CUresult result = fdcpu_enter(&ctx);
+
+    if (result != CUDA_SUCCESS)
+        return result;
+    if (phEvent == NULL || (Flags & ~7u) != 0
+        || ((Flags & CU_EVENT_INTERPROCESS) != 0
+            && (Flags & CU_EVENT_DISABLE_TIMING) == 0))
+        return CUDA_ERROR_INVALID_VALUE;
+    if ((Flags & CU_EVENT_INTERPROCESS) != 0)
+        return CUDA_ERROR_NOT_SUPPORTED;
+    event = calloc(1, sizeof(*event));
+    if (event == NULL)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    event->ctx = ctx;
+    event->flags = Flags;
+    event->handle = fdcpu_handle_new(FDCPU_H_EVENT, event);
+    if (event->handle == 0) {
+        free(event);
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    }
+    *phEvent = (CUevent)(uintptr_t)event->handle;
+    return CUDA_SUCCESS;
+}
+
+void
+fdcpu_event_drop(struct fdcpu_event *event)
+{
+    if (fdcpu_handle_drop(FDCPU_H_EVENT, event->handle) == NULL)
+        return;
+    pthread_mutex_lock(&fdcpu.sched);
+    fdcpu_event_uncapture(event);
+    fdcpu_record_unref(event->record);
+    pthread_mutex_unlock(&fdcpu.sched);
+    free(event);
+}
+
+FDC_EXPORT CUresult
+cuEventDestroy_v2(CUevent hEvent)
+{
+    struct fdcpu_event *event;
+    CUresult result = fdcpu_check();
+
+    if (result != CUDA_SUCCESS)
+        return result;
+    event = FDCPU_GET(FDCPU_H_EVENT, hEvent);
+    if (event == NULL)
+        return CUDA_ERROR_INVALID_HANDLE;
+    fdcpu_event_drop(event);
+    return CUDA_SUCCESS;
+}
+
+FDC_EXPORT CUresult
+cuEventDestroy(CUevent hEvent)
+{
+    return cuEventDestroy_v2(hEvent);
+}
+
+/* ---- record and wait ---- */
+
+static CUresult
+record(CUevent hEvent, CUstream hStream, unsigned int flags)
+{
+    struct fdcpu_event *event = FDCPU_GET(FDCPU_H_EVENT, hEvent);
+    struct fdcpu_stream *stream;
+    struct fdcpu_work *work;
+    CUresult result = fdcpu_stream_get(hStream, &stream);
+
+    if (result != CUDA_SUCCESS)
+        return result;
+    if (event == NULL)
+        return CUDA_ERROR_INVALID_HANDLE;
+    if ((flags & ~1u) != 0)
+        return CUDA_ERROR_INVALID_VALUE;
+    if (event->ctx != stream->ctx)
+        return CUDA_ERROR_INVALID_HANDLE;
+    pthread_mutex_lock(&fdcpu.sched);
+    if (stream->capture != NULL && (flags & CU_EVENT_RECORD_EXTERNAL) != 0) {
+        work = fdcpu_work_new(FDCPU_W_RECORD, stream->ctx);
+        if (work == NULL) {
+            result = CUDA_ERROR_OUT_OF_MEMORY;
+        } else {
+            work->u.event.handle = hEvent;
+            result = fdcpu_capture_add(stream, work);
+        }
+    } else if (stream->capture != NULL) {
+        result = fdcpu_capture_record(stream, event);
+    } else {
+        result = fdcpu_capture_implicit(stream);
+        if (result == CUDA_SUCCESS)
+            result = record_at(event, stream, 0);
+    }
+    pthread_mutex_unlock(&fdcpu.sched);
+    return result;
+}
+
+FDCPU_TWIN(cuEventRecord, _ptsz, (CUevent hEvent, CUstream hStream),
+           record(hEvent, S(hStream), 0))
+FDCPU_TWIN(cuEventRecordWithFlags, _ptsz,
+           (CUevent hEvent, CUstream hStream, unsigned int flags),
+           record(hEvent, S(hStream), flags))
+
+static CUresult
+wait_event(CUstream hStream, CUevent hEvent, unsigned int flags)
+{
+    struct fdcpu_event *event = FDCPU_GET(FDCPU_H_EVENT, hEvent);
+    struct fdcpu_stream *stream;
+    struct fdcpu_work *work;
+    CUresult result = fdcpu_stream_get(hStream, &stream);
+
+    if (result != CUDA_SUCCESS)
+        return result;
+    if (event == NULL)
+        return CUDA_ERROR_INVALID_HANDLE;
+    if ((flags & ~1u) != 0)
+        return CUDA_ERROR_INVALID_VALUE;
+    pthread_mutex_lock(&fdcpu.sched);
+    if (stream->capture != NULL && (flags & CU_EVENT_WAIT_EXTERNAL) != 0) {
+        work = fdcpu_work_new(FDCPU_W_WAIT, stream->ctx);
+        if (work == NULL) {
+            result = CUDA_ERROR_OUT_OF_MEMORY;
+        } else {
+            work->u.event.handle = hEvent;
+            result = fdcpu_capture_add(stream, work);
+        }
+    } else if (stream->capture != NULL || event->capture != NULL) {
+        result = fdcpu_capture_wait(stream, event);
+    } else {
+        result = fdcpu_capture_implicit(stream);
+        if (result == CUDA_SUCCESS && !finished(event->record)) {
+            work = fdcpu_work_new(FDCPU_W_EMPTY, stream->ctx);
+            if (work == NULL) {
+                result = CUDA_ERROR_OUT_OF_MEMORY;
+            } else {
+                fdcpu_stream_depend(stream, event->record->stream, event->record->ticket);
+                fdcpu_stream_push(stream, work);
+            }
+        }
+    }
+    pthread_mutex_unlock(&fdcpu.sched);
+    return result;
+}
+
+FDCPU_TWIN(cuStreamWaitEvent, _ptsz,
+           (CUstream hStream, CUevent hEvent, unsigned int Flags),
+           wait_event(S(hStream), hEvent, Flags))
+
+/* ---- questions ---- */
+
+/* Under sched on success. */
+static CUresult
+enter(CUevent hEvent, struct fdcpu_event **event)
+{
+    CUresult result = fdcpu_check();
+    int error;
+
+    if (result != CUDA_SUCCESS)
+        return result;
+    *event = FDCPU_GET(FDCPU_H_EVENT, hEvent);
+    if (*event == NULL)
+        return CUDA_ERROR_INVALID_HANDLE;
+    error = atomic_load(&(*event)->ctx->error);
+    if (error != 0)
+        return (CUresult)error;
+    pthread_mutex_lock(&fdcpu.sched);
+    if ((*event)->capture != NULL) {
+        fdcpu_capture_spoil((*event)->capture);
+        pthread_mutex_unlock(&fdcpu.sched);
+        return CUDA_ERROR_CAPTURED_EVENT;
+    }
+    return CUDA_SUCCESS;
+}
+
+FDC_EXPORT CUresult
+cuEventQuery(CUevent hEvent)
+{
+    struct fdcpu_event *event;
+    CUresult result = enter(hEvent, &event);
+
+    if (result != CUDA_SUCCESS)
+        return result;
+    if (!finished(event->record))
+        result = CUDA_ERROR_NOT_READY;
+    pthread_mutex_unlock(&fdcpu.sched);
+    return result == CUDA_SUCCESS ? fdcpu_ctx_result(event->ctx) : result;
+}
+
+FDC_EXPORT CUresult
+cuEventSynchronize(CUevent hEvent)
+{
+    struct fdcpu_event *event;
+    struct fdcpu_record *record;
+    struct fdcpu_ctx *ctx;
+    CUresult result = enter(hEvent, &event);
+
+    if (result != CUDA_SUCCESS)
+        return result;
+    ctx = event->ctx;
+    record = event->record;
+    if (record != NULL) {
+        record->refs++;
+        fdcpu_stream_await(record->stream, record->ticket);
+        fdcpu_record_unref(record);
+    }
+    pthread_mutex_unlock(&fdcpu.sched);
+    fdcpu_ctx_print_flush(ctx);
+    return fdcpu_ctx_result(ctx);
+}
+
+FDC_EXPORT CUresult
+cuEventElapsedTime_v2(float *pMilliseconds, CUevent hStart, CUevent hEnd)
+{
+    struct fdcpu_event *start, *end;
+    CUresult result = enter(hStart, &start);
+
+    if (result != CUDA_SUCCESS)
+        return result;
+    pthread_mutex_unlock(&fdcpu.sched);
+    result = enter(hEnd, &end);
+    if (result != CUDA_SUCCESS)
+        return result;
+    if (pMilliseconds == NULL)
+        result = CUDA_ERROR_INVALID_VALUE;
+    else if (start->record == NULL || end->record == NULL || start->ctx != end->ctx
+             || ((start->flags | end->flags) & CU_EVENT_DISABLE_TIMING) != 0)
+        result = CUDA_ERROR_INVALID_HANDLE;
+    else if (!finished(start->record) || !finished(end->record))
+        result = CUDA_ERROR_NOT_READY;
+    else
+        *pMilliseconds = (float)((double)(int64_t)(end->record->time_ns
+                                                   - start->record->time_ns) / 1e6);
+    pthread_mutex_unlock(&fdcpu.sched);
+    return result;
+}
+
+FDC_EXPORT CUresult
+cuEventElapsedTime(float *pMilliseconds, CUevent hStart, CUevent hEnd)
+{
+    return cuEventElapsedTime_v2(pMilliseconds, hStart, hEnd);
+}
+
+FDC_EXPORT CUresult
+cuCtxRecordEvent(CUcontext hCtx, CUevent hEvent)
+{
+    (void)hCtx;
+    (void)hEvent;
+    fdcpu_log_once("cuCtxRecordEvent is not supported");
+    return CUDA_ERROR_NOT_SUPPORTED;
+}
+
+/* ---- the program's functions ---- */
+
+static CUresult
+host_function(CUstream hStream, CUhostFn fn, void *user)
+{
+    struct fdcpu_stream *stream;
+    struct fdcpu_work *work;
+    CUresult result = fdcpu_stream_get(hStream, &stream);
+
+    if (result != CUDA_SUCCESS)
+        return result;
+    if (fn == NULL)
+        return CUDA_ERROR_INVALID_VALUE;
+    work = fdcpu_work_new(FDCPU_W_HOST, stream->ctx);
+    if (work == NULL)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    work->u.host.fn = fn;
+    work->u.host.user = user;
+    return fdcpu_stream_do(stream, work, 0);
+}
+
+FDCPU_TWIN(cuLaunchHostFunc, _ptsz, (CUstream hStream, CUhostFn fn, void *userData),
+           host_function(S(hStream), fn, userData))
+FDCPU_TWIN(cuLaunchHostFunc_v2, _ptsz,
+           (CUstream hStream, CUhostFn fn, void *userData, unsigned int syncMode),
+           syncMode > 1 ? CUDA_ERROR_INVALID_VALUE
+                        : host_function(S(hStream), fn, userData))
+
+static CUresult
+add_callback(CUstream hStream, CUstreamCallback fn, void *user, unsigned int flags)
+{
+    struct fdcpu_stream *stream;
+    struct fdcpu_work *work;
+    CUresult result = fdcpu_stream_get(hStream, &stream);
+
+    if (result != CUDA_SUCCESS)
+        return result;
+    if (fn == NULL || flags != 0)
+        return CUDA_ERROR_INVALID_VALUE;
+    if (stream->capture != NULL) {
+        pthread_mutex_lock(&fdcpu.sched);
+        if (stream->capture != NULL)
+            fdcpu_capture_spoil(stream->capture);
+        pthread_mutex_unlock(&fdcpu.sched);
+        return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+    }
+    work = fdcpu_work_new(FDCPU_W_CALLBACK, stream->ctx);
+    if (work == NULL)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    work->u.callback.fn = fn;
+    work->u.callback.user = user;
+    work->u.callback.stream = hStream;
+    return fdcpu_stream_do(stream, work, 0);
+}
+
+FDCPU_TWIN(cuStreamAddCallback, _ptsz,
+           (CUstream hStream, CUstreamCallback callback, void *userData,
+            unsigned int flags),
+           add_callback(S(hStream), callback, userData, flags))
+
+/* ---- words of memory ---- */
+
+static CUresult
+batch(CUstream hStream, unsigned int count, const CUstreamBatchMemOpParams *ops,
+      unsigned int flags)
+{
+    struct fdcpu_stream *stream;
+    struct fdcpu_work *work;
+    CUresult result = fdcpu_stream_get(hStream, &stream);
+    unsigned int i, size;
+
+    if (result != CUDA_SUCCESS)
+        return result;
+    if (ops == NULL || count == 0 || count > 256 || flags != 0)
+        return CUDA_ERROR_INVALID_VALUE;
+    for (i = 0; i < count; i++) {
+        switch ((int)ops[i].operation) {
+        case CU_STREAM_MEM_OP_WAIT_VALUE_32:
+        case CU_STREAM_MEM_OP_WRITE_VALUE_32:
+            size = 4;
+            break;
+        case CU_STREAM_MEM_OP_WAIT_VALUE_64:
+        case CU_STREAM_MEM_OP_WRITE_VALUE_64:
+            size = 8;
+            break;
+        case CU_STREAM_MEM_OP_BARRIER:
+        case CU_STREAM_MEM_OP_FLUSH_REMOTE_WRITES:
+            continue;
+        default:
+            return CUDA_ERROR_INVALID_VALUE;
+        }
+        if (ops[i].waitValue.address % size != 0
+            || !fdcpu_alloc_covers(ops[i].waitValue.address, size))
+            return CUDA_ERROR_INVALID_VALUE;
+    }
+    work = fdcpu_work_new(FDCPU_W_MEMOP, stream->ctx);
+    if (work == NULL)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    work->u.memop.ops = malloc(count * sizeof(*ops));
+    if (work->u.memop.ops == NULL) {
+        free(work);
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    }
+    memcpy(work->u.memop.ops, ops, count * sizeof(*ops));
+    work->u.memop.count = count;
+    return fdcpu_stream_do(stream, work, 0);
+}
+
+static CUresult
+one_word(CUstream hStream, CUstreamBatchMemOpType what, CUdeviceptr addr, uint64_t value,
+         unsigned int flags)
+{
+    CUstreamBatchMemOpParams op;
+
+    memset(&op, 0, sizeof(op));
+    op.waitValue.operation = what;      /* writeValue has the same beginning */
+    op.waitValue.address = addr;
+    op.waitValue.value64 = value;
+    op.waitValue.flags = flags;
+    return batch(hStream, 1, &op, 0);
+}
+
+#define WORDS(v)                                                                        \
+    FDCPU_TWIN(cuStreamWaitValue32##v, _ptsz,                                           \
+               (CUstream stream, CUdeviceptr addr, cuuint32_t value, unsigned int flags), \
+               one_word(S(stream), CU_STREAM_MEM_OP_WAIT_VALUE_32, addr, value, flags)) \
+    FDCPU_TWIN(cuStreamWaitValue64##v, _ptsz,                                           \
+               (CUstream stream, CUdeviceptr addr, cuuint64_t value, unsigned int flags), \
+               one_word(S(stream), CU_STREAM_MEM_OP_WAIT_VALUE_64, addr, value, flags)) \
+    FDCPU_TWIN(cuStreamWriteValue32##v, _ptsz,                                          \
+               (CUstream stream, CUdeviceptr addr, cuuint32_t value, unsigned int flags), \
+               one_word(S(stream), CU_STREAM_MEM_OP_WRITE_VALUE_32, addr, value, flags)) \
+    FDCPU_TWIN(cuStreamWriteValue64##v, _ptsz,                                          \
+               (CUstream stream, CUdeviceptr addr, cuuint64_t value, unsigned int flags), \
+               one_word(S(stream), CU_STREAM_MEM_OP_WRITE_VALUE_64, addr, value, flags)) \
+    FDCPU_TWIN(cuStreamBatchMemOp##v, _ptsz,                                            \
+               (CUstream stream, unsigned int count,                                    \
+                CUstreamBatchMemOpParams *paramArray, unsigned int flags),              \
+               batch(S(stream), count, paramArray, flags))
+
+WORDS()
+WORDS(_v2)

@@ -1,0 +1,752 @@
+/*
+ * Streams: queues of work in order, each with a thread that is started when something
+ * has to wait in it. A place in a stream is a ticket; what must wait for another stream
+ * waits for a ticket of it. So the legacy stream's rules, events and graph launches are
+ * all the same thing: dependencies.
+ */
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cpudev.h"
+
+static pthread_key_t own_key;
+static pthread_once_t own_once = PTHREAD_ONCE_INIT;
+
+/* ---- life ---- */
+
+struct fdcpu_stream *
+fdcpu_stream_new(struct fdcpu_ctx *ctx, unsigned int flags, int priority)
+{
+    struct fdcpu_stream *s = calloc(1, sizeof(*s));
+
+    if (s == NULL)
+        return NULL;
+    s->ctx = ctx;
+    s->flags = flags;
+    s->priority = priority > 0 ? 0 : priority < -5 ? -5 : priority;
+    s->refs = 1;                /* of the list */
+    s->listed = true;
+    s->tail = &s->head;
+    s->id = atomic_fetch_add(&fdcpu.next_id, 1) + 1;
+    pthread_cond_init(&s->work, NULL);
+    pthread_cond_init(&s->change, NULL);
+    pthread_mutex_lock(&fdcpu.sched);
+    s->next = ctx->streams;
+    ctx->streams = s;
+    pthread_mutex_unlock(&fdcpu.sched);
+    return s;
+}
+
+void
+fdcpu_stream_ref(struct fdcpu_stream *stream)
+{
+    stream->refs++;
+}
+
+void
+fdcpu_stream_unref(struct fdcpu_stream *stream)
+{
+    if (--stream->refs > 0)
+        return;
+    pthread_cond_destroy(&stream->work);
+    pthread_cond_destroy(&stream->change);
+    free(stream->waits);
+    free(stream->tips);
+    free(stream);
+}
+
+/* Takes a destroyed stream off the list once all its work is done. */
+static void
+reap(struct fdcpu_stream *s)
+{
+    struct fdcpu_stream **at;
+
+    if (!s->gone || !s->listed || s->running || s->done < s->submitted)
+        return;
+    for (at = &s->ctx->streams; *at != s; at = &(*at)->next)
+        ;
+    *at = s->next;
+    s->listed = false;
+    fdcpu_stream_unref(s);
+}
+
+void
+fdcpu_stream_retire(struct fdcpu_stream *stream)
+{
+    if (stream->capture != NULL) {
+        fdcpu_capture_spoil(stream->capture);
+        fdcpu_capture_leave(stream);
+    }
+    stream->gone = true;
+    pthread_cond_signal(&stream->work);
+    reap(stream);
+}
+
+static void
+own_drop(void *arg)
+{
+    struct fdcpu_thread *t = &fdcpu_thread;
+    int i;
+
+    (void)arg;
+    if (atomic_load(&fdcpu.ready) == 1) {
+        pthread_mutex_lock(&fdcpu.sched);
+        for (i = 0; i < t->nown; i++) {
+            if (!t->own[i].stream->gone)
+                fdcpu_stream_retire(t->own[i].stream);
+            fdcpu_stream_unref(t->own[i].stream);
+        }
+        pthread_mutex_unlock(&fdcpu.sched);
+    }
+    free(t->own);
+    free(t->stack);
+    memset(t, 0, sizeof(*t));
+}
+
+static void
+own_init(void)
+{
+    pthread_key_create(&own_key, own_drop);
+}
+
+/* The calling thread's default stream in a context. */
+static struct fdcpu_stream *
+own_stream(struct fdcpu_ctx *ctx)
+{
+    struct fdcpu_thread *t = &fdcpu_thread;
+    struct fdcpu_own *more;
+    struct fdcpu_stream *s;
+    int i;
+
+    for (i = 0; i < t->nown; i++) {
+        if (t->own[i].ctx != ctx)
+            continue;
+        if (!t->own[i].stream->gone)
+            return t->own[i].stream;
+        break;                  /* the context was reset since */
+    }
+    s = fdcpu_stream_new(ctx, 0, 0);
+    if (s == NULL)
+        return NULL;
+    s->per_thread = true;
+    pthread_mutex_lock(&fdcpu.sched);
+    fdcpu_stream_ref(s);        /* of this thread's table */
+    if (i < t->nown) {
+        fdcpu_stream_unref(t->own[i].stream);
+        t->own[i].stream = s;
+        pthread_mutex_unlock(&fdcpu.sched);
+        return s;
+    }
+    pthread_mutex_unlock(&fdcpu.sched);
+    more = realloc(t->own, (size_t)(t->nown + 1) * sizeof(*more));
+    if (more == NULL)
+        return NULL;
+    t->own = more;
+    t->own[t->nown++] = (struct fdcpu_own){ ctx, s };
+    pthread_once(&own_once, own_init);
+    pthread_setspecific(own_key, t);
+    return s;
+}
+
+CUresult
+fdcpu_stream_get(CUstream handle, struct fdcpu_stream **stream)
+{
+    struct fdcpu_ctx *ctx;
+    CUresult result = fdcpu_enter(&ctx);
+
+    if (result != CUDA_SUCCESS)
+        return result;
+    if (handle == NULL || handle == FDCPU_LEGACY) {
+        *stream = ctx->legacy;
+        return CUDA_SUCCESS;
+    }
+    if (handle == FDCPU_PER_THREAD) {
+        *stream = own_stream(ctx);
+        return *stream == NULL ? CUDA_ERROR_OUT_OF_MEMORY : CUDA_SUCCESS;
+    }
+    *stream = FDCPU_GET(FDCPU_H_STREAM, handle);
+    if (*stream == NULL)
+        return CUDA_ERROR_INVALID_HANDLE;
+    if ((*stream)->ctx != ctx) {
+        if (!atomic_load(&(*stream)->ctx->active))
+            return CUDA_ERROR_CONTEXT_IS_DESTROYED;
+        return (CUresult)atomic_load(&(*stream)->ctx->error);
+    }
+    return CUDA_SUCCESS;
+}
+
+/* ---- queues ---- */
+
+void
+fdcpu_stream_await(struct fdcpu_stream *stream, uint64_t ticket)
+{
+    while (stream->done < ticket)
+        pthread_cond_wait(&stream->change, &fdcpu.sched);
+}
+
+static void
+work_end(struct fdcpu_work *work)
+{
+    if (work->kind == FDCPU_W_RECORD && work->u.event.record != NULL)
+        fdcpu_record_unref(work->u.event.record);
+    if (work->kind == FDCPU_W_GRAPH)
+        fdcpu_plan_unref(work->u.plan);
+    fdcpu_work_free(work);
+}
+
+static void
+finish(struct fdcpu_stream *s, uint64_t ticket)
+{
+    /* pairs with the acquire in is_done() */
+    fdc_store_release(&s->done, ticket);
+    pthread_cond_broadcast(&s->change);
+}
+
+static bool
+is_done(const struct fdcpu_stream *s, uint64_t ticket)
+{
+    return fdc_load_acquire(&s->done) >= ticket;
+}
+
+static void *
+worker(void *arg)
+{
+    struct fdcpu_stream *s = arg;
+    struct fdcpu_op *op;
+    uint32_t i;
+
+    pthread_mutex_lock(&fdcpu.sched);
+    for (;;) {
+        while (s->head == NULL && !s->gone)
+            pthread_cond_wait(&s->work, &fdcpu.sched);
+        op = s->head;
+        if (op == NULL)
+            break;
+        fdcpu_stream_await(s, op->ticket - 1);  /* one that a caller runs itself */
+        for (i = 0; i < op->ndeps; i++) {
+            fdcpu_stream_await(op->deps[i].stream, op->deps[i].ticket);
+            fdcpu_stream_unref(op->deps[i].stream);
+        }
+        s->head = op->next;
+        if (s->head == NULL)
+            s->tail = &s->head;
+        s->queued--;
+        s->current = op->work;
+        pthread_mutex_unlock(&fdcpu.sched);
+        fdcpu_work_run(op->work, s);
+        pthread_mutex_lock(&fdcpu.sched);
+        s->current = NULL;
+        finish(s, op->ticket);
+        work_end(op->work);
+        free(op->deps);
+        free(op);
+    }
+    s->running = false;
+    reap(s);
+    fdcpu_stream_unref(s);
+    pthread_mutex_unlock(&fdcpu.sched);
+    return NULL;
+}
+
+static bool
+start_worker(struct fdcpu_stream *s)
+{
+    sigset_t all, old;
+    pthread_attr_t attr;
+    pthread_t thread;
+    int err;
+
+    sigfillset(&all);
+    pthread_attr_init(&attr);
+    pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    err = pthread_create(&thread, &attr, worker, s);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    pthread_attr_destroy(&attr);
+    if (err != 0)
+        return false;
+    s->running = true;
+    fdcpu_stream_ref(s);
+    return true;
+}
+
+void
+fdcpu_stream_depend(struct fdcpu_stream *stream, struct fdcpu_stream *on, uint64_t ticket)
+{
+    struct fdcpu_dep *more;
+
+    if (on == stream || on->done >= ticket)
+        return;
+    more = realloc(stream->waits, (stream->nwaits + 1) * sizeof(*more));
+    if (more == NULL) {
+        fdcpu_stream_await(on, ticket);
+        return;
+    }
+    stream->waits = more;
+    stream->waits[stream->nwaits++] = (struct fdcpu_dep){ on, ticket };
+    fdcpu_stream_ref(on);
+}
+
+/* Adds what the rules of the legacy stream ask for. */
+static void
+depend_on_legacy(struct fdcpu_stream *s)
+{
+    struct fdcpu_stream *other;
+
+    if (s->legacy) {
+        for (other = s->ctx->streams; other != NULL; other = other->next)
+            if ((other->flags & CU_STREAM_NON_BLOCKING) == 0)
+                fdcpu_stream_depend(s, other, other->submitted);
+    } else if ((s->flags & CU_STREAM_NON_BLOCKING) == 0) {
+        fdcpu_stream_depend(s, s->ctx->legacy, s->ctx->legacy->submitted);
+    }
+}
+
+/* Forgets dependencies that are met. */
+static void
+prune(struct fdcpu_stream *s)
+{
+    uint32_t i, n = 0;
+
+    for (i = 0; i < s->nwaits; i++) {
+        if (s->waits[i].stream->done >= s->waits[i].ticket)
+            fdcpu_stream_unref(s->waits[i].stream);
+        else
+            s->waits[n++] = s->waits[i];
+    }
+    s->nwaits = n;
+}
+
+/* Runs work in the calling thread, if nothing comes before it. */
+static bool
+run_here(struct fdcpu_stream *s, struct fdcpu_work *work)
+{
+    uint64_t ticket;
+
+    if (s->done < s->submitted || s->nwaits > 0)
+        return false;
+    ticket = ++s->submitted;
+    s->current = work;
+    pthread_mutex_unlock(&fdcpu.sched);
+    fdcpu_work_run(work, s);
+    pthread_mutex_lock(&fdcpu.sched);
+    s->current = NULL;
+    finish(s, ticket);
+    work_end(work);
+    reap(s);
+    return true;
+}
+
+/* Queues work; the dependencies collected so far are its own. */
+static uint64_t
+enqueue(struct fdcpu_stream *s, struct fdcpu_work *work)
+{
+    struct fdcpu_op *op = calloc(1, sizeof(*op));
+    uint64_t ticket = ++s->submitted;
+    uint32_t i;
+
+    if (op != NULL && (s->running || start_worker(s))) {
+        op->ticket = ticket;
+        op->work = work;
+        op->deps = s->waits;
+        op->ndeps = s->nwaits;
+        s->waits = NULL;
+        s->nwaits = 0;
+        *s->tail = op;
+        s->tail = &op->next;
+        s->queued++;
+        pthread_cond_signal(&s->work);
+        return ticket;
+    }
+    /* No thread, no memory: do it now, in order. */
+    free(op);
+    fdcpu_stream_await(s, ticket - 1);
+    for (i = 0; i < s->nwaits; i++) {
+        fdcpu_stream_await(s->waits[i].stream, s->waits[i].ticket);
+        fdcpu_stream_unref(s->waits[i].stream);
+    }
+    s->nwaits = 0;
+    pthread_mutex_unlock(&fdcpu.sched);
+    fdcpu_work_run(work, s);
+    pthread_mutex_lock(&fdcpu.sched);
+    finish(s, ticket);
+    work_end(work);
+    return ticket;
+}
+
+uint64_t
+fdcpu_stream_push(struct fdcpu_stream *stream, struct fdcpu_work *work)
+{
+    /* As a driver: a full queue holds its caller up. */
+    while ((fdcpu.opt.strict & FDCPU_STRICT_QUEUE) != 0 && stream->queued >= FDCPU_QUEUE)
+        pthread_cond_wait(&stream->change, &fdcpu.sched);
+    prune(stream);
+    depend_on_legacy(stream);
+    /* What only marks a place needs no thread while the stream is idle. */
+    if ((work->kind == FDCPU_W_RECORD || work->kind == FDCPU_W_EMPTY)
+        && run_here(stream, work))
+        return stream->submitted;
+    return enqueue(stream, work);
+}
+
+CUresult
+fdcpu_stream_do(struct fdcpu_stream *stream, struct fdcpu_work *work, int what)
+{
+    bool wait = (what & FDCPU_DO_WAIT) != 0;
+    struct fdcpu_ctx *ctx = stream->ctx;
+    CUresult result;
+    uint64_t ticket;
+
+    pthread_mutex_lock(&fdcpu.sched);
+    if (stream->capture != NULL) {
+        result = fdcpu_capture_add(stream, work);
+        goto out;
+    }
+    result = fdcpu_capture_implicit(stream);
+    if (result != CUDA_SUCCESS) {
+        work_end(work);
+        goto out;
+    }
+    if (wait) {
+        fdcpu_stream_ref(stream);
+        prune(stream);
+        depend_on_legacy(stream);
+        if (!run_here(stream, work)) {
+            ticket = fdcpu_stream_push(stream, work);
+            fdcpu_stream_await(stream, ticket);
+        }
+        fdcpu_stream_unref(stream);
+    } else {
+        fdcpu_stream_push(stream, work);
+    }
+out:
+    pthread_mutex_unlock(&fdcpu.sched);
+    if (wait && result == CUDA_SUCCESS) {
+        fdcpu_ctx_print_flush(ctx);
+        result = fdcpu_ctx_result(ctx);
+    }
+    return result;
+}
+
+CUresult
+fdcpu_stream_wait(struct fdcpu_stream *stream)
+{
+    struct fdcpu_ctx *ctx = stream->ctx;
+
+    pthread_mutex_lock(&fdcpu.sched);
+    fdcpu_stream_ref(stream);
+    prune(stream);
+    if (stream->legacy) {
+        /* What the legacy stream would wait for counts as its own. */
+        depend_on_legacy(stream);
+        while (stream->nwaits > 0) {
+            fdcpu_stream_await(stream->waits[0].stream, stream->waits[0].ticket);
+            prune(stream);
+        }
+    }
+    fdcpu_stream_await(stream, stream->submitted);
+    fdcpu_stream_unref(stream);
+    pthread_mutex_unlock(&fdcpu.sched);
+    fdcpu_ctx_print_flush(ctx);
+    return fdcpu_ctx_result(ctx);
+}
+
+/* ---- who uses memory ---- */
+
+struct use {
+    struct fdcpu_device *device;
+    uint64_t lo, hi;
+    struct fdcpu_ctx *found;
+};
+
+static void
+use_in_ctx(void *obj, void *user)
+{
+    struct fdcpu_ctx *ctx = obj;
+    struct use *use = user;
+    struct fdcpu_stream *s;
+    struct fdcpu_op *op;
+
+    if (ctx->device != use->device || use->found != NULL)
+        return;
+    pthread_mutex_lock(&fdcpu.sched);
+    for (s = ctx->streams; s != NULL && use->found == NULL; s = s->next) {
+        if (s->current != NULL && fdcpu_work_uses(s->current, use->lo, use->hi))
+            use->found = ctx;
+        for (op = s->head; op != NULL && use->found == NULL; op = op->next)
+            if (fdcpu_work_uses(op->work, use->lo, use->hi))
+                use->found = ctx;
+    }
+    pthread_mutex_unlock(&fdcpu.sched);
+}
+
+bool
+fdcpu_streams_use(struct fdcpu_device *device, uint64_t lo, uint64_t hi,
+                  struct fdcpu_ctx **ctx)
+{
+    struct use use = { device, lo, hi, NULL };
+
+    fdcpu_handle_each(FDCPU_H_CONTEXT, use_in_ctx, &use);
+    *ctx = use.found;
+    return use.found != NULL;
+}
+
+/* ---- calls ---- */
+
+FDC_EXPORT CUresult
+cuStreamCreateWithPriority(CUstream *phStream, unsigned int flags, int priority)
+{
+    struct fdcpu_ctx *ctx;
+    struct fdcpu_stream *s;
+    CUresult result = fdcpu_enter(&ctx);
+
+    if (result != CUDA_SUCCESS)
+        return result;
+    if (phStream == NULL || (flags & ~1u) != 0)
+        return CUDA_ERROR_INVALID_VALUE;
+    s = fdcpu_stream_new(ctx, flags, priority);
+    if (s == NULL)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    s->handle = fdcpu_handle_new(FDCPU_H_STREAM, s);
+    if (s->handle == 0) {
+        pthread_mutex_lock(&fdcpu.sched);
+        fdcpu_stream_retire(s);
+        pthread_mutex_unlock(&fdcpu.sched);
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    }
+    *phStream = (CUstream)(uintptr_t)s->handle;
+    return CUDA_SUCCESS;
+}
+
+FDC_EXPORT CUresult
+cuStreamCreate(CUstream *phStream, unsigned int Flags)
+{
+    return cuStreamCreateWithPriority(phStream, Flags, 0);
+}
+
+FDC_EXPORT CUresult
+cuStreamDestroy_v2(CUstream hStream)
+{
+    struct fdcpu_stream *s;
+    CUresult result = fdcpu_check();
+
+    if (result != CUDA_SUCCESS)
+        return result;
+    s = fdcpu_handle_drop(FDCPU_H_STREAM, (uint64_t)(uintptr_t)hStream);
+    if (s == NULL)
+        return CUDA_ERROR_INVALID_HANDLE;
+    pthread_mutex_lock(&fdcpu.sched);
+    fdcpu_stream_retire(s);
+    pthread_mutex_unlock(&fdcpu.sched);
+    return CUDA_SUCCESS;
+}
+
+FDC_EXPORT CUresult
+cuStreamDestroy(CUstream hStream)
+{
+    return cuStreamDestroy_v2(hStream);
+}
+
+/* Enters a call that asks about a stream's progress: not allowed while it captures. */
+static CUresult
+enter_progress(CUstream hStream, struct fdcpu_stream **stream)
+{
+    CUresult result = fdcpu_stream_get(hStream, stream);
+
+    if (result != CUDA_SUCCESS)
+        return result;
+    pthread_mutex_lock(&fdcpu.sched);
+    if ((*stream)->capture != NULL) {
+        fdcpu_capture_spoil((*stream)->capture);
+        result = CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+    } else {
+        result = fdcpu_capture_implicit(*stream);
+    }
+    pthread_mutex_unlock(&fdcpu.sched);
+    return result;
+}
+
+static CUresult
+synchronize(CUstream hStream)
+{
+    struct fdcpu_stream *stream;
+    CUresult result = enter_progress(hStream, &stream);
+
+    return result == CUDA_SUCCESS ? fdcpu_stream_wait(stream) : result;
+}
+
+FDCPU_TWIN(cuStreamSynchronize, _ptsz, (CUstream hStream), synchronize(S(hStream)))
+
+static CUresult
+query(CUstream hStream)
+{
+    struct fdcpu_stream *stream, *other;
+    CUresult result = enter_progress(hStream, &stream);
+
+    if (result != CUDA_SUCCESS)
+        return result;
+    pthread_mutex_lock(&fdcpu.sched);
+    if (!is_done(stream, stream->submitted))
+        result = CUDA_ERROR_NOT_READY;
+    if (stream->legacy)
+        for (other = stream->ctx->streams; other != NULL; other = other->next)
+            if ((other->flags & CU_STREAM_NON_BLOCKING) == 0
+                && !is_done(other, other->submitted))
+                result = CUDA_ERROR_NOT_READY;
+    pthread_mutex_unlock(&fdcpu.sched);
+    return result == CUDA_SUCCESS ? fdcpu_ctx_result(stream->ctx) : result;
+}
+
+FDCPU_TWIN(cuStreamQuery, _ptsz, (CUstream hStream), query(S(hStream)))
+
+enum { ASK_FLAGS, ASK_PRIORITY, ASK_ID, ASK_DEVICE, ASK_CTX };
+
+static CUresult
+ask(CUstream hStream, int what, void *out)
+{
+    struct fdcpu_stream *stream;
+    CUresult result = fdcpu_stream_get(hStream, &stream);
+
+    if (result != CUDA_SUCCESS)
+        return result;
+    if (out == NULL)
+        return CUDA_ERROR_INVALID_VALUE;
+    switch (what) {
+    case ASK_FLAGS:
+        *(unsigned int *)out = stream->flags;
+        break;
+    case ASK_PRIORITY:
+        *(int *)out = stream->priority;
+        break;
+    case ASK_ID:
+        *(unsigned long long *)out = stream->id;
+        break;
+    case ASK_DEVICE:
+        *(CUdevice *)out = stream->ctx->device->ordinal;
+        break;
+    default:
+        *(CUcontext *)out = (CUcontext)(uintptr_t)stream->ctx->handle;
+    }
+    return CUDA_SUCCESS;
+}
+
+FDCPU_TWIN(cuStreamGetFlags, _ptsz, (CUstream hStream, unsigned int *flags),
+           ask(S(hStream), ASK_FLAGS, flags))
+FDCPU_TWIN(cuStreamGetPriority, _ptsz, (CUstream hStream, int *priority),
+           ask(S(hStream), ASK_PRIORITY, priority))
+FDCPU_TWIN(cuStreamGetId, _ptsz, (CUstream hStream, unsigned long long *streamId),
+           ask(S(hStream), ASK_ID, streamId))
+FDCPU_TWIN(cuStreamGetDevice, _ptsz, (CUstream hStream, CUdevice *device),
+           ask(S(hStream), ASK_DEVICE, device))
+FDCPU_TWIN(cuStreamGetCtx, _ptsz, (CUstream hStream, CUcontext *pctx),
+           ask(S(hStream), ASK_CTX, pctx))
+
+static CUresult
+get_ctx_v2(CUstream hStream, CUcontext *pCtx, CUgreenCtx *pGreenCtx)
+{
+    CUresult result;
+
+    if (pCtx == NULL)
+        return CUDA_ERROR_INVALID_VALUE;
+    result = ask(hStream, ASK_CTX, pCtx);
+    if (result == CUDA_SUCCESS && pGreenCtx != NULL)
+        *pGreenCtx = NULL;
+    return result;
+}
+
+FDCPU_TWIN(cuStreamGetCtx_v2, _ptsz,
+           (CUstream hStream, CUcontext *pCtx, CUgreenCtx *pGreenCtx),
+           get_ctx_v2(S(hStream), pCtx, pGreenCtx))
+
+FDC_EXPORT CUresult
+cuStreamGetGreenCtx(CUstream hStream, CUgreenCtx *phCtx)
+{
+    struct fdcpu_stream *stream;
+    CUresult result = fdcpu_stream_get(hStream, &stream);
+
+    if (result != CUDA_SUCCESS)
+        return result;
+    if (phCtx == NULL)
+        return CUDA_ERROR_INVALID_VALUE;
+    *phCtx = NULL;
+    return CUDA_SUCCESS;
+}
+
+/* ---- attributes ---- */
+
+static CUstreamAttrValue *
+attribute(struct fdcpu_stream *s, CUstreamAttrID attr)
+{
+    switch ((int)attr) {
+    case 1:
+        return &s->window;
+    case 3:
+        return &s->sync_policy;
+    case 9: case 10:
+        return &s->mem_domain;
+    default:
+        return NULL;
+    }
+}
+
+static CUresult
+get_attribute(CUstream hStream, CUstreamAttrID attr, CUstreamAttrValue *value)
+{
+    struct fdcpu_stream *stream;
+    CUresult result = fdcpu_stream_get(hStream, &stream);
+
+    if (result != CUDA_SUCCESS)
+        return result;
+    if (value == NULL)
+        return CUDA_ERROR_INVALID_VALUE;
+    if ((int)attr == 8) {
+        value->priority = stream->priority;
+        return CUDA_SUCCESS;
+    }
+    if (attribute(stream, attr) == NULL)
+        return CUDA_ERROR_INVALID_VALUE;
+    *value = *attribute(stream, attr);
+    return CUDA_SUCCESS;
+}
+
+FDCPU_TWIN(cuStreamGetAttribute, _ptsz,
+           (CUstream hStream, CUstreamAttrID attr, CUstreamAttrValue *value_out),
+           get_attribute(S(hStream), attr, value_out))
+
+static CUresult
+set_attribute(CUstream hStream, CUstreamAttrID attr, const CUstreamAttrValue *value)
+{
+    struct fdcpu_stream *stream;
+    CUresult result = fdcpu_stream_get(hStream, &stream);
+
+    if (result != CUDA_SUCCESS)
+        return result;
+    if (value == NULL || attribute(stream, attr) == NULL)
+        return CUDA_ERROR_INVALID_VALUE;
+    *attribute(stream, attr) = *value;
+    return CUDA_SUCCESS;
+}
+
+FDCPU_TWIN(cuStreamSetAttribute, _ptsz,
+           (CUstream hStream, CUstreamAttrID attr, const CUstreamAttrValue *value),
+           set_attribute(S(hStream), attr, value))
+
+static CUresult
+copy_attributes(CUstream to, CUstream from)
+{
+    struct fdcpu_stream *dst, *src;
+    CUresult result = fdcpu_stream_get(to, &dst);
+
+    if (result == CUDA_SUCCESS)
+        result = fdcpu_stream_get(from, &src);
+    if (result != CUDA_SUCCESS)
+        return result;
+    dst->window = src->window;
+    dst->sync_policy = src->sync_policy;
+    dst->mem_domain = src->mem_domain;
+    return CUDA_SUCCESS;
+}
+
+FDCPU_TWIN(cuStreamCopyAttributes, _ptsz, (CUstream dst, CUstream src),
+           copy_attributes(S(dst), S(src)))

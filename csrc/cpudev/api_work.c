@@ -1,0 +1,341 @@
+/*
+ * Units of device work: made, cloned, freed, checked, and run. Running one happens in a
+ * stream's thread (or the caller's) with no lock held.
+ */
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "cpudev.h"
+
+struct fdcpu_work *
+fdcpu_work_new(enum fdcpu_work_kind kind, struct fdcpu_ctx *ctx)
+{
+    struct fdcpu_work *work = calloc(1, sizeof(*work));
+
+    if (work != NULL) {
+        work->kind = kind;
+        work->ctx = ctx;
+    }
+    return work;
+}
+
+/* A graph's allocation lives as long as any node or executable step that names it. */
+static void
+more_refs(struct fdcpu_alloc *alloc, void *user)
+{
+    (void)user;
+    alloc->flags++;
+}
+
+static void
+fewer_refs(struct fdcpu_alloc *alloc, void *last)
+{
+    if (alloc->flags == 0)
+        *(bool *)last = true;
+    else
+        alloc->flags--;
+}
+
+struct fdcpu_work *
+fdcpu_work_clone(const struct fdcpu_work *work)
+{
+    struct fdcpu_work *copy = malloc(sizeof(*copy));
+    size_t i, size;
+
+    if (copy == NULL)
+        return NULL;
+    *copy = *work;
+    switch (work->kind) {
+    case FDCPU_W_KERNEL:
+        copy->u.kernel.params = malloc(work->u.kernel.param_size + 1);
+        copy->u.kernel.pointers = malloc((work->u.kernel.nparams + 1) * sizeof(void *));
+        if (copy->u.kernel.params == NULL || copy->u.kernel.pointers == NULL)
+            goto err_kernel;
+        memcpy(copy->u.kernel.params, work->u.kernel.params, work->u.kernel.param_size);
+        for (i = 0; i < work->u.kernel.nparams; i++)
+            copy->u.kernel.pointers[i] = (char *)copy->u.kernel.params
+                + ((char *)work->u.kernel.pointers[i] - (char *)work->u.kernel.params);
+        break;
+    case FDCPU_W_COPY:
+        copy->u.copy.staged = NULL;     /* graphs never stage */
+        break;
+    case FDCPU_W_CHILD:
+        copy->u.child = fdcpu_graph_clone(work->u.child);
+        if (copy->u.child == NULL)
+            goto err;
+        copy->u.child->child = true;
+        break;
+    case FDCPU_W_ALLOC:
+        fdcpu_alloc_change(work->u.alloc.params.dptr, more_refs, NULL);
+        break;
+    case FDCPU_W_MEMOP:
+        size = work->u.memop.count * sizeof(*work->u.memop.ops);
+        copy->u.memop.ops = malloc(size + 1);
+        if (copy->u.memop.ops == NULL)
+            goto err;
+        memcpy(copy->u.memop.ops, work->u.memop.ops, size);
+        break;
+    default:
+        break;
+    }
+    return copy;
+
+err_kernel:
+    free(copy->u.kernel.params);
+    free(copy->u.kernel.pointers);
+err:
+    free(copy);
+    return NULL;
+}
+
+void
+fdcpu_work_free(struct fdcpu_work *work)
+{
+    bool last = false;
+
+    if (work == NULL)
+        return;
+    switch (work->kind) {
+    case FDCPU_W_KERNEL:
+        free(work->u.kernel.params);
+        free(work->u.kernel.pointers);
+        break;
+    case FDCPU_W_COPY:
+        free(work->u.copy.staged);
+        break;
+    case FDCPU_W_CHILD:
+        fdcpu_graph_free(work->u.child);
+        break;
+    case FDCPU_W_ALLOC:
+        fdcpu_alloc_change(work->u.alloc.params.dptr, fewer_refs, &last);
+        if (last)
+            fdcpu_alloc_free(work->u.alloc.params.dptr, NULL);
+        break;
+    case FDCPU_W_MEMOP:
+        free(work->u.memop.ops);
+        break;
+    default:
+        break;
+    }
+    free(work);
+}
+
+/* ---- what work names ---- */
+
+static bool
+overlaps(uint64_t addr, uint64_t size, uint64_t lo, uint64_t hi)
+{
+    return addr < hi && addr + size > lo;
+}
+
+static uint64_t
+span(const CUDA_MEMCPY3D *p, size_t pitch, size_t height)
+{
+    size_t rows = height > p->Height ? height : p->Height;
+
+    return (p->Depth == 0 ? 0 : (p->Depth - 1) * rows * pitch)
+        + (p->Height == 0 ? 0 : (p->Height - 1) * pitch) + p->WidthInBytes;
+}
+
+bool
+fdcpu_work_uses(const struct fdcpu_work *work, uint64_t lo, uint64_t hi)
+{
+    const CUDA_MEMCPY3D *p;
+    uint32_t i;
+    uint64_t word;
+
+    switch (work->kind) {
+    case FDCPU_W_KERNEL:
+        for (i = 0; i + 8 <= work->u.kernel.param_size; i += 4) {
+            memcpy(&word, (const char *)work->u.kernel.params + i, 8);
+            if (word >= lo && word < hi)
+                return true;
+        }
+        return false;
+    case FDCPU_W_COPY:
+        p = &work->u.copy.p;
+        return overlaps(p->dstDevice, span(p, p->dstPitch, p->dstHeight), lo, hi)
+            || overlaps(p->srcDevice, span(p, p->srcPitch, p->srcHeight), lo, hi)
+            || overlaps((uint64_t)p->dstHost, span(p, p->dstPitch, p->dstHeight), lo, hi)
+            || overlaps((uint64_t)p->srcHost, span(p, p->srcPitch, p->srcHeight), lo, hi);
+    case FDCPU_W_SET:
+        return overlaps(work->u.set.dst, work->u.set.pitch * work->u.set.height
+                        + work->u.set.width * work->u.set.elementSize, lo, hi);
+    case FDCPU_W_GRAPH:
+        return fdcpu_plan_uses(work->u.plan, lo, hi);
+    default:
+        return false;
+    }
+}
+
+/* ---- running ---- */
+
+static void
+run_kernel(struct fdcpu_work *work)
+{
+    struct fdcpu_launch launch = {
+        .func = work->u.kernel.function->func,
+        .dynamic_shared = work->u.kernel.shared,
+        .params = work->u.kernel.params,
+        .param_size = work->u.kernel.param_size,
+        .cooperative = work->u.kernel.cooperative,
+        .env = &work->ctx->env,
+    };
+    struct fdcpu_fault fault = { 0 };
+    int result;
+
+    if (fdcpu.opt.skip_kernels)
+        return;
+    if (work->u.kernel.function->dead) {
+        fault.result = CUDA_ERROR_INVALID_HANDLE;
+        fdcpu_ctx_fault(work->ctx, &fault);
+        return;
+    }
+    memcpy(launch.grid, work->u.kernel.grid, sizeof(launch.grid));
+    memcpy(launch.block, work->u.kernel.block, sizeof(launch.block));
+    memcpy(launch.cluster, work->u.kernel.cluster, sizeof(launch.cluster));
+    result = fdcpu_run(&launch, &fault);
+    if (result != 0) {
+        fault.result = result;
+        fdcpu_ctx_fault(work->ctx, &fault);
+    }
+}
+
+static void
+run_set(const CUDA_MEMSET_NODE_PARAMS *p)
+{
+    size_t y, x;
+
+    for (y = 0; y < p->height; y++) {
+        char *row = (char *)p->dst + y * p->pitch;
+
+        if (p->elementSize == 1) {
+            memset(row, (int)p->value, p->width);
+        } else if (p->elementSize == 2) {
+            for (x = 0; x < p->width; x++)
+                ((uint16_t *)row)[x] = (uint16_t)p->value;
+        } else {
+            for (x = 0; x < p->width; x++)
+                ((uint32_t *)row)[x] = p->value;
+        }
+    }
+}
+
+static void
+run_wait_value(struct fdcpu_ctx *ctx, uint64_t addr, uint64_t value, unsigned int flags,
+               bool wide)
+{
+    struct timespec nap = { 0, 20000 };
+    uint64_t seen;
+    bool met = false;
+
+    while (!met && atomic_load(&ctx->error) == 0 && atomic_load(&ctx->cancel) == 0) {
+        seen = wide ? __atomic_load_n((uint64_t *)addr, __ATOMIC_ACQUIRE)
+                    : __atomic_load_n((uint32_t *)addr, __ATOMIC_ACQUIRE);
+        switch (flags & 3) {
+        case CU_STREAM_WAIT_VALUE_GEQ:
+            met = wide ? (int64_t)(seen - value) >= 0
+                       : (int32_t)((uint32_t)seen - (uint32_t)value) >= 0;
+            break;
+        case CU_STREAM_WAIT_VALUE_EQ:
+            met = seen == value;
+            break;
+        case CU_STREAM_WAIT_VALUE_AND:
+            met = (seen & value) != 0;
+            break;
+        default:
+            met = (~(seen | value) & (wide ? UINT64_MAX : UINT32_MAX)) != 0;
+        }
+        if (!met)
+            nanosleep(&nap, NULL);
+    }
+}
+
+static void
+run_memop(struct fdcpu_work *work)
+{
+    unsigned int i;
+
+    for (i = 0; i < work->u.memop.count; i++) {
+        const CUstreamBatchMemOpParams *op = &work->u.memop.ops[i];
+
+        switch ((int)op->operation) {
+        case CU_STREAM_MEM_OP_WAIT_VALUE_32:
+            run_wait_value(work->ctx, op->waitValue.address, op->waitValue.value,
+                           op->waitValue.flags, false);
+            break;
+        case CU_STREAM_MEM_OP_WAIT_VALUE_64:
+            run_wait_value(work->ctx, op->waitValue.address, op->waitValue.value64,
+                           op->waitValue.flags, true);
+            break;
+        case CU_STREAM_MEM_OP_WRITE_VALUE_32:
+            __atomic_store_n((uint32_t *)op->writeValue.address, op->writeValue.value,
+                             __ATOMIC_RELEASE);
+            break;
+        case CU_STREAM_MEM_OP_WRITE_VALUE_64:
+            __atomic_store_n((uint64_t *)op->writeValue.address, op->writeValue.value64,
+                             __ATOMIC_RELEASE);
+            break;
+        default:
+            break;              /* barriers and flushes: everything is ordered */
+        }
+    }
+}
+
+static void
+run_host(CUhostFn fn, void *user)
+{
+    bool outer = fdcpu_thread.in_host_function;
+
+    fdcpu_thread.in_host_function = true;
+    fn(user);
+    fdcpu_thread.in_host_function = outer;
+}
+
+void
+fdcpu_work_run(struct fdcpu_work *work, struct fdcpu_stream *stream)
+{
+    int error = atomic_load(&work->ctx->error);
+
+    if (work->kind == FDCPU_W_CALLBACK) {
+        fdcpu_thread.in_host_function = true;
+        work->u.callback.fn(work->u.callback.stream, (CUresult)error,
+                            work->u.callback.user);
+        fdcpu_thread.in_host_function = false;
+        return;
+    }
+    if (work->kind == FDCPU_W_FREE) {
+        fdcpu_pool_free_now(work->u.free);
+        return;
+    }
+    if (work->kind == FDCPU_W_RECORD) {
+        if (work->u.event.record != NULL)
+            work->u.event.record->time_ns = fdc_now_ns();
+        return;
+    }
+    if (error != 0)
+        return;                 /* nothing more runs in a context that has failed */
+    switch (work->kind) {
+    case FDCPU_W_KERNEL:
+        run_kernel(work);
+        break;
+    case FDCPU_W_COPY:
+        fdcpu_copy_run(&work->u.copy.p);
+        break;
+    case FDCPU_W_SET:
+        run_set(&work->u.set);
+        break;
+    case FDCPU_W_HOST:
+        run_host(work->u.host.fn, work->u.host.user);
+        break;
+    case FDCPU_W_MEMOP:
+        run_memop(work);
+        break;
+    case FDCPU_W_GRAPH:
+        fdcpu_plan_run(work->u.plan, stream);
+        break;
+    default:
+        break;
+    }
+}

@@ -1,0 +1,611 @@
+/*
+ * The driver API of the CPU device: what its api_*.c files share.
+ *
+ * Objects are named by packed handles (api_handle.c), never by addresses. A unit of
+ * device work is a struct fdcpu_work, the same whether it waits in a stream's queue or
+ * stands in a graph; api_work.c runs it, api_stream.c orders it, api_capture.c catches
+ * it.
+ *
+ * Locks, in the order in which they may be taken:
+ *   fdcpu.api    contexts, modules and libraries (bookkeeping, short)
+ *   fdcpu.sched  streams, queues, events, captures, graphs and executable graphs
+ *   fdcpu.mem    the allocation table and the arena (api_arena.c, api_alloc.c)
+ * The engine's own locks come last. A library's `loading` mutex is taken before all of
+ * them. The engine's load and run, host functions and destructors of the program are
+ * called with none held.
+ */
+#ifndef FDCPU_CPUDEV_H
+#define FDCPU_CPUDEV_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+
+#include "engine.h"
+#include "fdc/base.h"
+#include "fdc/cuda_abi.h"
+#include "cuda_calls.h"
+
+#define FDCPU_MAX_DEVICES 16
+#define FDCPU_GRANULE (2ull << 20)      /* of cuMemCreate and reservations */
+#define FDCPU_ALIGN 512                 /* of cuMemAlloc */
+#define FDCPU_QUEUE 1024                /* entries of a stream's queue, FD_CPU_STRICT */
+#define FDCPU_STAGE (64u << 10)         /* pageable copies above it block when strict */
+#define FDCPU_LEGACY ((CUstream)1)
+#define FDCPU_PER_THREAD ((CUstream)2)
+
+/* ---- per-thread twins ---- */
+
+/*
+ * Exports a call and its _ptsz or _ptds twin from one expression. Inside it S(stream)
+ * is the stream meant: 0 is the thread's own stream in the twin.
+ */
+#define FDCPU_TWIN(name, suffix, params, ...)                                           \
+    FDC_EXPORT CUresult name params { enum { twin = 0 }; return __VA_ARGS__; }          \
+    FDC_EXPORT CUresult name##suffix params { enum { twin = 1 }; return __VA_ARGS__; }
+#define S(stream) (twin && (stream) == NULL ? FDCPU_PER_THREAD : (stream))
+
+/* ---- options (api_init.c) ---- */
+
+enum fdcpu_strict {
+    FDCPU_STRICT_QUEUE = 1,     /* queues of FDCPU_QUEUE entries that block the caller */
+    FDCPU_STRICT_CAPTURE = 2,   /* a word for the rules of capture; they always hold */
+    FDCPU_STRICT_HINTS = 4,     /* address hints are not followed */
+    FDCPU_STRICT_NOVMM = 8,     /* attribute 102 is 0, cuMemCreate is refused */
+    FDCPU_STRICT_SLOW = 16,     /* loads take 50 ms */
+    FDCPU_STRICT_UNMAP = 32,    /* memory unmapped while in use is a fault */
+    FDCPU_STRICT_PAGEABLE = 64, /* big pageable copies wait for their stream */
+};
+
+struct fdcpu_options {
+    int version;                /* what cuDriverGetVersion says */
+    int cc;                     /* 80 */
+    uint64_t memory;            /* bytes a device */
+    uint32_t strict;            /* enum fdcpu_strict */
+    bool skip_kernels;
+    bool blocking;              /* CUDA_LAUNCH_BLOCKING */
+    bool eager;                 /* CUDA_MODULE_LOADING=EAGER */
+    uint64_t deadline_ms;
+};
+
+/* ---- handles (api_handle.c) ---- */
+
+enum fdcpu_kind {
+    FDCPU_H_CONTEXT = 1, FDCPU_H_STREAM, FDCPU_H_EVENT, FDCPU_H_MODULE, FDCPU_H_FUNCTION,
+    FDCPU_H_LIBRARY, FDCPU_H_KERNEL, FDCPU_H_GRAPH, FDCPU_H_EXEC, FDCPU_H_NODE,
+    FDCPU_H_POOL, FDCPU_H_ARRAY, FDCPU_H_MEMORY, FDCPU_H_LINK, FDCPU_H_LOG,
+    FDCPU_H_OBJECT, FDCPU_H_MIPMAP,
+};
+
+/* Names obj. 0 when the table is full. */
+uint64_t fdcpu_handle_new(enum fdcpu_kind kind, void *obj);
+/* The object, or NULL for a value of another kind, a stale or an unknown one. */
+void *fdcpu_handle_get(enum fdcpu_kind kind, uint64_t value);
+/* Forgets the name; returns the object once, NULL to everybody later. */
+void *fdcpu_handle_drop(enum fdcpu_kind kind, uint64_t value);
+/* Calls each(obj, user) for every live object of a kind; each may drop its own. */
+void fdcpu_handle_each(enum fdcpu_kind kind, void (*each)(void *obj, void *user),
+                       void *user);
+#define FDCPU_GET(kind, handle) fdcpu_handle_get(kind, (uint64_t)(uintptr_t)(handle))
+
+/* ---- devices and contexts (api_device.c, api_context.c) ---- */
+
+struct fdcpu_ctx;
+struct fdcpu_stream;
+struct fdcpu_pool;
+
+struct fdcpu_device {
+    int ordinal;                /* as CUDA_VISIBLE_DEVICES left it */
+    int physical;
+    uint8_t uuid[16];
+    int pci_domain, pci_bus, pci_slot;
+    char name[64];
+    _Atomic uint64_t used;      /* bytes of the quota */
+    struct fdcpu_ctx *primary;
+    int retains;                /* of the primary context; under api */
+    unsigned int primary_flags;
+    struct fdcpu_pool *default_pool, *pool;
+};
+
+#define FDCPU_LIMITS 16
+
+struct fdcpu_ctx {
+    uint64_t handle;
+    struct fdcpu_device *device;
+    bool primary;
+    _Atomic bool active;        /* false: destroyed, or a primary nobody retains */
+    unsigned int flags;
+    uint64_t id;
+    _Atomic int error;          /* sticky result of a faulting kernel, 0 if none */
+    _Atomic int pending;        /* told once by the next call that waits */
+    _Atomic uint32_t cancel;
+    size_t limits[FDCPU_LIMITS];
+    int cache_config, shared_config;
+    struct fdcpu_env env;
+    struct fdcpu_stream *legacy;
+    struct fdcpu_stream *streams;       /* all of this context; under sched */
+    _Atomic uint32_t peers;             /* bit a device: access enabled */
+    pthread_mutex_t print_lock;
+    char *print;                        /* device printf, until the next wait */
+    size_t print_used, print_room;
+};
+
+struct fdcpu_state {
+    _Atomic int ready;          /* 1 after cuInit, 2 in a forked child */
+    struct fdcpu_options opt;
+    int ndevices;
+    struct fdcpu_device device[FDCPU_MAX_DEVICES];
+    pthread_mutex_t api, sched;
+    pthread_rwlock_t mem;
+    _Atomic uint64_t next_id;
+};
+extern struct fdcpu_state fdcpu;
+
+struct fdcpu_own {              /* a thread's own default stream in one context */
+    struct fdcpu_ctx *ctx;
+    struct fdcpu_stream *stream;
+};
+
+struct fdcpu_thread {
+    struct fdcpu_ctx **stack;   /* current context on top */
+    int depth, room;
+    CUstreamCaptureMode mode;
+    int captures;               /* not relaxed, begun by this thread */
+    bool in_host_function;
+    struct fdcpu_own *own;
+    int nown;
+    uint64_t number;            /* 0 until asked for */
+};
+extern __thread struct fdcpu_thread fdcpu_thread;
+uint64_t fdcpu_thread_number(void);
+
+/* 0, or why no call can be answered now (3 without cuInit, 800 in a host function). */
+CUresult fdcpu_check(void);
+/* The same, and the current context, which must be usable: 201, 709, sticky errors. */
+CUresult fdcpu_enter(struct fdcpu_ctx **ctx);
+/* NULL means current. */
+CUresult fdcpu_ctx_get(CUcontext handle, struct fdcpu_ctx **ctx);
+struct fdcpu_ctx *fdcpu_ctx_current(void);
+struct fdcpu_device *fdcpu_device_get(CUdevice dev);
+struct fdcpu_ctx *fdcpu_ctx_new(struct fdcpu_device *device, bool primary);
+CUresult fdcpu_ctx_sync(struct fdcpu_ctx *ctx);
+/* Waits for all work of every context of a device. */
+void fdcpu_device_idle(struct fdcpu_device *device);
+void fdcpu_ctx_print(void *ctx, const char *bytes, size_t size);
+void fdcpu_ctx_print_flush(struct fdcpu_ctx *ctx);
+/* Says once what a kernel did, and makes the context remember. */
+void fdcpu_ctx_fault(struct fdcpu_ctx *ctx, const struct fdcpu_fault *fault);
+/* What a call that waits returns: sticky, or pending (then forgotten), or 0. */
+CUresult fdcpu_ctx_result(struct fdcpu_ctx *ctx);
+void fdcpu_log_once(const char *what);
+
+/* ---- memory (api_arena.c, api_alloc.c) ---- */
+
+enum fdcpu_alloc_kind {
+    FDCPU_A_DEVICE = 1, FDCPU_A_MANAGED, FDCPU_A_HOST, FDCPU_A_REGISTERED,
+    FDCPU_A_MAPPED, FDCPU_A_POOL, FDCPU_A_MODULE, FDCPU_A_ARRAY, FDCPU_A_GRAPH,
+};
+
+struct fdcpu_memory {           /* cuMemCreate */
+    uint64_t handle;
+    size_t size;
+    int fd;
+    int refs;                   /* handle references + mappings; under mem */
+    int names;                  /* references of the handle alone */
+    struct fdcpu_device *device;        /* NULL: host memory */
+    CUmemAllocationProp prop;
+};
+
+struct fdcpu_alloc {
+    uint64_t lo, hi;            /* as asked for */
+    size_t charged;             /* bytes of the device's quota */
+    enum fdcpu_alloc_kind kind;
+    bool announced;             /* to kernels */
+    bool freeing;               /* a stream-ordered free is on its way */
+    unsigned int flags;
+    unsigned int access;        /* mapped: CUmemAccess_flags */
+    struct fdcpu_ctx *ctx;
+    struct fdcpu_device *device;
+    struct fdcpu_pool *pool;
+    struct fdcpu_memory *memory;
+    uint64_t id;
+};
+
+/* The arena: addresses that belong to the devices (api_arena.c). */
+uint64_t fdcpu_addr_alloc(size_t size, size_t align);  /* readable, writable; 0: none */
+void fdcpu_addr_free(uint64_t addr, size_t size);
+uint64_t fdcpu_addr_reserve(size_t size, size_t align, uint64_t hint);  /* no access */
+void fdcpu_addr_unreserve(uint64_t addr, size_t size);
+
+/* Allocates and records device memory; zero_ok sizes are the caller's business. */
+CUresult fdcpu_alloc_device(struct fdcpu_ctx *ctx, enum fdcpu_alloc_kind kind, size_t size,
+                            size_t align, uint64_t *addr);
+CUresult fdcpu_alloc_free(uint64_t addr, const struct fdcpu_alloc *only);
+/* Records memory that was made elsewhere. -EEXIST: overlaps. */
+int fdcpu_alloc_add(const struct fdcpu_alloc *alloc);
+int fdcpu_alloc_remove(uint64_t lo, struct fdcpu_alloc *removed);
+/* The record that holds addr. */
+bool fdcpu_alloc_find(uint64_t addr, struct fdcpu_alloc *alloc);
+/* Whether [addr, addr+size) is recorded throughout. */
+bool fdcpu_alloc_covers(uint64_t addr, size_t size);
+/* Changes a record in place under the lock. */
+bool fdcpu_alloc_change(uint64_t lo, void (*change)(struct fdcpu_alloc *, void *), void *user);
+/* Frees everything that belongs to ctx. */
+void fdcpu_alloc_drop_ctx(struct fdcpu_ctx *ctx);
+bool fdcpu_charge(struct fdcpu_device *device, size_t size);
+void fdcpu_uncharge(struct fdcpu_device *device, size_t size);
+/* Ends a pool's bookkeeping for one block (api_pool.c). */
+void fdcpu_pool_freed(struct fdcpu_pool *pool, size_t size);
+CUresult fdcpu_pool_free_now(uint64_t addr);
+void fdcpu_pool_init(struct fdcpu_device *device);
+void fdcpu_vmm_free(const struct fdcpu_alloc *alloc);
+struct fdcpu_allocator fdcpu_allocator_of(struct fdcpu_ctx *ctx);
+
+/* ---- arrays (api_array.c) ---- */
+
+struct fdcpu_array {
+    uint64_t handle;
+    struct fdcpu_ctx *ctx;
+    CUDA_ARRAY3D_DESCRIPTOR desc;
+    size_t element;             /* bytes of one element, all channels */
+    size_t pitch, slice;        /* bytes of a row, of a plane of rows */
+    size_t width, height, depth;        /* bytes, rows, planes; at least 1 */
+    uint64_t base;
+    bool borrowed;              /* a level of a mipmapped array */
+};
+void fdcpu_array_drop_ctx(struct fdcpu_ctx *ctx);
+
+/* ---- modules (api_module.c, api_library.c, fatbin.c) ---- */
+
+struct fdcpu_image {            /* PTX texts found in what the program handed over */
+    struct fdcpu_text *texts;
+    char **owned;               /* buffers to free */
+    int ntexts, nowned;
+};
+/* Finds the PTX. 0, 209 with a line on the log, 200, 218, 2. */
+CUresult fdcpu_image_open(struct fdcpu_image *image, const void *data);
+/* A linker input of known size. kind is a CUjitInputType. */
+CUresult fdcpu_image_add(struct fdcpu_image *image, int kind, const void *data,
+                         size_t size, const char *name);
+void fdcpu_image_close(struct fdcpu_image *image);
+/* Packs texts as an ELF file that fdcpu_image_open() reads back; malloc'd. */
+void *fdcpu_image_pack(const struct fdcpu_image *image, size_t *size);
+
+struct fdcpu_function {
+    uint64_t handle;
+    struct fdcpu_module_obj *module;
+    struct fdcpu_func *func;
+    const struct fdcpu_func_info *info;
+    char *name;
+    bool dead;
+    /* what cuFuncSetAttribute changes */
+    int max_dynamic_shared, carveout, cluster[3], nonportable, sched_policy;
+    int cluster_required;
+    int cache_config;
+};
+
+struct fdcpu_module_obj {
+    uint64_t handle;
+    struct fdcpu_ctx *ctx;
+    struct fdcpu_module *engine;
+    struct fdcpu_library *library;      /* NULL for cuModuleLoad* */
+    struct fdcpu_function **functions;
+    uint32_t nfunctions;
+    struct fdcpu_module_obj *next;      /* of the same library */
+};
+
+struct fdcpu_kernel {
+    uint64_t handle;
+    struct fdcpu_library *library;
+    char *name;
+    uint32_t index;
+    /* attributes set by cuKernelSetAttribute, a device each; -1: not set */
+    int set[FDCPU_MAX_DEVICES][16];
+};
+
+struct fdcpu_library {
+    uint64_t handle;
+    struct fdcpu_image image;
+    pthread_mutex_t loading;
+    struct fdcpu_module_obj *instances;
+    struct fdcpu_kernel **kernels;
+    uint32_t nkernels;
+    int refs;
+};
+
+struct fdcpu_jit {              /* the options that a load understands */
+    struct fdcpu_jit_log log;
+    void **error_used, **info_used;     /* where sizes go back */
+};
+void fdcpu_jit_read(struct fdcpu_jit *jit, unsigned int n, CUjit_option *options,
+                    void **values);
+void fdcpu_jit_write(struct fdcpu_jit *jit);
+CUresult fdcpu_module_make(struct fdcpu_ctx *ctx, const struct fdcpu_image *image,
+                           struct fdcpu_jit_log *log, struct fdcpu_module_obj **module);
+void fdcpu_module_free(struct fdcpu_module_obj *module);
+CUresult fdcpu_library_instance(struct fdcpu_library *library, struct fdcpu_ctx *ctx,
+                                struct fdcpu_module_obj **module);
+void fdcpu_library_drop_ctx(struct fdcpu_ctx *ctx);
+void fdcpu_module_drop_ctx(struct fdcpu_ctx *ctx);
+/* A function from a CUfunction or a CUkernel (in ctx). NULL: neither. */
+CUresult fdcpu_function_get(void *handle, struct fdcpu_ctx *ctx,
+                            struct fdcpu_function **function);
+CUresult fdcpu_function_attribute(const struct fdcpu_function *function, int attribute,
+                                  int *value);
+CUresult fdcpu_function_set(struct fdcpu_function *function, int attribute, int value);
+void *fdcpu_file_read(const char *path, size_t *size, CUresult *result);
+
+/* ---- work (api_work.c) ---- */
+
+enum fdcpu_work_kind {
+    FDCPU_W_EMPTY, FDCPU_W_KERNEL, FDCPU_W_COPY, FDCPU_W_SET, FDCPU_W_HOST,
+    FDCPU_W_CALLBACK, FDCPU_W_RECORD, FDCPU_W_WAIT, FDCPU_W_CHILD, FDCPU_W_ALLOC,
+    FDCPU_W_FREE, FDCPU_W_MEMOP, FDCPU_W_GRAPH,
+};
+
+struct fdcpu_event;
+struct fdcpu_record;
+struct fdcpu_graph;
+struct fdcpu_plan;
+
+struct fdcpu_work {
+    enum fdcpu_work_kind kind;
+    struct fdcpu_ctx *ctx;
+    union {
+        struct {
+            struct fdcpu_function *function;
+            void *asked;        /* the handle that the program gave */
+            uint32_t grid[3], block[3], cluster[3], shared;
+            bool cooperative;
+            void *params;       /* packed; owned */
+            uint32_t param_size;
+            void **pointers;    /* into params, for GetParams; owned */
+            uint32_t nparams;
+        } kernel;
+        struct {
+            CUDA_MEMCPY3D p;
+            void *staged;       /* copy of a pageable source; owned */
+        } copy;
+        CUDA_MEMSET_NODE_PARAMS set;
+        struct {
+            CUhostFn fn;
+            void *user;
+        } host;
+        struct {
+            CUstreamCallback fn;
+            void *user;
+            CUstream stream;
+        } callback;
+        struct {
+            CUevent handle;
+            struct fdcpu_record *record;        /* owned reference */
+        } event;
+        struct fdcpu_graph *child;              /* owned */
+        struct {
+            CUDA_MEM_ALLOC_NODE_PARAMS params;
+        } alloc;
+        uint64_t free;
+        struct {
+            CUstreamBatchMemOpParams *ops;      /* owned */
+            unsigned int count;
+        } memop;
+        struct fdcpu_plan *plan;                /* owned reference */
+    } u;
+};
+
+struct fdcpu_work *fdcpu_work_new(enum fdcpu_work_kind kind, struct fdcpu_ctx *ctx);
+struct fdcpu_work *fdcpu_work_clone(const struct fdcpu_work *work);
+void fdcpu_work_free(struct fdcpu_work *work);
+/* Does it, in the calling thread, with no lock held. status: the stream's so far. */
+void fdcpu_work_run(struct fdcpu_work *work, struct fdcpu_stream *stream);
+/* Whether it names memory in [lo, hi). */
+bool fdcpu_work_uses(const struct fdcpu_work *work, uint64_t lo, uint64_t hi);
+/* Checks the arguments of a launch and packs them. */
+CUresult fdcpu_launch_prepare(struct fdcpu_ctx *ctx, void *handle, const uint32_t grid[3],
+                              const uint32_t block[3], const uint32_t cluster[3],
+                              uint32_t shared, bool cooperative, void **params,
+                              void **extra, struct fdcpu_work **work);
+/* Checks a copy's ends and says which are pageable. */
+enum { FDCPU_SRC_PAGEABLE = 1, FDCPU_DST_PAGEABLE = 2, FDCPU_BOTH_HOST = 4 };
+CUresult fdcpu_copy_check(const CUDA_MEMCPY3D *p, int *how);
+void fdcpu_copy_run(const CUDA_MEMCPY3D *p);
+CUresult fdcpu_set_check(const CUDA_MEMSET_NODE_PARAMS *p);
+
+/* ---- streams and events (api_stream.c, api_event.c) ---- */
+
+struct fdcpu_dep {              /* until `ticket` of `stream` is done */
+    struct fdcpu_stream *stream;        /* owned reference */
+    uint64_t ticket;
+};
+
+struct fdcpu_op {
+    struct fdcpu_op *next;
+    uint64_t ticket;
+    struct fdcpu_work *work;
+    struct fdcpu_dep *deps;
+    uint32_t ndeps;
+};
+
+struct fdcpu_capture;
+
+struct fdcpu_stream {
+    uint64_t handle;            /* 0 for the legacy and the per-thread streams */
+    struct fdcpu_ctx *ctx;
+    struct fdcpu_stream *next;  /* of ctx->streams */
+    int refs;
+    unsigned int flags;
+    int priority;
+    uint64_t id;
+    bool legacy, per_thread, gone, running, listed;
+    uint64_t submitted;
+    uint64_t done;              /* read without the lock by queries: acquire/release */
+    struct fdcpu_op *head, **tail;
+    uint32_t queued;
+    struct fdcpu_work *current; /* running now */
+    struct fdcpu_dep *waits;    /* of cuStreamWaitEvent, for the next op */
+    uint32_t nwaits;
+    pthread_cond_t work, change;
+    struct fdcpu_capture *capture;
+    struct fdcpu_node **tips;   /* nodes that the next captured one depends on */
+    size_t ntips;
+    CUstreamAttrValue sync_policy, mem_domain, window;
+};
+
+struct fdcpu_record {           /* one recording of an event */
+    int refs;
+    struct fdcpu_stream *stream;        /* owned reference */
+    uint64_t ticket;
+    uint64_t time_ns;
+};
+
+struct fdcpu_event {
+    uint64_t handle;
+    struct fdcpu_ctx *ctx;
+    unsigned int flags;
+    struct fdcpu_record *record;        /* NULL: never recorded */
+    struct fdcpu_capture *capture;      /* recorded in a capture */
+    struct fdcpu_node **tips;
+    size_t ntips;
+};
+
+struct fdcpu_stream *fdcpu_stream_new(struct fdcpu_ctx *ctx, unsigned int flags,
+                                      int priority);
+void fdcpu_stream_ref(struct fdcpu_stream *stream);     /* under sched */
+void fdcpu_stream_unref(struct fdcpu_stream *stream);   /* under sched */
+/* The stream meant by a handle; 0, 1 and 2 belong to the current context. */
+CUresult fdcpu_stream_get(CUstream handle, struct fdcpu_stream **stream);
+/*
+ * Hands work (owned from here on) to a stream: a node if it captures, else an entry of
+ * its queue. wait: returns when it is done. what: FDCPU_DO_*.
+ */
+enum { FDCPU_DO_WAIT = 1 };
+CUresult fdcpu_stream_do(struct fdcpu_stream *stream, struct fdcpu_work *work, int what);
+/* Waits until everything submitted so far is done. */
+CUresult fdcpu_stream_wait(struct fdcpu_stream *stream);
+/* Puts work into the queue, capture or not; under sched. The ticket it got. */
+uint64_t fdcpu_stream_push(struct fdcpu_stream *stream, struct fdcpu_work *work);
+void fdcpu_stream_await(struct fdcpu_stream *stream, uint64_t ticket);  /* under sched */
+void fdcpu_stream_depend(struct fdcpu_stream *stream, struct fdcpu_stream *on,
+                         uint64_t ticket);              /* under sched */
+void fdcpu_stream_retire(struct fdcpu_stream *stream);  /* destroys, under sched */
+/* Whether work that names [lo, hi) is queued or running in a context of device. */
+bool fdcpu_streams_use(struct fdcpu_device *device, uint64_t lo, uint64_t hi,
+                       struct fdcpu_ctx **ctx);
+struct fdcpu_record *fdcpu_record_new(struct fdcpu_stream *stream);     /* under sched */
+void fdcpu_record_unref(struct fdcpu_record *record);   /* under sched */
+void fdcpu_event_drop(struct fdcpu_event *event);
+/* An event record or wait as a graph's launch does it; under sched. */
+void fdcpu_event_record_at(CUevent handle, struct fdcpu_stream *stream);
+
+/* ---- capture (api_capture.c), all under sched ---- */
+
+struct fdcpu_capture {
+    int refs;                   /* streams + events */
+    struct fdcpu_graph *graph;
+    bool into;                  /* the graph is the program's, BeginCaptureToGraph */
+    CUstreamCaptureMode mode;
+    CUstreamCaptureStatus status;
+    uint64_t id;
+    struct fdcpu_stream *origin;
+    uint64_t thread;
+};
+
+/* Whether the calling thread may make an unsafe call now: 0 or 900 (captures spoilt). */
+CUresult fdcpu_capture_unsafe(void);
+/* Before work on a stream: 0, or 906 for the legacy stream while a stream captures. */
+CUresult fdcpu_capture_implicit(struct fdcpu_stream *stream);
+void fdcpu_capture_spoil(struct fdcpu_capture *capture);
+void fdcpu_capture_leave(struct fdcpu_stream *stream);
+void fdcpu_capture_unref(struct fdcpu_capture *capture);
+CUresult fdcpu_capture_add(struct fdcpu_stream *stream, struct fdcpu_work *work);
+CUresult fdcpu_capture_record(struct fdcpu_stream *stream, struct fdcpu_event *event);
+CUresult fdcpu_capture_wait(struct fdcpu_stream *stream, struct fdcpu_event *event);
+void fdcpu_event_uncapture(struct fdcpu_event *event);
+bool fdcpu_tips_add(struct fdcpu_node ***tips, size_t *ntips, struct fdcpu_node *node);
+
+/* ---- graphs (api_graph.c, api_graphnode.c, api_graphexec.c), under sched ---- */
+
+struct fdcpu_edge {
+    struct fdcpu_node *from;
+    CUgraphEdgeData data;
+};
+
+struct fdcpu_node {
+    uint64_t handle;
+    struct fdcpu_graph *graph;
+    struct fdcpu_work *work;
+    struct fdcpu_edge *deps;
+    size_t ndeps;
+    uint64_t origin_handle;     /* of a clone: the node it was cloned from */
+    size_t mark;                /* scratch of the walk in progress */
+};
+
+struct fdcpu_user_object;
+
+struct fdcpu_user_ref {
+    struct fdcpu_user_object *object;
+    unsigned int count;
+};
+
+struct fdcpu_graph {
+    uint64_t handle;
+    struct fdcpu_node **nodes;
+    size_t nnodes, room;
+    bool child;                 /* owned by a node */
+    struct fdcpu_user_ref *users;
+    size_t nusers;
+};
+
+struct fdcpu_step {
+    struct fdcpu_work *work;
+    uint64_t node;              /* handle of the node that it comes from */
+    bool disabled;
+};
+
+struct fdcpu_plan {             /* immutable while refs > 1 */
+    int refs;
+    struct fdcpu_step *steps;
+    size_t nsteps, room;
+};
+
+struct fdcpu_exec {
+    uint64_t handle;
+    struct fdcpu_plan *plan;
+    unsigned long long flags;
+    uint64_t id;
+    struct fdcpu_user_ref *users;
+    size_t nusers;
+};
+
+struct fdcpu_graph *fdcpu_graph_new(void);
+void fdcpu_graph_free(struct fdcpu_graph *graph);
+struct fdcpu_graph *fdcpu_graph_clone(const struct fdcpu_graph *graph);
+struct fdcpu_node *fdcpu_graph_add(struct fdcpu_graph *graph, struct fdcpu_work *work,
+                                   struct fdcpu_node *const *deps, size_t ndeps);
+/* Nodes in an order in which they may run. malloc'd; NULL: a cycle, or no memory. */
+struct fdcpu_node **fdcpu_graph_order(const struct fdcpu_graph *graph);
+void fdcpu_plan_unref(struct fdcpu_plan *plan);
+void fdcpu_plan_run(struct fdcpu_plan *plan, struct fdcpu_stream *stream);
+bool fdcpu_plan_uses(const struct fdcpu_plan *plan, uint64_t lo, uint64_t hi);
+/* Puts work in the place of the step that stands for a node; owned when it returns 0. */
+CUresult fdcpu_exec_replace(struct fdcpu_exec *exec, uint64_t node,
+                            struct fdcpu_work *work);
+CUresult fdcpu_kernel_work(const CUDA_KERNEL_NODE_PARAMS *params, struct fdcpu_ctx *ctx,
+                           struct fdcpu_work **work);
+CUresult fdcpu_copy_work(const CUDA_MEMCPY3D *params, struct fdcpu_ctx *ctx,
+                         struct fdcpu_work **work);
+CUresult fdcpu_set_work(const CUDA_MEMSET_NODE_PARAMS *params, struct fdcpu_ctx *ctx,
+                        struct fdcpu_work **work);
+void fdcpu_users_share(struct fdcpu_user_ref **to, size_t *nto,
+                       const struct fdcpu_user_ref *from, size_t nfrom);
+void fdcpu_users_drop(struct fdcpu_user_ref *users, size_t nusers);
+
+/* Device limits that more than one file speaks of. */
+enum {
+    FDCPU_SMS = 2, FDCPU_WARP = 32, FDCPU_MAX_THREADS = 1024, FDCPU_SM_THREADS = 2048,
+    FDCPU_SM_BLOCKS = 32, FDCPU_SM_REGISTERS = 65536, FDCPU_SHARED = 49152,
+    FDCPU_SHARED_OPTIN = 166912, FDCPU_SM_SHARED = 167936, FDCPU_SHARED_RESERVED = 1024,
+    FDCPU_PARAM_MAX = 32764,
+};
+
+#endif
