@@ -1,7 +1,8 @@
 /*
- * cuGetProcAddress: names and requested CUDA versions to this library's own entry points.
- * The shim and the CPU device are each built with a copy of this file, over the same
- * generated table, and each hands out its own functions.
+ * cuGetProcAddress: names and requested CUDA versions to this library's own entry points,
+ * over the generated table. Nothing is held back for the version of the worker's driver:
+ * runtimes ask before there is a session, and what the driver lacks answers so when it is
+ * called.
  *
  * The rules are those of a real driver: names come without suffix; the newest revision not
  * younger than the requested version is given; a name that has per-thread twins is looked
