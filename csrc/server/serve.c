@@ -267,13 +267,15 @@ fdc_request_answer_always(struct fdc_request *request, CUresult result, void *re
 struct fdc_request *
 fdc_request_keep(const struct fdc_request *request)
 {
-    struct fdc_request *kept = malloc(sizeof(*kept) + request->size);
+    size_t head = FDC_ALIGN_UP(sizeof(struct fdc_request), (size_t)FDC_MESSAGE_ALIGN);
+    struct fdc_request *kept;
 
+    kept = aligned_alloc(FDC_MESSAGE_ALIGN,
+                         FDC_ALIGN_UP(head + request->size, (size_t)FDC_MESSAGE_ALIGN));
     if (kept == NULL)
         return NULL;
     *kept = *request;
-    memcpy(kept + 1, request->msg, request->size);
-    kept->msg = (const struct fdc_msg *)(kept + 1);
+    kept->msg = memcpy((uint8_t *)kept + head, request->msg, request->size);
     kept->answered = kept->kept = kept->done = false;
     /* Whoever keeps it answers it: fdc_entry_run() need not. */
     ((struct fdc_request *)request)->kept = true;

@@ -12,6 +12,7 @@
 #define FDC_TABLE_CHUNK 4096u           /* slots a chunk */
 #define FDC_TABLE_CHUNKS 256u           /* 20 bits of index in all */
 #define FDC_DEVICES_MAX 64
+#define FDC_MESSAGE_ALIGN 128u          /* of a message's copy: some fields want it */
 
 /* ---- handles.c ---- */
 

@@ -56,7 +56,9 @@ fdc_serve_new(const struct fdc_driver *driver, struct fdc_link *link,
     }
 
     serve->message_room = fdc_link_max_message(link, FDC_LANE_COMMAND);
-    serve->message = aligned_alloc(64, FDC_ALIGN_UP((size_t)serve->message_room, 64));
+    serve->message = aligned_alloc(
+        FDC_MESSAGE_ALIGN,
+        FDC_ALIGN_UP((size_t)serve->message_room, (size_t)FDC_MESSAGE_ALIGN));
     if (serve->message == NULL)
         goto err_free;
     for (int i = 0; i < FDC_REGIONS; i++)
