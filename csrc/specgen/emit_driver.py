@@ -4,7 +4,7 @@ the names that cuGetProcAddress knows, the CPU device's refusals, Cython's decla
 from __future__ import annotations
 
 from ctext import banner, prototype
-from model import Call, Spec
+from model import Call, Param, Spec
 
 
 def public(spec: Spec) -> list[Call]:
@@ -84,6 +84,11 @@ def cpudev_calls_c(spec: Spec) -> str:
     return "".join(out + refusals(public(spec), "refuse", weak=True))
 
 
+def _without_name(param: Param) -> str:
+    """Cython has keywords that C has not: from, in, ..."""
+    return param.decl[: -len(param.name)].rstrip()
+
+
 def fdc_driver_pxd(spec: Spec) -> str:
     plain = {
         "int", "unsigned int", "size_t", "void", "char", "unsigned long long", "uint64_t",
@@ -109,7 +114,7 @@ def fdc_driver_pxd(spec: Spec) -> str:
     out.append("        void *dl\n        int version\n")
     for call in public(spec):
         if all(p.base in known and not p.suffix for p in call.params):
-            params = ", ".join(p.decl for p in call.params)
+            params = ", ".join(_without_name(p) for p in call.params)
             out.append(f"        CUresult (*{call.name})({params}) noexcept\n")
     out.append('\ncdef extern from "fdc/driver.h" nogil:\n')
     out.append("    int fdc_driver_load(const char *path, fdc_driver *driver)\n")

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -81,3 +82,24 @@ for path in sorted(pathlib.Path({str(CSRC / "spec")!r}).glob("*.toml")):
     if done.returncode == 77:
         pytest.skip("this Python has no tomllib to compare with")
     assert done.returncode == 0, done.stderr
+
+
+def test_declarations_for_cython_compile(tmp_path: Path) -> None:
+    pytest.importorskip("Cython")
+    gen = generate(tmp_path / "gen")
+    source = tmp_path / "count.pyx"
+    source.write_text(
+        "from fdc_driver cimport fdc_driver, fdc_driver_load\n"
+        "def count(bytes path):\n"
+        "    cdef fdc_driver driver\n"
+        "    cdef int n = -1\n"
+        "    if fdc_driver_load(path, &driver) == 0:\n"
+        "        driver.cuDeviceGetCount(&n)\n"
+        "    return n\n"
+    )
+    made = run(sys.executable, "-m", "cython", "-3", f"-I{gen}", source)
+    assert made.returncode == 0, made.stderr
+    headers = sysconfig.get_path("include")
+    paths = [f"-I{path}" for path in (INCLUDE, gen, headers)]
+    built = run(CC, "-fsyntax-only", *paths, source.with_suffix(".c"))
+    assert built.returncode == 0, built.stderr

@@ -14,8 +14,8 @@ cdef extern from "driver_calls.h" nogil:
     cdef struct fdc_driver:
         void *dl
         int version
-        CUresult (*cuModuleGetGlobal_v2)(CUdeviceptr *dptr, size_t *bytes, CUmodule hmod, const char *name) noexcept
-        CUresult (*cuStreamCreate)(CUstream *phStream, unsigned int Flags) noexcept
+        CUresult (*cuModuleGetGlobal_v2)(CUdeviceptr *, size_t *, CUmodule, const char *) noexcept
+        CUresult (*cuStreamCreate)(CUstream *, unsigned int) noexcept
 
 cdef extern from "fdc/driver.h" nogil:
     int fdc_driver_load(const char *path, fdc_driver *driver)
