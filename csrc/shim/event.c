@@ -208,8 +208,11 @@ ask(CUevent value, uint16_t id)
     event = fdc_object_find(FDC_KIND_EVENT, value);
     if (event == NULL)
         return CUDA_ERROR_INVALID_HANDLE;
-    if (FDC_UNLIKELY(__atomic_load_n(&event->capture, __ATOMIC_RELAXED) != 0)) {
-        result = fdc_capture_refuse_event(call.session, event);
+    if (FDC_UNLIKELY(__atomic_load_n(&event->capture, __ATOMIC_RELAXED) != 0))
+        return fdc_capture_refuse_event(call.session, event);
+    /* Asking is among the unsafe calls, waiting is not. */
+    if (id == FDC_ID_cuEventQuery && fdc_load_relaxed(&call.session->capturing) != 0) {
+        result = fdc_capture_guard(call.session);
         if (result != CUDA_SUCCESS)
             return result;
     }

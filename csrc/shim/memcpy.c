@@ -161,7 +161,10 @@ copy_down(struct fdc_call *call, struct fdc_stream *stream, char *dst, uint64_t 
     waited = fdc_gather_wait(session, &gather);
     if (result == CUDA_SUCCESS)
         result = waited;
-    return result != CUDA_SUCCESS ? result : fdc_session_failure(session);
+    if (result != CUDA_SUCCESS)
+        return result;
+    fdc_stream_idle(stream, call->position);
+    return fdc_session_failure(session);
 }
 
 static CUresult

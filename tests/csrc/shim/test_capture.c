@@ -108,6 +108,12 @@ test_other_streams_join_by_events(void)
 }
 
 static void
+nothing(void *user)
+{
+    (void)user;
+}
+
+static void
 test_an_unjoined_stream_fails_at_the_end(void)
 {
     CUstream stream, other;
@@ -122,7 +128,7 @@ test_an_unjoined_stream_fails_at_the_end(void)
     CHECK_EQ(cuStreamBeginCapture_v2(stream, CU_STREAM_CAPTURE_MODE_RELAXED), 0);
     CHECK_EQ(cuEventRecord(event, stream), 0);
     CHECK_EQ(cuStreamWaitEvent(other, event, 0), 0);
-    CHECK_EQ(cuEventRecord(event, other), 0);
+    CHECK_EQ(cuLaunchHostFunc(other, nothing, NULL), 0);
     CHECK_EQ(cuStreamEndCapture(stream, &graph), CUDA_ERROR_STREAM_CAPTURE_UNJOINED);
     CHECK_EQ(cuStreamIsCapturing(stream, &status), 0);
     CHECK_EQ(status, CU_STREAM_CAPTURE_STATUS_NONE);
@@ -152,6 +158,12 @@ test_waiting_breaks_the_capture(void)
     CHECK_EQ(cuStreamBeginCapture_v2(stream, CU_STREAM_CAPTURE_MODE_RELAXED), 0);
     CHECK_EQ(cuStreamSynchronize(other), 0);            /* another stream is free */
     CHECK_EQ(cuCtxSynchronize(), CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
+    CHECK_EQ(cuStreamEndCapture(stream, &graph), CUDA_ERROR_STREAM_CAPTURE_INVALIDATED);
+
+    /* Asking for an event is unsafe, whichever event it is. */
+    CHECK_EQ(cuEventQuery(outside), 0);
+    CHECK_EQ(cuStreamBeginCapture_v2(stream, CU_STREAM_CAPTURE_MODE_GLOBAL), 0);
+    CHECK_EQ(cuEventQuery(outside), CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
     CHECK_EQ(cuStreamEndCapture(stream, &graph), CUDA_ERROR_STREAM_CAPTURE_INVALIDATED);
 
     CHECK_EQ(cuStreamBeginCapture_v2(stream, CU_STREAM_CAPTURE_MODE_RELAXED), 0);
