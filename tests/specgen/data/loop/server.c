@@ -7,7 +7,7 @@
 
 #include "server/server.h"
 
-int loop_fills, loop_things;
+int loop_fills, loop_things, loop_handles;
 uint64_t loop_stream;
 
 static void *values[64];
@@ -94,6 +94,7 @@ fdc_handle_put(struct fdc_serve *serve, int kind, uint64_t handle, void *value,
 {
     (void)serve, (void)kind, (void)ctx;
     values[FDC_HANDLE_INDEX(handle)] = value;
+    loop_handles++;
     return CUDA_SUCCESS;
 }
 
@@ -111,6 +112,7 @@ fdc_handle_drop(struct fdc_serve *serve, int kind, uint64_t handle, void **value
     CUresult result = fdc_handle_get(serve, kind, handle, value);
 
     values[FDC_HANDLE_INDEX(handle)] = NULL;
+    loop_handles--;
     return result;
 }
 

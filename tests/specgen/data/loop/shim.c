@@ -198,7 +198,7 @@ fdc_shim_after_cuAsk(struct fdc_call *call, CUtensorMap *map, int *both,
     return result;
 }
 
-extern int loop_fills, loop_things;
+extern int loop_fills, loop_things, loop_handles;
 extern uint64_t loop_stream;
 
 int
@@ -227,7 +227,9 @@ main(void)
     EQUAL(cuThingDrop(thing), CUDA_SUCCESS);
     EQUAL(cuThingDrop(thing), CUDA_ERROR_INVALID_HANDLE);
     EQUAL(loop_things, 1);
+    EQUAL(loop_handles, 1);
     EQUAL(cuThingDrop(copy), CUDA_SUCCESS);
+    EQUAL(loop_handles, 0);
     EQUAL(live, 1);
     fdc_object_drop(made);
 
