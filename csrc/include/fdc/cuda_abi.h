@@ -8,6 +8,7 @@
  * csrc/spec/ (build/gen/cuda_calls.h). Revisions: a name without suffix is the newest
  * layout, unless the older one is still in use (then the suffix tells).
  */
+/* clang-format off: enumerators and like members share lines */
 #ifndef FDC_CUDA_ABI_H
 #define FDC_CUDA_ABI_H
 
