@@ -197,7 +197,8 @@ fdcpu_alloc_device(struct fdcpu_ctx *ctx, enum fdcpu_alloc_kind kind, size_t siz
 {
     struct fdcpu_alloc alloc = {
         .charged = FDC_ALIGN_UP(size, FDCPU_ALIGN), .kind = kind,
-        .announced = kind != FDCPU_A_ARRAY, .ctx = ctx, .device = ctx->device,
+        /* The engine announces the variables in a module's memory itself. */
+        .announced = kind != FDCPU_A_ARRAY && kind != FDCPU_A_MODULE, .ctx = ctx, .device = ctx->device,
     };
 
     if (size > fdcpu.opt.memory || !fdcpu_charge(ctx->device, alloc.charged))

@@ -266,6 +266,7 @@ clear(struct fdcpu_ctx *ctx)
     pthread_mutex_unlock(&fdcpu.sched);
     fdcpu_ctx_print_flush(ctx);
     fdc_cls_reset((void *)(uintptr_t)ctx->handle);
+    fdcpu_heap_forget(&ctx->env);
     fdcpu_library_drop_ctx(ctx);
     fdcpu_module_drop_ctx(ctx);
     fdcpu_handle_each(FDCPU_H_EVENT, drop_event, ctx);

@@ -5,17 +5,15 @@
 #include "cpudev.h"
 
 static CUresult
-check_shape(struct fdcpu_ctx *ctx, const struct fdcpu_function *f, const uint32_t grid[3],
-            const uint32_t block[3], const uint32_t cluster[3], uint32_t shared,
-            bool cooperative)
+check_shape(const struct fdcpu_function *f, const struct fdcpu_func_info *info,
+            const uint32_t grid[3], const uint32_t block[3],
+            const uint32_t cluster[3], uint32_t shared, bool cooperative)
 {
-    const struct fdcpu_func_info *info = f->info;
     uint64_t threads = (uint64_t)block[0] * block[1] * block[2];
     uint64_t blocks = (uint64_t)grid[0] * grid[1] * grid[2];
     uint64_t size = (uint64_t)cluster[0] * cluster[1] * cluster[2];
     int i, per_sm;
 
-    (void)ctx;
     if (blocks == 0 || threads == 0 || grid[0] > 0x7FFFFFFF || grid[1] > 65535
         || grid[2] > 65535 || block[0] > 1024 || block[1] > 1024 || block[2] > 64
         || threads > FDCPU_MAX_THREADS)
@@ -25,7 +23,7 @@ check_shape(struct fdcpu_ctx *ctx, const struct fdcpu_function *f, const uint32_
     for (i = 0; i < 3; i++)
         if (info->reqntid[0] != 0 && info->reqntid[i] != 0 && block[i] != info->reqntid[i])
             return CUDA_ERROR_INVALID_VALUE;
-    if (shared > (uint32_t)f->max_dynamic_shared)
+    if (shared > (uint32_t)fdcpu_function_dynamic(f, info))
         return CUDA_ERROR_INVALID_VALUE;
     if (size > 1) {
         if (fdcpu.opt.cc < 90 || size > (f->nonportable ? 16 : 8))
@@ -116,6 +114,7 @@ fdcpu_launch_prepare(struct fdcpu_ctx *ctx, void *handle, const uint32_t grid[3]
                      bool cooperative, void **params, void **extra,
                      struct fdcpu_work **out)
 {
+    const struct fdcpu_func_info *info;
     struct fdcpu_function *f;
     struct fdcpu_work *work;
     uint32_t use[3];
@@ -126,13 +125,14 @@ fdcpu_launch_prepare(struct fdcpu_ctx *ctx, void *handle, const uint32_t grid[3]
         return result;
     if (f->module->ctx != ctx)
         return CUDA_ERROR_INVALID_HANDLE;
+    info = fdcpu_func_info(f->func);
     for (i = 0; i < 3; i++) {
         use[i] = cluster != NULL && cluster[i] != 0 ? cluster[i]
-            : f->cluster[i] != 0 ? (uint32_t)f->cluster[i] : f->info->reqnctapercluster[i];
+            : f->cluster[i] != 0 ? (uint32_t)f->cluster[i] : info->reqnctapercluster[i];
         if (use[i] == 0)
             use[i] = 1;
     }
-    result = check_shape(ctx, f, grid, block, use, shared, cooperative);
+    result = check_shape(f, info, grid, block, use, shared, cooperative);
     if (result != CUDA_SUCCESS)
         return result;
     work = fdcpu_work_new(FDCPU_W_KERNEL, ctx);
@@ -145,7 +145,7 @@ fdcpu_launch_prepare(struct fdcpu_ctx *ctx, void *handle, const uint32_t grid[3]
     memcpy(work->u.kernel.cluster, use, sizeof(use));
     work->u.kernel.shared = shared;
     work->u.kernel.cooperative = cooperative;
-    result = pack(work, f->info, params, extra);
+    result = pack(work, info, params, extra);
     if (result != CUDA_SUCCESS) {
         fdcpu_work_free(work);
         return result;

@@ -102,12 +102,8 @@ make_functions(struct fdcpu_module_obj *module)
         module->functions[module->nfunctions++] = f;
         f->module = module;
         f->func = fdcpu_module_func_at(module->engine, i);
-        f->info = fdcpu_func_info(f->func);
-        f->name = strdup(f->info->name);
-        f->carveout = -1;
-        f->max_dynamic_shared = FDCPU_SHARED - (int)f->info->static_shared;
-        if (f->max_dynamic_shared < 0)
-            f->max_dynamic_shared = 0;
+        f->name = strdup(fdcpu_func_index(f->func)->name);      /* decodes nothing */
+        f->carveout = f->max_dynamic_shared = -1;
         f->handle = fdcpu_handle_new(FDCPU_H_FUNCTION, f);
         if (f->name == NULL || f->handle == 0)
             return CUDA_ERROR_OUT_OF_MEMORY;
@@ -183,7 +179,6 @@ fdcpu_module_free(struct fdcpu_module_obj *module)
         /* A graph may still name it: it stays as a dead one, a few bytes. */
         f->dead = true;
         f->func = NULL;
-        f->info = NULL;
         free(f->name);
         f->name = NULL;
     }
@@ -383,10 +378,18 @@ cuModuleGetGlobal_v2(CUdeviceptr *dptr, size_t *bytes, CUmodule hmod, const char
 
 /* ---- functions ---- */
 
+int
+fdcpu_function_dynamic(const struct fdcpu_function *f, const struct fdcpu_func_info *info)
+{
+    int room = FDCPU_SHARED - (int)info->static_shared;
+
+    return f->max_dynamic_shared >= 0 ? f->max_dynamic_shared : room > 0 ? room : 0;
+}
+
 CUresult
 fdcpu_function_attribute(const struct fdcpu_function *f, int attribute, int *value)
 {
-    const struct fdcpu_func_info *info = f->info;
+    const struct fdcpu_func_info *info = fdcpu_func_info(f->func);
 
     switch (attribute) {
     case CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK:
@@ -412,7 +415,7 @@ fdcpu_function_attribute(const struct fdcpu_function *f, int attribute, int *val
         *value = 0;
         break;
     case CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES:
-        *value = f->max_dynamic_shared;
+        *value = fdcpu_function_dynamic(f, info);
         break;
     case CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT:
         *value = f->carveout;
@@ -444,7 +447,8 @@ fdcpu_function_set(struct fdcpu_function *f, int attribute, int value)
 {
     switch (attribute) {
     case CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES:
-        if (value < 0 || value > FDCPU_SHARED_OPTIN - (int)f->info->static_shared)
+        if (value < 0 || value > FDCPU_SHARED_OPTIN
+                                     - (int)fdcpu_func_info(f->func)->static_shared)
             return CUDA_ERROR_INVALID_VALUE;
         f->max_dynamic_shared = value;
         break;
@@ -559,11 +563,13 @@ cuFuncGetName(const char **name, CUfunction hfunc)
 static CUresult
 param_info(const struct fdcpu_function *f, size_t index, size_t *offset, size_t *size)
 {
-    if (offset == NULL || index >= f->info->nparams)
+    const struct fdcpu_func_info *info = fdcpu_func_index(f->func);
+
+    if (offset == NULL || index >= info->nparams)
         return CUDA_ERROR_INVALID_VALUE;
-    *offset = f->info->params[index].offset;
+    *offset = info->params[index].offset;
     if (size != NULL)
-        *size = f->info->params[index].size;
+        *size = info->params[index].size;
     return CUDA_SUCCESS;
 }
 
@@ -602,7 +608,7 @@ cuFuncGetParamCount(CUfunction func, size_t *paramCount)
         return result;
     if (paramCount == NULL)
         return CUDA_ERROR_INVALID_VALUE;
-    *paramCount = f->info->nparams;
+    *paramCount = fdcpu_func_index(f->func)->nparams;
     return CUDA_SUCCESS;
 }
 
@@ -619,7 +625,7 @@ cuKernelGetParamCount(CUkernel kernel, size_t *paramCount)
         return result;
     if (paramCount == NULL)
         return CUDA_ERROR_INVALID_VALUE;
-    *paramCount = f->info->nparams;
+    *paramCount = fdcpu_func_index(f->func)->nparams;
     return CUDA_SUCCESS;
 }
 

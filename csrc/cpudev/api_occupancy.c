@@ -8,7 +8,7 @@
 static int
 blocks_per_sm(const struct fdcpu_function *f, int threads, size_t dynamic)
 {
-    const struct fdcpu_func_info *info = f->info;
+    const struct fdcpu_func_info *info = fdcpu_func_info(f->func);
     uint64_t shared = FDC_ALIGN_UP((uint64_t)info->static_shared + dynamic
                                    + FDCPU_SHARED_RESERVED, 128);
     uint32_t warps = ((uint32_t)threads + FDCPU_WARP - 1) / FDCPU_WARP;
@@ -16,7 +16,7 @@ blocks_per_sm(const struct fdcpu_function *f, int threads, size_t dynamic)
                                  256u);
     uint32_t n = FDCPU_SM_BLOCKS, by;
 
-    if (threads > (int)info->max_threads || dynamic > (size_t)f->max_dynamic_shared)
+    if (threads > (int)info->max_threads || dynamic > (size_t)fdcpu_function_dynamic(f, info))
         return 0;
     by = FDCPU_SM_THREADS / (warps * FDCPU_WARP);
     n = by < n ? by : n;
@@ -75,7 +75,7 @@ cuOccupancyMaxPotentialBlockSizeWithFlags(int *minGridSize, int *blockSize, CUfu
         return result;
     if (minGridSize == NULL || blockSize == NULL || blockSizeLimit < 0 || flags > 1)
         return CUDA_ERROR_INVALID_VALUE;
-    limit = (int)f->info->max_threads;
+    limit = (int)fdcpu_func_index(f->func)->max_threads;
     if (blockSizeLimit > 0 && blockSizeLimit < limit)
         limit = blockSizeLimit;
     *blockSize = *minGridSize = 0;
@@ -113,16 +113,16 @@ cuOccupancyAvailableDynamicSMemPerBlock(size_t *dynamicSmemSize, CUfunction func
 {
     struct fdcpu_function *f;
     CUresult result = enter(func, &f);
-    int64_t room;
+    int64_t room, fixed;
 
     if (result != CUDA_SUCCESS)
         return result;
     if (dynamicSmemSize == NULL || numBlocks <= 0 || blockSize <= 0)
         return CUDA_ERROR_INVALID_VALUE;
-    room = FDCPU_SM_SHARED / numBlocks / 128 * 128 - FDCPU_SHARED_RESERVED
-        - (int64_t)f->info->static_shared;
-    if (room > FDCPU_SHARED_OPTIN - (int64_t)f->info->static_shared)
-        room = FDCPU_SHARED_OPTIN - (int64_t)f->info->static_shared;
+    fixed = fdcpu_func_info(f->func)->static_shared;
+    room = FDCPU_SM_SHARED / numBlocks / 128 * 128 - FDCPU_SHARED_RESERVED - fixed;
+    if (room > FDCPU_SHARED_OPTIN - fixed)
+        room = FDCPU_SHARED_OPTIN - fixed;
     if (room < 0 || blocks_per_sm(f, blockSize, 0) < numBlocks)
         return CUDA_ERROR_INVALID_VALUE;
     *dynamicSmemSize = (size_t)room;

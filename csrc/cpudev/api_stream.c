@@ -57,7 +57,7 @@ fdcpu_stream_unref(struct fdcpu_stream *stream)
 }
 
 /* Takes a destroyed stream off the list once all its work is done. */
-static void
+static __attribute__((noinline)) void
 reap(struct fdcpu_stream *s)
 {
     struct fdcpu_stream **at;

@@ -275,10 +275,9 @@ struct fdcpu_function {
     uint64_t handle;
     struct fdcpu_module_obj *module;
     struct fdcpu_func *func;
-    const struct fdcpu_func_info *info;
     char *name;
     bool dead;
-    /* what cuFuncSetAttribute changes */
+    /* what cuFuncSetAttribute changes; -1: not set */
     int max_dynamic_shared, carveout, cluster[3], nonportable, sched_policy;
     int cluster_required;
     int cache_config;
@@ -330,6 +329,9 @@ void fdcpu_module_drop_ctx(struct fdcpu_ctx *ctx);
 /* A function from a CUfunction or a CUkernel (in ctx). NULL: neither. */
 CUresult fdcpu_function_get(void *handle, struct fdcpu_ctx *ctx,
                             struct fdcpu_function **function);
+/* Dynamic shared memory that a launch may ask for. */
+int fdcpu_function_dynamic(const struct fdcpu_function *function,
+                           const struct fdcpu_func_info *info);
 CUresult fdcpu_function_attribute(const struct fdcpu_function *function, int attribute,
                                   int *value);
 CUresult fdcpu_function_set(struct fdcpu_function *function, int attribute, int value);
