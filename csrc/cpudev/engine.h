@@ -82,7 +82,9 @@ struct fdcpu_text {
 
 /*
  * Memory for a module's .global and .const variables, and for what device code
- * allocates: supplied by the API, which knows the arena. free(ptr from alloc).
+ * allocates: supplied by the API, which knows the arena. free(ptr from alloc). The
+ * engine announces the ranges in it that kernels may touch, exact to the byte; alloc
+ * need not (if it has, the engine's are passed over).
  */
 struct fdcpu_allocator {
     uint64_t (*alloc)(void *user, size_t size, size_t align);  /* 0 when out of memory */
@@ -103,7 +105,13 @@ void fdcpu_module_unload(struct fdcpu_module *module);
 uint32_t fdcpu_module_func_count(const struct fdcpu_module *module);  /* entries only */
 struct fdcpu_func *fdcpu_module_func_at(struct fdcpu_module *module, uint32_t i);
 struct fdcpu_func *fdcpu_module_func(struct fdcpu_module *module, const char *name);
+/* Decodes the kernel if need be; where that fails, what fdcpu_func_index() knows. */
 const struct fdcpu_func_info *fdcpu_func_info(const struct fdcpu_func *func);
+/*
+ * Without decoding: name, parameters, max_threads, reqntid, ptx_version and target are
+ * right, the sizes of shared and local memory and num_regs are not yet.
+ */
+const struct fdcpu_func_info *fdcpu_func_index(const struct fdcpu_func *func);
 uint32_t fdcpu_module_var_count(const struct fdcpu_module *module);
 const struct fdcpu_var *fdcpu_module_var_at(const struct fdcpu_module *module, uint32_t i);
 const struct fdcpu_var *fdcpu_module_var(const struct fdcpu_module *module, const char *name);
@@ -143,6 +151,9 @@ struct fdcpu_fault {
  * makes progress by itself. Returns the CUresult number and fills *fault if not 0.
  */
 int fdcpu_run(const struct fdcpu_launch *launch, struct fdcpu_fault *fault);
+
+/* Frees what device code has allocated and not freed; before an env goes away. */
+void fdcpu_heap_forget(struct fdcpu_env *env);
 
 /* Largest number of blocks that a cooperative launch may have (all resident). */
 uint32_t fdcpu_max_cooperative_blocks(const struct fdcpu_func *func, uint32_t threads,
