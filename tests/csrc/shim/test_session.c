@@ -1,6 +1,6 @@
 /* Attaching, devices, contexts, forks and dead workers, against a real worker. */
-#include <errno.h>
 #include <pthread.h>
+#include <stdbool.h>
 
 #include "worker.h"
 
@@ -71,25 +71,67 @@ test_device_questions_are_answered(void)
     worker_exit();
 }
 
+/* In a process of its own: the UUIDs that a program sees with this choice. */
+static int
+uuids_of(const char *visible, CUuuid uuid[3])
+{
+    int ends[2], count = 0, status;
+    pid_t child;
+
+    CHECK_EQ(pipe(ends), 0);
+    child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        worker_start(3);
+        if (visible != NULL)
+            setenv("CUDA_VISIBLE_DEVICES", visible, 1);
+        if (cuInit(0) == CUDA_SUCCESS)
+            CHECK_EQ(cuDeviceGetCount(&count), 0);
+        unlink(getenv("FD_SESSION"));
+        CHECK_EQ(write(ends[1], &count, sizeof(count)), (ssize_t)sizeof(count));
+        for (int i = 0; i < count; i++) {
+            CHECK_EQ(cuDeviceGetUuid_v2(&uuid[i], i), 0);
+            CHECK_EQ(write(ends[1], &uuid[i], sizeof(uuid[i])), (ssize_t)sizeof(uuid[i]));
+        }
+        worker_exit();
+    }
+    CHECK_EQ(waitpid(child, &status, 0), child);
+    CHECK_EQ(status, 0);
+    CHECK_EQ(read(ends[0], &count, sizeof(count)), (ssize_t)sizeof(count));
+    for (int i = 0; i < count; i++)
+        CHECK_EQ(read(ends[0], &uuid[i], sizeof(uuid[i])), (ssize_t)sizeof(uuid[i]));
+    close(ends[0]);
+    close(ends[1]);
+    return count;
+}
+
+static bool
+same(const CUuuid *one, const CUuuid *other)
+{
+    return memcmp(one, other, sizeof(*one)) == 0;
+}
+
 static void
 test_visible_devices_choose_and_order(void)
 {
-    char uuid[64] = "GPU-";
-    CUuuid all[3], one;
-    int count;
+    CUuuid all[3], some[3];
+    char text[80], *at = text;
 
-    worker_start(3);
-    setenv("CUDA_VISIBLE_DEVICES", "2,0", 1);
-    CHECK_EQ(cuInit(0), 0);
-    CHECK_EQ(cuDeviceGetCount(&count), 0);
-    CHECK_EQ(count, 2);
-    CHECK_EQ(cuDeviceGetUuid_v2(&all[0], 0), 0);
-    CHECK_EQ(cuDeviceGetUuid_v2(&all[1], 1), 0);
-    CHECK(memcmp(&all[0], &all[1], sizeof(one)) != 0);
-    unlink(getenv("FD_SESSION"));
-    /* A child of its own would attach anew; only the choice is looked at here. */
-    (void)uuid;
-    worker_exit();
+    CHECK_EQ(uuids_of(NULL, all), 3);
+    CHECK_EQ(uuids_of("2,0", some), 2);
+    CHECK(same(&some[0], &all[2]) && same(&some[1], &all[0]));
+    CHECK_EQ(uuids_of(" 1 , 7, 0", some), 1);           /* up to the first that is none */
+    CHECK(same(&some[0], &all[1]));
+    CHECK_EQ(uuids_of("1,1", some), 0);
+    CHECK_EQ(uuids_of("-1", some), 0);
+    CHECK_EQ(uuids_of("", some), 0);
+    CHECK_EQ(uuids_of("GPU-zz", some), 0);
+    at += sprintf(at, "0,GPU-");
+    for (int i = 0; i < 16; i++)
+        at += sprintf(at, "%s%02x", i == 4 || i == 6 || i == 8 || i == 10 ? "-" : "",
+                      (unsigned char)all[1].bytes[i]);
+    CHECK_EQ(uuids_of(text, some), 2);
+    CHECK(same(&some[0], &all[0]) && same(&some[1], &all[1]));
 }
 
 static void
@@ -216,23 +258,15 @@ test_child_forked_before_init_attaches_by_itself(void)
 }
 
 static void *
-wait_for_stream(void *arg)
+wait_in_context(void *context)
 {
     CUresult result;
 
-    (void)arg;
-    for (;;) {
-        result = cuCtxSynchronize();
-        if (result != CUDA_SUCCESS)
-            return (void *)(intptr_t)result;
-    }
-}
-
-static void *
-wait_in_context(void *context)
-{
     cuCtxSetCurrent(context);
-    return wait_for_stream(NULL);
+    do
+        result = cuCtxSynchronize();
+    while (result == CUDA_SUCCESS);
+    return (void *)(intptr_t)result;
 }
 
 static void

@@ -4,15 +4,17 @@
  * FD_SESSION ("fd N": connected and past the handshake).
  *
  * libfdc.so and libfdcpu.so lie in ../../lib of the test program; FD_TEST_DRIVER names
- * another driver library. A test that attached ends with worker_exit(): the session's
+ * another driver library, FD_TEST_ROAD=tcp another transport. A test that attached ends with worker_exit(): the session's
  * descriptors stay open until the process ends.
  */
 #ifndef WORKER_H
 #define WORKER_H
 
+#include <arpa/inet.h>
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <netinet/in.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -40,7 +42,7 @@ worker_path(char path[PATH_MAX], const char *name)
 
 /* In the worker process. Its libfdc.so is not the shim's own code of the same names. */
 static inline void
-worker_main(int sock, int devices)
+worker_main(enum fdc_road road, const int *socks, int nsocks, int devices)
 {
     struct fdc_serve_limits limits = { .devices = devices };
     struct fdc_link_size size = FDC_LINK_SIZE_DEFAULT;
@@ -74,7 +76,7 @@ worker_main(int sock, int devices)
     for (int i = 0; i < devices; i++)
         limits.ordinal[i] = i;
     if (load(path, &driver) || driver.cuInit(0) != CUDA_SUCCESS ||
-        link_worker(FDC_ROAD_SHM, &sock, 1, &size, &link) ||
+        link_worker(road, socks, nsocks, &size, &link) ||
         serve_new(&driver, link, &limits, &serve)) {
         fprintf(stderr, "the worker cannot start\n");
         _exit(2);
@@ -82,30 +84,65 @@ worker_main(int sock, int devices)
     _exit(serve_run(serve) == 0 ? 0 : 3);
 }
 
+/* A connected pair of sockets of loopback. */
+static inline void
+worker_connect(int socks[2])
+{
+    struct sockaddr_in address = { .sin_family = AF_INET };
+    socklen_t size = sizeof(address);
+    int listener;
+
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    CHECK(listener >= 0);
+    CHECK_EQ(bind(listener, (void *)&address, sizeof(address)), 0);
+    CHECK_EQ(listen(listener, 1), 0);
+    CHECK_EQ(getsockname(listener, (void *)&address, &size), 0);
+    socks[0] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    CHECK_EQ(connect(socks[0], (void *)&address, sizeof(address)), 0);
+    socks[1] = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+    CHECK(socks[1] >= 0);
+    close(listener);
+}
+
 /* Starts a worker and points FD_SESSION at it. */
 static inline void
 worker_start(int devices)
 {
-    char name[] = "/tmp/fdc-test-XXXXXX", text[64], number[16];
-    int socks[2], file;
+    char name[] = "/tmp/fdc-test-XXXXXX", text[96], number[16];
+    const char *wanted = getenv("FD_TEST_ROAD");
+    bool tcp = wanted != NULL && strcmp(wanted, "tcp") == 0;
+    int pair[2], ours[2], theirs[2], nsocks = tcp ? 2 : 1, file;
 
     snprintf(number, sizeof(number), "%d", devices);
     setenv("FD_CPU_DEVICES", number, 0);
     setenv("FD_CPU_MEMORY_MB", "256", 0);
     setenv("FD_CPU_STRICT", "1", 0);
-    CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, socks), 0);
+    for (int i = 0; i < nsocks; i++) {
+        if (tcp)
+            worker_connect(pair);
+        else
+            CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
+        ours[i] = pair[0];
+        theirs[i] = pair[1];
+    }
     fflush(NULL);
     worker_pid = fork();
     CHECK(worker_pid >= 0);
     if (worker_pid == 0) {
         alarm(0);
-        close(socks[0]);
-        worker_main(socks[1], devices);
+        for (int i = 0; i < nsocks; i++)
+            close(ours[i]);
+        worker_main(tcp ? FDC_ROAD_TCP : FDC_ROAD_SHM, theirs, nsocks, devices);
     }
-    close(socks[1]);
+    for (int i = 0; i < nsocks; i++)
+        close(theirs[i]);
     file = mkstemp(name);
     CHECK(file >= 0);
-    snprintf(text, sizeof(text), "fd %d\nroad shm\n", socks[0]);
+    if (tcp)
+        snprintf(text, sizeof(text), "fd %d %d\nroad tcp\n", ours[0], ours[1]);
+    else
+        snprintf(text, sizeof(text), "fd %d\nroad shm\n", ours[0]);
     CHECK_EQ(write(file, text, strlen(text)), (ssize_t)strlen(text));
     close(file);
     setenv("FD_SESSION", name, 1);
