@@ -738,3 +738,107 @@ fdc_server_call_fdcGlobal(struct fdc_request *request, const struct fdc_req_fdcG
     fdc_request_answer(request, result, &reply, sizeof(reply));
     return 0;
 }
+
+/* ---- linking ---- */
+
+/* The images that the inputs name, checked; gives the driver what is in them. */
+static CUresult
+link_add(struct fdc_serve *serve, CUlinkState state, const struct fdc_link_input *input,
+         const char *name)
+{
+    struct image *image = image_take(serve->images, input->image);
+    uint8_t digest[32];
+    CUresult result = CUDA_ERROR_INVALID_IMAGE;
+
+    if (image == NULL)
+        return CUDA_ERROR_INVALID_VALUE;
+    fdc_sha256(image->bytes, image->size, digest);
+    if (memcmp(digest, image->digest.bytes, sizeof(digest)) == 0)
+        result = serve->driver->cuLinkAddData_v2(state, input->type, image->bytes,
+                                                 image->size, name, 0, NULL, NULL);
+    image_free(image);
+    return result;
+}
+
+static CUresult
+link_run(struct fdc_serve *serve, struct fdc_span names, const struct fdc_link_input *input,
+         uint32_t count, const char *name, struct options *options, struct table *table)
+{
+    const struct fdc_driver *driver = serve->driver;
+    struct fdc_table_link head = { 0 };
+    char *info = calloc(2, LOG_BYTES), *error;
+    CUlinkState state;
+    size_t size = 0;
+    void *cubin = NULL;
+    CUresult result;
+
+    if (info == NULL)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    error = info + LOG_BYTES;
+    jit(options, CU_JIT_INFO_LOG_BUFFER, info);
+    jit(options, CU_JIT_INFO_LOG_BUFFER_SIZE_BYTES, (void *)(uintptr_t)(LOG_BYTES - 1));
+    jit(options, CU_JIT_ERROR_LOG_BUFFER, error);
+    jit(options, CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES, (void *)(uintptr_t)(LOG_BYTES - 1));
+    result = driver->cuLinkCreate_v2(options->njit, options->jit, options->jit_value, &state);
+    if (result != CUDA_SUCCESS) {
+        free(info);
+        return result;
+    }
+    for (uint32_t i = 0; i < count && result == CUDA_SUCCESS; i++)
+        result = input[i].name_offset < names.size
+                     ? link_add(serve, state, &input[i], name + input[i].name_offset)
+                     : CUDA_ERROR_INVALID_VALUE;
+    if (result == CUDA_SUCCESS)
+        result = driver->cuLinkComplete(state, &cubin, &size);
+    append(table, &head, sizeof(head));
+    if (result == CUDA_SUCCESS) {
+        head.image_size = size;
+        head.image_offset = append(table, cubin, size);
+    }
+    head.log_size = (uint32_t)strlen(info);
+    head.log_offset = append(table, info, head.log_size + 1u);
+    head.error_size = (uint32_t)strlen(error);
+    head.error_offset = append(table, error, head.error_size + 1u);
+    driver->cuLinkDestroy(state);
+    free(info);
+    if (table->failed)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    head.size = (uint32_t)table->size;
+    memcpy(table->bytes, &head, sizeof(head));
+    return result;
+}
+
+int
+fdc_server_call_fdcLinkRun(struct fdc_request *request, const struct fdc_req_fdcLinkRun *req)
+{
+    const struct fdc_link_input *input = fdc_request_span(request, req->inputs);
+    const char *names = fdc_request_span(request, req->names);
+    struct fdc_serve *serve = request->serve;
+    uint32_t count = req->inputs.size / (uint32_t)sizeof(*input);
+    struct fdc_rep_fdcLinkRun reply = { 0 };
+    struct table table = { 0 };
+    struct options options;
+    CUresult result;
+    int err;
+
+    if (input == NULL || names == NULL || req->inputs.size % sizeof(*input) != 0 ||
+        req->names.size == 0 || names[req->names.size - 1] != '\0')
+        return -EPROTO;
+    err = options_read(request, req->options, (struct fdc_span){ 0 }, &options);
+    if (err < 0)
+        return err;
+    result = (CUresult)err;
+    if (result == CUDA_SUCCESS)
+        result = link_run(serve, req->names, input, count, names, &options, &table);
+    reply.total = table.failed ? 0 : table.size;
+    if (table.failed) {
+        free(table.bytes);
+        table.bytes = NULL;
+        table.size = 0;
+    }
+    err = fdc_blob_give(request, req->blob, table.bytes, table.size);
+    if (err < 0)
+        return err;
+    fdc_request_answer_always(request, result, &reply, sizeof(reply));
+    return 0;
+}

@@ -18,6 +18,7 @@ struct fdc_image {
  * what the load call names). */
 CUresult fdc_image_look(const void *image, struct fdc_image *found);
 CUresult fdc_image_read(const char *path, struct fdc_image *found);
+CUresult fdc_file_read(const char *path, struct fdc_image *found);
 CUresult fdc_image_send(struct fdc_call *call, const void *bytes, uint64_t size,
                         uint64_t *number);
 void fdc_image_drop(struct fdc_call *call, uint64_t number);

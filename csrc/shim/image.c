@@ -101,7 +101,7 @@ fdc_image_look(const void *image, struct fdc_image *found)
 }
 
 CUresult
-fdc_image_read(const char *path, struct fdc_image *found)
+fdc_file_read(const char *path, struct fdc_image *found)
 {
     CUresult result = CUDA_ERROR_FILE_NOT_FOUND;
     struct stat about;
@@ -133,24 +133,40 @@ fdc_image_read(const char *path, struct fdc_image *found)
             break;
         have += (size_t)got;
     }
-    if (have < 16) {
-        result = CUDA_ERROR_INVALID_IMAGE;
-    } else if (memcmp(bytes, ELFMAG, SELFMAG) == 0) {
-        /* A file says its length; headers that lie would be read past it. */
-        *found = (struct fdc_image){ bytes, have, FDC_IMAGE_CUBIN, bytes };
-        result = CUDA_SUCCESS;
-    } else {
-        result = fdc_image_look(bytes, found);
-        if (result == CUDA_SUCCESS && (found->bytes != bytes || found->size > have + 1))
-            result = CUDA_ERROR_INVALID_IMAGE;
-        found->owned = bytes;
-    }
-    if (result != CUDA_SUCCESS) {
-        free(bytes);
-        found->owned = NULL;
-    }
+    found->bytes = found->owned = bytes;
+    found->size = have;
+    result = CUDA_SUCCESS;
 out_close:
     close(fd);
+    return result;
+}
+
+CUresult
+fdc_image_read(const char *path, struct fdc_image *found)
+{
+    struct fdc_image file;
+    CUresult result;
+
+    result = fdc_file_read(path, &file);
+    if (result != CUDA_SUCCESS)
+        return result;
+    *found = file;
+    if (file.size < 16) {
+        result = CUDA_ERROR_INVALID_IMAGE;
+    } else if (memcmp(file.bytes, ELFMAG, SELFMAG) == 0) {
+        /* A file says its length; headers that lie would be read past it. */
+        found->kind = FDC_IMAGE_CUBIN;
+    } else {
+        result = fdc_image_look(file.bytes, found);
+        if (result == CUDA_SUCCESS &&
+            (found->bytes != file.bytes || found->size > file.size + 1))
+            result = CUDA_ERROR_INVALID_IMAGE;
+        found->owned = file.owned;
+    }
+    if (result != CUDA_SUCCESS) {
+        free(file.owned);
+        found->owned = NULL;
+    }
     return result;
 }
 

@@ -24,9 +24,27 @@ fdc_stream_drain(struct fdc_call *call, struct fdc_stream *stream)
     if (req == NULL)
         return call->result;
     req->hStream = fdc_stream_wire(stream);
+    fdc_object_hold(stream);
     result = fdc_call_wait(call, &reply, sizeof(reply));
+    fdc_object_unhold(stream);
     call->id = id;
     return result;
+}
+
+CUresult
+fdc_copy_wait(struct fdc_call *call, struct fdc_stream *stream, struct fdc_gather *gather)
+{
+    CUresult result;
+
+    if (gather->sent == 0)
+        return CUDA_SUCCESS;
+    fdc_object_hold(stream);
+    result = fdc_gather_wait(call->session, gather);
+    /* Work on the stream before the last piece is over: a synchronise need not ask. */
+    if (result == CUDA_SUCCESS)
+        fdc_stream_idle(stream, call->position);
+    fdc_object_unhold(stream);
+    return result != CUDA_SUCCESS ? result : fdc_session_failure(call->session);
 }
 
 CUresult
@@ -38,9 +56,8 @@ fdc_copy_end(struct fdc_call *call, CUstream value, unsigned how)
                                             : cuStreamSynchronize(value);
 }
 
-/* Bytes of the host that no copy of a graph can hold yet. */
-static CUresult
-refuse_capture(void)
+CUresult
+fdc_copy_refuse_capture(void)
 {
     static uint32_t said;
 
@@ -59,7 +76,7 @@ copy_up(struct fdc_call *call, struct fdc_stream *stream, uint64_t dst, const ch
     int err;
 
     if (fdc_stream_capturing(stream))
-        return refuse_capture();
+        return fdc_copy_refuse_capture();
     result = fdc_pending_wait(session, src, size);
     if (result != CUDA_SUCCESS)
         return result;
@@ -123,7 +140,7 @@ copy_down(struct fdc_call *call, struct fdc_stream *stream, char *dst, uint64_t 
     CUresult result = CUDA_SUCCESS, waited;
 
     if (fdc_stream_capturing(stream))
-        return refuse_capture();
+        return fdc_copy_refuse_capture();
     result = fdc_pending_wait(session, dst, size);
     if (result != CUDA_SUCCESS)
         return result;
@@ -256,7 +273,7 @@ copy(CUdeviceptr dst, CUdeviceptr src, size_t size, CUstream value, unsigned how
                          (kind & COPY_SYNC) != 0 || to.where == FDC_HOST_PAGEABLE ||
                              call.session->sync);
     if (fdc_stream_capturing(stream))
-        return refuse_capture();
+        return fdc_copy_refuse_capture();
     result = fdc_stream_drain(&call, stream);
     if (result == CUDA_SUCCESS)
         memmove((void *)(uintptr_t)dst, (const void *)(uintptr_t)src, size);

@@ -87,8 +87,23 @@ void fdc_up_cancel(struct fdc_session *session, struct fdc_ticket *ticket);
 
 /* memcpy.c: what a copy without an answer ends with: FD_SYNC waits for its stream. */
 CUresult fdc_copy_end(struct fdc_call *call, CUstream value, unsigned how);
+/* Waits for what was sent with the gather, the call's last messages on the stream. */
+CUresult fdc_copy_wait(struct fdc_call *call, struct fdc_stream *stream,
+                       struct fdc_gather *gather);
+/* Bytes of the host are nothing that a graph can hold yet. */
+CUresult fdc_copy_refuse_capture(void);
 /* Host memory to host memory in stream order. */
 CUresult fdc_stream_drain(struct fdc_call *call, struct fdc_stream *stream);
+
+struct fdc_array {
+    struct fdc_object object;
+    CUDA_ARRAY3D_DESCRIPTOR desc;
+    uint32_t element;                   /* bytes, 0: not known here */
+};
+struct fdc_copy3d;
+/* memcpy3d.c: a box between device memory and arrays, as a graph's node wants it. */
+CUresult fdc_box_device(struct fdc_session *session, const CUDA_MEMCPY3D *copy,
+                        struct fdc_copy3d *box);
 
 #define FDC_INLINE_MAX (16u << 10)      /* bytes that travel in the message itself */
 #define FDC_PIECE_MAX (512u << 10)      /* bytes of one chunk of a copy */

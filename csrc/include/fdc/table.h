@@ -58,4 +58,19 @@ struct fdc_table_module {
     uint32_t pad;
 };
 
+/* What a link run is made of, and what comes of it. */
+struct fdc_link_input {
+    uint64_t image;                     /* number of an uploaded image */
+    uint32_t type;                      /* CUjitInputType */
+    uint32_t name_offset;               /* in the names */
+};
+
+struct fdc_table_link {
+    uint32_t size;
+    uint32_t pad;
+    uint64_t image_offset, image_size;
+    uint32_t log_offset, log_size;
+    uint32_t error_offset, error_size;
+};
+
 #endif

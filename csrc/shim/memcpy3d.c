@@ -1,0 +1,551 @@
+/*
+ * Copies of boxes: rows of rows, of linear memory or arrays. What lies on the host travels
+ * packed, in pieces that fit a chunk; between device memory and arrays one message does.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "fdc/copy.h"
+#include "memory.h"
+#include "cuda_calls.h"
+
+enum { COPY_SYNC = 1 };
+
+/* One end of a copy, as every form of the structure says it. */
+struct end {
+    struct fdc_copy_end wire;           /* device memory or array */
+    bool host, pinned;
+    char *bytes;                        /* host: the box's first byte */
+    uint64_t pitch, slice;              /* host: bytes between rows, slices */
+};
+
+struct box {
+    struct end src, dst;
+    uint64_t width, height, depth;
+};
+
+struct form {
+    uint64_t x, y, z, lod, pitch, height;
+    CUmemorytype type;
+    const void *host;
+    CUdeviceptr device;
+    CUarray array;
+};
+
+static CUresult
+array_end(const struct form *form, const struct box *box, struct end *end)
+{
+    struct fdc_array *array = fdc_object_find(FDC_KIND_ARRAY, form->array);
+    uint64_t height, depth;
+
+    if (array == NULL)
+        return CUDA_ERROR_INVALID_HANDLE;
+    height = array->desc.Height != 0 ? array->desc.Height : 1;
+    depth = array->desc.Depth != 0 ? array->desc.Depth : 1;
+    if (form->lod != 0 || form->y > height || box->height > height - form->y ||
+        form->z > depth || box->depth > depth - form->z)
+        return CUDA_ERROR_INVALID_VALUE;
+    if (array->element != 0) {
+        uint64_t width = array->desc.Width * array->element;
+
+        if (form->x > width || box->width > width - form->x ||
+            form->x % array->element != 0 || box->width % array->element != 0)
+            return CUDA_ERROR_INVALID_VALUE;
+    }
+    end->wire.memory = FDC_COPY_ARRAY;
+    end->wire.base = array->object.handle;
+    end->wire.x = form->x;
+    end->wire.y = form->y;
+    end->wire.z = form->z;
+    return CUDA_SUCCESS;
+}
+
+/* Linear memory: where the box begins and how far it reaches. */
+static CUresult
+linear_end(struct fdc_session *session, const struct form *form, const struct box *box,
+           uint64_t address, bool host, struct end *end)
+{
+    uint64_t pitch = form->pitch, height = form->height, offset, reach, rows;
+    struct fdc_place place;
+
+    if (address == 0 || form->lod != 0)
+        return CUDA_ERROR_INVALID_VALUE;
+    if (pitch == 0)
+        pitch = form->x + box->width;
+    if (height == 0)
+        height = form->y + box->height;
+    if (box->height > 1 || box->depth > 1) {
+        if (pitch < form->x + box->width || (box->depth > 1 && height < form->y + box->height))
+            return CUDA_ERROR_INVALID_VALUE;
+    }
+    if (__builtin_mul_overflow(form->z, height, &rows) ||
+        __builtin_add_overflow(rows, form->y, &rows) ||
+        __builtin_mul_overflow(rows, pitch, &offset) ||
+        __builtin_add_overflow(offset, form->x, &offset))
+        return CUDA_ERROR_INVALID_VALUE;
+    if (__builtin_mul_overflow(box->depth - 1, height, &rows) ||
+        __builtin_add_overflow(rows, box->height - 1, &rows) ||
+        __builtin_mul_overflow(rows, pitch, &reach) ||
+        __builtin_add_overflow(reach, box->width, &reach) || reach > 1ull << 47)
+        return CUDA_ERROR_INVALID_VALUE;
+
+    (void)fdc_place_find(session, address + offset, &place);
+    if (place.where == FDC_NOWHERE || (!host && place.where == FDC_HOST_PAGEABLE))
+        return CUDA_ERROR_INVALID_VALUE;
+    if (place.where == FDC_DEVICE) {
+        end->wire.memory = FDC_COPY_DEVICE;
+        /* The worker is told of the box alone: its range is what was checked here. */
+        end->wire.base = address + offset;
+        end->wire.pitch = pitch > box->width ? pitch : box->width;
+        end->wire.height = height;
+        return fdc_place_device(session, address + offset, reach, NULL);
+    }
+    end->host = true;
+    end->pinned = place.where == FDC_HOST_PINNED;
+    end->bytes = (char *)(uintptr_t)(address + offset);
+    end->pitch = pitch;
+    end->slice = pitch * height;
+    return CUDA_SUCCESS;
+}
+
+static CUresult
+end_read(struct fdc_session *session, const struct form *form, const struct box *box,
+         struct end *end)
+{
+    memset(end, 0, sizeof(*end));
+    switch ((int)form->type) {
+    case CU_MEMORYTYPE_HOST:
+        return linear_end(session, form, box, (uint64_t)(uintptr_t)form->host, true, end);
+    case CU_MEMORYTYPE_DEVICE:
+        return linear_end(session, form, box, form->device, false, end);
+    case CU_MEMORYTYPE_UNIFIED:
+        return linear_end(session, form, box, form->device, true, end);
+    case CU_MEMORYTYPE_ARRAY:
+        return array_end(form, box, end);
+    default:
+        return CUDA_ERROR_INVALID_VALUE;
+    }
+}
+
+static CUresult
+box_read(struct fdc_session *session, const CUDA_MEMCPY3D *copy, struct box *box)
+{
+    struct form src = {
+        copy->srcXInBytes, copy->srcY, copy->srcZ, copy->srcLOD, copy->srcPitch,
+        copy->srcHeight, copy->srcMemoryType, copy->srcHost, copy->srcDevice, copy->srcArray,
+    };
+    struct form dst = {
+        copy->dstXInBytes, copy->dstY, copy->dstZ, copy->dstLOD, copy->dstPitch,
+        copy->dstHeight, copy->dstMemoryType, copy->dstHost, copy->dstDevice, copy->dstArray,
+    };
+    CUresult result;
+
+    box->width = copy->WidthInBytes;
+    box->height = copy->Height;
+    box->depth = copy->Depth;
+    if ((box->width | box->height | box->depth) >= 1ull << 40)
+        return CUDA_ERROR_INVALID_VALUE;
+    result = end_read(session, &src, box, &box->src);
+    return result == CUDA_SUCCESS ? end_read(session, &dst, box, &box->dst) : result;
+}
+
+CUresult
+fdc_box_device(struct fdc_session *session, const CUDA_MEMCPY3D *copy,
+               struct fdc_copy3d *wire)
+{
+    struct box box;
+    CUresult result;
+
+    if (copy->WidthInBytes == 0 || copy->Height == 0 || copy->Depth == 0)
+        return CUDA_ERROR_INVALID_VALUE;
+    result = box_read(session, copy, &box);
+    if (result != CUDA_SUCCESS)
+        return result;
+    if (box.src.host || box.dst.host)
+        return fdc_copy_refuse_capture();
+    *wire = (struct fdc_copy3d){ box.src.wire, box.dst.wire, box.width, box.height,
+                                 box.depth };
+    return CUDA_SUCCESS;
+}
+
+/* ---- pieces ---- */
+
+struct part {
+    uint64_t x, y, z, width, height, depth;
+};
+
+/* The next part of the box whose bytes fit a chunk; false: that was all. */
+static bool
+part_next(const struct box *box, struct part *part)
+{
+    if (part->width == 0) {             /* the first */
+        part->x = part->y = part->z = 0;
+    } else if (part->x + part->width < box->width) {
+        part->x += part->width;
+    } else if (part->y + part->height < box->height) {
+        part->x = 0;
+        part->y += part->height;
+    } else {
+        part->x = part->y = 0;
+        part->z += part->depth;
+        if (part->z >= box->depth)
+            return false;
+    }
+    part->width = box->width < FDC_PIECE_MAX ? box->width : FDC_PIECE_MAX;
+    part->height = FDC_PIECE_MAX / part->width;
+    if (part->height > box->height)
+        part->height = box->height;
+    part->depth = part->width == box->width && part->height == box->height
+                      ? FDC_PIECE_MAX / (part->width * part->height) : 1;
+    if (part->x + part->width > box->width)
+        part->width = box->width - part->x;
+    if (part->y + part->height > box->height)
+        part->height = box->height - part->y;
+    if (part->depth > box->depth - part->z)
+        part->depth = box->depth - part->z;
+    return true;
+}
+
+static void
+part_wire(const struct end *end, const struct part *part, struct fdc_copy_end *wire)
+{
+    *wire = end->wire;
+    wire->x += part->x;
+    wire->y += part->y;
+    wire->z += part->z;
+}
+
+static char *
+part_host(const struct end *end, const struct part *part)
+{
+    return end->bytes + part->z * end->slice + part->y * end->pitch + part->x;
+}
+
+static uint64_t
+host_span(const struct end *end, const struct box *box)
+{
+    return (box->depth - 1) * end->slice + (box->height - 1) * end->pitch + box->width;
+}
+
+static CUresult
+box_up(struct fdc_call *call, struct fdc_stream *stream, const struct box *box)
+{
+    struct fdc_session *session = call->session;
+    struct part part = { 0 };
+    struct fdc_ticket *ticket;
+    struct fdc_chunk chunk;
+    CUresult result;
+    uint64_t put;
+    int err;
+
+    result = fdc_pending_wait(session, box->src.bytes, host_span(&box->src, box));
+    if (result != CUDA_SUCCESS)
+        return result;
+    call->id = FDC_ID_fdcCopy3DUp;
+    while (part_next(box, &part)) {
+        uint64_t size = part.width * part.height * part.depth;
+        const char *from = part_host(&box->src, &part);
+        struct fdc_req_fdcCopy3DUp *req;
+        char *to;
+
+        result = fdc_up_new(session, size, &chunk, &ticket);
+        if (result != CUDA_SUCCESS)
+            return result;
+        to = fdc_stage_at(session, FDC_REGION_UP, &chunk);
+        for (uint64_t z = 0; z < part.depth; z++)
+            for (uint64_t y = 0; y < part.height; y++, to += part.width)
+                memcpy(to, from + z * box->src.slice + y * box->src.pitch, part.width);
+        err = fdc_link_put(session->link, FDC_REGION_UP, chunk.offset,
+                           fdc_stage_at(session, FDC_REGION_UP, &chunk), size, &put);
+        req = err == 0 ? fdc_call_begin(call, sizeof(*req)) : NULL;
+        if (req == NULL) {
+            fdc_up_cancel(session, ticket);
+            return err ? fdc_result(err) : call->result;
+        }
+        memset(&req->copy, 0, sizeof(req->copy));
+        req->copy.src.memory = FDC_COPY_CHUNK;
+        part_wire(&box->dst, &part, &req->copy.dst);
+        req->copy.width = part.width;
+        req->copy.height = part.height;
+        req->copy.depth = part.depth;
+        req->stream = fdc_stream_wire(stream);
+        req->chunk = chunk;
+        fdc_call_uses_put(call, put);
+        result = fdc_call_send_done(call, ticket);
+        if (result != CUDA_SUCCESS) {
+            fdc_up_cancel(session, ticket);
+            return result;
+        }
+    }
+    return CUDA_SUCCESS;
+}
+
+static CUresult
+box_down(struct fdc_call *call, struct fdc_stream *stream, const struct box *box, bool wait)
+{
+    struct fdc_session *session = call->session;
+    struct fdc_pending *pending, what;
+    struct fdc_gather gather = { 0 };
+    struct part part = { 0 };
+    CUresult result, waited;
+
+    result = fdc_pending_wait(session, box->dst.bytes, host_span(&box->dst, box));
+    if (result != CUDA_SUCCESS)
+        return result;
+    memset(&what, 0, sizeof(what));
+    call->id = FDC_ID_fdcCopy3DDown;
+    while (part_next(box, &part)) {
+        struct fdc_req_fdcCopy3DDown *req;
+
+        what.to = part_host(&box->dst, &part);
+        what.width = part.width;
+        what.rows = part.height;
+        what.depth = part.depth;
+        what.pitch = box->dst.pitch;
+        what.slice = box->dst.slice;
+        result = fdc_pending_new(session, &what, wait ? &gather : NULL, &pending);
+        if (result != CUDA_SUCCESS)
+            break;
+        req = fdc_call_begin(call, sizeof(*req));
+        if (req == NULL) {
+            result = call->result;
+            fdc_pending_cancel(pending);
+            break;
+        }
+        memset(&req->copy, 0, sizeof(req->copy));
+        req->copy.dst.memory = FDC_COPY_CHUNK;
+        part_wire(&box->src, &part, &req->copy.src);
+        req->copy.width = part.width;
+        req->copy.height = part.height;
+        req->copy.depth = part.depth;
+        req->stream = fdc_stream_wire(stream);
+        req->chunk = pending->chunk;
+        result = fdc_pending_send(call, pending);
+        if (result != CUDA_SUCCESS)
+            break;
+    }
+    if (!wait)
+        return result;
+    waited = fdc_copy_wait(call, stream, &gather);
+    return result != CUDA_SUCCESS ? result : waited;
+}
+
+static CUresult
+box_between(struct fdc_call *call, struct fdc_stream *stream, const struct box *box)
+{
+    struct fdc_req_fdcCopy3D *req;
+
+    call->id = FDC_ID_fdcCopy3D;
+    req = fdc_call_begin(call, sizeof(*req));
+    if (req == NULL)
+        return call->result;
+    req->copy = (struct fdc_copy3d){ box->src.wire, box->dst.wire, box->width, box->height,
+                                     box->depth };
+    req->stream = fdc_stream_wire(stream);
+    return fdc_call_send(call);
+}
+
+static void
+box_host(const struct box *box)
+{
+    for (uint64_t z = 0; z < box->depth; z++)
+        for (uint64_t y = 0; y < box->height; y++)
+            memmove(box->dst.bytes + z * box->dst.slice + y * box->dst.pitch,
+                    box->src.bytes + z * box->src.slice + y * box->src.pitch, box->width);
+}
+
+static CUresult
+copy3d(const CUDA_MEMCPY3D *copy, CUstream value, unsigned how, unsigned kind)
+{
+    struct fdc_stream *stream;
+    struct fdc_call call;
+    struct box box;
+    CUresult result;
+
+    result = fdc_call_open(&call, FDC_ID_fdcCopy3D,
+                           FDC_NEEDS_CONTEXT | (kind & COPY_SYNC ? FDC_UNSAFE_IN_CAPTURE : 0));
+    if (result != CUDA_SUCCESS)
+        return result;
+    if (copy == NULL)
+        return CUDA_ERROR_INVALID_VALUE;
+    if (copy->WidthInBytes == 0 || copy->Height == 0 || copy->Depth == 0)
+        return fdc_stream_resolve(&call, value, how & ~(unsigned)FDC_STREAM_WORK, &stream);
+    result = box_read(call.session, copy, &box);
+    if (result == CUDA_SUCCESS)
+        result = fdc_stream_resolve(&call, value, how, &stream);
+    if (result != CUDA_SUCCESS)
+        return result;
+    if (!box.src.host && !box.dst.host)
+        return box_between(&call, stream, &box);
+    if (fdc_stream_capturing(stream))
+        return fdc_copy_refuse_capture();
+    if (!box.dst.host) {
+        result = box_up(&call, stream, &box);
+        return result == CUDA_SUCCESS ? fdc_copy_end(&call, value, how) : result;
+    }
+    if (!box.src.host)
+        return box_down(&call, stream, &box,
+                        (kind & COPY_SYNC) != 0 || !box.dst.pinned || call.session->sync);
+    result = fdc_stream_drain(&call, stream);
+    if (result == CUDA_SUCCESS)
+        box_host(&box);
+    return result;
+}
+
+/* ---- the entries ---- */
+
+static CUresult
+copy2d(const CUDA_MEMCPY2D *flat, CUstream value, unsigned how, unsigned kind)
+{
+    CUDA_MEMCPY3D copy = { 0 };
+
+    if (flat == NULL)
+        return copy3d(NULL, value, how, kind);
+    copy.srcXInBytes = flat->srcXInBytes;
+    copy.srcY = flat->srcY;
+    copy.srcMemoryType = flat->srcMemoryType;
+    copy.srcHost = flat->srcHost;
+    copy.srcDevice = flat->srcDevice;
+    copy.srcArray = flat->srcArray;
+    copy.srcPitch = flat->srcPitch;
+    copy.dstXInBytes = flat->dstXInBytes;
+    copy.dstY = flat->dstY;
+    copy.dstMemoryType = flat->dstMemoryType;
+    copy.dstHost = flat->dstHost;
+    copy.dstDevice = flat->dstDevice;
+    copy.dstArray = flat->dstArray;
+    copy.dstPitch = flat->dstPitch;
+    copy.WidthInBytes = flat->WidthInBytes;
+    copy.Height = flat->Height;
+    copy.Depth = 1;
+    return copy3d(&copy, value, how, kind);
+}
+
+FDC_TWINS(cuMemcpy2D_v2, _ptds, (const CUDA_MEMCPY2D *pCopy),
+          copy2d(pCopy, NULL, how, COPY_SYNC))
+FDC_TWINS(cuMemcpy2DUnaligned_v2, _ptds, (const CUDA_MEMCPY2D *pCopy),
+          copy2d(pCopy, NULL, how, COPY_SYNC))
+FDC_TWINS(cuMemcpy2DAsync_v2, _ptsz, (const CUDA_MEMCPY2D *pCopy, CUstream hStream),
+          copy2d(pCopy, hStream, how, 0))
+FDC_TWINS(cuMemcpy3D_v2, _ptds, (const CUDA_MEMCPY3D *pCopy),
+          copy3d(pCopy, NULL, how, COPY_SYNC))
+FDC_TWINS(cuMemcpy3DAsync_v2, _ptsz, (const CUDA_MEMCPY3D *pCopy, CUstream hStream),
+          copy3d(pCopy, hStream, how, 0))
+
+/* Addresses say which device they are of; the contexts only have to be there. */
+static CUresult
+peer3d(const CUDA_MEMCPY3D_PEER *from, CUstream value, unsigned how, unsigned kind)
+{
+    CUDA_MEMCPY3D copy;
+    CUresult result = fdc_session_check();
+
+    if (result != CUDA_SUCCESS)
+        return result;
+    if (from == NULL)
+        return CUDA_ERROR_INVALID_VALUE;
+    if (fdc_context_find(from->srcContext) == NULL ||
+        fdc_context_find(from->dstContext) == NULL)
+        return CUDA_ERROR_INVALID_CONTEXT;
+    /* The two structures differ only in what the reserved words are. */
+    memcpy(&copy, from, sizeof(copy));
+    copy.reserved0 = copy.reserved1 = NULL;
+    return copy3d(&copy, value, how, kind);
+}
+
+FDC_TWINS(cuMemcpy3DPeer, _ptds, (const CUDA_MEMCPY3D_PEER *pCopy),
+          peer3d(pCopy, NULL, how, COPY_SYNC))
+FDC_TWINS(cuMemcpy3DPeerAsync, _ptsz, (const CUDA_MEMCPY3D_PEER *pCopy, CUstream hStream),
+          peer3d(pCopy, hStream, how, 0))
+
+/* ---- plain ranges of arrays: row by row ---- */
+
+static CUresult
+array_range(CUarray dst_array, CUarray src_array, uint64_t dst, uint64_t src, uint64_t size,
+            const void *host, CUstream value, unsigned how, unsigned kind)
+{
+    CUDA_MEMCPY3D copy;
+    CUresult result = fdc_session_check();
+    struct fdc_array *array;
+    uint64_t row;
+
+    if (result != CUDA_SUCCESS)
+        return result;
+    while (size > 0 && result == CUDA_SUCCESS) {
+        uint64_t part = size;
+
+        memset(&copy, 0, sizeof(copy));
+        copy.Height = copy.Depth = 1;
+        copy.srcMemoryType = copy.dstMemoryType = CU_MEMORYTYPE_DEVICE;
+        copy.srcDevice = src;
+        copy.dstDevice = dst;
+        if (dst_array != NULL) {
+            array = fdc_object_find(FDC_KIND_ARRAY, dst_array);
+            row = array != NULL ? array->desc.Width * array->element : 0;
+            if (row == 0)
+                return CUDA_ERROR_INVALID_HANDLE;
+            copy.dstMemoryType = CU_MEMORYTYPE_ARRAY;
+            copy.dstArray = dst_array;
+            copy.dstXInBytes = dst % row;
+            copy.dstY = dst / row;
+            if (part > row - dst % row)
+                part = row - dst % row;
+        }
+        if (src_array != NULL) {
+            array = fdc_object_find(FDC_KIND_ARRAY, src_array);
+            row = array != NULL ? array->desc.Width * array->element : 0;
+            if (row == 0)
+                return CUDA_ERROR_INVALID_HANDLE;
+            copy.srcMemoryType = CU_MEMORYTYPE_ARRAY;
+            copy.srcArray = src_array;
+            copy.srcXInBytes = src % row;
+            copy.srcY = src / row;
+            if (part > row - src % row)
+                part = row - src % row;
+        }
+        if (host != NULL && src_array == NULL) {
+            copy.srcMemoryType = CU_MEMORYTYPE_HOST;
+            copy.srcHost = host;
+        } else if (host != NULL) {
+            copy.dstMemoryType = CU_MEMORYTYPE_HOST;
+            copy.dstHost = (void *)(uintptr_t)host;
+        }
+        copy.WidthInBytes = part;
+        result = copy3d(&copy, value, how, kind);
+        dst += part;
+        src += part;
+        size -= part;
+        if (host != NULL)
+            host = (const char *)host + part;
+    }
+    return result;
+}
+
+FDC_TWINS(cuMemcpyHtoA_v2, _ptds,
+          (CUarray dstArray, size_t dstOffset, const void *srcHost, size_t ByteCount),
+          array_range(dstArray, NULL, dstOffset, 0, ByteCount, srcHost, NULL, how,
+                      COPY_SYNC))
+FDC_TWINS(cuMemcpyHtoAAsync_v2, _ptsz,
+          (CUarray dstArray, size_t dstOffset, const void *srcHost, size_t ByteCount,
+           CUstream hStream),
+          array_range(dstArray, NULL, dstOffset, 0, ByteCount, srcHost, hStream, how, 0))
+FDC_TWINS(cuMemcpyAtoH_v2, _ptds,
+          (void *dstHost, CUarray srcArray, size_t srcOffset, size_t ByteCount),
+          array_range(NULL, srcArray, 0, srcOffset, ByteCount, dstHost, NULL, how,
+                      COPY_SYNC))
+FDC_TWINS(cuMemcpyAtoHAsync_v2, _ptsz,
+          (void *dstHost, CUarray srcArray, size_t srcOffset, size_t ByteCount,
+           CUstream hStream),
+          array_range(NULL, srcArray, 0, srcOffset, ByteCount, dstHost, hStream, how, 0))
+FDC_TWINS(cuMemcpyDtoA_v2, _ptds,
+          (CUarray dstArray, size_t dstOffset, CUdeviceptr srcDevice, size_t ByteCount),
+          array_range(dstArray, NULL, dstOffset, srcDevice, ByteCount, NULL, NULL, how,
+                      COPY_SYNC))
+FDC_TWINS(cuMemcpyAtoD_v2, _ptds,
+          (CUdeviceptr dstDevice, CUarray srcArray, size_t srcOffset, size_t ByteCount),
+          array_range(NULL, srcArray, dstDevice, srcOffset, ByteCount, NULL, NULL, how,
+                      COPY_SYNC))
+FDC_TWINS(cuMemcpyAtoA_v2, _ptds,
+          (CUarray dstArray, size_t dstOffset, CUarray srcArray, size_t srcOffset,
+           size_t ByteCount),
+          array_range(dstArray, srcArray, dstOffset, srcOffset, ByteCount, NULL, NULL, how,
+                      COPY_SYNC))
