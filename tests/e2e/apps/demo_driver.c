@@ -239,7 +239,7 @@ main(int argc, char **argv)
         OK(cuDeviceGetName(name, sizeof(name), device)) &&
         OK(cuDeviceTotalMem_v2(&memory, device)) &&
         OK(cuDevicePrimaryCtxRetain(&context, device)) &&
-        OK(cuCtxSetCurrent(context)) && OK(cuStreamCreate(&stream, 1)) &&
+        OK(cuCtxSetCurrent(context)) && OK(cuStreamCreate(&stream, 0)) &&
         OK(cuModuleLoadData(&module, ptx))) {
         printf("device %s, %zu MiB, 1 of %d, CUDA %d.%d\n", name, memory >> 20, count,
                version / 1000, version % 1000 / 10);
