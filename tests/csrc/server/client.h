@@ -22,6 +22,7 @@ struct client {
     struct fdc_driver driver;
     pthread_t worker;
     int ended;                          /* what fdc_serve_run() said */
+    uint32_t serve_ended;
     uint64_t ticket;
     uint8_t *up, *down;
     uint8_t reply[4096];                /* the last one */
@@ -38,10 +39,11 @@ client_worker(void *arg)
     struct client *client = arg;
 
     client->ended = fdc_serve_run(client->serve);
+    fdc_store_release(&client->serve_ended, 1);         /* pairs with who looks */
     return NULL;
 }
 
-static void
+static inline void
 client_open_sized(struct client *client, uint64_t slice)
 {
     struct fdc_link_size size = FDC_LINK_SIZE_DEFAULT;
@@ -62,14 +64,14 @@ client_open_sized(struct client *client, uint64_t slice)
     CHECK_EQ(pthread_create(&client->worker, NULL, client_worker, client), 0);
 }
 
-static void
+static inline void
 client_open(struct client *client)
 {
     client_open_sized(client, SLICE);
 }
 
 /* The client goes; the worker ends with this. */
-static void
+static inline void
 client_close(struct client *client, int expected)
 {
     fdc_link_free(client->link);
@@ -80,7 +82,7 @@ client_close(struct client *client, int expected)
 }
 
 /* Takes one message from the worker in. 0: none came; -1: the worker has gone. */
-static int
+static inline int
 client_take(struct client *client, int64_t timeout_us)
 {
     const struct fdc_reply *reply;
@@ -116,7 +118,7 @@ client_take(struct client *client, int64_t timeout_us)
 }
 
 /* Sends a message whose fields after the head are filled; gives its ticket. */
-static uint64_t
+static inline uint64_t
 client_send(struct client *client, void *message, uint32_t size, uint16_t id, unsigned flags)
 {
     struct fdc_msg *head = message;
@@ -143,7 +145,7 @@ client_send(struct client *client, void *message, uint32_t size, uint16_t id, un
 }
 
 /* Sends and waits for the answer, which is client->reply; gives its result, or -1. */
-static int
+static inline int
 client_call(struct client *client, void *message, uint32_t size, uint16_t id)
 {
     uint64_t ticket = client_send(client, message, size, id, FDC_MSG_REPLY);
@@ -158,7 +160,7 @@ client_call(struct client *client, void *message, uint32_t size, uint16_t id)
 }
 
 /* Waits for a DONE; gives its result. */
-static int
+static inline int
 client_wait_done(struct client *client, uint64_t ticket)
 {
     for (;;) {
@@ -169,7 +171,7 @@ client_wait_done(struct client *client, uint64_t ticket)
     }
 }
 
-static bool
+static inline bool
 client_is_done(struct client *client, uint64_t ticket)
 {
     while (client_take(client, 0) > 0)
@@ -193,7 +195,7 @@ client_is_done(struct client *client, uint64_t ticket)
 #define REPLY(client, call) ((const struct fdc_rep_##call *)(client)->reply)
 
 /* Attaches and opens the first device; gives the start of its address piece. */
-static uint64_t
+static inline uint64_t
 client_attach(struct client *client)
 {
     const struct fdc_snapshot *snapshot = (void *)client->down;
@@ -205,14 +207,14 @@ client_attach(struct client *client)
     return device->piece_base;
 }
 
-static void
+static inline void
 client_grow(struct client *client, uint64_t address, uint64_t size)
 {
     CHECK_EQ(CALL(client, fdcMemGrow, .address = address, .size = size), 0);
 }
 
 /* Loads PTX text as module or library `handle`; the table is in DOWN. */
-static int
+static inline int
 client_load(struct client *client, uint16_t id, uint64_t handle, const char *text)
 {
     struct fdc_req_fdcImageBegin begin = { .image = handle, .size = strlen(text) };
@@ -246,7 +248,7 @@ static const char client_ptx[] =
     "DONE:\n  ret;\n}\n";
 
 /* add(to, from, n) over n words. */
-static uint64_t
+static inline uint64_t
 client_launch_add(struct client *client, uint64_t code, uint64_t stream, unsigned flags,
                   uint64_t to, uint64_t from, uint32_t n)
 {
@@ -269,7 +271,7 @@ client_launch_add(struct client *client, uint64_t code, uint64_t stream, unsigne
 }
 
 /* Bytes of device memory, through DOWN. */
-static void
+static inline void
 client_read(struct client *client, uint64_t address, uint64_t stream, void *bytes,
             uint64_t size)
 {
@@ -280,7 +282,7 @@ client_read(struct client *client, uint64_t address, uint64_t stream, void *byte
     memcpy(bytes, client->down + (1 << 20), size);
 }
 
-static void
+static inline void
 client_write(struct client *client, uint64_t address, uint64_t stream, const void *bytes,
              uint64_t size)
 {
