@@ -561,7 +561,7 @@ warp_run(struct fdcpu_worker *wk, struct fdcpu_warp *w)
     int last = -1;
 
     load_warp(x, w);
-    x->fuel = QUANTUM;
+    x->fuel = w->block->spins ? FAIR_QUANTUM : QUANTUM;
     w->fair = 0;
     for (;;) {
         int k = pick(wk, w);
@@ -764,6 +764,7 @@ block_run(struct fdcpu_worker *wk, struct fdcpu_block *b)
             b->spins++;
             return R_YIELD;
         }
+        b->spins = 0;
         if (fdcpu_stopped(job))
             return R_FAULT;
         if (job->deadline_ns || job->env->cancel)
