@@ -207,6 +207,8 @@ run_set(const CUDA_MEMSET_NODE_PARAMS *p)
 {
     size_t y, x;
 
+    if (p->width == 0)
+        return;
     for (y = 0; y < p->height; y++) {
         char *row = (char *)p->dst + y * p->pitch;
 
