@@ -219,18 +219,56 @@ fdcpu_module_unload(struct fdcpu_module *m)
     free(m);
 }
 
+/* Reads all texts and places their variables. Returns 0 or a CUresult, logged. */
+static int
+read_texts(struct fdcpu_reader *r, const struct fdcpu_text *texts, int ntexts,
+           struct fdcpu_jit_log *log)
+{
+    struct fdcpu_module *m = r->module;
+
+    if (setjmp(r->fail)) {
+        const char *name = r->text ? texts[r->text - 1].name : NULL;
+
+        log_add(log->error, log->error_size, &log->error_used, "%s: %s\n",
+                name ? name : "ptx", r->message);
+        return r->result;
+    }
+    for (int k = 0; k < ntexts; k++) {
+        size_t size = texts[k].size;
+        char *copy;
+
+        r->text = (uint32_t)k + 1;
+        while (size && !texts[k].ptx[size - 1])         /* NULs behind the text */
+            size--;
+        copy = fdcpu_alloc(r, size + 1);
+        memcpy(copy, texts[k].ptx, size);
+        r->version = r->target = 0;
+        fdcpu_lex_init(&r->x, copy, copy + size, 1);
+        fdcpu_parse_text(r);
+    }
+    m->entry = fdcpu_alloc(r, (m->nfunc + 1) * sizeof(*m->entry));
+    for (uint32_t k = 0; k < m->nfunc; k++)
+        if (m->func[k]->entry)
+            m->entry[m->nentry++] = m->func[k];
+    place_variables(r);
+    for (uint32_t k = 0; k < m->nentry; k++)
+        m->entry[k]->info.const_size = m->const_size;
+    return 0;
+}
+
 int
 fdcpu_module_load(const struct fdcpu_text *texts, int ntexts, const struct fdcpu_allocator *mem,
-                  struct fdcpu_jit_log *jit_log, struct fdcpu_module **module)
+                  struct fdcpu_jit_log *log, struct fdcpu_module **module)
 {
-    struct fdcpu_jit_log none = { 0 }, *const log = jit_log ? jit_log : &none;
+    struct fdcpu_jit_log none = { 0 };
     struct fdcpu_module *m = calloc(1, sizeof(*m));
     struct fdcpu_reader *r = calloc(1, sizeof(*r));
-    volatile size_t total = 0;
-    volatile int reading = -1;
+    size_t total = 0;
     int result;
 
     *module = NULL;
+    if (!log)
+        log = &none;
     log->error_used = log->info_used = 0;
     if (log->error && log->error_size)
         log->error[0] = 0;
@@ -245,37 +283,14 @@ fdcpu_module_load(const struct fdcpu_text *texts, int ntexts, const struct fdcpu
     pthread_mutex_init(&m->lock, NULL);
     m->mem = *mem;
     r->module = m;
-    if (setjmp(r->fail)) {
-        log_add(log->error, log->error_size, &log->error_used, "%s: %s\n",
-                reading >= 0 && texts[reading].name ? texts[reading].name : "ptx", r->message);
-        result = r->result;
+    result = read_texts(r, texts, ntexts, log);
+    free(r);
+    if (result) {
         fdcpu_module_unload(m);
-        free(r);
         return result;
     }
-    for (int k = 0; k < ntexts; k++) {
-        size_t size = texts[k].size;
-        char *copy;
-
-        reading = k;
-        while (size && !texts[k].ptx[size - 1])         /* NULs behind the text */
-            size--;
-        copy = fdcpu_alloc(r, size + 1);
-        memcpy(copy, texts[k].ptx, size);
-        total += size;
-        r->text = (uint32_t)k + 1;
-        r->version = r->target = 0;
-        fdcpu_lex_init(&r->x, copy, copy + size, 1);
-        fdcpu_parse_text(r);
-    }
-    m->entry = fdcpu_alloc(r, (m->nfunc + 1) * sizeof(*m->entry));
-    for (uint32_t k = 0; k < m->nfunc; k++)
-        if (m->func[k]->entry)
-            m->entry[m->nentry++] = m->func[k];
-    place_variables(r);
-    for (uint32_t k = 0; k < m->nentry; k++)
-        m->entry[k]->info.const_size = m->const_size;
-    free(r);
+    for (int k = 0; k < ntexts; k++)
+        total += texts[k].size;
     /* small texts are read whole at once, so that mistakes show where they do on a GPU */
     for (uint32_t k = 0; total <= EAGER_TEXT && k < m->nentry; k++) {
         result = fdcpu_program_get(m->entry[k]);

@@ -1047,6 +1047,8 @@ work(struct fdcpu_job *job, struct fdcpu_worker *wk)
         }
     free(wk->free_frames);
     wk->free_frames = NULL;
+    free(wk->x.scratch);
+    wk->x.scratch = NULL;
 }
 
 /* ---- the pool ---- */

@@ -120,6 +120,7 @@ struct fdcpu_exec {
     struct fdcpu_warp *warp;
     struct fdcpu_block *block;
     struct fdcpu_job *job;
+    void *scratch;              /* of mma.c; freed with the worker's job */
     uint64_t generation;        /* of the ranges that the cache holds */
     struct fdcpu_hit hit[MEM_CACHE];
 };
