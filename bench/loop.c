@@ -80,7 +80,7 @@ main(void)
     CHECK(cuDevicePrimaryCtxRetain(&context, device));
     CHECK(cuCtxSetCurrent(context));
     CHECK(cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING));
-    CHECK(cuMemAlloc(&p, 64 << 20));
+    CHECK(cuMemAlloc_v2(&p, 64 << 20));
     host = malloc(64 << 20);
     memset(host, 1, 64 << 20);
     setvbuf(stdout, NULL, _IOLBF, 0);
@@ -102,7 +102,7 @@ main(void)
 
             start = now();
             for (long i = 0; i < a; i++)
-                CHECK(cuMemcpyDtoH(&value, p, 4));
+                CHECK(cuMemcpyDtoH_v2(&value, p, 4));
         } else if (strcmp(word, "launch") == 0 && b >= 0 && b <= PARAMS_MAX) {
             function = empty((int)b);
             start = now();
@@ -120,12 +120,12 @@ main(void)
         } else if (strcmp(word, "up") == 0 && a <= 64 << 20) {
             start = now();
             for (long i = 0; i < b; i++)
-                CHECK(cuMemcpyHtoD(p, host, (size_t)a));
+                CHECK(cuMemcpyHtoD_v2(p, host, (size_t)a));
             CHECK(cuCtxSynchronize());
         } else if (strcmp(word, "down") == 0 && a <= 64 << 20) {
             start = now();
             for (long i = 0; i < b; i++)
-                CHECK(cuMemcpyDtoH(host, p, (size_t)a));
+                CHECK(cuMemcpyDtoH_v2(host, p, (size_t)a));
         } else {
             continue;
         }
