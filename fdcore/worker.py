@@ -23,8 +23,9 @@ from fdcore.errors import FdcoreError
 
 MESSAGE_ROOM = 1 << 16
 DESCRIPTORS = 4
-# What cleaning up may take. The process's end frees whatever the driver still holds.
-CLEANUP_SECONDS = 0.5
+# What cleaning up may take once the client has gone. The process's end frees whatever the
+# driver still holds.
+GRACE_MS = 700
 
 
 class Control:
@@ -39,7 +40,7 @@ class Control:
             try:
                 self.sock.send(json.dumps(message).encode())
             except OSError:
-                pass            # the server has gone
+                pass  # the server has gone
 
     def hear(self) -> tuple[dict[str, Any], list[int]]:
         """The next order, with descriptors; an empty one: the server has gone."""
@@ -131,20 +132,21 @@ class Worker:
         except (FdcoreError, OSError, KeyError, ValueError) as error:
             self.control.say(op="failed", reason=str(error) or repr(error))
             return 1
-        self.control.say(op="ready")
         signal.set_wakeup_fd(self.woken, warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
+        self.control.say(op="ready")
         threading.Thread(target=self.listen, name="control", daemon=True).start()
         status = 0
         try:
-            self.session.run()
+            self.session.run(GRACE_MS)
         except (FdcoreError, OSError) as error:
             if self.stopped == "the client has gone":
                 self.stopped = str(error)
                 status = 1
-        self.control.say(op="ended", reason=self.stopped, counters=self.session.counters())
-        threading.Timer(CLEANUP_SECONDS, os._exit, (status,)).start()
+        self.control.say(
+            op="ended", reason=self.stopped, counters=self.session.counters()
+        )
         self.session.close()
         return status
 

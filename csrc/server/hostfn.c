@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 struct place {                          /* one cuLaunchHostFunc; may run again in a graph */
     struct place *next;
@@ -139,6 +140,26 @@ answered(struct fdc_hostfns *fns, uint64_t number)
     pthread_mutex_unlock(&fns->lock);
 }
 
+/* The client has gone. Where the process is the session's alone it ends now, whatever the
+ * driver is in the middle of: nothing may hold the client's memory. */
+static void
+watch(struct fdc_serve *serve)
+{
+    uint64_t until = fdc_now_ns() + (uint64_t)serve->grace_ms * 1000000;
+
+    if (serve->grace_ms == 0)
+        return;
+    while (!fdc_load_acquire(&serve->closed)) {         /* pairs with fdc_hostfns_free() */
+        uint64_t now = fdc_now_ns();
+
+        if (now >= until) {
+            fdc_log(FDC_LOG_WARN, "the driver does not come back: the process ends");
+            _exit(1);
+        }
+        fdc_futex_wait(&serve->closed, 0, (int64_t)((until - now) / 1000) + 1, false);
+    }
+}
+
 static void *
 side_main(void *arg)
 {
@@ -170,7 +191,17 @@ side_main(void *arg)
     if (err == -EPROTO)
         fdc_serve_break(serve, err, "a side message that cannot be true");
     fdc_hostfns_cancel(serve);
+    watch(serve);
     return NULL;
+}
+
+int
+fdc_side_start(struct fdc_serve *serve)
+{
+    if (pthread_create(&serve->hostfns->side, NULL, side_main, serve))
+        return -EAGAIN;
+    serve->hostfns->side_runs = true;
+    return 0;
 }
 
 /* The address for cuLaunchHostFunc and host nodes; captured: kept for replays. */
@@ -180,27 +211,14 @@ fdc_hostfn_place(struct fdc_serve *serve, uint64_t number, bool captured, CUhost
 {
     struct fdc_hostfns *fns = serve->hostfns;
     struct place *place = malloc(sizeof(*place));
-    CUresult result = CUDA_SUCCESS;
 
     if (place == NULL)
         return CUDA_ERROR_OUT_OF_MEMORY;
     *place = (struct place){ .serve = serve, .number = number, .captured = captured };
     pthread_mutex_lock(&fns->lock);
-    if (!fns->side_runs) {
-        if (pthread_create(&fns->side, NULL, side_main, serve) == 0)
-            fns->side_runs = true;
-        else
-            result = CUDA_ERROR_OUT_OF_MEMORY;
-    }
-    if (result == CUDA_SUCCESS) {
-        place->next = fns->places;
-        fns->places = place;
-    }
+    place->next = fns->places;
+    fns->places = place;
     pthread_mutex_unlock(&fns->lock);
-    if (result != CUDA_SUCCESS) {
-        free(place);
-        return result;
-    }
     *fn = trampoline;
     *user = place;
     return CUDA_SUCCESS;
@@ -254,6 +272,9 @@ fdc_hostfns_free(struct fdc_serve *serve)
     struct place *place;
 
     fdc_hostfns_cancel(serve);
+    fdc_store_release(&serve->closed, 1);       /* pairs with watch() */
+    fdc_futex_wake(&serve->closed, 1, false);
+    fdc_link_shutdown(serve->link);
     if (fns->side_runs)
         pthread_join(fns->side, NULL);
     pthread_mutex_lock(&fns->lock);

@@ -207,6 +207,8 @@ CUresult fdc_copy3d_fill(struct fdc_request *request, const struct fdc_copy3d *c
 
 struct fdc_hostfns;
 struct fdc_hostfns *fdc_hostfns_new(struct fdc_serve *serve);
+/* The thread that reads the side lane, and so sees the client go whatever else waits. */
+int fdc_side_start(struct fdc_serve *serve);
 /* Sends what is due; by the poller, after it has flushed what is complete. */
 bool fdc_hostfns_turn(struct fdc_serve *serve);
 void fdc_hostfns_cancel(struct fdc_serve *serve);
@@ -241,6 +243,8 @@ struct fdc_serve {
     CUdevice device[FDC_DEVICES_MAX];
     uint32_t stop;                      /* atomic: 1 from fdc_serve_stop on */
     uint32_t broken;                    /* atomic: a positive errno */
+    uint32_t closed;                    /* atomic, futex: cleaning up is as good as done */
+    uint32_t grace_ms;                  /* 0, or see fdc_serve_grace() */
 
     uint8_t *message;                   /* the executor's copy of the message at hand */
     uint32_t message_room;

@@ -50,6 +50,9 @@ int fdc_serve_new(const struct fdc_driver *driver, struct fdc_link *link,
 /* Runs the executor in the calling thread until the client is gone (0), or the session is broken (-EPROTO...). */
 int fdc_serve_run(struct fdc_serve *serve);
 void fdc_serve_stop(struct fdc_serve *serve);   /* from any thread */
+/* Before run, where this process is the session's alone: from the client's going (or stop)
+ * to the end of fdc_serve_free() at most this long, then the process ends by itself. */
+void fdc_serve_grace(struct fdc_serve *serve, uint32_t grace_ms);
 void fdc_serve_free(struct fdc_serve *serve);   /* cancels, frees what the client left */
 void fdc_serve_get_counters(struct fdc_serve *serve, struct fdc_serve_counters *counters);
 

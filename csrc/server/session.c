@@ -75,6 +75,8 @@ fdc_serve_new(const struct fdc_driver *driver, struct fdc_link *link,
         serve->blobs == NULL)
         goto err_free;
     err = fdc_poller_start(serve);
+    if (err == 0)
+        err = fdc_side_start(serve);
     if (err)
         goto err_free;
     *made = serve;
@@ -201,6 +203,12 @@ fdc_serve_stop(struct fdc_serve *serve)
 {
     __atomic_store_n(&serve->stop, 1, __ATOMIC_RELEASE);
     fdc_link_shutdown(serve->link);
+}
+
+void
+fdc_serve_grace(struct fdc_serve *serve, uint32_t grace_ms)
+{
+    serve->grace_ms = grace_ms;
 }
 
 void

@@ -59,6 +59,7 @@ cdef extern from "server/server.h" nogil:
                       const fdc_serve_limits *limits, fdc_serve **serve)
     int fdc_serve_run(fdc_serve *serve)
     void fdc_serve_stop(fdc_serve *serve)
+    void fdc_serve_grace(fdc_serve *serve, uint32_t grace_ms)
     void fdc_serve_free(fdc_serve *serve)
     void fdc_serve_get_counters(fdc_serve *serve, fdc_serve_counters *counters)
 

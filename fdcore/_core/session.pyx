@@ -87,13 +87,15 @@ cdef class Session:
             self.close()
         check(rc)
 
-    def run(self):
-        """Serves until the client has gone; raises if the client broke the protocol."""
+    def run(self, uint32_t grace_ms=0):
+        """Serves until the client has gone; raises if the client broke the protocol.
+        grace_ms: from then to the end of close() at most, or the process ends."""
         cdef int rc
 
         if self._serve == NULL or self._running:
             raise ValueError("the session cannot run")
         self._running = True
+        fdc_serve_grace(self._serve, grace_ms)
         with nogil:
             rc = fdc_serve_run(self._serve)
         self._running = False
