@@ -73,6 +73,8 @@ greet(int fd, enum fault fault, uint32_t want_kind, uint32_t want_road, uint8_t 
         strcpy(answer.reason, "the lease has ended");
     }
     CHECK_EQ(fdc_sock_write(fd, &answer, sizeof(answer)), 0);
+    if (fault == REFUSED || fault == NO_SECRET)
+        _exit(0);
 }
 
 static void
