@@ -51,7 +51,7 @@ class Native(build_ext):
     def cythonized(self):
         from Cython.Build import cythonize
 
-        headers = [*ROOT.glob("csrc/include/fdc/*.h"), *(BUILD / "gen").glob("*.h")]
+        headers = [*ROOT.glob("csrc/**/*.h"), *(BUILD / "gen").glob("*.h")]
         modules = [
             Extension(
                 "fdcore._core." + source.stem,

@@ -6,7 +6,7 @@ import importlib.util
 from pathlib import Path
 
 import pytest
-from conftest import APPS, ROADS, Outcome, Run, build_c, build_cu
+from tests.e2e.conftest import APPS, ROADS, Outcome, Run, build_c, build_cu
 
 
 def same(direct: Outcome, remoted: Outcome) -> None:

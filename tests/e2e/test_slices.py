@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import BIN, MEMORY_MB, ROADS, Run, Server, build_c, run
+from tests.e2e.conftest import BIN, MEMORY_MB, ROADS, Run, Server, build_c, run
 
 
 @pytest.mark.parametrize("road", ROADS)

@@ -18,6 +18,18 @@
 #include <cuda.h>
 #else
 #include "cuda_calls.h"
+/* What the plain names mean, which cuda.h says in the same way. */
+#define cuDevicePrimaryCtxReset cuDevicePrimaryCtxReset_v2
+#define cuEventElapsedTime cuEventElapsedTime_v2
+#define cuMemAlloc cuMemAlloc_v2
+#define cuMemFree cuMemFree_v2
+#define cuMemGetInfo cuMemGetInfo_v2
+#define cuMemcpyDtoH cuMemcpyDtoH_v2
+#define cuMemcpyHtoD cuMemcpyHtoD_v2
+#define cuMemcpyDtoHAsync cuMemcpyDtoHAsync_v2
+#define cuMemcpyHtoDAsync cuMemcpyHtoDAsync_v2
+#define cuMemsetD32 cuMemsetD32_v2
+#define cuStreamBeginCapture cuStreamBeginCapture_v2
 #endif
 
 static int app_failures;

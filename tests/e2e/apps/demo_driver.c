@@ -249,6 +249,6 @@ main(int argc, char **argv)
         OK(cuStreamDestroy_v2(stream));
         OK(cuDevicePrimaryCtxRelease_v2(device));
     }
-    puts(right && !failed ? "demo passed" : "demo FAILED");
+    puts(right && !failed ? "PASS" : "FAIL");
     return !right || failed;
 }
