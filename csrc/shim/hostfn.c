@@ -29,7 +29,8 @@ struct fdc_hostfns {
     uint64_t last;                      /* number given */
     uint64_t *queue;                    /* numbers that are due: first .. first + count */
     uint32_t room, first, count;
-    uint32_t word;                      /* changes with each that becomes due */
+    uint32_t word;                      /* changes with each that is added or due */
+    uint32_t entries;                   /* in the buckets */
     bool runs;                          /* the service thread does */
 };
 
@@ -77,6 +78,7 @@ take(struct fdc_hostfns *fns, uint64_t number, struct entry *copy)
     *copy = *entry;
     if (!entry->keep) {
         *link = entry->next;
+        fns->entries--;
         free(entry);
     }
     return true;
@@ -118,6 +120,8 @@ answer(struct fdc_session *session, uint64_t number)
     fdc_link_flush(session->link, FDC_LANE_SIDE);
 }
 
+/* While nothing can become due it does not take replies in: the threads that wait for
+ * theirs do that sooner by themselves. */
 static void *
 service(void *arg)
 {
@@ -125,7 +129,7 @@ service(void *arg)
     struct fdc_hostfns *fns = session->hostfns;
     struct entry entry;
     uint64_t number;
-    uint32_t seen;
+    uint32_t seen, entries;
     bool have, found;
 
     for (;;) {
@@ -138,7 +142,12 @@ service(void *arg)
             fns->count--;
         }
         found = have && take(fns, number, &entry);
+        entries = fns->entries;
         pthread_mutex_unlock(&fns->lock);
+        if (!have && entries == 0) {
+            fdc_futex_wait(&fns->word, seen, -1, false);
+            continue;
+        }
         if (!have) {
             if (fdc_intake_until(session, &fns->word, seen, -1) == -EPIPE)
                 return NULL;
@@ -201,6 +210,10 @@ add(struct fdc_session *session, const struct entry *like, uint64_t *number)
         *number = entry->number;
         entry->next = fns->bucket[entry->number % BUCKETS];
         fns->bucket[entry->number % BUCKETS] = entry;
+        if (fns->entries++ == 0) {
+            __atomic_add_fetch(&fns->word, 1, __ATOMIC_RELEASE);
+            fdc_futex_wake(&fns->word, 1, false);
+        }
     }
     pthread_mutex_unlock(&fns->lock);
     if (result != CUDA_SUCCESS)
