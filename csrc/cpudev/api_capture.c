@@ -433,14 +433,11 @@ FDCPU_TWIN(cuStreamEndCapture, _ptsz, (CUstream hStream, CUgraph *phGraph),
 /* ---- questions ---- */
 
 
-/* Handles of a capturing stream's tips, kept for the program until it asks again. */
-static __thread CUgraphNode *asked;
-static __thread CUgraphEdgeData *asked_edges;
-
 static CUresult
 info(CUstream hStream, CUstreamCaptureStatus *status, cuuint64_t *id, CUgraph *graph,
      const CUgraphNode **deps, const CUgraphEdgeData **edges, size_t *ndeps)
 {
+    struct fdcpu_thread *t = &fdcpu_thread;
     struct fdcpu_capture *capture;
     struct fdcpu_stream *stream;
     CUresult result = fdcpu_stream_get(hStream, &stream);
@@ -471,20 +468,22 @@ info(CUstream hStream, CUstreamCaptureStatus *status, cuuint64_t *id, CUgraph *g
     if (ndeps != NULL)
         *ndeps = stream->ntips;
     if (deps != NULL || edges != NULL) {
-        free(asked);
-        free(asked_edges);
-        asked = malloc((stream->ntips + 1) * sizeof(*asked));
-        asked_edges = calloc(stream->ntips + 1, sizeof(*asked_edges));
-        if (asked == NULL || asked_edges == NULL) {
+        /* Kept for the program until this thread asks again. */
+        fdcpu_thread_watch();
+        free(t->asked);
+        free(t->asked_edges);
+        t->asked = malloc((stream->ntips + 1) * sizeof(*t->asked));
+        t->asked_edges = calloc(stream->ntips + 1, sizeof(*t->asked_edges));
+        if (t->asked == NULL || t->asked_edges == NULL) {
             result = CUDA_ERROR_OUT_OF_MEMORY;
             goto out;
         }
         for (i = 0; i < stream->ntips; i++)
-            asked[i] = (CUgraphNode)(uintptr_t)stream->tips[i]->handle;
+            t->asked[i] = (CUgraphNode)(uintptr_t)stream->tips[i]->handle;
         if (deps != NULL)
-            *deps = asked;
+            *deps = t->asked;
         if (edges != NULL)
-            *edges = asked_edges;
+            *edges = t->asked_edges;
     }
 out:
     pthread_mutex_unlock(&fdcpu.sched);

@@ -421,6 +421,7 @@ push(struct fdcpu_ctx *ctx)
             return CUDA_ERROR_OUT_OF_MEMORY;
         t->stack = stack;
         t->room = room;
+        fdcpu_thread_watch();
     }
     t->stack[t->depth++] = ctx;
     return CUDA_SUCCESS;

@@ -296,6 +296,38 @@ fdcpu_thread_number(void)
     return fdcpu_thread.number;
 }
 
+/* ---- the end of a thread ---- */
+
+static pthread_key_t thread_key;
+static pthread_once_t thread_once = PTHREAD_ONCE_INIT;
+
+static void
+thread_end(void *arg)
+{
+    struct fdcpu_thread *t = arg;
+
+    if (atomic_load(&fdcpu.ready) == 1 && t->nown > 0)
+        fdcpu_own_streams_drop(t);
+    free(t->own);
+    free(t->stack);
+    free(t->asked);
+    free(t->asked_edges);
+    memset(t, 0, sizeof(*t));
+}
+
+static void
+thread_key_make(void)
+{
+    pthread_key_create(&thread_key, thread_end);
+}
+
+void
+fdcpu_thread_watch(void)
+{
+    pthread_once(&thread_once, thread_key_make);
+    pthread_setspecific(thread_key, &fdcpu_thread);
+}
+
 void
 fdcpu_log_once(const char *what)
 {

@@ -139,6 +139,7 @@ fdcpu_launch_prepare(struct fdcpu_ctx *ctx, void *handle, const uint32_t grid[3]
     if (work == NULL)
         return CUDA_ERROR_OUT_OF_MEMORY;
     work->u.kernel.function = f;
+    atomic_fetch_add(&f->refs, 1);
     work->u.kernel.asked = handle;
     memcpy(work->u.kernel.grid, grid, sizeof(work->u.kernel.grid));
     memcpy(work->u.kernel.block, block, sizeof(work->u.kernel.block));

@@ -100,6 +100,7 @@ make_functions(struct fdcpu_module_obj *module)
         if (f == NULL)
             return CUDA_ERROR_OUT_OF_MEMORY;
         module->functions[module->nfunctions++] = f;
+        atomic_store(&f->refs, 1);
         f->module = module;
         f->func = fdcpu_module_func_at(module->engine, i);
         f->name = strdup(fdcpu_func_index(f->func)->name);      /* decodes nothing */
@@ -165,6 +166,15 @@ fdcpu_module_make(struct fdcpu_ctx *ctx, const struct fdcpu_image *image,
 }
 
 void
+fdcpu_function_unref(struct fdcpu_function *function)
+{
+    if (atomic_fetch_sub(&function->refs, 1) > 1)
+        return;
+    free(function->name);
+    free(function);
+}
+
+void
 fdcpu_module_free(struct fdcpu_module_obj *module)
 {
     uint32_t i;
@@ -176,11 +186,9 @@ fdcpu_module_free(struct fdcpu_module_obj *module)
 
         if (f->handle != 0)
             fdcpu_handle_drop(FDCPU_H_FUNCTION, f->handle);
-        /* A graph may still name it: it stays as a dead one, a few bytes. */
-        f->dead = true;
-        f->func = NULL;
-        free(f->name);
-        f->name = NULL;
+        /* A graph may still name it, and finds it dead. */
+        atomic_store(&f->dead, true);
+        fdcpu_function_unref(f);
     }
     free(module->functions);
     fdcpu_module_unload(module->engine);

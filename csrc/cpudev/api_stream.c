@@ -10,9 +10,6 @@
 
 #include "cpudev.h"
 
-static pthread_key_t own_key;
-static pthread_once_t own_once = PTHREAD_ONCE_INIT;
-
 /* ---- life ---- */
 
 struct fdcpu_stream *
@@ -83,31 +80,18 @@ fdcpu_stream_retire(struct fdcpu_stream *stream)
     reap(stream);
 }
 
-static void
-own_drop(void *arg)
+void
+fdcpu_own_streams_drop(struct fdcpu_thread *t)
 {
-    struct fdcpu_thread *t = &fdcpu_thread;
     int i;
 
-    (void)arg;
-    if (atomic_load(&fdcpu.ready) == 1) {
-        pthread_mutex_lock(&fdcpu.sched);
-        for (i = 0; i < t->nown; i++) {
-            if (!t->own[i].stream->gone)
-                fdcpu_stream_retire(t->own[i].stream);
-            fdcpu_stream_unref(t->own[i].stream);
-        }
-        pthread_mutex_unlock(&fdcpu.sched);
+    pthread_mutex_lock(&fdcpu.sched);
+    for (i = 0; i < t->nown; i++) {
+        if (!t->own[i].stream->gone)
+            fdcpu_stream_retire(t->own[i].stream);
+        fdcpu_stream_unref(t->own[i].stream);
     }
-    free(t->own);
-    free(t->stack);
-    memset(t, 0, sizeof(*t));
-}
-
-static void
-own_init(void)
-{
-    pthread_key_create(&own_key, own_drop);
+    pthread_mutex_unlock(&fdcpu.sched);
 }
 
 /* The calling thread's default stream in a context. */
@@ -144,8 +128,7 @@ own_stream(struct fdcpu_ctx *ctx)
         return NULL;
     t->own = more;
     t->own[t->nown++] = (struct fdcpu_own){ ctx, s };
-    pthread_once(&own_once, own_init);
-    pthread_setspecific(own_key, t);
+    fdcpu_thread_watch();
     return s;
 }
 

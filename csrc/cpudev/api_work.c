@@ -53,6 +53,7 @@ fdcpu_work_clone(const struct fdcpu_work *work)
         if (copy->u.kernel.params == NULL || copy->u.kernel.pointers == NULL)
             goto err_kernel;
         memcpy(copy->u.kernel.params, work->u.kernel.params, work->u.kernel.param_size);
+        atomic_fetch_add(&work->u.kernel.function->refs, 1);
         for (i = 0; i < work->u.kernel.nparams; i++)
             copy->u.kernel.pointers[i] = (char *)copy->u.kernel.params
                 + ((char *)work->u.kernel.pointers[i] - (char *)work->u.kernel.params);
@@ -98,6 +99,7 @@ fdcpu_work_free(struct fdcpu_work *work)
         return;
     switch (work->kind) {
     case FDCPU_W_KERNEL:
+        fdcpu_function_unref(work->u.kernel.function);
         free(work->u.kernel.params);
         free(work->u.kernel.pointers);
         break;
@@ -175,7 +177,7 @@ static void
 run_kernel(struct fdcpu_work *work)
 {
     struct fdcpu_launch launch = {
-        .func = work->u.kernel.function->func,
+        .func = work->u.kernel.function->func,  /* looked at only if not dead */
         .dynamic_shared = work->u.kernel.shared,
         .params = work->u.kernel.params,
         .param_size = work->u.kernel.param_size,

@@ -155,9 +155,14 @@ struct fdcpu_thread {
     struct fdcpu_own *own;
     int nown;
     uint64_t number;            /* 0 until asked for */
+    CUgraphNode *asked;         /* what cuStreamGetCaptureInfo gave out last */
+    CUgraphEdgeData *asked_edges;
 };
 extern __thread struct fdcpu_thread fdcpu_thread;
 uint64_t fdcpu_thread_number(void);
+/* Has what the calling thread keeps freed when it ends. */
+void fdcpu_thread_watch(void);
+void fdcpu_own_streams_drop(struct fdcpu_thread *thread);
 
 /* 0, or why no call can be answered now (3 without cuInit, 800 in a host function). */
 CUresult fdcpu_check(void);
@@ -276,7 +281,8 @@ struct fdcpu_function {
     struct fdcpu_module_obj *module;
     struct fdcpu_func *func;
     char *name;
-    bool dead;
+    _Atomic int refs;           /* of the module and of work */
+    _Atomic bool dead;          /* the module is gone */
     /* what cuFuncSetAttribute changes; -1: not set */
     int max_dynamic_shared, carveout, cluster[3], nonportable, sched_policy;
     int cluster_required;
@@ -329,6 +335,7 @@ void fdcpu_module_drop_ctx(struct fdcpu_ctx *ctx);
 /* A function from a CUfunction or a CUkernel (in ctx). NULL: neither. */
 CUresult fdcpu_function_get(void *handle, struct fdcpu_ctx *ctx,
                             struct fdcpu_function **function);
+void fdcpu_function_unref(struct fdcpu_function *function);
 /* Dynamic shared memory that a launch may ask for. */
 int fdcpu_function_dynamic(const struct fdcpu_function *function,
                            const struct fdcpu_func_info *info);

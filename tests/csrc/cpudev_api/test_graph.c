@@ -222,6 +222,7 @@ test_nodes_are_read_and_changed(void)
     CHECK(a == 0 && b == 1);
     OK(cuGraphNodeSetEnabled(exec, nodes[1], 0));
     OK(cuMemsetD8_v2(d, 9, 16));
+    OK(cuStreamSynchronize(NULL));
     OK(cuGraphLaunch(exec, s));
     OK(cuMemcpyDtoHAsync_v2(&byte, d, 1, s));
     CHECK_EQ(byte, 9);

@@ -284,6 +284,7 @@ test_kernels_in_graphs(void)
     OK(cuModuleGetFunction(&poke, module, "poke"));
     OK(cuMemAlloc_v2(&d, 8));
     OK(cuMemsetD32_v2(d, 0, 2));
+    OK(cuStreamSynchronize(NULL));
     where = d;
     OK(cuStreamBeginCapture_v2(s, CU_STREAM_CAPTURE_MODE_GLOBAL));
     OK(cuLaunchKernel(poke, 1, 1, 1, 1, 1, 1, 0, s, params, NULL));
