@@ -392,6 +392,7 @@ struct listing {
     size_t name_count;
     const uint64_t *fresh;
     uint32_t fresh_count, used, missing;
+    bool again;                         /* a node may come again, as another edge's end */
 };
 
 /* The node's handle; a fresh one where it has none yet. */
@@ -410,7 +411,8 @@ listed(struct listing *listing, CUgraphNode node)
     if (fdc_handle_put(listing->serve, FDC_KIND_NODE, handle, node, 0) != CUDA_SUCCESS)
         return 0;
     listing->used++;
-    /* The same node may come again, as an end of several edges. */
+    if (!listing->again)
+        return handle;
     listing->names[listing->name_count++] = (struct name){ node, handle };
     qsort(listing->names, listing->name_count, sizeof(*listing->names), compare_names);
     return handle;
@@ -423,7 +425,7 @@ fdc_server_call_fdcGraphList(struct fdc_request *request,
     const struct fdc_driver *driver = request->driver;
     struct fdc_serve *serve = request->serve;
     struct fdc_rep_fdcGraphList reply = { 0 };
-    struct listing listing = { .serve = serve };
+    struct listing listing = { .serve = serve, .again = req->question == FDC_GRAPH_EDGES };
     CUgraphNode *nodes = NULL, *to = NULL, node = NULL;
     CUgraphEdgeData *edges = NULL;
     struct fdc_graph_list *list = NULL;
@@ -641,7 +643,9 @@ fdc_server_call_fdcGraphChild(struct fdc_request *request,
     if (result == CUDA_SUCCESS)
         result = request->driver->cuGraphChildGraphNodeGetGraph(node, &child);
     if (result == CUDA_SUCCESS)
-        result = fdc_handle_put(request->serve, FDC_KIND_GRAPH, req->graph, child, 0);
+        /* aux: it is the node's, and not ended with the session's other graphs */
+        result = fdc_handle_put_aux(request->serve, FDC_KIND_GRAPH, req->graph, child, child,
+                                    0);
     fdc_request_answer(request, result, NULL, 0);
     return 0;
 }

@@ -287,8 +287,8 @@ end_exec(struct fdc_serve *serve, void *value, void *aux)
 static void
 end_graph(struct fdc_serve *serve, void *value, void *aux)
 {
-    (void)aux;
-    serve->driver->cuGraphDestroy(value);
+    if (aux == NULL)                    /* else it is inside a node of another */
+        serve->driver->cuGraphDestroy(value);
 }
 
 static void

@@ -103,10 +103,11 @@ fdc_shape_check(struct fdc_device *device, const struct fdc_func *func,
             return CUDA_ERROR_INVALID_VALUE;
     }
     threads = (uint64_t)shape->block[0] * shape->block[1] * shape->block[2];
-    if (threads > (uint32_t)limit[CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_BLOCK] ||
-        (attribute[CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK] > 0 &&
-         threads > (uint32_t)attribute[CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK]))
+    if (threads > (uint32_t)limit[CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_BLOCK])
         return CUDA_ERROR_INVALID_VALUE;
+    if (attribute[CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK] > 0 &&
+        threads > (uint32_t)attribute[CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK])
+        return CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES;
     /* Without opting in: what a block may have, less what the kernel has statically. */
     dynamic = (uint32_t)limit[CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK];
     dynamic = dynamic > statics ? dynamic - statics : 0;
@@ -117,14 +118,14 @@ fdc_shape_check(struct fdc_device *device, const struct fdc_func *func,
     if (shape->cluster[0] != 0) {
         uint64_t size = (uint64_t)shape->cluster[0] * shape->cluster[1] * shape->cluster[2];
 
-        if (limit[CU_DEVICE_ATTRIBUTE_CLUSTER_LAUNCH] == 0 && size > 1)
-            return CUDA_ERROR_NOT_SUPPORTED;
         if (size == 0 || size > 16 ||
+            (size > 1 && (limit[CU_DEVICE_ATTRIBUTE_CLUSTER_LAUNCH] == 0 ||
+                          limit[CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR] < 9)) ||
             (size > 8 && !attribute[CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED]))
             return CUDA_ERROR_INVALID_CLUSTER_SIZE;
         for (int i = 0; i < 3; i++)
             if (shape->grid[i] % shape->cluster[i] != 0)
-                return CUDA_ERROR_INVALID_VALUE;
+                return CUDA_ERROR_INVALID_CLUSTER_SIZE;
     }
     if (shape->cooperative) {
         uint64_t blocks = (uint64_t)shape->grid[0] * shape->grid[1], most;
