@@ -196,6 +196,9 @@ ticket_complete(struct fdc_session *session, struct fdc_ticket *ticket)
 {
     struct fdc_thread *self = fdc_thread_self();
 
+    /* pairs with the release in hostfn.c: who waited for a host function sees what it did,
+     * though the news came by way of another process */
+    (void)fdc_load_acquire(&session->host_done);
     ticket_unregister(session, ticket);
     if (ticket->on_done != NULL) {
         self->delivering = ticket;

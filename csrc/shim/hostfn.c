@@ -155,6 +155,8 @@ service(void *arg)
         }
         if (found)
             run(&entry, CUDA_SUCCESS);
+        /* pairs with the acquire in ticket_complete() */
+        __atomic_add_fetch(&session->host_done, 1, __ATOMIC_RELEASE);
         answer(session, number);
     }
 }

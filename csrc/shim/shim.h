@@ -132,6 +132,7 @@ struct fdc_session {
     struct fdc_capture *captures;
     uint32_t capturing;                 /* captures under way, atomic */
     struct fdc_hostfns *hostfns;        /* hostfn.c */
+    uint32_t host_done;                 /* host functions that have returned, atomic */
     struct fdc_memory *memory;          /* memory.c, made by fdc_stage_make() */
     struct fdc_codes *codes;            /* module.c, likewise */
 };
