@@ -110,7 +110,16 @@ take_at(struct hole **list, uint64_t lo, uint64_t size)
 static void *
 reserve_at(uint64_t addr, uint64_t size)
 {
-    void *p = mmap((void *)addr, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS
+    void *p;
+
+#ifdef __SANITIZE_THREAD__
+    /* It wants all memory in its own ranges, and turns a fixed address into 0. */
+    if (addr != 0) {
+        errno = EEXIST;
+        return MAP_FAILED;
+    }
+#endif
+    p = mmap((void *)addr, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS
                    | MAP_NORESERVE | (addr != 0 ? MAP_FIXED_NOREPLACE : 0), -1, 0);
 
     if (p != MAP_FAILED && addr != 0 && (uint64_t)p != addr) {

@@ -3,7 +3,11 @@
 
 #include "driver.h"
 
-enum { MIB = 1 << 20 };
+#ifdef __SANITIZE_THREAD__
+enum { MIB = 1 << 20, HINTS = 0 };      /* it leaves no address free */
+#else
+enum { MIB = 1 << 20, HINTS = 1 };
+#endif
 
 static void
 test_allocations_are_aligned_counted_and_checked(void)
@@ -206,8 +210,10 @@ test_registered_memory(void)
     FAILS(INVALID_VALUE, cuMemHostGetFlags(&flags, p));
     OK(cuMemHostUnregister(p));
     FAILS(HOST_MEMORY_NOT_REGISTERED, cuMemHostUnregister(p));
-    FAILS(INVALID_VALUE, cuMemHostRegister_v2((void *)0x5ff000000000, 4096, 0));
     free(p);
+    p = mmap(NULL, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    munmap(p, 4096);
+    FAILS(INVALID_VALUE, cuMemHostRegister_v2(p, 4096, 0));
 }
 
 static void
@@ -234,7 +240,7 @@ test_mappings(void)
                                      CU_MEM_ALLOC_GRANULARITY_RECOMMENDED));
     CHECK_EQ(granule, 2 * MIB);
     OK(cuMemAddressReserve(&va, 4 * granule, 0, hint, 0));
-    CHECK(va == hint);
+    CHECK(va == hint || !HINTS);
     OK(cuMemAddressReserve(&other, granule, 0, hint, 0));
     CHECK(other != hint);
     FAILS(INVALID_VALUE, cuMemCreate(&handle, granule + 1, &prop, 0));
@@ -268,7 +274,7 @@ test_mappings(void)
     CHECK_EQ(before, after);
     OK(cuMemAddressFree(va, 4 * granule));
     OK(cuMemAddressReserve(&va, granule, 0, hint, 0));
-    CHECK(va == hint);
+    CHECK(va == hint || !HINTS);
 }
 
 static void
