@@ -97,7 +97,15 @@ class Worker:
                 raise FdcoreError("the bulk connection did not come")
             fds += bulk
         tell_ready(fds[0])
-        return Session(driver, road, fds, devices, bytes.fromhex(order["session"]))
+        number = bytes.fromhex(order["session"])
+        session = Session(driver, road, fds, devices, number)
+        # The driver writes what kernels print to standard output: the client's, then.
+        printed, output = os.pipe2(os.O_CLOEXEC)
+        os.dup2(output, 1)
+        os.close(output)
+        os.set_blocking(printed, False)
+        session.print_from(printed)
+        return session
 
     def listen(self) -> None:
         """The thread beside the executor."""

@@ -383,6 +383,7 @@ context_shut(struct fdc_ctx *ctx)
     if (result == CUDA_SUCCESS && fdc_mark_all(ctx, &mark) == CUDA_SUCCESS) {
         driver->cuEventSynchronize(mark->event);
         fdc_mark_put(mark);
+        fdc_print_turn(serve);
     }
     fdc_done_flush(serve);
     fdc_done_cancel(serve, ctx, CUDA_ERROR_CONTEXT_IS_DESTROYED);

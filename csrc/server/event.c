@@ -194,9 +194,23 @@ wait_event(const struct fdc_wait *wait)
     return wait->mark != NULL ? wait->mark->event : wait->box->event;
 }
 
+/* The event has passed, as a query said: what kernels printed comes out only where the
+ * driver itself synchronises. */
+static CUresult
+passed(struct fdc_serve *serve, CUevent event, CUresult result)
+{
+    if (serve->print_fd < 0)
+        return result;
+    if (result == CUDA_SUCCESS)
+        result = serve->driver->cuEventSynchronize(event);
+    fdc_print_turn(serve);
+    return result;
+}
+
 static void
 wait_end(struct fdc_wait *wait, CUresult result)
 {
+    result = passed(wait->kept->serve, wait_event(wait), result);
     fdc_done_flush(wait->kept->serve);
     fdc_request_finish(wait->kept, result, NULL, 0);
     if (wait->mark != NULL)
@@ -270,6 +284,8 @@ wait_begin(struct fdc_request *request, struct fdc_mark *mark, struct fdc_event_
         }
         result = CUDA_ERROR_OUT_OF_MEMORY;
         free(wait);
+    } else {
+        result = passed(serve, mark != NULL ? mark->event : box->event, result);
     }
     fdc_done_flush(serve);
     fdc_request_answer(request, result, NULL, 0);

@@ -219,6 +219,12 @@ CUresult fdc_hostfn_place(struct fdc_serve *serve, uint64_t number, bool capture
                           CUhostFn *fn, void **user);
 void fdc_hostfn_unplace(struct fdc_serve *serve, void *user);
 
+/* ---- print.c ---- */
+
+/* Sends what has been printed so far. */
+void fdc_print_turn(struct fdc_serve *serve);
+void fdc_print_stop(struct fdc_serve *serve);
+
 /* ---- blob.c ---- */
 
 struct fdc_blobs;
@@ -282,6 +288,10 @@ struct fdc_serve {
     uint32_t poller_word, poller_stop, poller_sleeps;
 
     struct fdc_wait *hot;               /* executor only */
+
+    int print_fd;                       /* -1: nobody reads what kernels print */
+    pthread_mutex_t print_lock;         /* reading and sending; before reply_lock */
+    pthread_t printer;
 
     struct fdc_memory *memory;
     struct fdc_images *images;

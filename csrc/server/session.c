@@ -21,6 +21,7 @@ locks_new(struct fdc_serve *serve)
     pthread_mutex_init(&serve->pool_lock, NULL);
     pthread_mutex_init(&serve->inbox_lock, NULL);
     pthread_mutex_init(&serve->done_lock, NULL);
+    pthread_mutex_init(&serve->print_lock, NULL);
     if (pthread_cond_init(&serve->pool_cond, NULL) ||
         pthread_cond_init(&serve->pool_gone, NULL))
         return -ENOMEM;
@@ -43,6 +44,7 @@ fdc_serve_new(const struct fdc_driver *driver, struct fdc_link *link,
     serve->driver = driver;
     serve->link = link;
     serve->limits = *limits;
+    serve->print_fd = -1;
     if (locks_new(serve))
         goto err_free;
 
@@ -230,6 +232,7 @@ fdc_serve_free(struct fdc_serve *serve)
         fdc_contexts_close(serve);
     if (serve->hostfns != NULL)
         fdc_hostfns_free(serve);
+    fdc_print_stop(serve);
     fdc_images_free(serve->images);
     fdc_blobs_free(serve->blobs);
     fdc_handles_free(serve);
@@ -240,6 +243,7 @@ fdc_serve_free(struct fdc_serve *serve)
     pthread_mutex_destroy(&serve->pool_lock);
     pthread_mutex_destroy(&serve->inbox_lock);
     pthread_mutex_destroy(&serve->done_lock);
+    pthread_mutex_destroy(&serve->print_lock);
     pthread_cond_destroy(&serve->pool_cond);
     pthread_cond_destroy(&serve->pool_gone);
     free(serve);

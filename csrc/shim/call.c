@@ -358,6 +358,13 @@ take_in(struct fdc_session *session, const struct fdc_reply *reply, uint32_t siz
         fdc_hostfn_due(session, head.ticket);
         return 0;
     }
+    if (head.id == FDC_REPLY_PRINT) {
+        if (head.ticket > size - sizeof(head))
+            return -EPROTO;
+        fwrite((const char *)reply + sizeof(head), 1, head.ticket, stdout);
+        fflush(stdout);
+        return 0;
+    }
     if (head.first_result != 0 && session->first_result == 0) {
         session->first_id = head.first_id;
         fdc_store_release(&session->first_result, head.first_result);

@@ -60,6 +60,7 @@ cdef extern from "server/server.h" nogil:
     int fdc_serve_run(fdc_serve *serve)
     void fdc_serve_stop(fdc_serve *serve)
     void fdc_serve_grace(fdc_serve *serve, uint32_t grace_ms)
+    int fdc_serve_print_from(fdc_serve *serve, int fd)
     void fdc_serve_free(fdc_serve *serve)
     void fdc_serve_get_counters(fdc_serve *serve, fdc_serve_counters *counters)
 

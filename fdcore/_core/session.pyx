@@ -87,6 +87,12 @@ cdef class Session:
             self.close()
         check(rc)
 
+    def print_from(self, int fd):
+        """What comes out of fd, the other end of standard output, goes to the client."""
+        if self._serve == NULL or self._running:
+            raise ValueError("the session cannot print")
+        check(fdc_serve_print_from(self._serve, fd))
+
     def run(self, uint32_t grace_ms=0):
         """Serves until the client has gone; raises if the client broke the protocol.
         grace_ms: from then to the end of close() at most, or the process ends."""

@@ -40,6 +40,7 @@ enum {
     FDC_REPLY_DONE = 1,     /* ticket's work has finished; result: 0 or what it failed with */
     FDC_REPLY_HOST_FN = 2,  /* run host function number `ticket`, then answer on the side lane */
     FDC_REPLY_BYE = 3,      /* the worker ends the session; result says why */
+    FDC_REPLY_PRINT = 4,    /* what kernels printed: `ticket` bytes follow the head */
 };
 enum {
     FDC_SIDE_HOST_FN_DONE = 1,      /* ticket: the number from FDC_REPLY_HOST_FN */
