@@ -1,7 +1,7 @@
 /*
  * The table of all memory that the API knows, with the quota of each device, and the
- * calls that allocate and free: device, pitched, managed and host memory. The table is a
- * sorted array, searched by address; kernels get the same ranges through the engine.
+ * calls that allocate and free: device, pitched, managed and host memory. The table is
+ * a sorted array, searched by address; kernels get the same ranges through the engine.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -76,9 +76,11 @@ int
 fdcpu_alloc_add(const struct fdcpu_alloc *alloc)
 {
     struct fdcpu_range range = {
-        alloc->lo, alloc->hi,
+        alloc->lo,
+        alloc->hi,
         alloc->kind == FDCPU_A_MAPPED && alloc->access == CU_MEM_ACCESS_FLAGS_PROT_READ
-            ? FDCPU_MEM_READONLY : 0,
+            ? FDCPU_MEM_READONLY
+            : 0,
         (uint32_t)alloc->device->ordinal,
     };
     int err;
@@ -156,7 +158,8 @@ fdcpu_alloc_covers(uint64_t addr, size_t size)
 }
 
 bool
-fdcpu_alloc_change(uint64_t lo, void (*change)(struct fdcpu_alloc *, void *), void *user)
+fdcpu_alloc_change(uint64_t lo, void (*change)(struct fdcpu_alloc *, void *),
+                   void *user)
 {
     size_t at;
     bool found;
@@ -196,9 +199,12 @@ fdcpu_alloc_device(struct fdcpu_ctx *ctx, enum fdcpu_alloc_kind kind, size_t siz
                    size_t align, uint64_t *addr)
 {
     struct fdcpu_alloc alloc = {
-        .charged = FDC_ALIGN_UP(size, FDCPU_ALIGN), .kind = kind,
+        .charged = FDC_ALIGN_UP(size, FDCPU_ALIGN),
+        .kind = kind,
         /* The engine announces the variables in a module's memory itself. */
-        .announced = kind != FDCPU_A_ARRAY && kind != FDCPU_A_MODULE, .ctx = ctx, .device = ctx->device,
+        .announced = kind != FDCPU_A_ARRAY && kind != FDCPU_A_MODULE,
+        .ctx = ctx,
+        .device = ctx->device,
     };
 
     if (size > fdcpu.opt.memory || !fdcpu_charge(ctx->device, alloc.charged))
@@ -267,7 +273,8 @@ engine_alloc(void *user, size_t size, size_t align)
     uint64_t addr;
 
     return fdcpu_alloc_device(user, FDCPU_A_MODULE, size, align, &addr) == CUDA_SUCCESS
-        ? addr : 0;
+               ? addr
+               : 0;
 }
 
 static void
@@ -280,7 +287,7 @@ engine_free(void *user, uint64_t addr)
 struct fdcpu_allocator
 fdcpu_allocator_of(struct fdcpu_ctx *ctx)
 {
-    return (struct fdcpu_allocator){ engine_alloc, engine_free, ctx };
+    return (struct fdcpu_allocator){engine_alloc, engine_free, ctx};
 }
 
 /* ---- device memory ---- */
@@ -342,14 +349,14 @@ cuMemAlloc_v2(CUdeviceptr *dptr, size_t bytesize)
 }
 
 FDC_EXPORT CUresult
-cuMemAllocPitch_v2(CUdeviceptr *dptr, size_t *pPitch, size_t WidthInBytes, size_t Height,
-                   unsigned int ElementSizeBytes)
+cuMemAllocPitch_v2(CUdeviceptr *dptr, size_t *pPitch, size_t WidthInBytes,
+                   size_t Height, unsigned int ElementSizeBytes)
 {
     size_t pitch = FDC_ALIGN_UP(WidthInBytes, 512);
     CUresult result;
 
-    if (dptr == NULL || pPitch == NULL || WidthInBytes == 0 || Height == 0
-        || (ElementSizeBytes != 4 && ElementSizeBytes != 8 && ElementSizeBytes != 16))
+    if (dptr == NULL || pPitch == NULL || WidthInBytes == 0 || Height == 0 ||
+        (ElementSizeBytes != 4 && ElementSizeBytes != 8 && ElementSizeBytes != 16))
         return CUDA_ERROR_INVALID_VALUE;
     if (Height > fdcpu.opt.memory / pitch)
         return CUDA_ERROR_OUT_OF_MEMORY;
@@ -368,8 +375,8 @@ cuMemAllocManaged(CUdeviceptr *dptr, size_t bytesize, unsigned int flags)
 
     if (result != CUDA_SUCCESS)
         return result;
-    if (dptr == NULL || bytesize == 0
-        || (flags != CU_MEM_ATTACH_GLOBAL && flags != CU_MEM_ATTACH_HOST))
+    if (dptr == NULL || bytesize == 0 ||
+        (flags != CU_MEM_ATTACH_GLOBAL && flags != CU_MEM_ATTACH_HOST))
         return CUDA_ERROR_INVALID_VALUE;
     result = allocate(ctx, FDCPU_A_MANAGED, bytesize, &addr);
     if (result == CUDA_SUCCESS)
@@ -430,7 +437,8 @@ cuMemGetAddressRange_v2(CUdeviceptr *pbase, size_t *psize, CUdeviceptr dptr)
 FDC_EXPORT CUresult
 cuMemHostAlloc(void **pp, size_t bytesize, unsigned int Flags)
 {
-    struct fdcpu_alloc alloc = { .kind = FDCPU_A_HOST, .announced = true, .flags = Flags };
+    struct fdcpu_alloc alloc = {
+        .kind = FDCPU_A_HOST, .announced = true, .flags = Flags};
     struct fdcpu_ctx *ctx;
     CUresult result = enter_unsafe(&ctx);
     size_t size;
@@ -475,8 +483,8 @@ cuMemFreeHost(void *p)
         return result;
     if (p == NULL)
         return CUDA_SUCCESS;
-    if (!fdcpu_alloc_find((uint64_t)p, &alloc) || alloc.lo != (uint64_t)p
-        || alloc.kind != FDCPU_A_HOST)
+    if (!fdcpu_alloc_find((uint64_t)p, &alloc) || alloc.lo != (uint64_t)p ||
+        alloc.kind != FDCPU_A_HOST)
         return CUDA_ERROR_INVALID_VALUE;
     fdcpu_device_idle(alloc.device);
     return fdcpu_alloc_free(alloc.lo, &alloc);
@@ -486,8 +494,11 @@ FDC_EXPORT CUresult
 cuMemHostRegister_v2(void *p, size_t bytesize, unsigned int Flags)
 {
     struct fdcpu_alloc alloc = {
-        .kind = FDCPU_A_REGISTERED, .announced = true, .flags = Flags,
-        .lo = (uint64_t)p, .hi = (uint64_t)p + bytesize,
+        .kind = FDCPU_A_REGISTERED,
+        .announced = true,
+        .flags = Flags,
+        .lo = (uint64_t)p,
+        .hi = (uint64_t)p + bytesize,
     };
     struct fdcpu_ctx *ctx;
     CUresult result = enter_unsafe(&ctx);
@@ -500,8 +511,8 @@ cuMemHostRegister_v2(void *p, size_t bytesize, unsigned int Flags)
     if ((Flags & CU_MEMHOSTREGISTER_IOMEMORY) != 0)
         return CUDA_ERROR_NOT_SUPPORTED;
     /* Memory that is not there cannot be registered. */
-    if (mincore((void *)(alloc.lo & ~4095ull), 1, &resident) != 0
-        || mincore((void *)((alloc.hi - 1) & ~4095ull), 1, &resident) != 0)
+    if (mincore((void *)(alloc.lo & ~4095ull), 1, &resident) != 0 ||
+        mincore((void *)((alloc.hi - 1) & ~4095ull), 1, &resident) != 0)
         return CUDA_ERROR_INVALID_VALUE;
     alloc.ctx = ctx;
     alloc.device = ctx->device;
@@ -530,8 +541,8 @@ cuMemHostUnregister(void *p)
 
     if (result != CUDA_SUCCESS)
         return result;
-    if (!fdcpu_alloc_find((uint64_t)p, &alloc) || alloc.lo != (uint64_t)p
-        || alloc.kind != FDCPU_A_REGISTERED)
+    if (!fdcpu_alloc_find((uint64_t)p, &alloc) || alloc.lo != (uint64_t)p ||
+        alloc.kind != FDCPU_A_REGISTERED)
         return CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED;
     fdcpu_device_idle(alloc.device);
     return fdcpu_alloc_free(alloc.lo, &alloc);
@@ -546,8 +557,8 @@ find_host(void *p, struct fdcpu_alloc *alloc)
 
     if (result != CUDA_SUCCESS)
         return result;
-    if (!fdcpu_alloc_find((uint64_t)p, alloc)
-        || (alloc->kind != FDCPU_A_HOST && alloc->kind != FDCPU_A_REGISTERED))
+    if (!fdcpu_alloc_find((uint64_t)p, alloc) ||
+        (alloc->kind != FDCPU_A_HOST && alloc->kind != FDCPU_A_REGISTERED))
         return CUDA_ERROR_INVALID_VALUE;
     return CUDA_SUCCESS;
 }

@@ -2,8 +2,8 @@
  * The arena: the addresses of device memory. Reserved without access in pieces as it
  * fills, from 0x500000000000 up, or wherever the kernel has room if that is taken. Big
  * blocks get pages of their own, small ones share chunks. What is given back stays
- * accessible (and reads as zero), so that a kernel that uses freed memory harms nobody's
- * process. All under fdcpu.mem, held for writing.
+ * accessible (and reads as zero), so that a kernel that uses freed memory harms
+ * nobody's process. All under fdcpu.mem, held for writing.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -15,7 +15,7 @@
 #define END 0x5f0000000000ull
 #define PIECE (64ull << 30)
 #define CHUNK (4ull << 20)
-#define SMALL (256u << 10)      /* below: from a chunk */
+#define SMALL (256u << 10) /* below: from a chunk */
 #define PAGE 4096ull
 
 struct hole {
@@ -40,7 +40,7 @@ give(struct hole **list, uint64_t lo, uint64_t hi)
         hole = malloc(sizeof(*hole));
         if (hole == NULL)
             return false;
-        *hole = (struct hole){ lo, hi, *at };
+        *hole = (struct hole){lo, hi, *at};
         *at = hole;
         return true;
     }
@@ -67,7 +67,7 @@ carve(struct hole **at, uint64_t lo, uint64_t size)
         rest = malloc(sizeof(*rest));
         if (rest == NULL)
             return false;
-        *rest = (struct hole){ lo + size, hole->hi, hole->next };
+        *rest = (struct hole){lo + size, hole->hi, hole->next};
         hole->hi = lo;
         hole->next = rest;
     } else if (lo > hole->lo) {
@@ -119,11 +119,13 @@ reserve_at(uint64_t addr, uint64_t size)
         return MAP_FAILED;
     }
 #endif
-    p = mmap((void *)addr, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS
-                   | MAP_NORESERVE | (addr != 0 ? MAP_FIXED_NOREPLACE : 0), -1, 0);
+    p = mmap((void *)addr, size, PROT_NONE,
+             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE |
+                 (addr != 0 ? MAP_FIXED_NOREPLACE : 0),
+             -1, 0);
 
     if (p != MAP_FAILED && addr != 0 && (uint64_t)p != addr) {
-        munmap(p, size);        /* a kernel that does not know the flag */
+        munmap(p, size); /* a kernel that does not know the flag */
         errno = EEXIST;
         return MAP_FAILED;
     }
@@ -182,8 +184,8 @@ fdcpu_addr_alloc(size_t size, size_t align)
         if (addr != 0)
             return addr;
         addr = take_pages(CHUNK, FDCPU_GRANULE);
-        if (addr == 0 || mprotect((void *)addr, CHUNK, PROT_READ | PROT_WRITE) != 0
-            || !give(&small, addr, addr + CHUNK))
+        if (addr == 0 || mprotect((void *)addr, CHUNK, PROT_READ | PROT_WRITE) != 0 ||
+            !give(&small, addr, addr + CHUNK))
             return 0;
         return take(&small, size, align);
     }
@@ -226,8 +228,9 @@ fdcpu_addr_reserve(size_t size, size_t align, uint64_t hint)
     else
         addr = take_pages(size, align < FDCPU_GRANULE ? FDCPU_GRANULE : align);
     /* It may have been memory before: no access until it is mapped. */
-    if (addr != 0 && mmap((void *)addr, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS
-                          | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED) {
+    if (addr != 0 && mmap((void *)addr, size, PROT_NONE,
+                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1,
+                          0) == MAP_FAILED) {
         give(&pages, addr, addr + size);
         return 0;
     }
@@ -239,8 +242,8 @@ fdcpu_addr_unreserve(uint64_t addr, size_t size)
 {
     /* Inside the arena the addresses can be used again, elsewhere they go back. */
     if (addr >= BASE && addr + size <= next_piece) {
-        mmap((void *)addr, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE
-             | MAP_FIXED, -1, 0);
+        mmap((void *)addr, size, PROT_NONE,
+             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
         give(&pages, addr, addr + size);
     } else {
         munmap((void *)addr, size);

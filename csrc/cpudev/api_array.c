@@ -44,9 +44,9 @@ array_new(struct fdcpu_ctx *ctx, const CUDA_ARRAY3D_DESCRIPTOR *desc,
 
     if (format_size(desc->Format) == 0)
         return CUDA_ERROR_NOT_SUPPORTED;
-    if (desc->Width == 0 || (desc->NumChannels != 1 && desc->NumChannels != 2
-                             && desc->NumChannels != 4)
-        || desc->Width > 131072 || desc->Height > 131072 || desc->Depth > 16384)
+    if (desc->Width == 0 ||
+        (desc->NumChannels != 1 && desc->NumChannels != 2 && desc->NumChannels != 4) ||
+        desc->Width > 131072 || desc->Height > 131072 || desc->Depth > 16384)
         return CUDA_ERROR_INVALID_VALUE;
     a = calloc(1, sizeof(*a));
     if (a == NULL)
@@ -57,8 +57,8 @@ array_new(struct fdcpu_ctx *ctx, const CUDA_ARRAY3D_DESCRIPTOR *desc,
     a->width = desc->Width * a->element;
     a->height = desc->Height == 0 ? 1 : desc->Height;
     a->depth = desc->Depth == 0 ? 1 : desc->Depth;
-    if ((desc->Flags & CUDA_ARRAY3D_CUBEMAP) != 0
-        && (desc->Width != desc->Height || a->depth % 6 != 0)) {
+    if ((desc->Flags & CUDA_ARRAY3D_CUBEMAP) != 0 &&
+        (desc->Width != desc->Height || a->depth % 6 != 0)) {
         free(a);
         return CUDA_ERROR_INVALID_VALUE;
     }
@@ -262,7 +262,8 @@ err:
 }
 
 FDC_EXPORT CUresult
-cuMipmappedArrayGetLevel(CUarray *pLevelArray, CUmipmappedArray handle, unsigned int level)
+cuMipmappedArrayGetLevel(CUarray *pLevelArray, CUmipmappedArray handle,
+                         unsigned int level)
 {
     struct mipmap *m = FDCPU_GET(FDCPU_H_MIPMAP, handle);
     CUresult result = fdcpu_check();

@@ -1,13 +1,14 @@
 /*
  * Stream capture: which streams are in one, whether the calling thread may do what it
- * does, and how events tie streams together. All but the exported calls run under sched.
+ * does, and how events tie streams together. All but the exported calls run under
+ * sched.
  */
 #include <stdlib.h>
 #include <string.h>
 
 #include "cpudev.h"
 
-static _Atomic int global_captures;     /* in progress, begun in global mode */
+static _Atomic int global_captures; /* in progress, begun in global mode */
 
 bool
 fdcpu_tips_add(struct fdcpu_node ***tips, size_t *ntips, struct fdcpu_node *node)
@@ -87,7 +88,7 @@ fdcpu_event_uncapture(struct fdcpu_event *event)
 /* ---- what a thread may do ---- */
 
 struct spoil {
-    uint64_t thread;            /* captures of this thread, or 0: global ones */
+    uint64_t thread; /* captures of this thread, or 0: global ones */
 };
 
 static void
@@ -101,8 +102,8 @@ spoil_in_ctx(void *obj, void *user)
     for (s = ctx->streams; s != NULL; s = s->next) {
         struct fdcpu_capture *c = s->capture;
 
-        if (c != NULL && c->mode != CU_STREAM_CAPTURE_MODE_RELAXED
-            && (c->thread == spoil->thread || c->mode == CU_STREAM_CAPTURE_MODE_GLOBAL))
+        if (c != NULL && c->mode != CU_STREAM_CAPTURE_MODE_RELAXED &&
+            (c->thread == spoil->thread || c->mode == CU_STREAM_CAPTURE_MODE_GLOBAL))
             fdcpu_capture_spoil(c);
     }
     pthread_mutex_unlock(&fdcpu.sched);
@@ -116,8 +117,8 @@ fdcpu_capture_unsafe(void)
 
     if (t->mode == CU_STREAM_CAPTURE_MODE_RELAXED)
         return CUDA_SUCCESS;
-    if (t->captures == 0 && (t->mode != CU_STREAM_CAPTURE_MODE_GLOBAL
-                             || atomic_load(&global_captures) == 0))
+    if (t->captures == 0 && (t->mode != CU_STREAM_CAPTURE_MODE_GLOBAL ||
+                             atomic_load(&global_captures) == 0))
         return CUDA_SUCCESS;
     spoil.thread = fdcpu_thread_number();
     fdcpu_handle_each(FDCPU_H_CONTEXT, spoil_in_ctx, &spoil);
@@ -206,7 +207,7 @@ fdcpu_capture_wait(struct fdcpu_stream *stream, struct fdcpu_event *event)
         return CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
     if (event->capture == NULL) {
         if (event->record == NULL)
-            return CUDA_SUCCESS;        /* never recorded: nothing to wait for */
+            return CUDA_SUCCESS; /* never recorded: nothing to wait for */
         fdcpu_capture_spoil(capture);
         return CUDA_ERROR_STREAM_CAPTURE_ISOLATION;
     }
@@ -432,7 +433,6 @@ FDCPU_TWIN(cuStreamEndCapture, _ptsz, (CUstream hStream, CUgraph *phGraph),
 
 /* ---- questions ---- */
 
-
 static CUresult
 info(CUstream hStream, CUstreamCaptureStatus *status, cuuint64_t *id, CUgraph *graph,
      const CUgraphNode **deps, const CUgraphEdgeData **edges, size_t *ndeps)
@@ -499,14 +499,15 @@ FDCPU_TWIN(cuStreamGetCaptureInfo, _ptsz,
            info(S(hStream), captureStatus_out, id_out, NULL, NULL, NULL, NULL))
 FDCPU_TWIN(cuStreamGetCaptureInfo_v2, _ptsz,
            (CUstream hStream, CUstreamCaptureStatus *captureStatus_out,
-            cuuint64_t *id_out, CUgraph *graph_out, const CUgraphNode **dependencies_out,
-            size_t *numDependencies_out),
-           info(S(hStream), captureStatus_out, id_out, graph_out, dependencies_out, NULL,
-                numDependencies_out))
+            cuuint64_t *id_out, CUgraph *graph_out,
+            const CUgraphNode **dependencies_out, size_t *numDependencies_out),
+           info(S(hStream), captureStatus_out, id_out, graph_out, dependencies_out,
+                NULL, numDependencies_out))
 FDCPU_TWIN(cuStreamGetCaptureInfo_v3, _ptsz,
            (CUstream hStream, CUstreamCaptureStatus *captureStatus_out,
-            cuuint64_t *id_out, CUgraph *graph_out, const CUgraphNode **dependencies_out,
-            const CUgraphEdgeData **edgeData_out, size_t *numDependencies_out),
+            cuuint64_t *id_out, CUgraph *graph_out,
+            const CUgraphNode **dependencies_out, const CUgraphEdgeData **edgeData_out,
+            size_t *numDependencies_out),
            info(S(hStream), captureStatus_out, id_out, graph_out, dependencies_out,
                 edgeData_out, numDependencies_out))
 

@@ -121,7 +121,14 @@ fdcpu_ctx_fault(struct fdcpu_ctx *ctx, const struct fdcpu_fault *fault)
     if (fault->report[0] != '\0')
         fdc_log(FDC_LOG_ERROR, "%s", fault->report);
     switch (fault->result) {
-    case 700: case 702: case 710: case 714: case 715: case 716: case 717: case 718:
+    case 700:
+    case 702:
+    case 710:
+    case 714:
+    case 715:
+    case 716:
+    case 717:
+    case 718:
     case 719:
         atomic_compare_exchange_strong(&ctx->error, &none, fault->result);
         break;
@@ -187,7 +194,7 @@ again:
             fdcpu_stream_ref(s);
             fdcpu_stream_await(s, s->submitted);
             fdcpu_stream_unref(s);
-            goto again;         /* the list may have changed */
+            goto again; /* the list may have changed */
         }
     }
 }
@@ -213,7 +220,7 @@ fdcpu_ctx_sync(struct fdcpu_ctx *ctx)
             if (s->done >= s->submitted)
                 continue;
             fdcpu_stream_ref(s);
-            deps[i++] = (struct fdcpu_dep){ s, s->submitted };
+            deps[i++] = (struct fdcpu_dep){s, s->submitted};
         }
         for (i = 0; i < n; i++) {
             fdcpu_stream_await(deps[i].stream, deps[i].ticket);
@@ -477,8 +484,8 @@ FDC_EXPORT CUresult
 cuCtxCreate_v4(CUcontext *pctx, CUctxCreateParams *ctxCreateParams, unsigned int flags,
                CUdevice dev)
 {
-    if (ctxCreateParams != NULL && (ctxCreateParams->numExecAffinityParams != 0
-                                    || ctxCreateParams->cigParams != NULL))
+    if (ctxCreateParams != NULL && (ctxCreateParams->numExecAffinityParams != 0 ||
+                                    ctxCreateParams->cigParams != NULL))
         return CUDA_ERROR_NOT_SUPPORTED;
     return create(pctx, flags, dev);
 }
@@ -796,7 +803,7 @@ cuCtxSetSharedMemConfig(CUsharedconfig config)
     struct fdcpu_ctx *ctx;
     CUresult result = fdcpu_enter(&ctx);
 
-    (void)config;               /* as on every device since 5.0: four-byte banks */
+    (void)config; /* as on every device since 5.0: four-byte banks */
     return result;
 }
 
@@ -841,7 +848,8 @@ cuCtxEnablePeerAccess(CUcontext peerContext, unsigned int Flags)
         return CUDA_ERROR_PEER_ACCESS_UNSUPPORTED;
     bit = 1u << peer->device->ordinal;
     return atomic_fetch_or(&ctx->peers, bit) & bit
-        ? CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED : CUDA_SUCCESS;
+               ? CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED
+               : CUDA_SUCCESS;
 }
 
 FDC_EXPORT CUresult
@@ -858,5 +866,6 @@ cuCtxDisablePeerAccess(CUcontext peerContext)
         return CUDA_ERROR_INVALID_CONTEXT;
     bit = 1u << peer->device->ordinal;
     return atomic_fetch_and(&ctx->peers, ~bit) & bit
-        ? CUDA_SUCCESS : CUDA_ERROR_PEER_ACCESS_NOT_ENABLED;
+               ? CUDA_SUCCESS
+               : CUDA_ERROR_PEER_ACCESS_NOT_ENABLED;
 }

@@ -56,7 +56,7 @@ record_at(struct fdcpu_event *event, struct fdcpu_stream *stream, uint64_t ticke
         }
         work->u.event.record = record;
         record->refs++;
-        record->ticket = UINT64_MAX;    /* until it has one, it is not done */
+        record->ticket = UINT64_MAX; /* until it has one, it is not done */
         record->ticket = fdcpu_stream_push(stream, work);
     } else {
         record->ticket = ticket;
@@ -86,9 +86,9 @@ cuEventCreate(CUevent *phEvent, unsigned int Flags)
 
     if (result != CUDA_SUCCESS)
         return result;
-    if (phEvent == NULL || (Flags & ~7u) != 0
-        || ((Flags & CU_EVENT_INTERPROCESS) != 0
-            && (Flags & CU_EVENT_DISABLE_TIMING) == 0))
+    if (phEvent == NULL || (Flags & ~7u) != 0 ||
+        ((Flags & CU_EVENT_INTERPROCESS) != 0 &&
+         (Flags & CU_EVENT_DISABLE_TIMING) == 0))
         return CUDA_ERROR_INVALID_VALUE;
     if ((Flags & CU_EVENT_INTERPROCESS) != 0)
         return CUDA_ERROR_NOT_SUPPORTED;
@@ -215,7 +215,8 @@ wait_event(CUstream hStream, CUevent hEvent, unsigned int flags)
             if (work == NULL) {
                 result = CUDA_ERROR_OUT_OF_MEMORY;
             } else {
-                fdcpu_stream_depend(stream, event->record->stream, event->record->ticket);
+                fdcpu_stream_depend(stream, event->record->stream,
+                                    event->record->ticket);
                 fdcpu_stream_push(stream, work);
             }
         }
@@ -304,14 +305,15 @@ cuEventElapsedTime_v2(float *pMilliseconds, CUevent hStart, CUevent hEnd)
         return result;
     if (pMilliseconds == NULL)
         result = CUDA_ERROR_INVALID_VALUE;
-    else if (start->record == NULL || end->record == NULL || start->ctx != end->ctx
-             || ((start->flags | end->flags) & CU_EVENT_DISABLE_TIMING) != 0)
+    else if (start->record == NULL || end->record == NULL || start->ctx != end->ctx ||
+             ((start->flags | end->flags) & CU_EVENT_DISABLE_TIMING) != 0)
         result = CUDA_ERROR_INVALID_HANDLE;
     else if (!finished(start->record) || !finished(end->record))
         result = CUDA_ERROR_NOT_READY;
     else
-        *pMilliseconds = (float)((double)(int64_t)(end->record->time_ns
-                                                   - start->record->time_ns) / 1e6);
+        *pMilliseconds =
+            (float)((double)(int64_t)(end->record->time_ns - start->record->time_ns) /
+                    1e6);
     pthread_mutex_unlock(&fdcpu.sched);
     return result;
 }
@@ -422,8 +424,8 @@ batch(CUstream hStream, unsigned int count, const CUstreamBatchMemOpParams *ops,
         default:
             return CUDA_ERROR_INVALID_VALUE;
         }
-        if (ops[i].waitValue.address % size != 0
-            || !fdcpu_alloc_covers(ops[i].waitValue.address, size))
+        if (ops[i].waitValue.address % size != 0 ||
+            !fdcpu_alloc_covers(ops[i].waitValue.address, size))
             return CUDA_ERROR_INVALID_VALUE;
     }
     work = fdcpu_work_new(FDCPU_W_MEMOP, stream->ctx);
@@ -440,35 +442,39 @@ batch(CUstream hStream, unsigned int count, const CUstreamBatchMemOpParams *ops,
 }
 
 static CUresult
-one_word(CUstream hStream, CUstreamBatchMemOpType what, CUdeviceptr addr, uint64_t value,
-         unsigned int flags)
+one_word(CUstream hStream, CUstreamBatchMemOpType what, CUdeviceptr addr,
+         uint64_t value, unsigned int flags)
 {
     CUstreamBatchMemOpParams op;
 
     memset(&op, 0, sizeof(op));
-    op.waitValue.operation = what;      /* writeValue has the same beginning */
+    op.waitValue.operation = what; /* writeValue has the same beginning */
     op.waitValue.address = addr;
     op.waitValue.value64 = value;
     op.waitValue.flags = flags;
     return batch(hStream, 1, &op, 0);
 }
 
-#define WORDS(v)                                                                        \
-    FDCPU_TWIN(cuStreamWaitValue32##v, _ptsz,                                           \
-               (CUstream stream, CUdeviceptr addr, cuuint32_t value, unsigned int flags), \
-               one_word(S(stream), CU_STREAM_MEM_OP_WAIT_VALUE_32, addr, value, flags)) \
-    FDCPU_TWIN(cuStreamWaitValue64##v, _ptsz,                                           \
-               (CUstream stream, CUdeviceptr addr, cuuint64_t value, unsigned int flags), \
-               one_word(S(stream), CU_STREAM_MEM_OP_WAIT_VALUE_64, addr, value, flags)) \
-    FDCPU_TWIN(cuStreamWriteValue32##v, _ptsz,                                          \
-               (CUstream stream, CUdeviceptr addr, cuuint32_t value, unsigned int flags), \
-               one_word(S(stream), CU_STREAM_MEM_OP_WRITE_VALUE_32, addr, value, flags)) \
-    FDCPU_TWIN(cuStreamWriteValue64##v, _ptsz,                                          \
-               (CUstream stream, CUdeviceptr addr, cuuint64_t value, unsigned int flags), \
-               one_word(S(stream), CU_STREAM_MEM_OP_WRITE_VALUE_64, addr, value, flags)) \
-    FDCPU_TWIN(cuStreamBatchMemOp##v, _ptsz,                                            \
-               (CUstream stream, unsigned int count,                                    \
-                CUstreamBatchMemOpParams *paramArray, unsigned int flags),              \
+#define WORDS(v)                                                                       \
+    FDCPU_TWIN(                                                                        \
+        cuStreamWaitValue32##v, _ptsz,                                                 \
+        (CUstream stream, CUdeviceptr addr, cuuint32_t value, unsigned int flags),     \
+        one_word(S(stream), CU_STREAM_MEM_OP_WAIT_VALUE_32, addr, value, flags))       \
+    FDCPU_TWIN(                                                                        \
+        cuStreamWaitValue64##v, _ptsz,                                                 \
+        (CUstream stream, CUdeviceptr addr, cuuint64_t value, unsigned int flags),     \
+        one_word(S(stream), CU_STREAM_MEM_OP_WAIT_VALUE_64, addr, value, flags))       \
+    FDCPU_TWIN(                                                                        \
+        cuStreamWriteValue32##v, _ptsz,                                                \
+        (CUstream stream, CUdeviceptr addr, cuuint32_t value, unsigned int flags),     \
+        one_word(S(stream), CU_STREAM_MEM_OP_WRITE_VALUE_32, addr, value, flags))      \
+    FDCPU_TWIN(                                                                        \
+        cuStreamWriteValue64##v, _ptsz,                                                \
+        (CUstream stream, CUdeviceptr addr, cuuint64_t value, unsigned int flags),     \
+        one_word(S(stream), CU_STREAM_MEM_OP_WRITE_VALUE_64, addr, value, flags))      \
+    FDCPU_TWIN(cuStreamBatchMemOp##v, _ptsz,                                           \
+               (CUstream stream, unsigned int count,                                   \
+                CUstreamBatchMemOpParams *paramArray, unsigned int flags),             \
                batch(S(stream), count, paramArray, flags))
 
 WORDS()

@@ -129,7 +129,8 @@ fdcpu_graph_clone(const struct fdcpu_graph *graph)
     }
     for (i = 0; i < graph->nnodes; i++)
         for (d = 0; d < graph->nodes[i]->ndeps; d++)
-            if (!depend(copy->nodes[i], copy->nodes[graph->nodes[i]->deps[d].from->mark],
+            if (!depend(copy->nodes[i],
+                        copy->nodes[graph->nodes[i]->deps[d].from->mark],
                         &graph->nodes[i]->deps[d].data))
                 goto err;
     fdcpu_users_share(&copy->users, &copy->nusers, graph->users, graph->nusers);
@@ -218,8 +219,8 @@ cuUserObjectCreate(CUuserObject *object_out, void *ptr, CUhostFn destroy,
 {
     struct fdcpu_user_object *object;
 
-    if (object_out == NULL || destroy == NULL || initialRefcount == 0
-        || initialRefcount > INT32_MAX || flags != CU_USER_OBJECT_NO_DESTRUCTOR_SYNC)
+    if (object_out == NULL || destroy == NULL || initialRefcount == 0 ||
+        initialRefcount > INT32_MAX || flags != CU_USER_OBJECT_NO_DESTRUCTOR_SYNC)
         return CUDA_ERROR_INVALID_VALUE;
     object = calloc(1, sizeof(*object));
     if (object == NULL)
@@ -277,7 +278,7 @@ cuGraphRetainUserObject(CUgraph hGraph, CUuserObject handle, unsigned int count,
         result = CUDA_ERROR_OUT_OF_MEMORY;
     } else {
         graph->users = more;
-        more[graph->nusers++] = (struct fdcpu_user_ref){ object, count };
+        more[graph->nusers++] = (struct fdcpu_user_ref){object, count};
         if ((flags & CU_GRAPH_USER_OBJECT_MOVE) == 0)
             object->count += count;
     }
@@ -341,7 +342,7 @@ cuGraphDestroy(CUgraph hGraph)
     if (graph == NULL)
         return CUDA_ERROR_INVALID_VALUE;
     if (graph->child)
-        return CUDA_ERROR_INVALID_VALUE;        /* it is a node's */
+        return CUDA_ERROR_INVALID_VALUE; /* it is a node's */
     pthread_mutex_lock(&fdcpu.sched);
     fdcpu_graph_free(graph);
     pthread_mutex_unlock(&fdcpu.sched);
@@ -398,8 +399,8 @@ struct list {
 };
 
 static void
-list_add(struct list *list, const struct fdcpu_node *node, const struct fdcpu_node *other,
-         const CUgraphEdgeData *edge)
+list_add(struct list *list, const struct fdcpu_node *node,
+         const struct fdcpu_node *other, const CUgraphEdgeData *edge)
 {
     if (list->n < list->room) {
         if (list->nodes != NULL)
@@ -433,7 +434,7 @@ graph_list(CUgraph hGraph, int what, CUgraphNode *nodes, CUgraphNode *others,
            CUgraphEdgeData *edges, size_t *count)
 {
     struct fdcpu_graph *graph = FDCPU_GET(FDCPU_H_GRAPH, hGraph);
-    struct list list = { nodes, others, edges, 0, 0 };
+    struct list list = {nodes, others, edges, 0, 0};
     size_t i, d;
 
     if (graph == NULL || count == NULL)
@@ -481,11 +482,11 @@ cuGraphGetEdges(CUgraph hGraph, CUgraphNode *from, CUgraphNode *to, size_t *numE
 }
 
 static CUresult
-neighbours(CUgraphNode hNode, bool dependents, CUgraphNode *nodes, CUgraphEdgeData *edges,
-           size_t *count)
+neighbours(CUgraphNode hNode, bool dependents, CUgraphNode *nodes,
+           CUgraphEdgeData *edges, size_t *count)
 {
     struct fdcpu_node *node = FDCPU_GET(FDCPU_H_NODE, hNode), *other;
-    struct list list = { nodes, NULL, edges, 0, 0 };
+    struct list list = {nodes, NULL, edges, 0, 0};
     size_t i, d;
 
     if (node == NULL || count == NULL)
@@ -550,14 +551,15 @@ change_edges(CUgraph hGraph, const CUgraphNode *from, const CUgraphNode *to,
     for (i = 0; i < n && result == CUDA_SUCCESS; i++) {
         a = FDCPU_GET(FDCPU_H_NODE, from[i]);
         b = FDCPU_GET(FDCPU_H_NODE, to[i]);
-        if (a == NULL || b == NULL || a == b || a->graph != graph || b->graph != graph) {
+        if (a == NULL || b == NULL || a == b || a->graph != graph ||
+            b->graph != graph) {
             result = CUDA_ERROR_INVALID_VALUE;
             break;
         }
         for (d = 0; d < b->ndeps && b->deps[d].from != a; d++)
             ;
         if (add == (d < b->ndeps))
-            result = CUDA_ERROR_INVALID_VALUE;  /* is there already, or is not */
+            result = CUDA_ERROR_INVALID_VALUE; /* is there already, or is not */
         else if (!add)
             b->deps[d] = b->deps[--b->ndeps];
         else if (!depend(b, a, data == NULL ? NULL : &data[i]))
@@ -568,8 +570,9 @@ change_edges(CUgraph hGraph, const CUgraphNode *from, const CUgraphNode *to,
 }
 
 FDC_EXPORT CUresult
-cuGraphAddDependencies_v2(CUgraph hGraph, const CUgraphNode *from, const CUgraphNode *to,
-                          const CUgraphEdgeData *edgeData, size_t numDependencies)
+cuGraphAddDependencies_v2(CUgraph hGraph, const CUgraphNode *from,
+                          const CUgraphNode *to, const CUgraphEdgeData *edgeData,
+                          size_t numDependencies)
 {
     return change_edges(hGraph, from, to, edgeData, numDependencies, true);
 }
@@ -591,8 +594,8 @@ cuGraphRemoveDependencies_v2(CUgraph hGraph, const CUgraphNode *from,
 }
 
 FDC_EXPORT CUresult
-cuGraphRemoveDependencies(CUgraph hGraph, const CUgraphNode *from, const CUgraphNode *to,
-                          size_t numDependencies)
+cuGraphRemoveDependencies(CUgraph hGraph, const CUgraphNode *from,
+                          const CUgraphNode *to, size_t numDependencies)
 {
     return change_edges(hGraph, from, to, NULL, numDependencies, false);
 }

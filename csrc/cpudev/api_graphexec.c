@@ -1,7 +1,8 @@
 /*
- * Executable graphs. Instantiating flattens a graph, child graphs included, into a plan:
- * its work in an order that respects the edges. A launch is one entry of a stream that
- * runs the plan. A plan that is being run is not changed: an update makes a new one.
+ * Executable graphs. Instantiating flattens a graph, child graphs included, into a
+ * plan: its work in an order that respects the edges. A launch is one entry of a stream
+ * that runs the plan. A plan that is being run is not changed: an update makes a new
+ * one.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -42,7 +43,7 @@ plan_add(struct fdcpu_plan *plan, const struct fdcpu_work *work, uint64_t node,
     copy = fdcpu_work_clone(work);
     if (copy == NULL)
         return false;
-    plan->steps[plan->nsteps++] = (struct fdcpu_step){ copy, node, disabled };
+    plan->steps[plan->nsteps++] = (struct fdcpu_step){copy, node, disabled};
     return true;
 }
 
@@ -203,8 +204,8 @@ cuGraphInstantiateWithFlags(CUgraphExec *phGraphExec, CUgraph hGraph,
 }
 
 FDC_EXPORT CUresult
-cuGraphInstantiate_v2(CUgraphExec *phGraphExec, CUgraph hGraph, CUgraphNode *phErrorNode,
-                      char *logBuffer, size_t bufferSize)
+cuGraphInstantiate_v2(CUgraphExec *phGraphExec, CUgraph hGraph,
+                      CUgraphNode *phErrorNode, char *logBuffer, size_t bufferSize)
 {
     if (phErrorNode != NULL)
         *phErrorNode = NULL;
@@ -217,11 +218,13 @@ FDC_EXPORT CUresult
 cuGraphInstantiate(CUgraphExec *phGraphExec, CUgraph hGraph, CUgraphNode *phErrorNode,
                    char *logBuffer, size_t bufferSize)
 {
-    return cuGraphInstantiate_v2(phGraphExec, hGraph, phErrorNode, logBuffer, bufferSize);
+    return cuGraphInstantiate_v2(phGraphExec, hGraph, phErrorNode, logBuffer,
+                                 bufferSize);
 }
 
 static CUresult
-instantiate_params(CUgraphExec *out, CUgraph hGraph, CUDA_GRAPH_INSTANTIATE_PARAMS *params)
+instantiate_params(CUgraphExec *out, CUgraph hGraph,
+                   CUDA_GRAPH_INSTANTIATE_PARAMS *params)
 {
     CUresult result;
 
@@ -230,14 +233,14 @@ instantiate_params(CUgraphExec *out, CUgraph hGraph, CUDA_GRAPH_INSTANTIATE_PARA
     params->hErrNode_out = NULL;
     result = instantiate(out, hGraph, params->flags);
     params->result_out = result == CUDA_SUCCESS ? CUDA_GRAPH_INSTANTIATE_SUCCESS
-        : result == CUDA_ERROR_NOT_SUPPORTED
-        ? CUDA_GRAPH_INSTANTIATE_NODE_OPERATION_NOT_SUPPORTED
-        : CUDA_GRAPH_INSTANTIATE_ERROR;
+                         : result == CUDA_ERROR_NOT_SUPPORTED
+                             ? CUDA_GRAPH_INSTANTIATE_NODE_OPERATION_NOT_SUPPORTED
+                             : CUDA_GRAPH_INSTANTIATE_ERROR;
     return result;
 }
 
 FDCPU_TWIN(cuGraphInstantiateWithParams, _ptsz,
-           (CUgraphExec *phGraphExec, CUgraph hGraph,
+           (CUgraphExec * phGraphExec, CUgraph hGraph,
             CUDA_GRAPH_INSTANTIATE_PARAMS *instantiateParams),
            ((void)twin, instantiate_params(phGraphExec, hGraph, instantiateParams)))
 
@@ -313,8 +316,8 @@ capture(struct fdcpu_stream *stream, struct fdcpu_plan *plan)
         if (plan->steps[i].disabled)
             continue;
         work = fdcpu_work_clone(plan->steps[i].work);
-        result = work == NULL ? CUDA_ERROR_OUT_OF_MEMORY
-                              : fdcpu_capture_add(stream, work);
+        result =
+            work == NULL ? CUDA_ERROR_OUT_OF_MEMORY : fdcpu_capture_add(stream, work);
     }
     return result;
 }
@@ -376,13 +379,14 @@ cuGraphNodeSetEnabled(CUgraphExec hGraphExec, CUgraphNode hNode, unsigned int is
         return CUDA_ERROR_INVALID_VALUE;
     pthread_mutex_lock(&fdcpu.sched);
     step = find_step(exec->plan, (uint64_t)(uintptr_t)hNode);
-    if (step != NULL && (step->work->kind == FDCPU_W_KERNEL
-                         || step->work->kind == FDCPU_W_COPY
-                         || step->work->kind == FDCPU_W_SET)) {
+    if (step != NULL &&
+        (step->work->kind == FDCPU_W_KERNEL || step->work->kind == FDCPU_W_COPY ||
+         step->work->kind == FDCPU_W_SET)) {
         if (plan_own(exec) == NULL) {
             result = CUDA_ERROR_OUT_OF_MEMORY;
         } else {
-            find_step(exec->plan, (uint64_t)(uintptr_t)hNode)->disabled = isEnabled == 0;
+            find_step(exec->plan, (uint64_t)(uintptr_t)hNode)->disabled =
+                isEnabled == 0;
             result = CUDA_SUCCESS;
         }
     }
@@ -391,7 +395,8 @@ cuGraphNodeSetEnabled(CUgraphExec hGraphExec, CUgraphNode hNode, unsigned int is
 }
 
 FDC_EXPORT CUresult
-cuGraphNodeGetEnabled(CUgraphExec hGraphExec, CUgraphNode hNode, unsigned int *isEnabled)
+cuGraphNodeGetEnabled(CUgraphExec hGraphExec, CUgraphNode hNode,
+                      unsigned int *isEnabled)
 {
     struct fdcpu_exec *exec = FDCPU_GET(FDCPU_H_EXEC, hGraphExec);
     struct fdcpu_step *step;
@@ -432,9 +437,9 @@ cuGraphExecUpdate_v2(CUgraphExec hGraphExec, CUgraph hGraph,
         if (old->work->kind != new->work->kind) {
             why = CU_GRAPH_EXEC_UPDATE_ERROR_NODE_TYPE_CHANGED;
             info->errorNode = (CUgraphNode)(uintptr_t)new->node;
-        } else if (new->work->kind == FDCPU_W_ALLOC
-                   && new->work->u.alloc.params.bytesize
-                      != old->work->u.alloc.params.bytesize) {
+        } else if (new->work->kind == FDCPU_W_ALLOC &&
+                   new->work->u.alloc.params.bytesize !=
+                       old->work->u.alloc.params.bytesize) {
             why = CU_GRAPH_EXEC_UPDATE_ERROR_PARAMETERS_CHANGED;
             info->errorNode = (CUgraphNode)(uintptr_t)new->node;
         }
@@ -454,7 +459,8 @@ cuGraphExecUpdate_v2(CUgraphExec hGraphExec, CUgraph hGraph,
 out:
     pthread_mutex_unlock(&fdcpu.sched);
     info->result = result == CUDA_SUCCESS || why != CU_GRAPH_EXEC_UPDATE_SUCCESS
-        ? why : CU_GRAPH_EXEC_UPDATE_ERROR;
+                       ? why
+                       : CU_GRAPH_EXEC_UPDATE_ERROR;
     return result;
 }
 
@@ -462,7 +468,7 @@ FDC_EXPORT CUresult
 cuGraphExecUpdate(CUgraphExec hGraphExec, CUgraph hGraph, CUgraphNode *hErrorNode_out,
                   CUgraphExecUpdateResult *updateResult_out)
 {
-    CUgraphExecUpdateResultInfo info = { 0 };
+    CUgraphExecUpdateResultInfo info = {0};
     CUresult result = cuGraphExecUpdate_v2(hGraphExec, hGraph, &info);
 
     if (hErrorNode_out != NULL)
@@ -472,7 +478,7 @@ cuGraphExecUpdate(CUgraphExec hGraphExec, CUgraph hGraph, CUgraphNode *hErrorNod
     return result;
 }
 
-/* ---- memory of graphs: it is what the allocation nodes hold, nothing is kept back ---- */
+/* ---- memory of graphs: what the allocation nodes hold ---- */
 
 FDC_EXPORT CUresult
 cuDeviceGraphMemTrim(CUdevice device)

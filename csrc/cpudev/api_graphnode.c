@@ -21,14 +21,14 @@ CUresult
 fdcpu_kernel_work(const CUDA_KERNEL_NODE_PARAMS *p, struct fdcpu_ctx *ctx,
                   struct fdcpu_work **work)
 {
-    uint32_t grid[3] = { p->gridDimX, p->gridDimY, p->gridDimZ };
-    uint32_t block[3] = { p->blockDimX, p->blockDimY, p->blockDimZ };
+    uint32_t grid[3] = {p->gridDimX, p->gridDimY, p->gridDimZ};
+    uint32_t block[3] = {p->blockDimX, p->blockDimY, p->blockDimZ};
     void *handle = p->func != NULL ? (void *)p->func : (void *)p->kern;
 
     if (handle == NULL)
         return CUDA_ERROR_INVALID_VALUE;
-    return fdcpu_launch_prepare(ctx, handle, grid, block, NULL, p->sharedMemBytes, false,
-                                p->kernelParams, p->extra, work);
+    return fdcpu_launch_prepare(ctx, handle, grid, block, NULL, p->sharedMemBytes,
+                                false, p->kernelParams, p->extra, work);
 }
 
 static CUresult
@@ -41,8 +41,8 @@ simple_work(enum fdcpu_work_kind kind, struct fdcpu_ctx *ctx, struct fdcpu_work 
 static CUresult
 host_work(CUhostFn fn, void *user, struct fdcpu_ctx *ctx, struct fdcpu_work **work)
 {
-    CUresult result = fn == NULL ? CUDA_ERROR_INVALID_VALUE
-        : simple_work(FDCPU_W_HOST, ctx, work);
+    CUresult result =
+        fn == NULL ? CUDA_ERROR_INVALID_VALUE : simple_work(FDCPU_W_HOST, ctx, work);
 
     if (result == CUDA_SUCCESS) {
         (*work)->u.host.fn = fn;
@@ -55,8 +55,9 @@ static CUresult
 event_work(enum fdcpu_work_kind kind, CUevent event, struct fdcpu_ctx *ctx,
            struct fdcpu_work **work)
 {
-    CUresult result = FDCPU_GET(FDCPU_H_EVENT, event) == NULL ? CUDA_ERROR_INVALID_HANDLE
-        : simple_work(kind, ctx, work);
+    CUresult result = FDCPU_GET(FDCPU_H_EVENT, event) == NULL
+                          ? CUDA_ERROR_INVALID_HANDLE
+                          : simple_work(kind, ctx, work);
 
     if (result == CUDA_SUCCESS)
         (*work)->u.event.handle = event;
@@ -88,14 +89,15 @@ child_work(CUgraph hGraph, bool move, struct fdcpu_ctx *ctx, struct fdcpu_work *
 }
 
 static CUresult
-alloc_work(CUDA_MEM_ALLOC_NODE_PARAMS *p, struct fdcpu_ctx *ctx, struct fdcpu_work **work)
+alloc_work(CUDA_MEM_ALLOC_NODE_PARAMS *p, struct fdcpu_ctx *ctx,
+           struct fdcpu_work **work)
 {
     struct fdcpu_device *device;
     CUresult result;
     uint64_t addr;
 
-    if (p->bytesize == 0 || p->poolProps.location.type != CU_MEM_LOCATION_TYPE_DEVICE
-        || p->poolProps.allocType != CU_MEM_ALLOCATION_TYPE_PINNED)
+    if (p->bytesize == 0 || p->poolProps.location.type != CU_MEM_LOCATION_TYPE_DEVICE ||
+        p->poolProps.allocType != CU_MEM_ALLOCATION_TYPE_PINNED)
         return CUDA_ERROR_INVALID_VALUE;
     device = fdcpu_device_get(p->poolProps.location.id);
     if (device == NULL)
@@ -168,16 +170,16 @@ node_work(CUgraphNodeParams *p, struct fdcpu_work **work)
     case CU_GRAPH_NODE_TYPE_MEMCPY:
         return fdcpu_copy_work(&p->memcpy.copyParams, ctx, work);
     case CU_GRAPH_NODE_TYPE_MEMSET:
-        set = (CUDA_MEMSET_NODE_PARAMS){ p->memset.dst, p->memset.pitch, p->memset.value,
-                                         p->memset.elementSize, p->memset.width,
-                                         p->memset.height };
+        set = (CUDA_MEMSET_NODE_PARAMS){p->memset.dst,   p->memset.pitch,
+                                        p->memset.value, p->memset.elementSize,
+                                        p->memset.width, p->memset.height};
         return fdcpu_set_work(&set, ctx, work);
     case CU_GRAPH_NODE_TYPE_HOST:
         return host_work(p->host.fn, p->host.userData, ctx, work);
     case CU_GRAPH_NODE_TYPE_GRAPH:
         return child_work(p->graph.graph,
-                          p->graph.ownership == CU_GRAPH_CHILD_GRAPH_OWNERSHIP_MOVE, ctx,
-                          work);
+                          p->graph.ownership == CU_GRAPH_CHILD_GRAPH_OWNERSHIP_MOVE,
+                          ctx, work);
     case CU_GRAPH_NODE_TYPE_EMPTY:
         return simple_work(FDCPU_W_EMPTY, ctx, work);
     case CU_GRAPH_NODE_TYPE_WAIT_EVENT:
@@ -251,8 +253,9 @@ err:
 
 FDC_EXPORT CUresult
 cuGraphAddNode_v2(CUgraphNode *phGraphNode, CUgraph hGraph,
-                  const CUgraphNode *dependencies, const CUgraphEdgeData *dependencyData,
-                  size_t numDependencies, CUgraphNodeParams *nodeParams)
+                  const CUgraphNode *dependencies,
+                  const CUgraphEdgeData *dependencyData, size_t numDependencies,
+                  CUgraphNodeParams *nodeParams)
 {
     struct fdcpu_work *work;
     CUresult result = fdcpu_check();
@@ -264,12 +267,14 @@ cuGraphAddNode_v2(CUgraphNode *phGraphNode, CUgraph hGraph,
     result = node_work(nodeParams, &work);
     if (result != CUDA_SUCCESS)
         return result;
-    return add(phGraphNode, hGraph, dependencies, dependencyData, numDependencies, work);
+    return add(phGraphNode, hGraph, dependencies, dependencyData, numDependencies,
+               work);
 }
 
 FDC_EXPORT CUresult
-cuGraphAddNode(CUgraphNode *phGraphNode, CUgraph hGraph, const CUgraphNode *dependencies,
-               size_t numDependencies, CUgraphNodeParams *nodeParams)
+cuGraphAddNode(CUgraphNode *phGraphNode, CUgraph hGraph,
+               const CUgraphNode *dependencies, size_t numDependencies,
+               CUgraphNodeParams *nodeParams)
 {
     return cuGraphAddNode_v2(phGraphNode, hGraph, dependencies, NULL, numDependencies,
                              nodeParams);
@@ -288,7 +293,7 @@ cuGraphAddKernelNode_v2(CUgraphNode *phGraphNode, CUgraph hGraph,
                         const CUgraphNode *dependencies, size_t numDependencies,
                         const CUDA_KERNEL_NODE_PARAMS *nodeParams)
 {
-    CUgraphNodeParams p = { .type = CU_GRAPH_NODE_TYPE_KERNEL };
+    CUgraphNodeParams p = {.type = CU_GRAPH_NODE_TYPE_KERNEL};
 
     if (nodeParams == NULL)
         return CUDA_ERROR_INVALID_VALUE;
@@ -300,7 +305,7 @@ static void
 widen(const CUDA_KERNEL_NODE_PARAMS_v1 *from, CUDA_KERNEL_NODE_PARAMS *to)
 {
     memset(to, 0, sizeof(*to));
-    memcpy(to, from, sizeof(*from));    /* the newer layout begins with the older */
+    memcpy(to, from, sizeof(*from)); /* the newer layout begins with the older */
 }
 
 FDC_EXPORT CUresult
@@ -322,7 +327,7 @@ cuGraphAddMemcpyNode(CUgraphNode *phGraphNode, CUgraph hGraph,
                      const CUgraphNode *dependencies, size_t numDependencies,
                      const CUDA_MEMCPY3D *copyParams, CUcontext ctx)
 {
-    CUgraphNodeParams p = { .type = CU_GRAPH_NODE_TYPE_MEMCPY };
+    CUgraphNodeParams p = {.type = CU_GRAPH_NODE_TYPE_MEMCPY};
 
     if (copyParams == NULL)
         return CUDA_ERROR_INVALID_VALUE;
@@ -336,7 +341,7 @@ cuGraphAddMemsetNode(CUgraphNode *phGraphNode, CUgraph hGraph,
                      const CUgraphNode *dependencies, size_t numDependencies,
                      const CUDA_MEMSET_NODE_PARAMS *memsetParams, CUcontext ctx)
 {
-    CUgraphNodeParams p = { .type = CU_GRAPH_NODE_TYPE_MEMSET };
+    CUgraphNodeParams p = {.type = CU_GRAPH_NODE_TYPE_MEMSET};
 
     if (memsetParams == NULL)
         return CUDA_ERROR_INVALID_VALUE;
@@ -350,7 +355,7 @@ cuGraphAddHostNode(CUgraphNode *phGraphNode, CUgraph hGraph,
                    const CUgraphNode *dependencies, size_t numDependencies,
                    const CUDA_HOST_NODE_PARAMS *nodeParams)
 {
-    CUgraphNodeParams p = { .type = CU_GRAPH_NODE_TYPE_HOST };
+    CUgraphNodeParams p = {.type = CU_GRAPH_NODE_TYPE_HOST};
 
     if (nodeParams == NULL)
         return CUDA_ERROR_INVALID_VALUE;
@@ -364,7 +369,7 @@ cuGraphAddChildGraphNode(CUgraphNode *phGraphNode, CUgraph hGraph,
                          const CUgraphNode *dependencies, size_t numDependencies,
                          CUgraph childGraph)
 {
-    CUgraphNodeParams p = { .type = CU_GRAPH_NODE_TYPE_GRAPH };
+    CUgraphNodeParams p = {.type = CU_GRAPH_NODE_TYPE_GRAPH};
 
     p.graph.graph = childGraph;
     return add_params(phGraphNode, hGraph, dependencies, numDependencies, &p);
@@ -374,7 +379,7 @@ FDC_EXPORT CUresult
 cuGraphAddEmptyNode(CUgraphNode *phGraphNode, CUgraph hGraph,
                     const CUgraphNode *dependencies, size_t numDependencies)
 {
-    CUgraphNodeParams p = { .type = CU_GRAPH_NODE_TYPE_EMPTY };
+    CUgraphNodeParams p = {.type = CU_GRAPH_NODE_TYPE_EMPTY};
 
     return add_params(phGraphNode, hGraph, dependencies, numDependencies, &p);
 }
@@ -384,7 +389,7 @@ cuGraphAddEventRecordNode(CUgraphNode *phGraphNode, CUgraph hGraph,
                           const CUgraphNode *dependencies, size_t numDependencies,
                           CUevent event)
 {
-    CUgraphNodeParams p = { .type = CU_GRAPH_NODE_TYPE_EVENT_RECORD };
+    CUgraphNodeParams p = {.type = CU_GRAPH_NODE_TYPE_EVENT_RECORD};
 
     p.eventRecord.event = event;
     return add_params(phGraphNode, hGraph, dependencies, numDependencies, &p);
@@ -395,7 +400,7 @@ cuGraphAddEventWaitNode(CUgraphNode *phGraphNode, CUgraph hGraph,
                         const CUgraphNode *dependencies, size_t numDependencies,
                         CUevent event)
 {
-    CUgraphNodeParams p = { .type = CU_GRAPH_NODE_TYPE_WAIT_EVENT };
+    CUgraphNodeParams p = {.type = CU_GRAPH_NODE_TYPE_WAIT_EVENT};
 
     p.eventWait.event = event;
     return add_params(phGraphNode, hGraph, dependencies, numDependencies, &p);
@@ -406,7 +411,7 @@ cuGraphAddMemAllocNode(CUgraphNode *phGraphNode, CUgraph hGraph,
                        const CUgraphNode *dependencies, size_t numDependencies,
                        CUDA_MEM_ALLOC_NODE_PARAMS *nodeParams)
 {
-    CUgraphNodeParams p = { .type = CU_GRAPH_NODE_TYPE_MEM_ALLOC };
+    CUgraphNodeParams p = {.type = CU_GRAPH_NODE_TYPE_MEM_ALLOC};
     CUresult result;
 
     if (nodeParams == NULL)
@@ -423,7 +428,7 @@ cuGraphAddMemFreeNode(CUgraphNode *phGraphNode, CUgraph hGraph,
                       const CUgraphNode *dependencies, size_t numDependencies,
                       CUdeviceptr dptr)
 {
-    CUgraphNodeParams p = { .type = CU_GRAPH_NODE_TYPE_MEM_FREE };
+    CUgraphNodeParams p = {.type = CU_GRAPH_NODE_TYPE_MEM_FREE};
 
     p.free.dptr = dptr;
     return add_params(phGraphNode, hGraph, dependencies, numDependencies, &p);
@@ -434,7 +439,7 @@ cuGraphAddBatchMemOpNode(CUgraphNode *phGraphNode, CUgraph hGraph,
                          const CUgraphNode *dependencies, size_t numDependencies,
                          const CUDA_BATCH_MEM_OP_NODE_PARAMS *nodeParams)
 {
-    CUgraphNodeParams p = { .type = CU_GRAPH_NODE_TYPE_BATCH_MEM_OP };
+    CUgraphNodeParams p = {.type = CU_GRAPH_NODE_TYPE_BATCH_MEM_OP};
 
     if (nodeParams == NULL)
         return CUDA_ERROR_INVALID_VALUE;
@@ -663,7 +668,8 @@ set_params(CUgraphExec exec, CUgraphNode hNode, CUgraphNodeParams *p)
 
     if (result != CUDA_SUCCESS)
         return result;
-    if (p->type == CU_GRAPH_NODE_TYPE_MEM_ALLOC || p->type == CU_GRAPH_NODE_TYPE_MEM_FREE)
+    if (p->type == CU_GRAPH_NODE_TYPE_MEM_ALLOC ||
+        p->type == CU_GRAPH_NODE_TYPE_MEM_FREE)
         return CUDA_ERROR_NOT_SUPPORTED;
     result = node_work(p, &work);
     return result == CUDA_SUCCESS ? replace(exec, hNode, work) : result;
@@ -681,13 +687,14 @@ cuGraphExecNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hNode,
                          CUgraphNodeParams *nodeParams)
 {
     return nodeParams == NULL || hGraphExec == NULL
-        ? CUDA_ERROR_INVALID_VALUE : set_params(hGraphExec, hNode, nodeParams);
+               ? CUDA_ERROR_INVALID_VALUE
+               : set_params(hGraphExec, hNode, nodeParams);
 }
 
 static CUresult
 set_kernel(CUgraphExec exec, CUgraphNode hNode, const CUDA_KERNEL_NODE_PARAMS *params)
 {
-    CUgraphNodeParams p = { .type = CU_GRAPH_NODE_TYPE_KERNEL };
+    CUgraphNodeParams p = {.type = CU_GRAPH_NODE_TYPE_KERNEL};
 
     if (params == NULL)
         return CUDA_ERROR_INVALID_VALUE;
@@ -696,13 +703,15 @@ set_kernel(CUgraphExec exec, CUgraphNode hNode, const CUDA_KERNEL_NODE_PARAMS *p
 }
 
 FDC_EXPORT CUresult
-cuGraphKernelNodeSetParams_v2(CUgraphNode hNode, const CUDA_KERNEL_NODE_PARAMS *nodeParams)
+cuGraphKernelNodeSetParams_v2(CUgraphNode hNode,
+                              const CUDA_KERNEL_NODE_PARAMS *nodeParams)
 {
     return set_kernel(NULL, hNode, nodeParams);
 }
 
 FDC_EXPORT CUresult
-cuGraphKernelNodeSetParams(CUgraphNode hNode, const CUDA_KERNEL_NODE_PARAMS_v1 *nodeParams)
+cuGraphKernelNodeSetParams(CUgraphNode hNode,
+                           const CUDA_KERNEL_NODE_PARAMS_v1 *nodeParams)
 {
     CUDA_KERNEL_NODE_PARAMS wide;
 
@@ -733,9 +742,10 @@ cuGraphExecKernelNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hNode,
 }
 
 static CUresult
-set_memcpy(CUgraphExec exec, CUgraphNode hNode, const CUDA_MEMCPY3D *params, CUcontext ctx)
+set_memcpy(CUgraphExec exec, CUgraphNode hNode, const CUDA_MEMCPY3D *params,
+           CUcontext ctx)
 {
-    CUgraphNodeParams p = { .type = CU_GRAPH_NODE_TYPE_MEMCPY };
+    CUgraphNodeParams p = {.type = CU_GRAPH_NODE_TYPE_MEMCPY};
 
     if (params == NULL)
         return CUDA_ERROR_INVALID_VALUE;
@@ -762,7 +772,7 @@ static CUresult
 set_memset(CUgraphExec exec, CUgraphNode hNode, const CUDA_MEMSET_NODE_PARAMS *params,
            CUcontext ctx)
 {
-    CUgraphNodeParams p = { .type = CU_GRAPH_NODE_TYPE_MEMSET };
+    CUgraphNodeParams p = {.type = CU_GRAPH_NODE_TYPE_MEMSET};
 
     if (params == NULL)
         return CUDA_ERROR_INVALID_VALUE;
@@ -779,7 +789,8 @@ cuGraphMemsetNodeSetParams(CUgraphNode hNode, const CUDA_MEMSET_NODE_PARAMS *nod
 
 FDC_EXPORT CUresult
 cuGraphExecMemsetNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hNode,
-                               const CUDA_MEMSET_NODE_PARAMS *memsetParams, CUcontext ctx)
+                               const CUDA_MEMSET_NODE_PARAMS *memsetParams,
+                               CUcontext ctx)
 {
     return hGraphExec == NULL ? CUDA_ERROR_INVALID_VALUE
                               : set_memset(hGraphExec, hNode, memsetParams, ctx);
@@ -788,7 +799,7 @@ cuGraphExecMemsetNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hNode,
 static CUresult
 set_host(CUgraphExec exec, CUgraphNode hNode, const CUDA_HOST_NODE_PARAMS *params)
 {
-    CUgraphNodeParams p = { .type = CU_GRAPH_NODE_TYPE_HOST };
+    CUgraphNodeParams p = {.type = CU_GRAPH_NODE_TYPE_HOST};
 
     if (params == NULL)
         return CUDA_ERROR_INVALID_VALUE;
@@ -814,7 +825,7 @@ cuGraphExecHostNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hNode,
 static CUresult
 set_event(CUgraphExec exec, CUgraphNode hNode, int type, CUevent event)
 {
-    CUgraphNodeParams p = { .type = (CUgraphNodeType)type };
+    CUgraphNodeParams p = {.type = (CUgraphNodeType)type};
 
     if (type == CU_GRAPH_NODE_TYPE_EVENT_RECORD)
         p.eventRecord.event = event;
@@ -836,15 +847,19 @@ cuGraphEventWaitNodeSetEvent(CUgraphNode hNode, CUevent event)
 }
 
 FDC_EXPORT CUresult
-cuGraphExecEventRecordNodeSetEvent(CUgraphExec hGraphExec, CUgraphNode hNode, CUevent event)
+cuGraphExecEventRecordNodeSetEvent(CUgraphExec hGraphExec, CUgraphNode hNode,
+                                   CUevent event)
 {
-    return hGraphExec == NULL ? CUDA_ERROR_INVALID_VALUE
-        : set_event(hGraphExec, hNode, CU_GRAPH_NODE_TYPE_EVENT_RECORD, event);
+    return hGraphExec == NULL
+               ? CUDA_ERROR_INVALID_VALUE
+               : set_event(hGraphExec, hNode, CU_GRAPH_NODE_TYPE_EVENT_RECORD, event);
 }
 
 FDC_EXPORT CUresult
-cuGraphExecEventWaitNodeSetEvent(CUgraphExec hGraphExec, CUgraphNode hNode, CUevent event)
+cuGraphExecEventWaitNodeSetEvent(CUgraphExec hGraphExec, CUgraphNode hNode,
+                                 CUevent event)
 {
-    return hGraphExec == NULL ? CUDA_ERROR_INVALID_VALUE
-        : set_event(hGraphExec, hNode, CU_GRAPH_NODE_TYPE_WAIT_EVENT, event);
+    return hGraphExec == NULL
+               ? CUDA_ERROR_INVALID_VALUE
+               : set_event(hGraphExec, hNode, CU_GRAPH_NODE_TYPE_WAIT_EVENT, event);
 }

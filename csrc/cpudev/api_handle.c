@@ -12,8 +12,8 @@
 
 struct entry {
     void *_Atomic obj;
-    _Atomic uint32_t tag;       /* kind<<16 | generation */
-    uint32_t next;              /* free list: index + 1 */
+    _Atomic uint32_t tag; /* kind<<16 | generation */
+    uint32_t next;        /* free list: index + 1 */
 };
 
 static struct entry *_Atomic chunks[CHUNKS];
@@ -23,8 +23,8 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct entry *
 entry_at(uint32_t index)
 {
-    struct entry *chunk = atomic_load_explicit(&chunks[index / CHUNK],
-                                               memory_order_acquire);
+    struct entry *chunk =
+        atomic_load_explicit(&chunks[index / CHUNK], memory_order_acquire);
 
     return chunk == NULL ? NULL : &chunk[index % CHUNK];
 }
@@ -32,8 +32,8 @@ entry_at(uint32_t index)
 static uint64_t
 pack(uint32_t tag, uint32_t index)
 {
-    return 0x00FCull << 48 | (uint64_t)(tag >> 16) << 40
-        | (uint64_t)(tag & 0xFFFF) << 24 | (uint64_t)index << 4;
+    return 0x00FCull << 48 | (uint64_t)(tag >> 16) << 40 |
+           (uint64_t)(tag & 0xFFFF) << 24 | (uint64_t)index << 4;
 }
 
 uint64_t
@@ -110,7 +110,7 @@ fdcpu_handle_drop(enum fdcpu_kind kind, uint64_t value)
     if (e != NULL)
         obj = atomic_exchange(&e->obj, NULL);
     if (obj != NULL) {
-        atomic_fetch_and(&e->tag, 0xFFFF);      /* no kind: matches nothing */
+        atomic_fetch_and(&e->tag, 0xFFFF); /* no kind: matches nothing */
         e->next = 0;
         if (free_tail != 0)
             entry_at(free_tail - 1)->next = index + 1;

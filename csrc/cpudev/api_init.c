@@ -1,7 +1,7 @@
 /*
  * Start-up: options from the environment, cuInit, versions, fork. Nothing happens when
- * the library is loaded, and nothing is torn down at exit: late calls find everything as
- * it was.
+ * the library is loaded, and nothing is torn down at exit: late calls find everything
+ * as it was.
  */
 #include <ctype.h>
 #include <errno.h>
@@ -35,8 +35,8 @@ number(const char *name, uint64_t fallback, uint64_t least, uint64_t most)
     errno = 0;
     value = strtoull(text, &end, 10);
     if (errno != 0 || *end != '\0' || value < least || value > most) {
-        fdc_log(FDC_LOG_WARN, "%s=%s is not a number from %llu to %llu, using %llu", name,
-                text, (unsigned long long)least, (unsigned long long)most,
+        fdc_log(FDC_LOG_WARN, "%s=%s is not a number from %llu to %llu, using %llu",
+                name, text, (unsigned long long)least, (unsigned long long)most,
                 (unsigned long long)fallback);
         return fallback;
     }
@@ -46,14 +46,20 @@ number(const char *name, uint64_t fallback, uint64_t least, uint64_t most)
 static uint32_t
 strict_words(const char *text)
 {
-    static const struct { const char *word; uint32_t bits; } words[] = {
-        { "1", FDCPU_STRICT_QUEUE | FDCPU_STRICT_CAPTURE | FDCPU_STRICT_UNMAP
-               | FDCPU_STRICT_PAGEABLE },
-        { "0", 0 },
-        { "queue", FDCPU_STRICT_QUEUE }, { "capture", FDCPU_STRICT_CAPTURE },
-        { "hints", FDCPU_STRICT_HINTS }, { "novmm", FDCPU_STRICT_NOVMM },
-        { "slow", FDCPU_STRICT_SLOW }, { "unmap", FDCPU_STRICT_UNMAP },
-        { "pageable", FDCPU_STRICT_PAGEABLE },
+    static const struct {
+        const char *word;
+        uint32_t bits;
+    } words[] = {
+        {"1", FDCPU_STRICT_QUEUE | FDCPU_STRICT_CAPTURE | FDCPU_STRICT_UNMAP |
+                  FDCPU_STRICT_PAGEABLE},
+        {"0", 0},
+        {"queue", FDCPU_STRICT_QUEUE},
+        {"capture", FDCPU_STRICT_CAPTURE},
+        {"hints", FDCPU_STRICT_HINTS},
+        {"novmm", FDCPU_STRICT_NOVMM},
+        {"slow", FDCPU_STRICT_SLOW},
+        {"unmap", FDCPU_STRICT_UNMAP},
+        {"pageable", FDCPU_STRICT_PAGEABLE},
     };
     uint32_t bits = 0;
     size_t i, n;
@@ -81,8 +87,8 @@ compute_capability(void)
 
     if (text == NULL || *text == '\0')
         return 80;
-    if (sscanf(text, "%d.%d%c", &major, &minor, &rest) != 2 || major < 5 || major > 20
-        || minor < 0 || minor > 9) {
+    if (sscanf(text, "%d.%d%c", &major, &minor, &rest) != 2 || major < 5 ||
+        major > 20 || minor < 0 || minor > 9) {
         fdc_log(FDC_LOG_WARN, "FD_CPU_CC=%s is not like 8.0, using 8.0", text);
         return 80;
     }
@@ -165,15 +171,18 @@ visible_device(const char *text, size_t size, int ndevices, uint64_t host)
     if (strncmp(entry, "GPU-", 4) != 0) {
         ordinal = strtol(entry, &end, 10);
         return end == entry || *end != '\0' || ordinal < 0 || ordinal >= ndevices
-            ? -1 : (int)ordinal;
+                   ? -1
+                   : (int)ordinal;
     }
     for (i = 0; i < ndevices; i++) {
         const uint8_t *u = device.uuid;
 
         device_identity(&device, i, host);
-        snprintf(uuid, sizeof(uuid), "GPU-%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-"
-                 "%02x%02x%02x%02x%02x%02x", u[0], u[1], u[2], u[3], u[4], u[5], u[6],
-                 u[7], u[8], u[9], u[10], u[11], u[12], u[13], u[14], u[15]);
+        snprintf(uuid, sizeof(uuid),
+                 "GPU-%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-"
+                 "%02x%02x%02x%02x%02x%02x",
+                 u[0], u[1], u[2], u[3], u[4], u[5], u[6], u[7], u[8], u[9], u[10],
+                 u[11], u[12], u[13], u[14], u[15]);
         if (strncasecmp(uuid, entry, size) == 0) {
             if (found >= 0)
                 return -1;

@@ -6,22 +6,23 @@
 
 static CUresult
 check_shape(const struct fdcpu_function *f, const struct fdcpu_func_info *info,
-            const uint32_t grid[3], const uint32_t block[3],
-            const uint32_t cluster[3], uint32_t shared, bool cooperative)
+            const uint32_t grid[3], const uint32_t block[3], const uint32_t cluster[3],
+            uint32_t shared, bool cooperative)
 {
     uint64_t threads = (uint64_t)block[0] * block[1] * block[2];
     uint64_t blocks = (uint64_t)grid[0] * grid[1] * grid[2];
     uint64_t size = (uint64_t)cluster[0] * cluster[1] * cluster[2];
     int i, per_sm;
 
-    if (blocks == 0 || threads == 0 || grid[0] > 0x7FFFFFFF || grid[1] > 65535
-        || grid[2] > 65535 || block[0] > 1024 || block[1] > 1024 || block[2] > 64
-        || threads > FDCPU_MAX_THREADS)
+    if (blocks == 0 || threads == 0 || grid[0] > 0x7FFFFFFF || grid[1] > 65535 ||
+        grid[2] > 65535 || block[0] > 1024 || block[1] > 1024 || block[2] > 64 ||
+        threads > FDCPU_MAX_THREADS)
         return CUDA_ERROR_INVALID_VALUE;
     if (threads > info->max_threads)
         return CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES;
     for (i = 0; i < 3; i++)
-        if (info->reqntid[0] != 0 && info->reqntid[i] != 0 && block[i] != info->reqntid[i])
+        if (info->reqntid[0] != 0 && info->reqntid[i] != 0 &&
+            block[i] != info->reqntid[i])
             return CUDA_ERROR_INVALID_VALUE;
     if (shared > (uint32_t)fdcpu_function_dynamic(f, info))
         return CUDA_ERROR_INVALID_VALUE;
@@ -38,8 +39,8 @@ check_shape(const struct fdcpu_function *f, const struct fdcpu_func_info *info,
 
         if (result != CUDA_SUCCESS)
             return result;
-        if (blocks > (uint64_t)per_sm * FDCPU_SMS
-            || blocks > fdcpu_max_cooperative_blocks(f->func, (uint32_t)threads, shared))
+        if (blocks > (uint64_t)per_sm * FDCPU_SMS ||
+            blocks > fdcpu_max_cooperative_blocks(f->func, (uint32_t)threads, shared))
             return CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE;
     }
     return CUDA_SUCCESS;
@@ -98,9 +99,9 @@ pack(struct fdcpu_work *work, const struct fdcpu_func_info *info, void **params,
         result = read_extra(extra, &buffer, &size);
         if (result != CUDA_SUCCESS)
             return result;
-        /* A buffer may end with padding, or before the padding of the last parameter. */
-        if (info->nparams > 0 && size < (size_t)info->params[info->nparams - 1].offset
-                                        + info->params[info->nparams - 1].size)
+        /* A buffer may end before the padding of the last parameter. */
+        if (info->nparams > 0 && size < (size_t)info->params[info->nparams - 1].offset +
+                                            info->params[info->nparams - 1].size)
             return CUDA_ERROR_INVALID_VALUE;
         memcpy(bytes, buffer, size < info->param_size ? size : info->param_size);
         return CUDA_SUCCESS;
@@ -110,8 +111,8 @@ pack(struct fdcpu_work *work, const struct fdcpu_func_info *info, void **params,
 
 CUresult
 fdcpu_launch_prepare(struct fdcpu_ctx *ctx, void *handle, const uint32_t grid[3],
-                     const uint32_t block[3], const uint32_t cluster[3], uint32_t shared,
-                     bool cooperative, void **params, void **extra,
+                     const uint32_t block[3], const uint32_t cluster[3],
+                     uint32_t shared, bool cooperative, void **params, void **extra,
                      struct fdcpu_work **out)
 {
     const struct fdcpu_func_info *info;
@@ -128,7 +129,8 @@ fdcpu_launch_prepare(struct fdcpu_ctx *ctx, void *handle, const uint32_t grid[3]
     info = fdcpu_func_info(f->func);
     for (i = 0; i < 3; i++) {
         use[i] = cluster != NULL && cluster[i] != 0 ? cluster[i]
-            : f->cluster[i] != 0 ? (uint32_t)f->cluster[i] : info->reqnctapercluster[i];
+                 : f->cluster[i] != 0               ? (uint32_t)f->cluster[i]
+                                                    : info->reqnctapercluster[i];
         if (use[i] == 0)
             use[i] = 1;
     }
@@ -175,8 +177,16 @@ launch(CUfunction function, const uint32_t grid[3], const uint32_t block[3],
     return fdcpu_stream_do(stream, work, fdcpu.opt.blocking ? FDCPU_DO_WAIT : 0);
 }
 
-#define GRID (const uint32_t[3]){ gridDimX, gridDimY, gridDimZ }
-#define BLOCK (const uint32_t[3]){ blockDimX, blockDimY, blockDimZ }
+#define GRID                                                                           \
+    (const uint32_t[3])                                                                \
+    {                                                                                  \
+        gridDimX, gridDimY, gridDimZ                                                   \
+    }
+#define BLOCK                                                                          \
+    (const uint32_t[3])                                                                \
+    {                                                                                  \
+        blockDimX, blockDimY, blockDimZ                                                \
+    }
 
 FDCPU_TWIN(cuLaunchKernel, _ptsz,
            (CUfunction f, unsigned int gridDimX, unsigned int gridDimY,
@@ -197,7 +207,7 @@ static CUresult
 launch_ex(const CUlaunchConfig *config, CUfunction f, void **params, void **extra,
           bool twin)
 {
-    uint32_t cluster[3] = { 0, 0, 0 };
+    uint32_t cluster[3] = {0, 0, 0};
     CUevent after = NULL;
     bool cooperative = false;
     CUresult result;
@@ -226,15 +236,14 @@ launch_ex(const CUlaunchConfig *config, CUfunction f, void **params, void **extr
             after = a->value.launchCompletionEvent.event;
             break;
         default:
-            break;              /* advice to a scheduler */
+            break; /* advice to a scheduler */
         }
     }
-    result = launch(f, (const uint32_t[3]){ config->gridDimX, config->gridDimY,
-                                            config->gridDimZ },
-                    (const uint32_t[3]){ config->blockDimX, config->blockDimY,
-                                         config->blockDimZ },
-                    cluster, config->sharedMemBytes, S(config->hStream), cooperative,
-                    params, extra);
+    result = launch(
+        f, (const uint32_t[3]){config->gridDimX, config->gridDimY, config->gridDimZ},
+        (const uint32_t[3]){config->blockDimX, config->blockDimY, config->blockDimZ},
+        cluster, config->sharedMemBytes, S(config->hStream), cooperative, params,
+        extra);
     if (result == CUDA_SUCCESS && after != NULL)
         result = cuEventRecord(after, S(config->hStream));
     return result;

@@ -51,15 +51,15 @@ apply_settings(const struct fdcpu_library *library, struct fdcpu_module_obj *mod
     for (i = 0; i < library->nkernels; i++)
         for (a = 0; a < 16; a++)
             if (library->kernels[i]->set[module->ctx->device->ordinal][a] != -1)
-                fdcpu_function_set(module->functions[i], a,
-                                   library->kernels[i]->set[module->ctx->device->ordinal]
-                                                           [a]);
+                fdcpu_function_set(
+                    module->functions[i], a,
+                    library->kernels[i]->set[module->ctx->device->ordinal][a]);
 }
 
 /* Under library->loading. */
 static CUresult
-instance(struct fdcpu_library *library, struct fdcpu_ctx *ctx, struct fdcpu_jit_log *log,
-         struct fdcpu_module_obj **module)
+instance(struct fdcpu_library *library, struct fdcpu_ctx *ctx,
+         struct fdcpu_jit_log *log, struct fdcpu_module_obj **module)
 {
     struct fdcpu_module_obj *m;
     CUresult result;
@@ -117,7 +117,8 @@ fdcpu_library_instance(struct fdcpu_library *library, struct fdcpu_ctx *ctx,
 }
 
 CUresult
-fdcpu_function_get(void *handle, struct fdcpu_ctx *ctx, struct fdcpu_function **function)
+fdcpu_function_get(void *handle, struct fdcpu_ctx *ctx,
+                   struct fdcpu_function **function)
 {
     struct fdcpu_kernel *kernel;
     struct fdcpu_module_obj *module;
@@ -228,10 +229,10 @@ cuLibraryLoadData(CUlibrary *library, const void *code, CUjit_option *jitOptions
 }
 
 FDC_EXPORT CUresult
-cuLibraryLoadFromFile(CUlibrary *library, const char *fileName, CUjit_option *jitOptions,
-                      void **jitOptionsValues, unsigned int numJitOptions,
-                      CUlibraryOption *libraryOptions, void **libraryOptionValues,
-                      unsigned int numLibraryOptions)
+cuLibraryLoadFromFile(CUlibrary *library, const char *fileName,
+                      CUjit_option *jitOptions, void **jitOptionsValues,
+                      unsigned int numJitOptions, CUlibraryOption *libraryOptions,
+                      void **libraryOptionValues, unsigned int numLibraryOptions)
 {
     CUresult result = fdcpu_check();
     size_t size;
@@ -244,8 +245,9 @@ cuLibraryLoadFromFile(CUlibrary *library, const char *fileName, CUjit_option *ji
     bytes = fdcpu_file_read(fileName, &size, &result);
     if (bytes == NULL)
         return result;
-    result = cuLibraryLoadData(library, bytes, jitOptions, jitOptionsValues, numJitOptions,
-                               libraryOptions, libraryOptionValues, numLibraryOptions);
+    result =
+        cuLibraryLoadData(library, bytes, jitOptions, jitOptionsValues, numJitOptions,
+                          libraryOptions, libraryOptionValues, numLibraryOptions);
     free(bytes);
     return result;
 }
@@ -382,13 +384,15 @@ find_var(CUlibrary handle, const char *name, bool managed, CUdeviceptr *dptr,
 }
 
 FDC_EXPORT CUresult
-cuLibraryGetGlobal(CUdeviceptr *dptr, size_t *bytes, CUlibrary library, const char *name)
+cuLibraryGetGlobal(CUdeviceptr *dptr, size_t *bytes, CUlibrary library,
+                   const char *name)
 {
     return find_var(library, name, false, dptr, bytes);
 }
 
 FDC_EXPORT CUresult
-cuLibraryGetManaged(CUdeviceptr *dptr, size_t *bytes, CUlibrary library, const char *name)
+cuLibraryGetManaged(CUdeviceptr *dptr, size_t *bytes, CUlibrary library,
+                    const char *name)
 {
     return find_var(library, name, true, dptr, bytes);
 }
@@ -455,7 +459,8 @@ cuKernelGetName(const char **name, CUkernel handle)
 }
 
 FDC_EXPORT CUresult
-cuKernelGetAttribute(int *pi, CUfunction_attribute attrib, CUkernel handle, CUdevice dev)
+cuKernelGetAttribute(int *pi, CUfunction_attribute attrib, CUkernel handle,
+                     CUdevice dev)
 {
     struct fdcpu_kernel *kernel;
     struct fdcpu_function *function;
@@ -476,7 +481,8 @@ cuKernelGetAttribute(int *pi, CUfunction_attribute attrib, CUkernel handle, CUde
 }
 
 FDC_EXPORT CUresult
-cuKernelSetAttribute(CUfunction_attribute attrib, int val, CUkernel handle, CUdevice dev)
+cuKernelSetAttribute(CUfunction_attribute attrib, int val, CUkernel handle,
+                     CUdevice dev)
 {
     struct fdcpu_kernel *kernel;
     struct fdcpu_module_obj *m;
@@ -490,7 +496,7 @@ cuKernelSetAttribute(CUfunction_attribute attrib, int val, CUkernel handle, CUde
     result = fdcpu_function_get(handle, NULL, &function);
     if (result != CUDA_SUCCESS)
         return result;
-    probe = *function;          /* would it be accepted? */
+    probe = *function; /* would it be accepted? */
     result = fdcpu_function_set(&probe, (int)attrib, val);
     if (result != CUDA_SUCCESS)
         return result;

@@ -1,7 +1,7 @@
 /*
  * The linker: collects PTX, and gives out a file of our own that holds it and that the
- * loader here reads back. The linking itself happens when it is loaded; it is tried once
- * in cuLinkComplete so that mistakes show where programs look for them.
+ * loader here reads back. The linking itself happens when it is loaded; it is tried
+ * once in cuLinkComplete so that mistakes show where programs look for them.
  */
 #include <stdlib.h>
 #include <string.h>

@@ -10,7 +10,7 @@
 /* ---- the two ends ---- */
 
 struct end {
-    char *base;                 /* first byte of the box */
+    char *base; /* first byte of the box */
     size_t pitch, slice;
     bool pageable, host;
 };
@@ -37,8 +37,8 @@ locate(int type, uint64_t host, uint64_t device, CUarray array, size_t x, size_t
         a = FDCPU_GET(FDCPU_H_ARRAY, array);
         if (a == NULL)
             return CUDA_ERROR_INVALID_HANDLE;
-        if (x > a->width || p->WidthInBytes > a->width - x || y > a->height
-            || p->Height > a->height - y || z > a->depth || p->Depth > a->depth - z)
+        if (x > a->width || p->WidthInBytes > a->width - x || y > a->height ||
+            p->Height > a->height - y || z > a->depth || p->Depth > a->depth - z)
             return CUDA_ERROR_INVALID_VALUE;
         end->pitch = a->pitch;
         end->slice = a->slice;
@@ -67,7 +67,8 @@ locate(int type, uint64_t host, uint64_t device, CUarray array, size_t x, size_t
         end->pageable = !known(base);
         return CUDA_SUCCESS;
     case CU_MEMORYTYPE_DEVICE:
-        return fdcpu_alloc_covers(base, extent) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
+        return fdcpu_alloc_covers(base, extent) ? CUDA_SUCCESS
+                                                : CUDA_ERROR_INVALID_VALUE;
     case CU_MEMORYTYPE_UNIFIED:
         if (known(base))
             return fdcpu_alloc_covers(base, extent) ? CUDA_SUCCESS
@@ -87,13 +88,14 @@ ends(const CUDA_MEMCPY3D *p, struct end *dst, struct end *src)
 {
     CUresult result;
 
-    result = locate((int)p->dstMemoryType, (uint64_t)p->dstHost, p->dstDevice,
-                    p->dstArray, p->dstXInBytes, p->dstY, p->dstZ, p->dstPitch,
-                    p->dstHeight, p, dst);
+    result =
+        locate((int)p->dstMemoryType, (uint64_t)p->dstHost, p->dstDevice, p->dstArray,
+               p->dstXInBytes, p->dstY, p->dstZ, p->dstPitch, p->dstHeight, p, dst);
     if (result != CUDA_SUCCESS)
         return result;
-    return locate((int)p->srcMemoryType, (uint64_t)p->srcHost, p->srcDevice, p->srcArray,
-                  p->srcXInBytes, p->srcY, p->srcZ, p->srcPitch, p->srcHeight, p, src);
+    return locate((int)p->srcMemoryType, (uint64_t)p->srcHost, p->srcDevice,
+                  p->srcArray, p->srcXInBytes, p->srcY, p->srcZ, p->srcPitch,
+                  p->srcHeight, p, src);
 }
 
 static bool
@@ -113,9 +115,9 @@ fdcpu_copy_check(const CUDA_MEMCPY3D *p, int *how)
         return CUDA_SUCCESS;
     result = ends(p, &dst, &src);
     if (result == CUDA_SUCCESS)
-        *how = (src.pageable ? FDCPU_SRC_PAGEABLE : 0)
-            | (dst.pageable ? FDCPU_DST_PAGEABLE : 0)
-            | (src.host && dst.host ? FDCPU_BOTH_HOST : 0);
+        *how = (src.pageable ? FDCPU_SRC_PAGEABLE : 0) |
+               (dst.pageable ? FDCPU_DST_PAGEABLE : 0) |
+               (src.host && dst.host ? FDCPU_BOTH_HOST : 0);
     return result;
 }
 
@@ -126,9 +128,9 @@ fdcpu_copy_run(const CUDA_MEMCPY3D *p)
     size_t y, z;
 
     if (empty(p) || ends(p, &dst, &src) != CUDA_SUCCESS)
-        return;                 /* freed since: the program's mistake, and harmless */
-    if ((p->Height == 1 || (dst.pitch == p->WidthInBytes && src.pitch == dst.pitch))
-        && p->Depth == 1) {
+        return; /* freed since: the program's mistake, and harmless */
+    if ((p->Height == 1 || (dst.pitch == p->WidthInBytes && src.pitch == dst.pitch)) &&
+        p->Depth == 1) {
         memmove(dst.base, src.base, p->WidthInBytes * p->Height);
         return;
     }
@@ -213,9 +215,11 @@ copy(const CUDA_MEMCPY3D *p, CUstream hStream, bool wait)
         size = p->WidthInBytes * p->Height * p->Depth;
         if ((how & FDCPU_DST_PAGEABLE) != 0)
             wait = true;
-        else if ((how & FDCPU_SRC_PAGEABLE) != 0
-                 && (size == 0 || ((fdcpu.opt.strict & FDCPU_STRICT_PAGEABLE) != 0
-                                   && size > FDCPU_STAGE) || !stage(work)))
+        else if ((how & FDCPU_SRC_PAGEABLE) != 0 &&
+                 (size == 0 ||
+                  ((fdcpu.opt.strict & FDCPU_STRICT_PAGEABLE) != 0 &&
+                   size > FDCPU_STAGE) ||
+                  !stage(work)))
             wait = true;
     }
     return fdcpu_stream_do(stream, work, wait ? FDCPU_DO_WAIT : 0);
@@ -292,11 +296,11 @@ FDCPU_TWIN(cuMemcpyDtoDAsync_v2, _ptsz,
            device_flat(dstDevice, srcDevice, ByteCount, S(hStream)))
 
 static CUresult
-peer(CUdeviceptr dst, CUcontext dst_ctx, CUdeviceptr src, CUcontext src_ctx, size_t size,
-     CUstream hStream)
+peer(CUdeviceptr dst, CUcontext dst_ctx, CUdeviceptr src, CUcontext src_ctx,
+     size_t size, CUstream hStream)
 {
-    if (FDCPU_GET(FDCPU_H_CONTEXT, dst_ctx) == NULL
-        || FDCPU_GET(FDCPU_H_CONTEXT, src_ctx) == NULL)
+    if (FDCPU_GET(FDCPU_H_CONTEXT, dst_ctx) == NULL ||
+        FDCPU_GET(FDCPU_H_CONTEXT, src_ctx) == NULL)
         return CUDA_ERROR_INVALID_CONTEXT;
     return flat(UNI, dst, UNI, src, size, hStream, false);
 }
@@ -420,11 +424,13 @@ array_row(CUarray dst_array, size_t dst_off, CUmemorytype dt, uint64_t dst,
 #define ARR CU_MEMORYTYPE_ARRAY
 
 FDCPU_TWIN(cuMemcpyDtoA_v2, _ptds,
-           (CUarray dstArray, size_t dstOffset, CUdeviceptr srcDevice, size_t ByteCount),
+           (CUarray dstArray, size_t dstOffset, CUdeviceptr srcDevice,
+            size_t ByteCount),
            array_row(dstArray, dstOffset, ARR, 0, NULL, 0, DEV, srcDevice, ByteCount,
                      S((CUstream)NULL), true))
 FDCPU_TWIN(cuMemcpyAtoD_v2, _ptds,
-           (CUdeviceptr dstDevice, CUarray srcArray, size_t srcOffset, size_t ByteCount),
+           (CUdeviceptr dstDevice, CUarray srcArray, size_t srcOffset,
+            size_t ByteCount),
            array_row(NULL, 0, DEV, dstDevice, srcArray, srcOffset, ARR, 0, ByteCount,
                      S((CUstream)NULL), true))
 FDCPU_TWIN(cuMemcpyHtoA_v2, _ptds,
@@ -438,8 +444,8 @@ FDCPU_TWIN(cuMemcpyAtoH_v2, _ptds,
 FDCPU_TWIN(cuMemcpyAtoA_v2, _ptds,
            (CUarray dstArray, size_t dstOffset, CUarray srcArray, size_t srcOffset,
             size_t ByteCount),
-           array_row(dstArray, dstOffset, ARR, 0, srcArray, srcOffset, ARR, 0, ByteCount,
-                     S((CUstream)NULL), true))
+           array_row(dstArray, dstOffset, ARR, 0, srcArray, srcOffset, ARR, 0,
+                     ByteCount, S((CUstream)NULL), true))
 FDCPU_TWIN(cuMemcpyHtoAAsync_v2, _ptsz,
            (CUarray dstArray, size_t dstOffset, const void *srcHost, size_t ByteCount,
             CUstream hStream),
@@ -463,9 +469,9 @@ batch(CUdeviceptr *dsts, CUdeviceptr *srcs, size_t *sizes, size_t count,
 
     if (failIdx != NULL)
         *failIdx = SIZE_MAX;
-    if (dsts == NULL || srcs == NULL || sizes == NULL || count == 0 || attrs == NULL
-        || attrsIdxs == NULL || numAttrs == 0 || numAttrs > count || attrsIdxs[0] != 0
-        || hStream == NULL || hStream == FDCPU_LEGACY)
+    if (dsts == NULL || srcs == NULL || sizes == NULL || count == 0 || attrs == NULL ||
+        attrsIdxs == NULL || numAttrs == 0 || numAttrs > count || attrsIdxs[0] != 0 ||
+        hStream == NULL || hStream == FDCPU_LEGACY)
         return CUDA_ERROR_INVALID_VALUE;
     for (i = 0; i < count; i++) {
         result = flat(UNI, dsts[i], UNI, srcs[i], sizes[i], hStream, false);
@@ -479,16 +485,17 @@ batch(CUdeviceptr *dsts, CUdeviceptr *srcs, size_t *sizes, size_t count,
 }
 
 FDCPU_TWIN(cuMemcpyBatchAsync, _ptsz,
-           (CUdeviceptr *dsts, CUdeviceptr *srcs, size_t *sizes, size_t count,
+           (CUdeviceptr * dsts, CUdeviceptr *srcs, size_t *sizes, size_t count,
             CUmemcpyAttributes *attrs, size_t *attrsIdxs, size_t numAttrs,
             size_t *failIdx, CUstream hStream),
            batch(dsts, srcs, sizes, count, attrs, attrsIdxs, numAttrs, failIdx,
                  S(hStream)))
 FDCPU_TWIN(cuMemcpyBatchAsync_v2, _ptsz,
-           (CUdeviceptr *dsts, CUdeviceptr *srcs, size_t *sizes, size_t count,
+           (CUdeviceptr * dsts, CUdeviceptr *srcs, size_t *sizes, size_t count,
             CUmemcpyAttributes *attrs, size_t *attrsIdxs, size_t numAttrs,
             CUstream hStream),
-           batch(dsts, srcs, sizes, count, attrs, attrsIdxs, numAttrs, NULL, S(hStream)))
+           batch(dsts, srcs, sizes, count, attrs, attrsIdxs, numAttrs, NULL,
+                 S(hStream)))
 
 /* ---- memset ---- */
 
@@ -499,14 +506,14 @@ fdcpu_set_check(const CUDA_MEMSET_NODE_PARAMS *p)
 
     if (p->elementSize != 1 && p->elementSize != 2 && p->elementSize != 4)
         return CUDA_ERROR_INVALID_VALUE;
-    if (p->dst % p->elementSize != 0
-        || (p->height > 1 && p->pitch % p->elementSize != 0))
+    if (p->dst % p->elementSize != 0 ||
+        (p->height > 1 && p->pitch % p->elementSize != 0))
         return CUDA_ERROR_INVALID_VALUE;
     if (p->width == 0 || p->height == 0)
         return CUDA_SUCCESS;
     row = p->width * p->elementSize;
-    if (row / p->elementSize != p->width || (p->height > 1 && p->pitch < row)
-        || !fdcpu_alloc_covers(p->dst, (p->height - 1) * p->pitch + row))
+    if (row / p->elementSize != p->width || (p->height > 1 && p->pitch < row) ||
+        !fdcpu_alloc_covers(p->dst, (p->height - 1) * p->pitch + row))
         return CUDA_ERROR_INVALID_VALUE;
     return CUDA_SUCCESS;
 }
@@ -527,10 +534,10 @@ fdcpu_set_work(const CUDA_MEMSET_NODE_PARAMS *params, struct fdcpu_ctx *ctx,
 }
 
 static CUresult
-set(CUdeviceptr dst, size_t pitch, unsigned int value, unsigned int element, size_t width,
-    size_t height, CUstream hStream)
+set(CUdeviceptr dst, size_t pitch, unsigned int value, unsigned int element,
+    size_t width, size_t height, CUstream hStream)
 {
-    CUDA_MEMSET_NODE_PARAMS p = { dst, pitch, value, element, width, height };
+    CUDA_MEMSET_NODE_PARAMS p = {dst, pitch, value, element, width, height};
     struct fdcpu_stream *stream;
     struct fdcpu_work *work;
     CUresult result = fdcpu_stream_get(hStream, &stream);
@@ -541,21 +548,22 @@ set(CUdeviceptr dst, size_t pitch, unsigned int value, unsigned int element, siz
     return result == CUDA_SUCCESS ? fdcpu_stream_do(stream, work, 0) : result;
 }
 
-#define SET_1D(bits, type, name)                                                        \
-    FDCPU_TWIN(cuMemsetD##bits##_v2, _ptds, (CUdeviceptr dstDevice, type name, size_t N), \
-               set(dstDevice, 0, name, bits / 8, N, 1, S((CUstream)NULL)))              \
-    FDCPU_TWIN(cuMemsetD##bits##Async, _ptsz,                                           \
-               (CUdeviceptr dstDevice, type name, size_t N, CUstream hStream),          \
+#define SET_1D(bits, type, name)                                                       \
+    FDCPU_TWIN(cuMemsetD##bits##_v2, _ptds,                                            \
+               (CUdeviceptr dstDevice, type name, size_t N),                           \
+               set(dstDevice, 0, name, bits / 8, N, 1, S((CUstream)NULL)))             \
+    FDCPU_TWIN(cuMemsetD##bits##Async, _ptsz,                                          \
+               (CUdeviceptr dstDevice, type name, size_t N, CUstream hStream),         \
                set(dstDevice, 0, name, bits / 8, N, 1, S(hStream)))
-#define SET_2D(bits, type, name)                                                        \
-    FDCPU_TWIN(cuMemsetD2D##bits##_v2, _ptds,                                           \
-               (CUdeviceptr dstDevice, size_t dstPitch, type name, size_t Width,        \
-                size_t Height),                                                         \
-               set(dstDevice, dstPitch, name, bits / 8, Width, Height,                  \
-                   S((CUstream)NULL)))                                                  \
-    FDCPU_TWIN(cuMemsetD2D##bits##Async, _ptsz,                                         \
-               (CUdeviceptr dstDevice, size_t dstPitch, type name, size_t Width,        \
-                size_t Height, CUstream hStream),                                       \
+#define SET_2D(bits, type, name)                                                       \
+    FDCPU_TWIN(                                                                        \
+        cuMemsetD2D##bits##_v2, _ptds,                                                 \
+        (CUdeviceptr dstDevice, size_t dstPitch, type name, size_t Width,              \
+         size_t Height),                                                               \
+        set(dstDevice, dstPitch, name, bits / 8, Width, Height, S((CUstream)NULL)))    \
+    FDCPU_TWIN(cuMemsetD2D##bits##Async, _ptsz,                                        \
+               (CUdeviceptr dstDevice, size_t dstPitch, type name, size_t Width,       \
+                size_t Height, CUstream hStream),                                      \
                set(dstDevice, dstPitch, name, bits / 8, Width, Height, S(hStream)))
 
 SET_1D(8, unsigned char, uc)

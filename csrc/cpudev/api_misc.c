@@ -75,8 +75,8 @@ cuGetProcAddress_v2(const char *symbol, void **pfn, int cudaVersion, cuuint64_t 
     *pfn = find(symbol, cudaVersion, (flags & WANT_PER_THREAD) != 0, &known);
     if (symbolStatus != NULL)
         *symbolStatus = *pfn != NULL ? CU_GET_PROC_ADDRESS_SUCCESS
-            : known ? CU_GET_PROC_ADDRESS_VERSION_NOT_SUFFICIENT
-                    : CU_GET_PROC_ADDRESS_SYMBOL_NOT_FOUND;
+                        : known      ? CU_GET_PROC_ADDRESS_VERSION_NOT_SUFFICIENT
+                                     : CU_GET_PROC_ADDRESS_SYMBOL_NOT_FOUND;
     return CUDA_SUCCESS;
 }
 
@@ -169,8 +169,8 @@ FDC_EXPORT CUresult
 cuGetExportTable(const void **ppExportTable, const CUuuid *pExportTableId)
 {
     static const struct fdc_private_ops ops = {
-        ask_version, ask_count, ask_device, ask_primary, ask_current, ask_ctx_id,
-        ask_functions,
+        ask_version, ask_count,  ask_device,    ask_primary,
+        ask_current, ask_ctx_id, ask_functions,
     };
 
     return (CUresult)fdc_private_table(&ops, ppExportTable, pExportTableId);
@@ -198,7 +198,8 @@ FDC_EXPORT CUresult
 cuLogsUnregisterCallback(CUlogsCallbackHandle callback)
 {
     return fdcpu_handle_drop(FDCPU_H_LOG, (uint64_t)(uintptr_t)callback) == NULL
-        ? CUDA_ERROR_INVALID_VALUE : CUDA_SUCCESS;
+               ? CUDA_ERROR_INVALID_VALUE
+               : CUDA_SUCCESS;
 }
 
 FDC_EXPORT CUresult

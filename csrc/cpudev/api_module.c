@@ -10,7 +10,8 @@
 /* ---- options of the just-in-time compiler ---- */
 
 void
-fdcpu_jit_read(struct fdcpu_jit *jit, unsigned int n, CUjit_option *options, void **values)
+fdcpu_jit_read(struct fdcpu_jit *jit, unsigned int n, CUjit_option *options,
+               void **values)
 {
     unsigned int i;
 
@@ -34,7 +35,7 @@ fdcpu_jit_read(struct fdcpu_jit *jit, unsigned int n, CUjit_option *options, voi
             jit->error_used = &values[i];
             break;
         default:
-            break;              /* advice to a compiler */
+            break; /* advice to a compiler */
         }
     }
     if (jit->log.info == NULL)
@@ -66,7 +67,8 @@ fdcpu_file_read(const char *path, size_t *size, CUresult *result)
     char *bytes = NULL;
 
     if (file == NULL) {
-        *result = errno == ENOENT ? CUDA_ERROR_FILE_NOT_FOUND : CUDA_ERROR_INVALID_SOURCE;
+        *result =
+            errno == ENOENT ? CUDA_ERROR_FILE_NOT_FOUND : CUDA_ERROR_INVALID_SOURCE;
         return NULL;
     }
     *result = CUDA_ERROR_INVALID_SOURCE;
@@ -103,7 +105,7 @@ make_functions(struct fdcpu_module_obj *module)
         atomic_store(&f->refs, 1);
         f->module = module;
         f->func = fdcpu_module_func_at(module->engine, i);
-        f->name = strdup(fdcpu_func_index(f->func)->name);      /* decodes nothing */
+        f->name = strdup(fdcpu_func_index(f->func)->name); /* decodes nothing */
         f->carveout = f->max_dynamic_shared = -1;
         f->handle = fdcpu_handle_new(FDCPU_H_FUNCTION, f);
         if (f->name == NULL || f->handle == 0)
@@ -116,9 +118,9 @@ CUresult
 fdcpu_module_make(struct fdcpu_ctx *ctx, const struct fdcpu_image *image,
                   struct fdcpu_jit_log *log, struct fdcpu_module_obj **out)
 {
-    struct timespec nap = { 0, 50000000 };
+    struct timespec nap = {0, 50000000};
     struct fdcpu_allocator allocator = fdcpu_allocator_of(ctx);
-    struct fdcpu_jit_log own = { 0 };
+    struct fdcpu_jit_log own = {0};
     struct fdcpu_module_obj *module;
     char words[512] = "";
     CUresult result;
@@ -348,7 +350,8 @@ cuModuleGetFunctionCount(unsigned int *count, CUmodule mod)
 }
 
 FDC_EXPORT CUresult
-cuModuleEnumerateFunctions(CUfunction *functions, unsigned int numFunctions, CUmodule mod)
+cuModuleEnumerateFunctions(CUfunction *functions, unsigned int numFunctions,
+                           CUmodule mod)
 {
     struct fdcpu_module_obj *module;
     CUresult result = enter_module(mod, &module);
@@ -387,7 +390,8 @@ cuModuleGetGlobal_v2(CUdeviceptr *dptr, size_t *bytes, CUmodule hmod, const char
 /* ---- functions ---- */
 
 int
-fdcpu_function_dynamic(const struct fdcpu_function *f, const struct fdcpu_func_info *info)
+fdcpu_function_dynamic(const struct fdcpu_function *f,
+                       const struct fdcpu_func_info *info)
 {
     int room = FDCPU_SHARED - (int)info->static_shared;
 
@@ -436,7 +440,7 @@ fdcpu_function_attribute(const struct fdcpu_function *f, int attribute, int *val
     case CU_FUNC_ATTRIBUTE_REQUIRED_CLUSTER_DEPTH:
         attribute -= CU_FUNC_ATTRIBUTE_REQUIRED_CLUSTER_WIDTH;
         *value = f->cluster[attribute] != 0 ? f->cluster[attribute]
-            : (int)info->reqnctapercluster[attribute];
+                                            : (int)info->reqnctapercluster[attribute];
         break;
     case CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED:
         *value = f->nonportable;
@@ -455,8 +459,8 @@ fdcpu_function_set(struct fdcpu_function *f, int attribute, int value)
 {
     switch (attribute) {
     case CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES:
-        if (value < 0 || value > FDCPU_SHARED_OPTIN
-                                     - (int)fdcpu_func_info(f->func)->static_shared)
+        if (value < 0 ||
+            value > FDCPU_SHARED_OPTIN - (int)fdcpu_func_info(f->func)->static_shared)
             return CUDA_ERROR_INVALID_VALUE;
         f->max_dynamic_shared = value;
         break;

@@ -9,14 +9,15 @@ static int
 blocks_per_sm(const struct fdcpu_function *f, int threads, size_t dynamic)
 {
     const struct fdcpu_func_info *info = fdcpu_func_info(f->func);
-    uint64_t shared = FDC_ALIGN_UP((uint64_t)info->static_shared + dynamic
-                                   + FDCPU_SHARED_RESERVED, 128);
+    uint64_t shared = FDC_ALIGN_UP(
+        (uint64_t)info->static_shared + dynamic + FDCPU_SHARED_RESERVED, 128);
     uint32_t warps = ((uint32_t)threads + FDCPU_WARP - 1) / FDCPU_WARP;
-    uint32_t regs = FDC_ALIGN_UP((info->num_regs == 0 ? 1 : info->num_regs) * FDCPU_WARP,
-                                 256u);
+    uint32_t regs =
+        FDC_ALIGN_UP((info->num_regs == 0 ? 1 : info->num_regs) * FDCPU_WARP, 256u);
     uint32_t n = FDCPU_SM_BLOCKS, by;
 
-    if (threads > (int)info->max_threads || dynamic > (size_t)fdcpu_function_dynamic(f, info))
+    if (threads > (int)info->max_threads ||
+        dynamic > (size_t)fdcpu_function_dynamic(f, info))
         return 0;
     by = FDCPU_SM_THREADS / (warps * FDCPU_WARP);
     n = by < n ? by : n;
@@ -38,7 +39,8 @@ enter(CUfunction func, struct fdcpu_function **f)
 
 FDC_EXPORT CUresult
 cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int *numBlocks, CUfunction func,
-                                                     int blockSize, size_t dynamicSMemSize,
+                                                     int blockSize,
+                                                     size_t dynamicSMemSize,
                                                      unsigned int flags)
 {
     struct fdcpu_function *f;
@@ -48,21 +50,23 @@ cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int *numBlocks, CUfunction 
         return result;
     if (numBlocks == NULL || blockSize <= 0 || flags > 1)
         return CUDA_ERROR_INVALID_VALUE;
-    *numBlocks = blockSize > FDCPU_MAX_THREADS ? 0
-        : blocks_per_sm(f, blockSize, dynamicSMemSize);
+    *numBlocks = blockSize > FDCPU_MAX_THREADS
+                     ? 0
+                     : blocks_per_sm(f, blockSize, dynamicSMemSize);
     return CUDA_SUCCESS;
 }
 
 FDC_EXPORT CUresult
-cuOccupancyMaxActiveBlocksPerMultiprocessor(int *numBlocks, CUfunction func, int blockSize,
-                                            size_t dynamicSMemSize)
+cuOccupancyMaxActiveBlocksPerMultiprocessor(int *numBlocks, CUfunction func,
+                                            int blockSize, size_t dynamicSMemSize)
 {
-    return cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(numBlocks, func, blockSize,
-                                                                dynamicSMemSize, 0);
+    return cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(
+        numBlocks, func, blockSize, dynamicSMemSize, 0);
 }
 
 FDC_EXPORT CUresult
-cuOccupancyMaxPotentialBlockSizeWithFlags(int *minGridSize, int *blockSize, CUfunction func,
+cuOccupancyMaxPotentialBlockSizeWithFlags(int *minGridSize, int *blockSize,
+                                          CUfunction func,
                                           CUoccupancyB2DSize blockSizeToDynamicSMemSize,
                                           size_t dynamicSMemSize, int blockSizeLimit,
                                           unsigned int flags)
@@ -80,9 +84,9 @@ cuOccupancyMaxPotentialBlockSizeWithFlags(int *minGridSize, int *blockSize, CUfu
         limit = blockSizeLimit;
     *blockSize = *minGridSize = 0;
     /* The largest block among those that keep most threads busy. */
-    for (size = limit; size > 0; size = size % FDCPU_WARP == 0 ? size - FDCPU_WARP
-                                                               : size / FDCPU_WARP
-                                                                 * FDCPU_WARP) {
+    for (size = limit; size > 0; size = size % FDCPU_WARP == 0
+                                            ? size - FDCPU_WARP
+                                            : size / FDCPU_WARP * FDCPU_WARP) {
         if (blockSizeToDynamicSMemSize != NULL)
             dynamicSMemSize = blockSizeToDynamicSMemSize(size);
         n = blocks_per_sm(f, size, dynamicSMemSize);
@@ -102,9 +106,9 @@ cuOccupancyMaxPotentialBlockSize(int *minGridSize, int *blockSize, CUfunction fu
                                  CUoccupancyB2DSize blockSizeToDynamicSMemSize,
                                  size_t dynamicSMemSize, int blockSizeLimit)
 {
-    return cuOccupancyMaxPotentialBlockSizeWithFlags(minGridSize, blockSize, func,
-                                                     blockSizeToDynamicSMemSize,
-                                                     dynamicSMemSize, blockSizeLimit, 0);
+    return cuOccupancyMaxPotentialBlockSizeWithFlags(
+        minGridSize, blockSize, func, blockSizeToDynamicSMemSize, dynamicSMemSize,
+        blockSizeLimit, 0);
 }
 
 FDC_EXPORT CUresult

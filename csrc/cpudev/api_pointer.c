@@ -21,12 +21,14 @@ attribute(const struct fdcpu_alloc *alloc, int what, CUdeviceptr ptr, void *data
         if (lone)
             return CUDA_ERROR_INVALID_VALUE;
         *(CUcontext *)data = alloc->ctx == NULL || alloc->kind == FDCPU_A_MAPPED
-            ? NULL : (CUcontext)(uintptr_t)alloc->ctx->handle;
+                                 ? NULL
+                                 : (CUcontext)(uintptr_t)alloc->ctx->handle;
         break;
     case CU_POINTER_ATTRIBUTE_MEMORY_TYPE:
         if (lone)
             return CUDA_ERROR_INVALID_VALUE;
-        *(unsigned int *)data = on_host(alloc) ? CU_MEMORYTYPE_HOST : CU_MEMORYTYPE_DEVICE;
+        *(unsigned int *)data =
+            on_host(alloc) ? CU_MEMORYTYPE_HOST : CU_MEMORYTYPE_DEVICE;
         break;
     case CU_POINTER_ATTRIBUTE_DEVICE_POINTER:
         if (lone)
@@ -70,17 +72,21 @@ attribute(const struct fdcpu_alloc *alloc, int what, CUdeviceptr ptr, void *data
         *(size_t *)data = alloc->hi - alloc->lo;
         break;
     case CU_POINTER_ATTRIBUTE_MAPPED:
-        *(unsigned int *)data = !lone && (alloc->kind != FDCPU_A_MAPPED || alloc->announced);
+        *(unsigned int *)data =
+            !lone && (alloc->kind != FDCPU_A_MAPPED || alloc->announced);
         break;
     case CU_POINTER_ATTRIBUTE_ALLOWED_HANDLE_TYPES:
-        *(unsigned int *)data = !lone && alloc->kind == FDCPU_A_MAPPED
-            ? (unsigned int)alloc->memory->prop.requestedHandleTypes : 0;
+        *(unsigned int *)data =
+            !lone && alloc->kind == FDCPU_A_MAPPED
+                ? (unsigned int)alloc->memory->prop.requestedHandleTypes
+                : 0;
         break;
     case CU_POINTER_ATTRIBUTE_ACCESS_FLAGS:
-        *(unsigned int *)data = lone ? 0 : alloc->kind == FDCPU_A_MAPPED
-            && alloc->access == CU_MEM_ACCESS_FLAGS_PROT_READ
-            ? CU_POINTER_ATTRIBUTE_ACCESS_FLAG_READ
-            : CU_POINTER_ATTRIBUTE_ACCESS_FLAG_READWRITE;
+        *(unsigned int *)data = lone ? 0
+                                : alloc->kind == FDCPU_A_MAPPED &&
+                                        alloc->access == CU_MEM_ACCESS_FLAGS_PROT_READ
+                                    ? CU_POINTER_ATTRIBUTE_ACCESS_FLAG_READ
+                                    : CU_POINTER_ATTRIBUTE_ACCESS_FLAG_READWRITE;
         break;
     case CU_POINTER_ATTRIBUTE_MEMPOOL_HANDLE:
         /* A pool is known by its device's default one or not at all. */
@@ -177,10 +183,10 @@ cuPointerSetAttribute(const void *value, CUpointer_attribute what, CUdeviceptr p
 
     if (result != CUDA_SUCCESS)
         return result;
-    if (value == NULL || what != CU_POINTER_ATTRIBUTE_SYNC_MEMOPS
-        || !fdcpu_alloc_find(ptr, &alloc))
+    if (value == NULL || what != CU_POINTER_ATTRIBUTE_SYNC_MEMOPS ||
+        !fdcpu_alloc_find(ptr, &alloc))
         return CUDA_ERROR_INVALID_VALUE;
-    return CUDA_SUCCESS;        /* copies always look synchronous to the host */
+    return CUDA_SUCCESS; /* copies always look synchronous to the host */
 }
 
 /* ---- managed memory: all of it is host memory, so advice is only checked ---- */
@@ -194,8 +200,9 @@ managed(CUdeviceptr ptr, size_t count)
 
     if (result != CUDA_SUCCESS)
         return result;
-    if (count == 0 || !fdcpu_alloc_find(ptr, &alloc) || !fdcpu_alloc_covers(ptr, count)
-        || (alloc.kind != FDCPU_A_MANAGED && alloc.kind != FDCPU_A_MODULE))
+    if (count == 0 || !fdcpu_alloc_find(ptr, &alloc) ||
+        !fdcpu_alloc_covers(ptr, count) ||
+        (alloc.kind != FDCPU_A_MANAGED && alloc.kind != FDCPU_A_MODULE))
         return CUDA_ERROR_INVALID_VALUE;
     return CUDA_SUCCESS;
 }
@@ -205,8 +212,8 @@ check_location(const CUmemLocation *location)
 {
     if ((int)location->type < 0 || (int)location->type > 4)
         return CUDA_ERROR_INVALID_VALUE;
-    if (location->type == CU_MEM_LOCATION_TYPE_DEVICE
-        && fdcpu_device_get(location->id) == NULL)
+    if (location->type == CU_MEM_LOCATION_TYPE_DEVICE &&
+        fdcpu_device_get(location->id) == NULL)
         return CUDA_ERROR_INVALID_DEVICE;
     return CUDA_SUCCESS;
 }
@@ -234,7 +241,8 @@ cuMemAdvise(CUdeviceptr devPtr, size_t count, CUmem_advise advice, CUdevice devi
     if ((int)advice < 1 || (int)advice > 6)
         return CUDA_ERROR_INVALID_VALUE;
     return device != CU_DEVICE_CPU && fdcpu_device_get(device) == NULL
-        ? CUDA_ERROR_INVALID_DEVICE : CUDA_SUCCESS;
+               ? CUDA_ERROR_INVALID_DEVICE
+               : CUDA_SUCCESS;
 }
 
 /* A mark in the stream: captured as an empty node. */
@@ -257,23 +265,25 @@ prefetch(CUdeviceptr ptr, size_t count, CUresult location, CUstream hStream)
 
 FDCPU_TWIN(cuMemPrefetchAsync, _ptsz,
            (CUdeviceptr devPtr, size_t count, CUdevice dstDevice, CUstream hStream),
-           prefetch(devPtr, count, dstDevice == CU_DEVICE_CPU
-                    || fdcpu_device_get(dstDevice) != NULL ? CUDA_SUCCESS
-                                                           : CUDA_ERROR_INVALID_DEVICE,
+           prefetch(devPtr, count,
+                    dstDevice == CU_DEVICE_CPU || fdcpu_device_get(dstDevice) != NULL
+                        ? CUDA_SUCCESS
+                        : CUDA_ERROR_INVALID_DEVICE,
                     S(hStream)))
 FDCPU_TWIN(cuMemPrefetchAsync_v2, _ptsz,
-           (CUdeviceptr devPtr, size_t count, CUmemLocation location, unsigned int flags,
-            CUstream hStream),
-           prefetch(devPtr, count, flags != 0 ? CUDA_ERROR_INVALID_VALUE
-                                              : check_location(&location), S(hStream)))
+           (CUdeviceptr devPtr, size_t count, CUmemLocation location,
+            unsigned int flags, CUstream hStream),
+           prefetch(devPtr, count,
+                    flags != 0 ? CUDA_ERROR_INVALID_VALUE : check_location(&location),
+                    S(hStream)))
 
 static CUresult
 attach(CUdeviceptr ptr, size_t length, CUstream hStream)
 {
     struct fdcpu_alloc alloc;
 
-    if (!fdcpu_alloc_find(ptr, &alloc) || alloc.kind != FDCPU_A_MANAGED
-        || (length != 0 && length != alloc.hi - alloc.lo))
+    if (!fdcpu_alloc_find(ptr, &alloc) || alloc.kind != FDCPU_A_MANAGED ||
+        (length != 0 && length != alloc.hi - alloc.lo))
         return CUDA_ERROR_INVALID_VALUE;
     return prefetch(alloc.lo, alloc.hi - alloc.lo, CUDA_SUCCESS, hStream);
 }
@@ -281,7 +291,7 @@ attach(CUdeviceptr ptr, size_t length, CUstream hStream)
 FDCPU_TWIN(cuStreamAttachMemAsync, _ptsz,
            (CUstream hStream, CUdeviceptr dptr, size_t length, unsigned int flags),
            (flags & ~7u) != 0 || flags == 0 ? CUDA_ERROR_INVALID_VALUE
-               : attach(dptr, length, S(hStream)))
+                                            : attach(dptr, length, S(hStream)))
 
 FDC_EXPORT CUresult
 cuMemRangeGetAttribute(void *data, size_t dataSize, CUmem_range_attribute attr,
@@ -294,9 +304,9 @@ cuMemRangeGetAttribute(void *data, size_t dataSize, CUmem_range_attribute attr,
     if (data == NULL || dataSize < 4 || (int)attr < 1 || (int)attr > 8)
         return CUDA_ERROR_INVALID_VALUE;
     memset(data, 0, dataSize);
-    if (attr == CU_MEM_RANGE_ATTRIBUTE_PREFERRED_LOCATION
-        || attr == CU_MEM_RANGE_ATTRIBUTE_LAST_PREFETCH_LOCATION
-        || attr == CU_MEM_RANGE_ATTRIBUTE_ACCESSED_BY)
+    if (attr == CU_MEM_RANGE_ATTRIBUTE_PREFERRED_LOCATION ||
+        attr == CU_MEM_RANGE_ATTRIBUTE_LAST_PREFETCH_LOCATION ||
+        attr == CU_MEM_RANGE_ATTRIBUTE_ACCESSED_BY)
         *(int *)data = CU_DEVICE_INVALID;
     return CUDA_SUCCESS;
 }

@@ -50,12 +50,12 @@ fdcpu_pool_free_now(uint64_t addr)
 {
     struct fdcpu_alloc alloc;
 
-    if (!fdcpu_alloc_find(addr, &alloc) || alloc.lo != addr
-        || (alloc.kind != FDCPU_A_POOL && alloc.kind != FDCPU_A_GRAPH
-            && alloc.kind != FDCPU_A_DEVICE))
+    if (!fdcpu_alloc_find(addr, &alloc) || alloc.lo != addr ||
+        (alloc.kind != FDCPU_A_POOL && alloc.kind != FDCPU_A_GRAPH &&
+         alloc.kind != FDCPU_A_DEVICE))
         return CUDA_ERROR_INVALID_VALUE;
     if (alloc.kind == FDCPU_A_GRAPH)
-        return CUDA_SUCCESS;    /* the graph keeps its addresses */
+        return CUDA_SUCCESS; /* the graph keeps its addresses */
     if (alloc.kind == FDCPU_A_POOL)
         fdcpu_pool_freed(alloc.pool, alloc.charged);
     return fdcpu_alloc_free(addr, &alloc);
@@ -85,7 +85,8 @@ alloc_async(CUdeviceptr *dptr, size_t size, struct fdcpu_pool *pool, CUstream hS
         work = fdcpu_work_new(FDCPU_W_ALLOC, stream->ctx);
         if (work == NULL)
             return CUDA_ERROR_OUT_OF_MEMORY;
-        result = fdcpu_alloc_device(stream->ctx, FDCPU_A_GRAPH, size, FDCPU_ALIGN, &addr);
+        result =
+            fdcpu_alloc_device(stream->ctx, FDCPU_A_GRAPH, size, FDCPU_ALIGN, &addr);
         if (result != CUDA_SUCCESS) {
             fdcpu_work_free(work);
             return result;
@@ -99,7 +100,8 @@ alloc_async(CUdeviceptr *dptr, size_t size, struct fdcpu_pool *pool, CUstream hS
     result = fdcpu_alloc_device(stream->ctx, FDCPU_A_POOL, size, FDCPU_ALIGN, &addr);
     if (result == CUDA_ERROR_OUT_OF_MEMORY && size <= fdcpu.opt.memory) {
         fdcpu_device_idle(stream->ctx->device);
-        result = fdcpu_alloc_device(stream->ctx, FDCPU_A_POOL, size, FDCPU_ALIGN, &addr);
+        result =
+            fdcpu_alloc_device(stream->ctx, FDCPU_A_POOL, size, FDCPU_ALIGN, &addr);
     }
     if (result != CUDA_SUCCESS)
         return result;
@@ -113,7 +115,8 @@ alloc_async(CUdeviceptr *dptr, size_t size, struct fdcpu_pool *pool, CUstream hS
     return CUDA_SUCCESS;
 }
 
-FDCPU_TWIN(cuMemAllocAsync, _ptsz, (CUdeviceptr *dptr, size_t bytesize, CUstream hStream),
+FDCPU_TWIN(cuMemAllocAsync, _ptsz,
+           (CUdeviceptr * dptr, size_t bytesize, CUstream hStream),
            alloc_async(dptr, bytesize, NULL, S(hStream)))
 
 static CUresult
@@ -127,7 +130,7 @@ alloc_from(CUdeviceptr *dptr, size_t size, CUmemoryPool handle, CUstream hStream
 }
 
 FDCPU_TWIN(cuMemAllocFromPoolAsync, _ptsz,
-           (CUdeviceptr *dptr, size_t bytesize, CUmemoryPool pool, CUstream hStream),
+           (CUdeviceptr * dptr, size_t bytesize, CUmemoryPool pool, CUstream hStream),
            alloc_from(dptr, bytesize, pool, S(hStream)))
 
 static void
@@ -153,8 +156,8 @@ free_async(CUdeviceptr dptr, CUstream hStream)
         return CUDA_ERROR_INVALID_VALUE;
     if (!fdcpu_alloc_find(dptr, &alloc) || alloc.lo != dptr)
         return CUDA_ERROR_INVALID_VALUE;
-    if (alloc.kind != FDCPU_A_POOL && alloc.kind != FDCPU_A_GRAPH
-        && alloc.kind != FDCPU_A_DEVICE)
+    if (alloc.kind != FDCPU_A_POOL && alloc.kind != FDCPU_A_GRAPH &&
+        alloc.kind != FDCPU_A_DEVICE)
         return CUDA_ERROR_INVALID_VALUE;
     work = fdcpu_work_new(FDCPU_W_FREE, stream->ctx);
     if (work == NULL)
@@ -183,11 +186,11 @@ cuMemPoolCreate(CUmemoryPool *pool, const CUmemPoolProps *poolProps)
 
     if (result != CUDA_SUCCESS)
         return result;
-    if (pool == NULL || poolProps == NULL
-        || poolProps->allocType != CU_MEM_ALLOCATION_TYPE_PINNED)
+    if (pool == NULL || poolProps == NULL ||
+        poolProps->allocType != CU_MEM_ALLOCATION_TYPE_PINNED)
         return CUDA_ERROR_INVALID_VALUE;
-    if (poolProps->location.type != CU_MEM_LOCATION_TYPE_DEVICE
-        || poolProps->handleTypes != CU_MEM_HANDLE_TYPE_NONE)
+    if (poolProps->location.type != CU_MEM_LOCATION_TYPE_DEVICE ||
+        poolProps->handleTypes != CU_MEM_HANDLE_TYPE_NONE)
         return CUDA_ERROR_NOT_SUPPORTED;
     device = fdcpu_device_get(poolProps->location.id);
     if (device == NULL)
@@ -230,8 +233,8 @@ pool_of_device(CUmemoryPool *out, CUdevice dev, bool standard)
         return CUDA_ERROR_INVALID_DEVICE;
     if (out == NULL)
         return CUDA_ERROR_INVALID_VALUE;
-    *out = (CUmemoryPool)(uintptr_t)(standard ? device->default_pool
-                                              : device->pool)->handle;
+    *out = (CUmemoryPool)(uintptr_t)(standard ? device->default_pool : device->pool)
+               ->handle;
     return CUDA_SUCCESS;
 }
 
@@ -304,7 +307,7 @@ cuMemPoolTrimTo(CUmemoryPool handle, size_t minBytesToKeep)
 {
     CUresult result = fdcpu_check();
 
-    (void)minBytesToKeep;       /* nothing is kept back */
+    (void)minBytesToKeep; /* nothing is kept back */
     if (result != CUDA_SUCCESS)
         return result;
     return FDCPU_GET(FDCPU_H_POOL, handle) == NULL ? CUDA_ERROR_INVALID_VALUE
@@ -322,16 +325,20 @@ cuMemPoolGetAttribute(CUmemoryPool handle, CUmemPool_attribute attr, void *value
     if (pool == NULL || value == NULL)
         return CUDA_ERROR_INVALID_VALUE;
     switch ((int)attr) {
-    case 1: case 2: case 3:
+    case 1:
+    case 2:
+    case 3:
         *(int *)value = pool->reuse[attr - 1];
         break;
     case 4:
         *(cuuint64_t *)value = pool->threshold;
         break;
-    case 5: case 7:             /* reserved, used: nothing is held beyond use */
+    case 5:
+    case 7: /* reserved, used: nothing is held beyond use */
         *(cuuint64_t *)value = atomic_load(&pool->used);
         break;
-    case 6: case 8:
+    case 6:
+    case 8:
         *(cuuint64_t *)value = atomic_load(&pool->high);
         break;
     default:
@@ -351,13 +358,16 @@ cuMemPoolSetAttribute(CUmemoryPool handle, CUmemPool_attribute attr, void *value
     if (pool == NULL || value == NULL)
         return CUDA_ERROR_INVALID_VALUE;
     switch ((int)attr) {
-    case 1: case 2: case 3:
+    case 1:
+    case 2:
+    case 3:
         pool->reuse[attr - 1] = *(int *)value != 0;
         break;
     case 4:
         pool->threshold = *(cuuint64_t *)value;
         break;
-    case 6: case 8:             /* high marks can only be reset */
+    case 6:
+    case 8: /* high marks can only be reset */
         if (*(cuuint64_t *)value != 0)
             return CUDA_ERROR_INVALID_VALUE;
         atomic_store(&pool->high, atomic_load(&pool->used));
@@ -380,17 +390,18 @@ cuMemPoolSetAccess(CUmemoryPool handle, const CUmemAccessDesc *map, size_t count
     if (pool == NULL || (map == NULL && count != 0))
         return CUDA_ERROR_INVALID_VALUE;
     for (i = 0; i < count; i++) {
-        if (map[i].location.type != CU_MEM_LOCATION_TYPE_DEVICE
-            || fdcpu_device_get(map[i].location.id) == NULL)
+        if (map[i].location.type != CU_MEM_LOCATION_TYPE_DEVICE ||
+            fdcpu_device_get(map[i].location.id) == NULL)
             return CUDA_ERROR_INVALID_DEVICE;
         if (map[i].location.id == pool->device->ordinal && map[i].flags == 0)
             return CUDA_ERROR_INVALID_VALUE;
     }
-    return CUDA_SUCCESS;        /* every device reaches all memory */
+    return CUDA_SUCCESS; /* every device reaches all memory */
 }
 
 FDC_EXPORT CUresult
-cuMemPoolGetAccess(CUmemAccess_flags *flags, CUmemoryPool handle, CUmemLocation *location)
+cuMemPoolGetAccess(CUmemAccess_flags *flags, CUmemoryPool handle,
+                   CUmemLocation *location)
 {
     CUresult result = fdcpu_check();
 

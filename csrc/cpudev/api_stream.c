@@ -22,7 +22,7 @@ fdcpu_stream_new(struct fdcpu_ctx *ctx, unsigned int flags, int priority)
     s->ctx = ctx;
     s->flags = flags;
     s->priority = priority > 0 ? 0 : priority < -5 ? -5 : priority;
-    s->refs = 1;                /* of the list */
+    s->refs = 1; /* of the list */
     s->listed = true;
     s->tail = &s->head;
     s->id = atomic_fetch_add(&fdcpu.next_id, 1) + 1;
@@ -108,14 +108,14 @@ own_stream(struct fdcpu_ctx *ctx)
             continue;
         if (!t->own[i].stream->gone)
             return t->own[i].stream;
-        break;                  /* the context was reset since */
+        break; /* the context was reset since */
     }
     s = fdcpu_stream_new(ctx, 0, 0);
     if (s == NULL)
         return NULL;
     s->per_thread = true;
     pthread_mutex_lock(&fdcpu.sched);
-    fdcpu_stream_ref(s);        /* of this thread's table */
+    fdcpu_stream_ref(s); /* of this thread's table */
     if (i < t->nown) {
         fdcpu_stream_unref(t->own[i].stream);
         t->own[i].stream = s;
@@ -127,7 +127,7 @@ own_stream(struct fdcpu_ctx *ctx)
     if (more == NULL)
         return NULL;
     t->own = more;
-    t->own[t->nown++] = (struct fdcpu_own){ ctx, s };
+    t->own[t->nown++] = (struct fdcpu_own){ctx, s};
     fdcpu_thread_watch();
     return s;
 }
@@ -206,7 +206,7 @@ worker(void *arg)
         op = s->head;
         if (op == NULL)
             break;
-        fdcpu_stream_await(s, op->ticket - 1);  /* one that a caller runs itself */
+        fdcpu_stream_await(s, op->ticket - 1); /* one that a caller runs itself */
         for (i = 0; i < op->ndeps; i++) {
             fdcpu_stream_await(op->deps[i].stream, op->deps[i].ticket);
             fdcpu_stream_unref(op->deps[i].stream);
@@ -255,7 +255,8 @@ start_worker(struct fdcpu_stream *s)
 }
 
 void
-fdcpu_stream_depend(struct fdcpu_stream *stream, struct fdcpu_stream *on, uint64_t ticket)
+fdcpu_stream_depend(struct fdcpu_stream *stream, struct fdcpu_stream *on,
+                    uint64_t ticket)
 {
     struct fdcpu_dep *more;
 
@@ -267,7 +268,7 @@ fdcpu_stream_depend(struct fdcpu_stream *stream, struct fdcpu_stream *on, uint64
         return;
     }
     stream->waits = more;
-    stream->waits[stream->nwaits++] = (struct fdcpu_dep){ on, ticket };
+    stream->waits[stream->nwaits++] = (struct fdcpu_dep){on, ticket};
     fdcpu_stream_ref(on);
 }
 
@@ -362,13 +363,14 @@ uint64_t
 fdcpu_stream_push(struct fdcpu_stream *stream, struct fdcpu_work *work)
 {
     /* As a driver: a full queue holds its caller up. */
-    while ((fdcpu.opt.strict & FDCPU_STRICT_QUEUE) != 0 && stream->queued >= FDCPU_QUEUE)
+    while ((fdcpu.opt.strict & FDCPU_STRICT_QUEUE) != 0 &&
+           stream->queued >= FDCPU_QUEUE)
         pthread_cond_wait(&stream->change, &fdcpu.sched);
     prune(stream);
     depend_on_legacy(stream);
     /* What only marks a place needs no thread while the stream is idle. */
-    if ((work->kind == FDCPU_W_RECORD || work->kind == FDCPU_W_EMPTY)
-        && run_here(stream, work))
+    if ((work->kind == FDCPU_W_RECORD || work->kind == FDCPU_W_EMPTY) &&
+        run_here(stream, work))
         return stream->submitted;
     return enqueue(stream, work);
 }
@@ -468,7 +470,7 @@ bool
 fdcpu_streams_use(struct fdcpu_device *device, uint64_t lo, uint64_t hi,
                   struct fdcpu_ctx **ctx)
 {
-    struct use use = { device, lo, hi, NULL };
+    struct use use = {device, lo, hi, NULL};
 
     fdcpu_handle_each(FDCPU_H_CONTEXT, use_in_ctx, &use);
     *ctx = use.found;
@@ -574,8 +576,8 @@ query(CUstream hStream)
         result = CUDA_ERROR_NOT_READY;
     if (stream->legacy)
         for (other = stream->ctx->streams; other != NULL; other = other->next)
-            if ((other->flags & CU_STREAM_NON_BLOCKING) == 0
-                && !is_done(other, other->submitted))
+            if ((other->flags & CU_STREAM_NON_BLOCKING) == 0 &&
+                !is_done(other, other->submitted))
                 result = CUDA_ERROR_NOT_READY;
     pthread_mutex_unlock(&fdcpu.sched);
     return result == CUDA_SUCCESS ? fdcpu_ctx_result(stream->ctx) : result;
@@ -666,7 +668,8 @@ attribute(struct fdcpu_stream *s, CUstreamAttrID attr)
         return &s->window;
     case 3:
         return &s->sync_policy;
-    case 9: case 10:
+    case 9:
+    case 10:
         return &s->mem_domain;
     default:
         return NULL;

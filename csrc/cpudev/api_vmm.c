@@ -1,6 +1,7 @@
 /*
  * Virtual memory management: reservations of addresses, memory made as a memfd, and
- * mappings of it. Mapped memory is reachable (by kernels and copies) once access is set.
+ * mappings of it. Mapped memory is reachable (by kernels and copies) once access is
+ * set.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -16,7 +17,7 @@ struct reservation {
     struct reservation *next;
 };
 
-static struct reservation *reservations;        /* under mem */
+static struct reservation *reservations; /* under mem */
 
 static CUresult
 enter(void)
@@ -45,11 +46,11 @@ cuMemAddressReserve(CUdeviceptr *ptr, size_t size, size_t alignment, CUdeviceptr
 
     if (result != CUDA_SUCCESS)
         return result;
-    if (ptr == NULL || size == 0 || !granular(size) || flags != 0
-        || (alignment & (alignment - 1)) != 0)
+    if (ptr == NULL || size == 0 || !granular(size) || flags != 0 ||
+        (alignment & (alignment - 1)) != 0)
         return CUDA_ERROR_INVALID_VALUE;
-    if ((fdcpu.opt.strict & FDCPU_STRICT_HINTS) != 0 || !granular(addr)
-        || (alignment != 0 && addr % alignment != 0))
+    if ((fdcpu.opt.strict & FDCPU_STRICT_HINTS) != 0 || !granular(addr) ||
+        (alignment != 0 && addr % alignment != 0))
         addr = 0;
     r = malloc(sizeof(*r));
     if (r == NULL)
@@ -82,7 +83,7 @@ cuMemAddressFree(CUdeviceptr ptr, size_t size)
         return result;
     for (addr = ptr; addr < ptr + size; addr += FDCPU_GRANULE)
         if (fdcpu_alloc_find(addr, &alloc))
-            return CUDA_ERROR_INVALID_VALUE;    /* still mapped */
+            return CUDA_ERROR_INVALID_VALUE; /* still mapped */
     pthread_rwlock_wrlock(&fdcpu.mem);
     for (at = &reservations; *at != NULL; at = &(*at)->next) {
         if ((*at)->lo == ptr && (*at)->hi == ptr + size) {
@@ -117,7 +118,8 @@ check_prop(const CUmemAllocationProp *prop, struct fdcpu_device **device)
 {
     if (prop == NULL || prop->type != CU_MEM_ALLOCATION_TYPE_PINNED)
         return CUDA_ERROR_INVALID_VALUE;
-    if (((int)prop->requestedHandleTypes & ~CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR) != 0)
+    if (((int)prop->requestedHandleTypes & ~CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR) !=
+        0)
         return CUDA_ERROR_NOT_SUPPORTED;
     switch ((int)prop->location.type) {
     case CU_MEM_LOCATION_TYPE_DEVICE:
@@ -249,8 +251,8 @@ cuMemRetainAllocationHandle(CUmemGenericAllocationHandle *handle, void *addr)
 
     if (result != CUDA_SUCCESS)
         return result;
-    if (handle == NULL || !fdcpu_alloc_find((uint64_t)addr, &alloc)
-        || alloc.kind != FDCPU_A_MAPPED)
+    if (handle == NULL || !fdcpu_alloc_find((uint64_t)addr, &alloc) ||
+        alloc.kind != FDCPU_A_MAPPED)
         return CUDA_ERROR_INVALID_VALUE;
     memory = alloc.memory;
     pthread_rwlock_wrlock(&fdcpu.mem);
@@ -292,8 +294,8 @@ cuMemExportToShareableHandle(void *shareableHandle, CUmemGenericAllocationHandle
     memory = FDCPU_GET(FDCPU_H_MEMORY, handle);
     if (shareableHandle == NULL || memory == NULL || flags != 0)
         return CUDA_ERROR_INVALID_VALUE;
-    if (handleType != CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR
-        || ((int)memory->prop.requestedHandleTypes & handleType) == 0)
+    if (handleType != CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR ||
+        ((int)memory->prop.requestedHandleTypes & handleType) == 0)
         return CUDA_ERROR_NOT_SUPPORTED;
     fd = fcntl(memory->fd, F_DUPFD_CLOEXEC, 0);
     if (fd < 0)
@@ -309,7 +311,7 @@ cuMemImportFromShareableHandle(CUmemGenericAllocationHandle *handle, void *osHan
     CUmemAllocationProp prop = {
         .type = CU_MEM_ALLOCATION_TYPE_PINNED,
         .requestedHandleTypes = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR,
-        .location = { .type = CU_MEM_LOCATION_TYPE_DEVICE },
+        .location = {.type = CU_MEM_LOCATION_TYPE_DEVICE},
     };
     CUresult result = enter();
     off_t size;
@@ -339,11 +341,13 @@ cuMemImportFromShareableHandle(CUmemGenericAllocationHandle *handle, void *osHan
 /* ---- mappings ---- */
 
 FDC_EXPORT CUresult
-cuMemMap(CUdeviceptr ptr, size_t size, size_t offset, CUmemGenericAllocationHandle handle,
-         unsigned long long flags)
+cuMemMap(CUdeviceptr ptr, size_t size, size_t offset,
+         CUmemGenericAllocationHandle handle, unsigned long long flags)
 {
     struct fdcpu_alloc alloc = {
-        .lo = ptr, .hi = ptr + size, .kind = FDCPU_A_MAPPED,
+        .lo = ptr,
+        .hi = ptr + size,
+        .kind = FDCPU_A_MAPPED,
     };
     struct fdcpu_memory *memory;
     CUresult result = enter();
@@ -351,16 +355,16 @@ cuMemMap(CUdeviceptr ptr, size_t size, size_t offset, CUmemGenericAllocationHand
     if (result != CUDA_SUCCESS)
         return result;
     memory = FDCPU_GET(FDCPU_H_MEMORY, handle);
-    if (memory == NULL || size == 0 || !granular(ptr) || !granular(size) || offset != 0
-        || size > memory->size || flags != 0 || !reserved(ptr, ptr + size))
+    if (memory == NULL || size == 0 || !granular(ptr) || !granular(size) ||
+        offset != 0 || size > memory->size || flags != 0 || !reserved(ptr, ptr + size))
         return CUDA_ERROR_INVALID_VALUE;
     alloc.memory = memory;
     alloc.device = memory->device != NULL ? memory->device : &fdcpu.device[0];
     alloc.ctx = alloc.device->primary;
     if (fdcpu_alloc_add(&alloc) != 0)
-        return CUDA_ERROR_INVALID_VALUE;        /* something is mapped there */
-    if (mmap((void *)ptr, size, PROT_NONE, MAP_SHARED | MAP_FIXED, memory->fd, 0)
-        == MAP_FAILED) {
+        return CUDA_ERROR_INVALID_VALUE; /* something is mapped there */
+    if (mmap((void *)ptr, size, PROT_NONE, MAP_SHARED | MAP_FIXED, memory->fd, 0) ==
+        MAP_FAILED) {
         fdcpu_alloc_remove(ptr, &alloc);
         return CUDA_ERROR_OUT_OF_MEMORY;
     }
@@ -385,8 +389,8 @@ whole_mappings(uint64_t lo, uint64_t hi)
     struct fdcpu_alloc alloc;
 
     while (lo < hi) {
-        if (!fdcpu_alloc_find(lo, &alloc) || alloc.kind != FDCPU_A_MAPPED
-            || alloc.lo != lo || alloc.hi > hi)
+        if (!fdcpu_alloc_find(lo, &alloc) || alloc.kind != FDCPU_A_MAPPED ||
+            alloc.lo != lo || alloc.hi > hi)
             return false;
         lo = alloc.hi;
     }
@@ -396,7 +400,7 @@ whole_mappings(uint64_t lo, uint64_t hi)
 FDC_EXPORT CUresult
 cuMemUnmap(CUdeviceptr ptr, size_t size)
 {
-    struct fdcpu_fault fault = { .result = CUDA_ERROR_ILLEGAL_ADDRESS };
+    struct fdcpu_fault fault = {.result = CUDA_ERROR_ILLEGAL_ADDRESS};
     struct fdcpu_alloc alloc;
     struct fdcpu_ctx *user;
     CUresult result = enter();
@@ -408,10 +412,12 @@ cuMemUnmap(CUdeviceptr ptr, size_t size)
     if (size == 0 || ptr + size < ptr || !whole_mappings(ptr, ptr + size))
         return CUDA_ERROR_INVALID_VALUE;
     for (i = 0; i < fdcpu.ndevices; i++) {
-        if ((fdcpu.opt.strict & FDCPU_STRICT_UNMAP) != 0
-            && fdcpu_streams_use(&fdcpu.device[i], ptr, ptr + size, &user)) {
-            snprintf(fault.report, sizeof(fault.report), "cuMemUnmap of 0x%llx, %zu bytes:"
-                     " work that uses it is not finished", (unsigned long long)ptr, size);
+        if ((fdcpu.opt.strict & FDCPU_STRICT_UNMAP) != 0 &&
+            fdcpu_streams_use(&fdcpu.device[i], ptr, ptr + size, &user)) {
+            snprintf(fault.report, sizeof(fault.report),
+                     "cuMemUnmap of 0x%llx, %zu bytes:"
+                     " work that uses it is not finished",
+                     (unsigned long long)ptr, size);
             fdcpu_ctx_fault(user, &fault);
         }
         fdcpu_device_idle(&fdcpu.device[i]);
@@ -434,10 +440,14 @@ static void
 set_access(struct fdcpu_alloc *alloc, void *user)
 {
     struct access *access = user;
-    int prot = access->flags == CU_MEM_ACCESS_FLAGS_PROT_READWRITE ? PROT_READ | PROT_WRITE
-        : access->flags == CU_MEM_ACCESS_FLAGS_PROT_READ ? PROT_READ : PROT_NONE;
+    int prot = access->flags == CU_MEM_ACCESS_FLAGS_PROT_READWRITE
+                   ? PROT_READ | PROT_WRITE
+               : access->flags == CU_MEM_ACCESS_FLAGS_PROT_READ ? PROT_READ
+                                                                : PROT_NONE;
     struct fdcpu_range range = {
-        alloc->lo, alloc->hi, prot == PROT_READ ? FDCPU_MEM_READONLY : 0,
+        alloc->lo,
+        alloc->hi,
+        prot == PROT_READ ? FDCPU_MEM_READONLY : 0,
         (uint32_t)alloc->device->ordinal,
     };
 
@@ -461,23 +471,23 @@ FDC_EXPORT CUresult
 cuMemSetAccess(CUdeviceptr ptr, size_t size, const CUmemAccessDesc *desc, size_t count)
 {
     struct fdcpu_alloc alloc;
-    struct access access = { 0 };
+    struct access access = {0};
     CUresult result = enter();
     uint64_t lo;
     size_t i;
 
     if (result != CUDA_SUCCESS)
         return result;
-    if (desc == NULL || count == 0 || size == 0 || ptr + size < ptr
-        || !whole_mappings(ptr, ptr + size))
+    if (desc == NULL || count == 0 || size == 0 || ptr + size < ptr ||
+        !whole_mappings(ptr, ptr + size))
         return CUDA_ERROR_INVALID_VALUE;
     for (i = 0; i < count; i++) {
-        if (desc[i].flags != CU_MEM_ACCESS_FLAGS_PROT_NONE
-            && desc[i].flags != CU_MEM_ACCESS_FLAGS_PROT_READ
-            && desc[i].flags != CU_MEM_ACCESS_FLAGS_PROT_READWRITE)
+        if (desc[i].flags != CU_MEM_ACCESS_FLAGS_PROT_NONE &&
+            desc[i].flags != CU_MEM_ACCESS_FLAGS_PROT_READ &&
+            desc[i].flags != CU_MEM_ACCESS_FLAGS_PROT_READWRITE)
             return CUDA_ERROR_INVALID_VALUE;
-        if (desc[i].location.type == CU_MEM_LOCATION_TYPE_DEVICE
-            && fdcpu_device_get(desc[i].location.id) == NULL)
+        if (desc[i].location.type == CU_MEM_LOCATION_TYPE_DEVICE &&
+            fdcpu_device_get(desc[i].location.id) == NULL)
             return CUDA_ERROR_INVALID_DEVICE;
         /* All devices share the host's page tables: the widest access counts. */
         if ((unsigned int)desc[i].flags > access.flags)
@@ -494,7 +504,8 @@ cuMemSetAccess(CUdeviceptr ptr, size_t size, const CUmemAccessDesc *desc, size_t
 }
 
 FDC_EXPORT CUresult
-cuMemGetAccess(unsigned long long *flags, const CUmemLocation *location, CUdeviceptr ptr)
+cuMemGetAccess(unsigned long long *flags, const CUmemLocation *location,
+               CUdeviceptr ptr)
 {
     struct fdcpu_alloc alloc;
     CUresult result = enter();
@@ -503,8 +514,8 @@ cuMemGetAccess(unsigned long long *flags, const CUmemLocation *location, CUdevic
         return result;
     if (flags == NULL || location == NULL || !fdcpu_alloc_find(ptr, &alloc))
         return CUDA_ERROR_INVALID_VALUE;
-    if (location->type == CU_MEM_LOCATION_TYPE_DEVICE
-        && fdcpu_device_get(location->id) == NULL)
+    if (location->type == CU_MEM_LOCATION_TYPE_DEVICE &&
+        fdcpu_device_get(location->id) == NULL)
         return CUDA_ERROR_INVALID_DEVICE;
     *flags = alloc.kind == FDCPU_A_MAPPED ? alloc.access
                                           : CU_MEM_ACCESS_FLAGS_PROT_READWRITE;

@@ -55,11 +55,12 @@ fdcpu_work_clone(const struct fdcpu_work *work)
         memcpy(copy->u.kernel.params, work->u.kernel.params, work->u.kernel.param_size);
         atomic_fetch_add(&work->u.kernel.function->refs, 1);
         for (i = 0; i < work->u.kernel.nparams; i++)
-            copy->u.kernel.pointers[i] = (char *)copy->u.kernel.params
-                + ((char *)work->u.kernel.pointers[i] - (char *)work->u.kernel.params);
+            copy->u.kernel.pointers[i] =
+                (char *)copy->u.kernel.params +
+                ((char *)work->u.kernel.pointers[i] - (char *)work->u.kernel.params);
         break;
     case FDCPU_W_COPY:
-        copy->u.copy.staged = NULL;     /* graphs never stage */
+        copy->u.copy.staged = NULL; /* graphs never stage */
         break;
     case FDCPU_W_CHILD:
         copy->u.child = fdcpu_graph_clone(work->u.child);
@@ -136,8 +137,8 @@ span(const CUDA_MEMCPY3D *p, size_t pitch, size_t height)
 {
     size_t rows = height > p->Height ? height : p->Height;
 
-    return (p->Depth == 0 ? 0 : (p->Depth - 1) * rows * pitch)
-        + (p->Height == 0 ? 0 : (p->Height - 1) * pitch) + p->WidthInBytes;
+    return (p->Depth == 0 ? 0 : (p->Depth - 1) * rows * pitch) +
+           (p->Height == 0 ? 0 : (p->Height - 1) * pitch) + p->WidthInBytes;
 }
 
 bool
@@ -157,13 +158,17 @@ fdcpu_work_uses(const struct fdcpu_work *work, uint64_t lo, uint64_t hi)
         return false;
     case FDCPU_W_COPY:
         p = &work->u.copy.p;
-        return overlaps(p->dstDevice, span(p, p->dstPitch, p->dstHeight), lo, hi)
-            || overlaps(p->srcDevice, span(p, p->srcPitch, p->srcHeight), lo, hi)
-            || overlaps((uint64_t)p->dstHost, span(p, p->dstPitch, p->dstHeight), lo, hi)
-            || overlaps((uint64_t)p->srcHost, span(p, p->srcPitch, p->srcHeight), lo, hi);
+        return overlaps(p->dstDevice, span(p, p->dstPitch, p->dstHeight), lo, hi) ||
+               overlaps(p->srcDevice, span(p, p->srcPitch, p->srcHeight), lo, hi) ||
+               overlaps((uint64_t)p->dstHost, span(p, p->dstPitch, p->dstHeight), lo,
+                        hi) ||
+               overlaps((uint64_t)p->srcHost, span(p, p->srcPitch, p->srcHeight), lo,
+                        hi);
     case FDCPU_W_SET:
-        return overlaps(work->u.set.dst, work->u.set.pitch * work->u.set.height
-                        + work->u.set.width * work->u.set.elementSize, lo, hi);
+        return overlaps(work->u.set.dst,
+                        work->u.set.pitch * work->u.set.height +
+                            work->u.set.width * work->u.set.elementSize,
+                        lo, hi);
     case FDCPU_W_GRAPH:
         return fdcpu_plan_uses(work->u.plan, lo, hi);
     default:
@@ -177,14 +182,14 @@ static void
 run_kernel(struct fdcpu_work *work)
 {
     struct fdcpu_launch launch = {
-        .func = work->u.kernel.function->func,  /* looked at only if not dead */
+        .func = work->u.kernel.function->func, /* looked at only if not dead */
         .dynamic_shared = work->u.kernel.shared,
         .params = work->u.kernel.params,
         .param_size = work->u.kernel.param_size,
         .cooperative = work->u.kernel.cooperative,
         .env = &work->ctx->env,
     };
-    struct fdcpu_fault fault = { 0 };
+    struct fdcpu_fault fault = {0};
     int result;
 
     if (fdcpu.opt.skip_kernels)
@@ -230,7 +235,7 @@ static void
 run_wait_value(struct fdcpu_ctx *ctx, uint64_t addr, uint64_t value, unsigned int flags,
                bool wide)
 {
-    struct timespec nap = { 0, 20000 };
+    struct timespec nap = {0, 20000};
     uint64_t seen;
     bool met = false;
 
@@ -282,7 +287,7 @@ run_memop(struct fdcpu_work *work)
                              __ATOMIC_RELEASE);
             break;
         default:
-            break;              /* barriers and flushes: everything is ordered */
+            break; /* barriers and flushes: everything is ordered */
         }
     }
 }
@@ -319,7 +324,7 @@ fdcpu_work_run(struct fdcpu_work *work, struct fdcpu_stream *stream)
         return;
     }
     if (error != 0)
-        return;                 /* nothing more runs in a context that has failed */
+        return; /* nothing more runs in a context that has failed */
     switch (work->kind) {
     case FDCPU_W_KERNEL:
         run_kernel(work);

@@ -27,10 +27,10 @@
 #include "cuda_calls.h"
 
 #define FDCPU_MAX_DEVICES 16
-#define FDCPU_GRANULE (2ull << 20)      /* of cuMemCreate and reservations */
-#define FDCPU_ALIGN 512                 /* of cuMemAlloc */
-#define FDCPU_QUEUE 1024                /* entries of a stream's queue, FD_CPU_STRICT */
-#define FDCPU_STAGE (64u << 10)         /* pageable copies above it block when strict */
+#define FDCPU_GRANULE (2ull << 20) /* of cuMemCreate and reservations */
+#define FDCPU_ALIGN 512            /* of cuMemAlloc */
+#define FDCPU_QUEUE 1024           /* entries of a stream's queue, FD_CPU_STRICT */
+#define FDCPU_STAGE (64u << 10)    /* pageable copies above it block when strict */
 #define FDCPU_LEGACY ((CUstream)1)
 #define FDCPU_PER_THREAD ((CUstream)2)
 
@@ -40,41 +40,62 @@
  * Exports a call and its _ptsz or _ptds twin from one expression. Inside it S(stream)
  * is the stream meant: 0 is the thread's own stream in the twin.
  */
-#define FDCPU_TWIN(name, suffix, params, ...)                                           \
-    FDC_EXPORT CUresult name params { enum { twin = 0 }; return __VA_ARGS__; }          \
-    FDC_EXPORT CUresult name##suffix params { enum { twin = 1 }; return __VA_ARGS__; }
+#define FDCPU_TWIN(name, suffix, params, ...)                                          \
+    FDC_EXPORT CUresult name params                                                    \
+    {                                                                                  \
+        enum { twin = 0 };                                                             \
+        return __VA_ARGS__;                                                            \
+    }                                                                                  \
+    FDC_EXPORT CUresult name##suffix params                                            \
+    {                                                                                  \
+        enum { twin = 1 };                                                             \
+        return __VA_ARGS__;                                                            \
+    }
 #define S(stream) (twin && (stream) == NULL ? FDCPU_PER_THREAD : (stream))
 
 /* ---- options (api_init.c) ---- */
 
 enum fdcpu_strict {
-    FDCPU_STRICT_QUEUE = 1,     /* queues of FDCPU_QUEUE entries that block the caller */
-    FDCPU_STRICT_CAPTURE = 2,   /* a word for the rules of capture; they always hold */
-    FDCPU_STRICT_HINTS = 4,     /* address hints are not followed */
-    FDCPU_STRICT_NOVMM = 8,     /* attribute 102 is 0, cuMemCreate is refused */
-    FDCPU_STRICT_SLOW = 16,     /* loads take 50 ms */
-    FDCPU_STRICT_UNMAP = 32,    /* memory unmapped while in use is a fault */
+    FDCPU_STRICT_QUEUE = 1,   /* queues of FDCPU_QUEUE entries that block the caller */
+    FDCPU_STRICT_CAPTURE = 2, /* a word for the rules of capture; they always hold */
+    FDCPU_STRICT_HINTS = 4,   /* address hints are not followed */
+    FDCPU_STRICT_NOVMM = 8,   /* attribute 102 is 0, cuMemCreate is refused */
+    FDCPU_STRICT_SLOW = 16,   /* loads take 50 ms */
+    FDCPU_STRICT_UNMAP = 32,  /* memory unmapped while in use is a fault */
     FDCPU_STRICT_PAGEABLE = 64, /* big pageable copies wait for their stream */
 };
 
 struct fdcpu_options {
-    int version;                /* what cuDriverGetVersion says */
-    int cc;                     /* 80 */
-    uint64_t memory;            /* bytes a device */
-    uint32_t strict;            /* enum fdcpu_strict */
+    int version;     /* what cuDriverGetVersion says */
+    int cc;          /* 80 */
+    uint64_t memory; /* bytes a device */
+    uint32_t strict; /* enum fdcpu_strict */
     bool skip_kernels;
-    bool blocking;              /* CUDA_LAUNCH_BLOCKING */
-    bool eager;                 /* CUDA_MODULE_LOADING=EAGER */
+    bool blocking; /* CUDA_LAUNCH_BLOCKING */
+    bool eager;    /* CUDA_MODULE_LOADING=EAGER */
     uint64_t deadline_ms;
 };
 
 /* ---- handles (api_handle.c) ---- */
 
 enum fdcpu_kind {
-    FDCPU_H_CONTEXT = 1, FDCPU_H_STREAM, FDCPU_H_EVENT, FDCPU_H_MODULE, FDCPU_H_FUNCTION,
-    FDCPU_H_LIBRARY, FDCPU_H_KERNEL, FDCPU_H_GRAPH, FDCPU_H_EXEC, FDCPU_H_NODE,
-    FDCPU_H_POOL, FDCPU_H_ARRAY, FDCPU_H_MEMORY, FDCPU_H_LINK, FDCPU_H_LOG,
-    FDCPU_H_OBJECT, FDCPU_H_MIPMAP,
+    FDCPU_H_CONTEXT = 1,
+    FDCPU_H_STREAM,
+    FDCPU_H_EVENT,
+    FDCPU_H_MODULE,
+    FDCPU_H_FUNCTION,
+    FDCPU_H_LIBRARY,
+    FDCPU_H_KERNEL,
+    FDCPU_H_GRAPH,
+    FDCPU_H_EXEC,
+    FDCPU_H_NODE,
+    FDCPU_H_POOL,
+    FDCPU_H_ARRAY,
+    FDCPU_H_MEMORY,
+    FDCPU_H_LINK,
+    FDCPU_H_LOG,
+    FDCPU_H_OBJECT,
+    FDCPU_H_MIPMAP,
 };
 
 /* Names obj. 0 when the table is full. */
@@ -95,14 +116,14 @@ struct fdcpu_stream;
 struct fdcpu_pool;
 
 struct fdcpu_device {
-    int ordinal;                /* as CUDA_VISIBLE_DEVICES left it */
+    int ordinal; /* as CUDA_VISIBLE_DEVICES left it */
     int physical;
     uint8_t uuid[16];
     int pci_domain, pci_bus, pci_slot;
     char name[64];
-    _Atomic uint64_t used;      /* bytes of the quota */
+    _Atomic uint64_t used; /* bytes of the quota */
     struct fdcpu_ctx *primary;
-    int retains;                /* of the primary context; under api */
+    int retains; /* of the primary context; under api */
     unsigned int primary_flags;
     struct fdcpu_pool *default_pool, *pool;
 };
@@ -113,25 +134,25 @@ struct fdcpu_ctx {
     uint64_t handle;
     struct fdcpu_device *device;
     bool primary;
-    _Atomic bool active;        /* false: destroyed, or a primary nobody retains */
+    _Atomic bool active; /* false: destroyed, or a primary nobody retains */
     unsigned int flags;
     uint64_t id;
-    _Atomic int error;          /* sticky result of a faulting kernel, 0 if none */
-    _Atomic int pending;        /* told once by the next call that waits */
+    _Atomic int error;   /* sticky result of a faulting kernel, 0 if none */
+    _Atomic int pending; /* told once by the next call that waits */
     _Atomic uint32_t cancel;
     size_t limits[FDCPU_LIMITS];
     int cache_config, shared_config;
     struct fdcpu_env env;
     struct fdcpu_stream *legacy;
-    struct fdcpu_stream *streams;       /* all of this context; under sched */
-    _Atomic uint32_t peers;             /* bit a device: access enabled */
+    struct fdcpu_stream *streams; /* all of this context; under sched */
+    _Atomic uint32_t peers;       /* bit a device: access enabled */
     pthread_mutex_t print_lock;
-    char *print;                        /* device printf, until the next wait */
+    char *print; /* device printf, until the next wait */
     size_t print_used, print_room;
 };
 
 struct fdcpu_state {
-    _Atomic int ready;          /* 1 after cuInit, 2 in a forked child */
+    _Atomic int ready; /* 1 after cuInit, 2 in a forked child */
     struct fdcpu_options opt;
     int ndevices;
     struct fdcpu_device device[FDCPU_MAX_DEVICES];
@@ -141,21 +162,21 @@ struct fdcpu_state {
 };
 extern struct fdcpu_state fdcpu;
 
-struct fdcpu_own {              /* a thread's own default stream in one context */
+struct fdcpu_own { /* a thread's own default stream in one context */
     struct fdcpu_ctx *ctx;
     struct fdcpu_stream *stream;
 };
 
 struct fdcpu_thread {
-    struct fdcpu_ctx **stack;   /* current context on top */
+    struct fdcpu_ctx **stack; /* current context on top */
     int depth, room;
     CUstreamCaptureMode mode;
-    int captures;               /* not relaxed, begun by this thread */
+    int captures; /* not relaxed, begun by this thread */
     bool in_host_function;
     struct fdcpu_own *own;
     int nown;
-    uint64_t number;            /* 0 until asked for */
-    CUgraphNode *asked;         /* what cuStreamGetCaptureInfo gave out last */
+    uint64_t number;    /* 0 until asked for */
+    CUgraphNode *asked; /* what cuStreamGetCaptureInfo gave out last */
     CUgraphEdgeData *asked_edges;
 };
 extern __thread struct fdcpu_thread fdcpu_thread;
@@ -187,28 +208,35 @@ void fdcpu_log_once(const char *what);
 /* ---- memory (api_arena.c, api_alloc.c) ---- */
 
 enum fdcpu_alloc_kind {
-    FDCPU_A_DEVICE = 1, FDCPU_A_MANAGED, FDCPU_A_HOST, FDCPU_A_REGISTERED,
-    FDCPU_A_MAPPED, FDCPU_A_POOL, FDCPU_A_MODULE, FDCPU_A_ARRAY, FDCPU_A_GRAPH,
+    FDCPU_A_DEVICE = 1,
+    FDCPU_A_MANAGED,
+    FDCPU_A_HOST,
+    FDCPU_A_REGISTERED,
+    FDCPU_A_MAPPED,
+    FDCPU_A_POOL,
+    FDCPU_A_MODULE,
+    FDCPU_A_ARRAY,
+    FDCPU_A_GRAPH,
 };
 
-struct fdcpu_memory {           /* cuMemCreate */
+struct fdcpu_memory { /* cuMemCreate */
     uint64_t handle;
     size_t size;
     int fd;
-    int refs;                   /* handle references + mappings; under mem */
-    int names;                  /* references of the handle alone */
-    struct fdcpu_device *device;        /* NULL: host memory */
+    int refs;                    /* handle references + mappings; under mem */
+    int names;                   /* references of the handle alone */
+    struct fdcpu_device *device; /* NULL: host memory */
     CUmemAllocationProp prop;
 };
 
 struct fdcpu_alloc {
-    uint64_t lo, hi;            /* as asked for */
-    size_t charged;             /* bytes of the device's quota */
+    uint64_t lo, hi; /* as asked for */
+    size_t charged;  /* bytes of the device's quota */
     enum fdcpu_alloc_kind kind;
-    bool announced;             /* to kernels */
-    bool freeing;               /* a stream-ordered free is on its way */
+    bool announced; /* to kernels */
+    bool freeing;   /* a stream-ordered free is on its way */
     unsigned int flags;
-    unsigned int access;        /* mapped: CUmemAccess_flags */
+    unsigned int access; /* mapped: CUmemAccess_flags */
     struct fdcpu_ctx *ctx;
     struct fdcpu_device *device;
     struct fdcpu_pool *pool;
@@ -217,14 +245,14 @@ struct fdcpu_alloc {
 };
 
 /* The arena: addresses that belong to the devices (api_arena.c). */
-uint64_t fdcpu_addr_alloc(size_t size, size_t align);  /* readable, writable; 0: none */
+uint64_t fdcpu_addr_alloc(size_t size, size_t align); /* readable, writable; 0: none */
 void fdcpu_addr_free(uint64_t addr, size_t size);
-uint64_t fdcpu_addr_reserve(size_t size, size_t align, uint64_t hint);  /* no access */
+uint64_t fdcpu_addr_reserve(size_t size, size_t align, uint64_t hint); /* no access */
 void fdcpu_addr_unreserve(uint64_t addr, size_t size);
 
 /* Allocates and records device memory; zero_ok sizes are the caller's business. */
-CUresult fdcpu_alloc_device(struct fdcpu_ctx *ctx, enum fdcpu_alloc_kind kind, size_t size,
-                            size_t align, uint64_t *addr);
+CUresult fdcpu_alloc_device(struct fdcpu_ctx *ctx, enum fdcpu_alloc_kind kind,
+                            size_t size, size_t align, uint64_t *addr);
 CUresult fdcpu_alloc_free(uint64_t addr, const struct fdcpu_alloc *only);
 /* Records memory that was made elsewhere. -EEXIST: overlaps. */
 int fdcpu_alloc_add(const struct fdcpu_alloc *alloc);
@@ -234,7 +262,8 @@ bool fdcpu_alloc_find(uint64_t addr, struct fdcpu_alloc *alloc);
 /* Whether [addr, addr+size) is recorded throughout. */
 bool fdcpu_alloc_covers(uint64_t addr, size_t size);
 /* Changes a record in place under the lock. */
-bool fdcpu_alloc_change(uint64_t lo, void (*change)(struct fdcpu_alloc *, void *), void *user);
+bool fdcpu_alloc_change(uint64_t lo, void (*change)(struct fdcpu_alloc *, void *),
+                        void *user);
 /* Frees everything that belongs to ctx. */
 void fdcpu_alloc_drop_ctx(struct fdcpu_ctx *ctx);
 bool fdcpu_charge(struct fdcpu_device *device, size_t size);
@@ -252,19 +281,19 @@ struct fdcpu_array {
     uint64_t handle;
     struct fdcpu_ctx *ctx;
     CUDA_ARRAY3D_DESCRIPTOR desc;
-    size_t element;             /* bytes of one element, all channels */
-    size_t pitch, slice;        /* bytes of a row, of a plane of rows */
-    size_t width, height, depth;        /* bytes, rows, planes; at least 1 */
+    size_t element;              /* bytes of one element, all channels */
+    size_t pitch, slice;         /* bytes of a row, of a plane of rows */
+    size_t width, height, depth; /* bytes, rows, planes; at least 1 */
     uint64_t base;
-    bool borrowed;              /* a level of a mipmapped array */
+    bool borrowed; /* a level of a mipmapped array */
 };
 void fdcpu_array_drop_ctx(struct fdcpu_ctx *ctx);
 
 /* ---- modules (api_module.c, api_library.c, fatbin.c) ---- */
 
-struct fdcpu_image {            /* PTX texts found in what the program handed over */
+struct fdcpu_image { /* PTX texts found in what the program handed over */
     struct fdcpu_text *texts;
-    char **owned;               /* buffers to free */
+    char **owned; /* buffers to free */
     int ntexts, nowned;
 };
 /* Finds the PTX. 0, 209 with a line on the log, 200, 218, 2. */
@@ -281,8 +310,8 @@ struct fdcpu_function {
     struct fdcpu_module_obj *module;
     struct fdcpu_func *func;
     char *name;
-    _Atomic int refs;           /* of the module and of work */
-    _Atomic bool dead;          /* the module is gone */
+    _Atomic int refs;  /* of the module and of work */
+    _Atomic bool dead; /* the module is gone */
     /* what cuFuncSetAttribute changes; -1: not set */
     int max_dynamic_shared, carveout, cluster[3], nonportable, sched_policy;
     int cluster_required;
@@ -293,10 +322,10 @@ struct fdcpu_module_obj {
     uint64_t handle;
     struct fdcpu_ctx *ctx;
     struct fdcpu_module *engine;
-    struct fdcpu_library *library;      /* NULL for cuModuleLoad* */
+    struct fdcpu_library *library; /* NULL for cuModuleLoad* */
     struct fdcpu_function **functions;
     uint32_t nfunctions;
-    struct fdcpu_module_obj *next;      /* of the same library */
+    struct fdcpu_module_obj *next; /* of the same library */
 };
 
 struct fdcpu_kernel {
@@ -318,9 +347,9 @@ struct fdcpu_library {
     int refs;
 };
 
-struct fdcpu_jit {              /* the options that a load understands */
+struct fdcpu_jit { /* the options that a load understands */
     struct fdcpu_jit_log log;
-    void **error_used, **info_used;     /* where sizes go back */
+    void **error_used, **info_used; /* where sizes go back */
 };
 void fdcpu_jit_read(struct fdcpu_jit *jit, unsigned int n, CUjit_option *options,
                     void **values);
@@ -347,9 +376,19 @@ void *fdcpu_file_read(const char *path, size_t *size, CUresult *result);
 /* ---- work (api_work.c) ---- */
 
 enum fdcpu_work_kind {
-    FDCPU_W_EMPTY, FDCPU_W_KERNEL, FDCPU_W_COPY, FDCPU_W_SET, FDCPU_W_HOST,
-    FDCPU_W_CALLBACK, FDCPU_W_RECORD, FDCPU_W_WAIT, FDCPU_W_CHILD, FDCPU_W_ALLOC,
-    FDCPU_W_FREE, FDCPU_W_MEMOP, FDCPU_W_GRAPH,
+    FDCPU_W_EMPTY,
+    FDCPU_W_KERNEL,
+    FDCPU_W_COPY,
+    FDCPU_W_SET,
+    FDCPU_W_HOST,
+    FDCPU_W_CALLBACK,
+    FDCPU_W_RECORD,
+    FDCPU_W_WAIT,
+    FDCPU_W_CHILD,
+    FDCPU_W_ALLOC,
+    FDCPU_W_FREE,
+    FDCPU_W_MEMOP,
+    FDCPU_W_GRAPH,
 };
 
 struct fdcpu_event;
@@ -363,17 +402,17 @@ struct fdcpu_work {
     union {
         struct {
             struct fdcpu_function *function;
-            void *asked;        /* the handle that the program gave */
+            void *asked; /* the handle that the program gave */
             uint32_t grid[3], block[3], cluster[3], shared;
             bool cooperative;
-            void *params;       /* packed; owned */
+            void *params; /* packed; owned */
             uint32_t param_size;
-            void **pointers;    /* into params, for GetParams; owned */
+            void **pointers; /* into params, for GetParams; owned */
             uint32_t nparams;
         } kernel;
         struct {
             CUDA_MEMCPY3D p;
-            void *staged;       /* copy of a pageable source; owned */
+            void *staged; /* copy of a pageable source; owned */
         } copy;
         CUDA_MEMSET_NODE_PARAMS set;
         struct {
@@ -387,18 +426,18 @@ struct fdcpu_work {
         } callback;
         struct {
             CUevent handle;
-            struct fdcpu_record *record;        /* owned reference */
+            struct fdcpu_record *record; /* owned reference */
         } event;
-        struct fdcpu_graph *child;              /* owned */
+        struct fdcpu_graph *child; /* owned */
         struct {
             CUDA_MEM_ALLOC_NODE_PARAMS params;
         } alloc;
         uint64_t free;
         struct {
-            CUstreamBatchMemOpParams *ops;      /* owned */
+            CUstreamBatchMemOpParams *ops; /* owned */
             unsigned int count;
         } memop;
-        struct fdcpu_plan *plan;                /* owned reference */
+        struct fdcpu_plan *plan; /* owned reference */
     } u;
 };
 
@@ -410,10 +449,11 @@ void fdcpu_work_run(struct fdcpu_work *work, struct fdcpu_stream *stream);
 /* Whether it names memory in [lo, hi). */
 bool fdcpu_work_uses(const struct fdcpu_work *work, uint64_t lo, uint64_t hi);
 /* Checks the arguments of a launch and packs them. */
-CUresult fdcpu_launch_prepare(struct fdcpu_ctx *ctx, void *handle, const uint32_t grid[3],
-                              const uint32_t block[3], const uint32_t cluster[3],
-                              uint32_t shared, bool cooperative, void **params,
-                              void **extra, struct fdcpu_work **work);
+CUresult fdcpu_launch_prepare(struct fdcpu_ctx *ctx, void *handle,
+                              const uint32_t grid[3], const uint32_t block[3],
+                              const uint32_t cluster[3], uint32_t shared,
+                              bool cooperative, void **params, void **extra,
+                              struct fdcpu_work **work);
 /* Checks a copy's ends and says which are pageable. */
 enum { FDCPU_SRC_PAGEABLE = 1, FDCPU_DST_PAGEABLE = 2, FDCPU_BOTH_HOST = 4 };
 CUresult fdcpu_copy_check(const CUDA_MEMCPY3D *p, int *how);
@@ -422,8 +462,8 @@ CUresult fdcpu_set_check(const CUDA_MEMSET_NODE_PARAMS *p);
 
 /* ---- streams and events (api_stream.c, api_event.c) ---- */
 
-struct fdcpu_dep {              /* until `ticket` of `stream` is done */
-    struct fdcpu_stream *stream;        /* owned reference */
+struct fdcpu_dep {               /* until `ticket` of `stream` is done */
+    struct fdcpu_stream *stream; /* owned reference */
     uint64_t ticket;
 };
 
@@ -438,16 +478,16 @@ struct fdcpu_op {
 struct fdcpu_capture;
 
 struct fdcpu_stream {
-    uint64_t handle;            /* 0 for the legacy and the per-thread streams */
+    uint64_t handle; /* 0 for the legacy and the per-thread streams */
     struct fdcpu_ctx *ctx;
-    struct fdcpu_stream *next;  /* of ctx->streams */
+    struct fdcpu_stream *next; /* of ctx->streams */
     int refs;
     unsigned int flags;
     int priority;
     uint64_t id;
     bool legacy, per_thread, gone, running, listed;
     uint64_t submitted;
-    uint64_t done;              /* read without the lock by queries: acquire/release */
+    uint64_t done; /* read without the lock by queries: acquire/release */
     struct fdcpu_op *head, **tail;
     uint32_t queued;
     struct fdcpu_work *current; /* running now */
@@ -455,14 +495,14 @@ struct fdcpu_stream {
     uint32_t nwaits;
     pthread_cond_t work, change;
     struct fdcpu_capture *capture;
-    struct fdcpu_node **tips;   /* nodes that the next captured one depends on */
+    struct fdcpu_node **tips; /* nodes that the next captured one depends on */
     size_t ntips;
     CUstreamAttrValue sync_policy, mem_domain, window;
 };
 
-struct fdcpu_record {           /* one recording of an event */
+struct fdcpu_record { /* one recording of an event */
     int refs;
-    struct fdcpu_stream *stream;        /* owned reference */
+    struct fdcpu_stream *stream; /* owned reference */
     uint64_t ticket;
     uint64_t time_ns;
 };
@@ -471,16 +511,16 @@ struct fdcpu_event {
     uint64_t handle;
     struct fdcpu_ctx *ctx;
     unsigned int flags;
-    struct fdcpu_record *record;        /* NULL: never recorded */
-    struct fdcpu_capture *capture;      /* recorded in a capture */
+    struct fdcpu_record *record;   /* NULL: never recorded */
+    struct fdcpu_capture *capture; /* recorded in a capture */
     struct fdcpu_node **tips;
     size_t ntips;
 };
 
 struct fdcpu_stream *fdcpu_stream_new(struct fdcpu_ctx *ctx, unsigned int flags,
                                       int priority);
-void fdcpu_stream_ref(struct fdcpu_stream *stream);     /* under sched */
-void fdcpu_stream_unref(struct fdcpu_stream *stream);   /* under sched */
+void fdcpu_stream_ref(struct fdcpu_stream *stream);   /* under sched */
+void fdcpu_stream_unref(struct fdcpu_stream *stream); /* under sched */
 /* The stream meant by a handle; 0, 1 and 2 belong to the current context. */
 CUresult fdcpu_stream_get(CUstream handle, struct fdcpu_stream **stream);
 /*
@@ -488,20 +528,21 @@ CUresult fdcpu_stream_get(CUstream handle, struct fdcpu_stream **stream);
  * its queue. wait: returns when it is done. what: FDCPU_DO_*.
  */
 enum { FDCPU_DO_WAIT = 1 };
-CUresult fdcpu_stream_do(struct fdcpu_stream *stream, struct fdcpu_work *work, int what);
+CUresult fdcpu_stream_do(struct fdcpu_stream *stream, struct fdcpu_work *work,
+                         int what);
 /* Waits until everything submitted so far is done. */
 CUresult fdcpu_stream_wait(struct fdcpu_stream *stream);
 /* Puts work into the queue, capture or not; under sched. The ticket it got. */
 uint64_t fdcpu_stream_push(struct fdcpu_stream *stream, struct fdcpu_work *work);
-void fdcpu_stream_await(struct fdcpu_stream *stream, uint64_t ticket);  /* under sched */
+void fdcpu_stream_await(struct fdcpu_stream *stream, uint64_t ticket); /* under sched */
 void fdcpu_stream_depend(struct fdcpu_stream *stream, struct fdcpu_stream *on,
-                         uint64_t ticket);              /* under sched */
-void fdcpu_stream_retire(struct fdcpu_stream *stream);  /* destroys, under sched */
+                         uint64_t ticket);             /* under sched */
+void fdcpu_stream_retire(struct fdcpu_stream *stream); /* destroys, under sched */
 /* Whether work that names [lo, hi) is queued or running in a context of device. */
 bool fdcpu_streams_use(struct fdcpu_device *device, uint64_t lo, uint64_t hi,
                        struct fdcpu_ctx **ctx);
-struct fdcpu_record *fdcpu_record_new(struct fdcpu_stream *stream);     /* under sched */
-void fdcpu_record_unref(struct fdcpu_record *record);   /* under sched */
+struct fdcpu_record *fdcpu_record_new(struct fdcpu_stream *stream); /* under sched */
+void fdcpu_record_unref(struct fdcpu_record *record);               /* under sched */
 void fdcpu_event_drop(struct fdcpu_event *event);
 /* An event record or wait as a graph's launch does it; under sched. */
 void fdcpu_event_record_at(CUevent handle, struct fdcpu_stream *stream);
@@ -509,9 +550,9 @@ void fdcpu_event_record_at(CUevent handle, struct fdcpu_stream *stream);
 /* ---- capture (api_capture.c), all under sched ---- */
 
 struct fdcpu_capture {
-    int refs;                   /* streams + events */
+    int refs; /* streams + events */
     struct fdcpu_graph *graph;
-    bool into;                  /* the graph is the program's, BeginCaptureToGraph */
+    bool into; /* the graph is the program's, BeginCaptureToGraph */
     CUstreamCaptureMode mode;
     CUstreamCaptureStatus status;
     uint64_t id;
@@ -519,7 +560,7 @@ struct fdcpu_capture {
     uint64_t thread;
 };
 
-/* Whether the calling thread may make an unsafe call now: 0 or 900 (captures spoilt). */
+/* May the calling thread make an unsafe call now? 0, or 900 (captures spoilt). */
 CUresult fdcpu_capture_unsafe(void);
 /* Before work on a stream: 0, or 906 for the legacy stream while a stream captures. */
 CUresult fdcpu_capture_implicit(struct fdcpu_stream *stream);
@@ -545,8 +586,8 @@ struct fdcpu_node {
     struct fdcpu_work *work;
     struct fdcpu_edge *deps;
     size_t ndeps;
-    uint64_t origin_handle;     /* of a clone: the node it was cloned from */
-    size_t mark;                /* scratch of the walk in progress */
+    uint64_t origin_handle; /* of a clone: the node it was cloned from */
+    size_t mark;            /* scratch of the walk in progress */
 };
 
 struct fdcpu_user_object;
@@ -560,18 +601,18 @@ struct fdcpu_graph {
     uint64_t handle;
     struct fdcpu_node **nodes;
     size_t nnodes, room;
-    bool child;                 /* owned by a node */
+    bool child; /* owned by a node */
     struct fdcpu_user_ref *users;
     size_t nusers;
 };
 
 struct fdcpu_step {
     struct fdcpu_work *work;
-    uint64_t node;              /* handle of the node that it comes from */
+    uint64_t node; /* handle of the node that it comes from */
     bool disabled;
 };
 
-struct fdcpu_plan {             /* immutable while refs > 1 */
+struct fdcpu_plan { /* immutable while refs > 1 */
     int refs;
     struct fdcpu_step *steps;
     size_t nsteps, room;
@@ -596,7 +637,7 @@ struct fdcpu_node **fdcpu_graph_order(const struct fdcpu_graph *graph);
 void fdcpu_plan_unref(struct fdcpu_plan *plan);
 void fdcpu_plan_run(struct fdcpu_plan *plan, struct fdcpu_stream *stream);
 bool fdcpu_plan_uses(const struct fdcpu_plan *plan, uint64_t lo, uint64_t hi);
-/* Puts work in the place of the step that stands for a node; owned when it returns 0. */
+/* Puts work in the place of a step that stands for a node; owned if it returns 0. */
 CUresult fdcpu_exec_replace(struct fdcpu_exec *exec, uint64_t node,
                             struct fdcpu_work *work);
 CUresult fdcpu_kernel_work(const CUDA_KERNEL_NODE_PARAMS *params, struct fdcpu_ctx *ctx,
@@ -611,9 +652,16 @@ void fdcpu_users_drop(struct fdcpu_user_ref *users, size_t nusers);
 
 /* Device limits that more than one file speaks of. */
 enum {
-    FDCPU_SMS = 2, FDCPU_WARP = 32, FDCPU_MAX_THREADS = 1024, FDCPU_SM_THREADS = 2048,
-    FDCPU_SM_BLOCKS = 32, FDCPU_SM_REGISTERS = 65536, FDCPU_SHARED = 49152,
-    FDCPU_SHARED_OPTIN = 166912, FDCPU_SM_SHARED = 167936, FDCPU_SHARED_RESERVED = 1024,
+    FDCPU_SMS = 2,
+    FDCPU_WARP = 32,
+    FDCPU_MAX_THREADS = 1024,
+    FDCPU_SM_THREADS = 2048,
+    FDCPU_SM_BLOCKS = 32,
+    FDCPU_SM_REGISTERS = 65536,
+    FDCPU_SHARED = 49152,
+    FDCPU_SHARED_OPTIN = 166912,
+    FDCPU_SM_SHARED = 167936,
+    FDCPU_SHARED_RESERVED = 1024,
     FDCPU_PARAM_MAX = 32764,
 };
 

@@ -1,7 +1,8 @@
 /*
- * Finds PTX in what programs hand over as code: fat binary wrappers, fat binaries (plain
- * or compressed), files that cuLinkComplete made here, objects and archives, PTX text.
- * The system's libzstd and liblz4 are opened when the first compressed entry turns up.
+ * Finds PTX in what programs hand over as code: fat binary wrappers, fat binaries
+ * (plain or compressed), files that cuLinkComplete made here, objects and archives, PTX
+ * text. The system's libzstd and liblz4 are opened when the first compressed entry turns
+ * up.
  *
  * Lengths inside an image are checked against the image's own; how long a bare pointer
  * may be read is the caller's promise, as with every driver.
@@ -24,13 +25,13 @@ enum { INPUT_CUBIN, INPUT_PTX, INPUT_FATBIN, INPUT_OBJECT, INPUT_LIBRARY, INPUT_
 struct wrapper {
     uint32_t magic, version;
     const void *data;
-    const void *const *aux;     /* version 2: fat binaries of the units, NULL at the end */
+    const void *const *aux; /* version 2: fat binaries of the units, NULL at the end */
 };
 
 struct fatbin {
     uint32_t magic;
     uint16_t version, header_size;
-    uint64_t size;              /* of what follows */
+    uint64_t size; /* of what follows */
 };
 
 struct entry {
@@ -62,7 +63,7 @@ add_owned(struct fdcpu_image *image, char *text, size_t size, const char *name)
         goto err;
     image->owned = owned;
     image->owned[image->nowned++] = text;
-    image->texts[image->ntexts++] = (struct fdcpu_text){ name, text, size };
+    image->texts[image->ntexts++] = (struct fdcpu_text){name, text, size};
     return CUDA_SUCCESS;
 err:
     free(text);
@@ -131,21 +132,24 @@ unpack(struct fdcpu_image *image, const struct entry *e, const char *payload,
     text[e->full_size] = '\0';
     if ((e->flags & FLAG_ZSTD) != 0) {
         if (zstd_decompress == NULL) {
-            fdc_log(FDC_LOG_ERROR, "code is compressed with zstd and libzstd.so.1 is not "
+            fdc_log(FDC_LOG_ERROR,
+                    "code is compressed with zstd and libzstd.so.1 is not "
                     "here: install it, or compile with --compress-mode=none");
             free(text);
             return CUDA_ERROR_NO_BINARY_FOR_GPU;
         }
-        ok = zstd_decompress(text, e->full_size, payload, e->compressed) == e->full_size;
+        ok =
+            zstd_decompress(text, e->full_size, payload, e->compressed) == e->full_size;
     } else if ((e->flags & FLAG_LZ4) != 0) {
         if (lz4_decompress == NULL) {
-            fdc_log(FDC_LOG_ERROR, "code is compressed with LZ4 and liblz4.so.1 is not "
+            fdc_log(FDC_LOG_ERROR,
+                    "code is compressed with LZ4 and liblz4.so.1 is not "
                     "here: install it, or compile with --compress-mode=none");
             free(text);
             return CUDA_ERROR_NO_BINARY_FOR_GPU;
         }
-        ok = lz4_decompress(payload, text, (int)e->compressed, (int)e->full_size)
-            == (int)e->full_size;
+        ok = lz4_decompress(payload, text, (int)e->compressed, (int)e->full_size) ==
+             (int)e->full_size;
     }
     if (!ok) {
         free(text);
@@ -179,8 +183,8 @@ open_fatbin(struct fdcpu_image *image, const void *data, size_t room, const char
     char machine[256];
     size_t used = 0;
 
-    if (room < sizeof(*head) || head->header_size < sizeof(*head)
-        || head->size > room - head->header_size)
+    if (room < sizeof(*head) || head->header_size < sizeof(*head) ||
+        head->size > room - head->header_size)
         return CUDA_ERROR_INVALID_IMAGE;
     p = (const char *)data + head->header_size;
     end = p + head->size;
@@ -189,8 +193,8 @@ open_fatbin(struct fdcpu_image *image, const void *data, size_t room, const char
         const struct entry *e = (const void *)p;
         size_t left = (size_t)(end - p);
 
-        if (e->header_size < sizeof(*e) || e->header_size > left
-            || e->size > left - e->header_size)
+        if (e->header_size < sizeof(*e) || e->header_size > left ||
+            e->size > left - e->header_size)
             return CUDA_ERROR_INVALID_IMAGE;
         if (e->kind == ENTRY_PTX && better(e->arch, best == NULL ? 0 : best->arch))
             best = e;
@@ -200,7 +204,8 @@ open_fatbin(struct fdcpu_image *image, const void *data, size_t room, const char
         p += (size_t)e->header_size + e->size;
     }
     if (best == NULL) {
-        fdc_log(FDC_LOG_ERROR, "code for%s only: this device runs PTX, and there is none "
+        fdc_log(FDC_LOG_ERROR,
+                "code for%s only: this device runs PTX, and there is none "
                 "(compile with -gencode arch=compute_75,code=compute_75)",
                 used == 0 ? " nothing" : machine);
         return CUDA_ERROR_NO_BINARY_FOR_GPU;
@@ -261,7 +266,7 @@ fdcpu_image_pack(const struct fdcpu_image *image, size_t *size)
     head->e_ident[EI_DATA] = ELFDATA2LSB;
     head->e_ident[EI_VERSION] = EV_CURRENT;
     head->e_type = ET_EXEC;
-    head->e_machine = 190;      /* EM_CUDA */
+    head->e_machine = 190; /* EM_CUDA */
     head->e_version = EV_CURRENT;
     head->e_ehsize = sizeof(*head);
     head->e_shoff = at;
@@ -300,20 +305,20 @@ open_elf(struct fdcpu_image *image, const char *file, size_t room)
     CUresult result;
     unsigned int i;
 
-    if (room < sizeof(*head) || head->e_ident[EI_CLASS] != ELFCLASS64
-        || head->e_shentsize != sizeof(*section) || head->e_shoff > room
-        || (room - head->e_shoff) / sizeof(*section) < head->e_shnum
-        || head->e_shstrndx >= head->e_shnum)
+    if (room < sizeof(*head) || head->e_ident[EI_CLASS] != ELFCLASS64 ||
+        head->e_shentsize != sizeof(*section) || head->e_shoff > room ||
+        (room - head->e_shoff) / sizeof(*section) < head->e_shnum ||
+        head->e_shstrndx >= head->e_shnum)
         goto machine_code;
     section = (const void *)(file + head->e_shoff);
     names = file + section[head->e_shstrndx].sh_offset;
     for (i = 1; i < head->e_shnum; i++) {
-        if (section[i].sh_name + sizeof(SECTION) > section[head->e_shstrndx].sh_size
-            || section[head->e_shstrndx].sh_offset > room
-            || strcmp(names + section[i].sh_name, SECTION) != 0)
+        if (section[i].sh_name + sizeof(SECTION) > section[head->e_shstrndx].sh_size ||
+            section[head->e_shstrndx].sh_offset > room ||
+            strcmp(names + section[i].sh_name, SECTION) != 0)
             continue;
-        if (section[i].sh_offset > room || section[i].sh_size > room - section[i].sh_offset
-            || section[i].sh_size < 8)
+        if (section[i].sh_offset > room ||
+            section[i].sh_size > room - section[i].sh_offset || section[i].sh_size < 8)
             return CUDA_ERROR_INVALID_IMAGE;
         p = file + section[i].sh_offset;
         left = section[i].sh_size - 8;
@@ -334,7 +339,8 @@ open_elf(struct fdcpu_image *image, const char *file, size_t room)
         return CUDA_SUCCESS;
     }
 machine_code:
-    fdc_log(FDC_LOG_ERROR, "a cubin (machine code) was handed over: this device runs PTX "
+    fdc_log(FDC_LOG_ERROR,
+            "a cubin (machine code) was handed over: this device runs PTX "
             "only (CuPy: CUPY_COMPILE_WITH_PTX=1)");
     return CUDA_ERROR_NO_BINARY_FOR_GPU;
 }
@@ -388,9 +394,9 @@ scan(struct fdcpu_image *image, const char *data, size_t size, const char *name)
     while ((p = memmem(p, (size_t)(end - p), &magic, sizeof(magic))) != NULL) {
         const struct fatbin *head = (const void *)p;
 
-        if ((size_t)(end - p) >= sizeof(*head) && head->version == 1
-            && head->header_size == sizeof(*head)
-            && head->size <= (size_t)(end - p) - sizeof(*head)) {
+        if ((size_t)(end - p) >= sizeof(*head) && head->version == 1 &&
+            head->header_size == sizeof(*head) &&
+            head->size <= (size_t)(end - p) - sizeof(*head)) {
             result = open_fatbin(image, p, (size_t)(end - p), name);
             if (result != CUDA_SUCCESS && result != CUDA_ERROR_NO_BINARY_FOR_GPU)
                 return result;

@@ -1,7 +1,8 @@
 /*
  * Private export tables: arrays of 8-byte slots, the first of which mostly is the size
  * in bytes. Only what was seen in use does something; a slot that was never called says
- * "not supported", a table that is not known is refused. All of it is local bookkeeping.
+ * "not supported", a table that is not known is refused. All of it is local
+ * bookkeeping.
  */
 #include <pthread.h>
 #include <stdlib.h>
@@ -10,8 +11,15 @@
 #include "fdc/base.h"
 #include "fdc/private.h"
 
-enum { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, INVALID_DEVICE = 101,
-       INVALID_CONTEXT = 201, INVALID_HANDLE = 400, NOT_SUPPORTED = 801 };
+enum {
+    SUCCESS = 0,
+    INVALID_VALUE = 1,
+    OUT_OF_MEMORY = 2,
+    INVALID_DEVICE = 101,
+    INVALID_CONTEXT = 201,
+    INVALID_HANDLE = 400,
+    NOT_SUPPORTED = 801
+};
 
 #ifndef FDC_RUNTIME_CHECK
 #define FDC_RUNTIME_CHECK 1
@@ -48,9 +56,22 @@ succeed(void)
 #define SIZE(table) (void *)sizeof(table)
 
 static void *runtime_table[16] = {
-    SIZE(runtime_table), R, (void *)primary_context, R, R, R, R, R, R, R, R, R,
-    (void *)succeed,            /* 12: called blindly, must be there */
-    R, R, R,
+    SIZE(runtime_table),
+    R,
+    (void *)primary_context,
+    R,
+    R,
+    R,
+    R,
+    R,
+    R,
+    R,
+    R,
+    R,
+    (void *)succeed, /* 12: called blindly, must be there */
+    R,
+    R,
+    R,
 };
 
 /* ---- a094798c: hooks of profilers; all zero says that nobody listens ---- */
@@ -75,7 +96,7 @@ static void *hook_table[7] = {
     SIZE(hook_table), R, (void *)hook_buffer, R, R, R, (void *)hook_buffer_too,
 };
 
-/* ---- 42d85a81, 21318c60, 263e8860: the current context, its number, its health ---- */
+/* ---- 42d85a81, 21318c60, 263e8860: the current context, its number and health ---- */
 
 static int
 current_context(void **ctx)
@@ -84,7 +105,7 @@ current_context(void **ctx)
     return SUCCESS;
 }
 
-static void *current_table[3] = { SIZE(current_table), R, (void *)current_context };
+static void *current_table[3] = {SIZE(current_table), R, (void *)current_context};
 
 static int
 context_number(void *ctx, uint64_t *number)
@@ -93,7 +114,10 @@ context_number(void *ctx, uint64_t *number)
 }
 
 static void *number_table[77] = {
-    SIZE(number_table), [1 ... 3] = R, [4] = (void *)context_number, [5 ... 76] = R,
+    SIZE(number_table),
+    [1 ... 3] = R,
+    [4] = (void *)context_number,
+    [5 ... 76] = R,
 };
 
 static int
@@ -106,13 +130,16 @@ context_check(void *ctx, uint32_t *flags, void **detail)
 }
 
 static void *check_table[4] = {
-    SIZE(check_table), R, (void *)context_check, (void *)succeed,
+    SIZE(check_table),
+    R,
+    (void *)context_check,
+    (void *)succeed,
 };
 
 /* ---- 1734dc26: asked by cuBLASLt on compute capability 9.0; refusal makes it fall
  * back, a missing table makes it crash ---- */
 
-static void *lt_table[8] = { SIZE(lt_table), R, R, R, R, R, R, R };
+static void *lt_table[8] = {SIZE(lt_table), R, R, R, R, R, R, R};
 
 /* ---- 6e163fbe: functions of a module, for cuFFT; says 1 when it went well ---- */
 
@@ -124,20 +151,27 @@ each_function(void *ctx, void *module, void (*each)(void *user, void *function),
 }
 
 static void *module_table[88] = {
-    SIZE(module_table), [1 ... 6] = R, [7] = (void *)each_function, [8 ... 87] = R,
+    SIZE(module_table),
+    [1 ... 6] = R,
+    [7] = (void *)each_function,
+    [8 ... 87] = R,
 };
 
 /* ---- d4082055: the self-test ---- */
 
 #if FDC_RUNTIME_CHECK
 static int self_test(uint32_t version, uint64_t seconds, uint64_t result[2]);
-static void *test_table[3] = { SIZE(test_table), (void *)self_test, R };
+static void *test_table[3] = {SIZE(test_table), (void *)self_test, R};
 
 static int
 self_test(uint32_t version, uint64_t seconds, uint64_t result[2])
 {
     struct fdc_runtime_check check = {
-        (uint32_t)ask->driver_version(), version, seconds, runtime_table, test_table,
+        (uint32_t)ask->driver_version(),
+        version,
+        seconds,
+        runtime_table,
+        test_table,
         (void *)self_test,
     };
     struct fdc_private_device *devices;
@@ -182,8 +216,8 @@ static __thread struct cached cache[CACHED];
 static size_t
 hash(const void *ctx, const void *key)
 {
-    uint64_t h = (uint64_t)(uintptr_t)ctx * 0x9E3779B97F4A7C15ull
-        ^ (uint64_t)(uintptr_t)key * 0xC2B2AE3D27D4EB4Full;
+    uint64_t h = (uint64_t)(uintptr_t)ctx * 0x9E3779B97F4A7C15ull ^
+                 (uint64_t)(uintptr_t)key * 0xC2B2AE3D27D4EB4Full;
 
     return (size_t)(h >> 40);
 }
@@ -273,7 +307,7 @@ cls_get(void **value, void *ctx, void *key)
     pthread_mutex_lock(&lock);
     found = *find(ctx, key);
     if (found != NULL)
-        *seen = (struct cached){ ctx, key, found->value, generation };
+        *seen = (struct cached){ctx, key, found->value, generation};
     pthread_mutex_unlock(&lock);
     if (found == NULL)
         return INVALID_HANDLE;
@@ -307,7 +341,7 @@ fdc_cls_reset(void *ctx)
     }
 }
 
-static void *cls_table[3] = { (void *)cls_put, (void *)cls_delete, (void *)cls_get };
+static void *cls_table[3] = {(void *)cls_put, (void *)cls_delete, (void *)cls_get};
 
 /* ---- by id ---- */
 
@@ -315,26 +349,35 @@ static const struct {
     uint8_t id[16];
     void *const *table;
 } tables[] = {
-    { { 0x6b, 0xd5, 0xfb, 0x6c, 0x5b, 0xf4, 0xe7, 0x4a,
-        0x89, 0x87, 0xd9, 0x39, 0x12, 0xfd, 0x9d, 0xf9 }, runtime_table },
-    { { 0xa0, 0x94, 0x79, 0x8c, 0x2e, 0x74, 0x2e, 0x74,
-        0x93, 0xf2, 0x08, 0x00, 0x20, 0x0c, 0x0a, 0x66 }, hook_table },
-    { { 0x42, 0xd8, 0x5a, 0x81, 0x23, 0xf6, 0xcb, 0x47,
-        0x82, 0x98, 0xf6, 0xe7, 0x8a, 0x3a, 0xec, 0xdc }, current_table },
-    { { 0xc6, 0x93, 0x33, 0x6e, 0x11, 0x21, 0xdf, 0x11,
-        0xa8, 0xc3, 0x68, 0xf3, 0x55, 0xd8, 0x95, 0x93 }, cls_table },
-    { { 0x26, 0x3e, 0x88, 0x60, 0x7c, 0xd2, 0x61, 0x43,
-        0x92, 0xf6, 0xbb, 0xd5, 0x00, 0x6d, 0xfa, 0x7e }, check_table },
+    {{0x6b, 0xd5, 0xfb, 0x6c, 0x5b, 0xf4, 0xe7, 0x4a, 0x89, 0x87, 0xd9, 0x39, 0x12,
+      0xfd, 0x9d, 0xf9},
+     runtime_table},
+    {{0xa0, 0x94, 0x79, 0x8c, 0x2e, 0x74, 0x2e, 0x74, 0x93, 0xf2, 0x08, 0x00, 0x20,
+      0x0c, 0x0a, 0x66},
+     hook_table},
+    {{0x42, 0xd8, 0x5a, 0x81, 0x23, 0xf6, 0xcb, 0x47, 0x82, 0x98, 0xf6, 0xe7, 0x8a,
+      0x3a, 0xec, 0xdc},
+     current_table},
+    {{0xc6, 0x93, 0x33, 0x6e, 0x11, 0x21, 0xdf, 0x11, 0xa8, 0xc3, 0x68, 0xf3, 0x55,
+      0xd8, 0x95, 0x93},
+     cls_table},
+    {{0x26, 0x3e, 0x88, 0x60, 0x7c, 0xd2, 0x61, 0x43, 0x92, 0xf6, 0xbb, 0xd5, 0x00,
+      0x6d, 0xfa, 0x7e},
+     check_table},
 #if FDC_RUNTIME_CHECK
-    { { 0xd4, 0x08, 0x20, 0x55, 0xbd, 0xe6, 0x70, 0x4b,
-        0x8d, 0x34, 0xba, 0x12, 0x3c, 0x66, 0xe1, 0xf2 }, test_table },
+    {{0xd4, 0x08, 0x20, 0x55, 0xbd, 0xe6, 0x70, 0x4b, 0x8d, 0x34, 0xba, 0x12, 0x3c,
+      0x66, 0xe1, 0xf2},
+     test_table},
 #endif
-    { { 0x21, 0x31, 0x8c, 0x60, 0x97, 0x14, 0x32, 0x48,
-        0x8c, 0xa6, 0x41, 0xff, 0x73, 0x24, 0xc8, 0xf2 }, number_table },
-    { { 0x17, 0x34, 0xdc, 0x26, 0x80, 0x0d, 0x47, 0x45,
-        0x87, 0x26, 0xc0, 0xf1, 0xe7, 0xdd, 0x8b, 0xca }, lt_table },
-    { { 0x6e, 0x16, 0x3f, 0xbe, 0xb9, 0x58, 0x44, 0x4d,
-        0x83, 0x5c, 0xe1, 0x82, 0xaf, 0xf1, 0x99, 0x1e }, module_table },
+    {{0x21, 0x31, 0x8c, 0x60, 0x97, 0x14, 0x32, 0x48, 0x8c, 0xa6, 0x41, 0xff, 0x73,
+      0x24, 0xc8, 0xf2},
+     number_table},
+    {{0x17, 0x34, 0xdc, 0x26, 0x80, 0x0d, 0x47, 0x45, 0x87, 0x26, 0xc0, 0xf1, 0xe7,
+      0xdd, 0x8b, 0xca},
+     lt_table},
+    {{0x6e, 0x16, 0x3f, 0xbe, 0xb9, 0x58, 0x44, 0x4d, 0x83, 0x5c, 0xe1, 0x82, 0xaf,
+      0xf1, 0x99, 0x1e},
+     module_table},
 };
 
 int

@@ -1,10 +1,10 @@
 /*
  * What this project assumes of a CUDA driver, asked of the one at hand: run it first
- * wherever a GPU is. One line an assumption: PASS, FAIL (the design leans on it), or INFO
- * (good to know). Exits 1 if anything failed.
+ * wherever a GPU is. One line an assumption: PASS, FAIL (the design leans on it), or
+ * INFO (good to know). Exits 1 if anything failed.
  *
- *   cc -I csrc/include -I build/gen tests/gpu/assumptions.c -o assumptions -ldl -lpthread
- *   ./assumptions [driver library, default libcuda.so.1]
+ *   cc -I csrc/include -I build/gen tests/gpu/assumptions.c -o assumptions -ldl
+ * -lpthread   ./assumptions [driver library, default libcuda.so.1]
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -20,21 +20,27 @@
 
 /* ---- the driver ---- */
 
-#define CALLS(X)                                                                        \
-    X(cuInit) X(cuDriverGetVersion) X(cuDeviceGetName) X(cuDeviceGetAttribute)          \
-    X(cuDevicePrimaryCtxRetain) X(cuCtxSetCurrent) X(cuCtxSynchronize)                  \
-    X(cuMemAddressReserve) X(cuMemAddressFree) X(cuMemCreate) X(cuMemRelease)           \
-    X(cuMemMap) X(cuMemUnmap) X(cuMemSetAccess) X(cuMemGetAllocationGranularity)        \
-    X(cuMemAlloc_v2) X(cuMemFree_v2) X(cuMemHostAlloc) X(cuMemFreeHost)                 \
-    X(cuMemHostRegister_v2) X(cuMemHostUnregister) X(cuMemHostGetDevicePointer_v2)      \
-    X(cuMemcpyHtoD_v2) X(cuMemcpyDtoH_v2) X(cuMemcpyHtoDAsync_v2)                       \
-    X(cuMemcpyDtoHAsync_v2) X(cuMemsetD8Async) X(cuMemsetD32Async)                      \
-    X(cuModuleLoadData) X(cuModuleGetFunction) X(cuLaunchKernel) X(cuLaunchHostFunc)    \
-    X(cuStreamCreate) X(cuStreamDestroy_v2) X(cuStreamSynchronize) X(cuStreamQuery)     \
-    X(cuStreamWaitEvent) X(cuEventCreate) X(cuEventRecord) X(cuEventQuery)              \
-    X(cuEventSynchronize) X(cuEventDestroy_v2) X(cuStreamBeginCapture_v2)               \
-    X(cuStreamEndCapture) X(cuStreamIsCapturing) X(cuThreadExchangeStreamCaptureMode)   \
-    X(cuGraphInstantiateWithFlags) X(cuGraphLaunch) X(cuGraphGetNodes)
+#define CALLS(X)                                                                       \
+    X(cuInit)                                                                          \
+    X(cuDriverGetVersion) X(cuDeviceGetName) X(cuDeviceGetAttribute) X(                \
+        cuDevicePrimaryCtxRetain) X(cuCtxSetCurrent) X(cuCtxSynchronize)               \
+        X(cuMemAddressReserve) X(cuMemAddressFree) X(cuMemCreate) X(cuMemRelease) X(   \
+            cuMemMap) X(cuMemUnmap) X(cuMemSetAccess) X(cuMemGetAllocationGranularity) \
+            X(cuMemAlloc_v2) X(cuMemFree_v2) X(cuMemHostAlloc) X(cuMemFreeHost) X(     \
+                cuMemHostRegister_v2) X(cuMemHostUnregister)                           \
+                X(cuMemHostGetDevicePointer_v2) X(cuMemcpyHtoD_v2) X(                  \
+                    cuMemcpyDtoH_v2) X(cuMemcpyHtoDAsync_v2) X(cuMemcpyDtoHAsync_v2)   \
+                    X(cuMemsetD8Async) X(cuMemsetD32Async) X(cuModuleLoadData) X(      \
+                        cuModuleGetFunction) X(cuLaunchKernel) X(cuLaunchHostFunc)     \
+                        X(cuStreamCreate) X(cuStreamDestroy_v2) X(cuStreamSynchronize) \
+                            X(cuStreamQuery) X(cuStreamWaitEvent) X(cuEventCreate)     \
+                                X(cuEventRecord) X(cuEventQuery) X(cuEventSynchronize) \
+                                    X(cuEventDestroy_v2) X(cuStreamBeginCapture_v2)    \
+                                        X(cuStreamEndCapture) X(cuStreamIsCapturing)   \
+                                            X(cuThreadExchangeStreamCaptureMode)       \
+                                                X(cuGraphInstantiateWithFlags)         \
+                                                    X(cuGraphLaunch)                   \
+                                                        X(cuGraphGetNodes)
 
 #define DECLARE(name) static __typeof__(&name) p_##name;
 CALLS(DECLARE)
@@ -48,9 +54,9 @@ open_driver(const char *path)
         fprintf(stderr, "%s\n", dlerror());
         return 0;
     }
-#define FIND(name)                                                                      \
-    *(void **)&p_##name = dlsym(lib, #name);                                            \
-    if (p_##name == NULL)                                                               \
+#define FIND(name)                                                                     \
+    *(void **)&p_##name = dlsym(lib, #name);                                           \
+    if (p_##name == NULL)                                                              \
         printf("INFO  the driver has no %s\n", #name);
     CALLS(FIND)
     return 1;
@@ -68,14 +74,14 @@ say(int good, const char *what)
 }
 
 /* Leaves the current question with FAIL when a call does not succeed. */
-#define NEED(call)                                                                      \
-    do {                                                                                \
-        CUresult result_ = p_##call;                                                    \
-        if (result_ != CUDA_SUCCESS) {                                                  \
-            printf("FAIL  %s: %s is %d\n", __func__, #call, (int)result_);              \
-            failures++;                                                                 \
-            return;                                                                     \
-        }                                                                               \
+#define NEED(call)                                                                     \
+    do {                                                                               \
+        CUresult result_ = p_##call;                                                   \
+        if (result_ != CUDA_SUCCESS) {                                                 \
+            printf("FAIL  %s: %s is %d\n", __func__, #call, (int)result_);             \
+            failures++;                                                                \
+            return;                                                                    \
+        }                                                                              \
     } while (0)
 
 static CUcontext context;
@@ -96,7 +102,7 @@ struct gate {
     pthread_cond_t change;
     int open;
 };
-#define GATE { PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 0 }
+#define GATE {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 0}
 
 static void
 gate_wait(void *arg)
@@ -152,23 +158,23 @@ job_within(struct job *job, int ms)
 
 static const CUmemAllocationProp on_device = {
     .type = CU_MEM_ALLOCATION_TYPE_PINNED,
-    .location = { .type = CU_MEM_LOCATION_TYPE_DEVICE, .id = 0 },
+    .location = {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = 0},
 };
 static const CUmemAccessDesc both_ways = {
-    .location = { .type = CU_MEM_LOCATION_TYPE_DEVICE, .id = 0 },
+    .location = {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = 0},
     .flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE,
 };
 
 static void
 ask_addresses(void)
 {
-    static const CUdeviceptr hints[] = { 0x400000000000, 0x441234000000, 0x4ff000000000 };
+    static const CUdeviceptr hints[] = {0x400000000000, 0x441234000000, 0x4ff000000000};
     size_t granule, i, taken = 0;
     CUdeviceptr va;
     int vmm = 0;
 
-    p_cuDeviceGetAttribute(
-        &vmm, CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED, 0);
+    p_cuDeviceGetAttribute(&vmm,
+                           CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED, 0);
     say(vmm, "the device has virtual memory management");
     if (!vmm)
         return;
@@ -198,7 +204,7 @@ ask_mappings(void)
     const size_t size = 2u << 20;
     CUmemGenericAllocationHandle handle;
     CUdeviceptr va;
-    unsigned char bytes[64] = { 0 };
+    unsigned char bytes[64] = {0};
     size_t i, zero = 0;
 
     NEED(cuMemAddressReserve(&va, 2 * size, 0, 0x460000000000, 0));
@@ -209,7 +215,8 @@ ask_mappings(void)
     NEED(cuMemcpyDtoH_v2(bytes, va, sizeof(bytes)));
     for (i = 0; i < sizeof(bytes); i++)
         zero += bytes[i] == 0;
-    printf("INFO  new memory reads as %s\n", zero == sizeof(bytes) ? "zero" : "anything");
+    printf("INFO  new memory reads as %s\n",
+           zero == sizeof(bytes) ? "zero" : "anything");
     memset(bytes, 7, sizeof(bytes));
     NEED(cuMemcpyHtoD_v2(va + 128, bytes, sizeof(bytes)));
     memset(bytes, 0, sizeof(bytes));
@@ -241,11 +248,12 @@ ask_shared_memory(void)
     mine = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     other = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     close(fd);
-    NEED(cuMemHostRegister_v2(mine, size, CU_MEMHOSTREGISTER_DEVICEMAP
-                              | CU_MEMHOSTREGISTER_PORTABLE));
+    NEED(cuMemHostRegister_v2(
+        mine, size, CU_MEMHOSTREGISTER_DEVICEMAP | CU_MEMHOSTREGISTER_PORTABLE));
     say(1, "memory shared between processes can be registered");
     NEED(cuMemHostGetDevicePointer_v2(&seen, mine, 0));
-    say(seen == (CUdeviceptr)mine, "registered memory has the same address for kernels");
+    say(seen == (CUdeviceptr)mine,
+        "registered memory has the same address for kernels");
     NEED(cuMemAlloc_v2(&d, size));
     memset(other, 9, size);
     NEED(cuMemcpyHtoD_v2(d, mine, size));
@@ -279,13 +287,13 @@ static int
 copy_returns(void *host, size_t size, int *changed_matters)
 {
     struct gate gate = GATE;
-    struct copy copy = { .dst = host, .size = size };
-    struct job job = { copy_in, &copy, 0, 0 };
+    struct copy copy = {.dst = host, .size = size};
+    struct job job = {copy_in, &copy, 0, 0};
     unsigned char byte = 0;
     int returned;
 
-    if (p_cuStreamCreate(&copy.stream, CU_STREAM_NON_BLOCKING) != CUDA_SUCCESS
-        || p_cuMemAlloc_v2(&copy.device, size) != CUDA_SUCCESS)
+    if (p_cuStreamCreate(&copy.stream, CU_STREAM_NON_BLOCKING) != CUDA_SUCCESS ||
+        p_cuMemAlloc_v2(&copy.device, size) != CUDA_SUCCESS)
         return -1;
     memset(host, 1, size);
     p_cuLaunchHostFunc(copy.stream, gate_wait, &gate);
@@ -327,7 +335,7 @@ ask_copies(void)
 static void
 ask_copies_back(void)
 {
-    unsigned char host[4096] = { 0 };
+    unsigned char host[4096] = {0};
     CUdeviceptr d;
     CUstream s;
 
@@ -357,9 +365,9 @@ flood(void *arg)
 {
     struct flood *f = arg;
 
-    while (f->count < f->most
-           && p_cuLaunchKernel(nothing, 1, 1, 1, 1, 1, 1, 0, f->stream, NULL, NULL)
-              == CUDA_SUCCESS)
+    while (f->count < f->most &&
+           p_cuLaunchKernel(nothing, 1, 1, 1, 1, 1, 1, 0, f->stream, NULL, NULL) ==
+               CUDA_SUCCESS)
         __atomic_add_fetch(&f->count, 1, __ATOMIC_SEQ_CST);
 }
 
@@ -367,8 +375,8 @@ static void
 ask_queue(void)
 {
     struct gate gate = GATE;
-    struct flood f = { .most = 20000 };
-    struct job job = { flood, &f, 0, 0 };
+    struct flood f = {.most = 20000};
+    struct job job = {flood, &f, 0, 0};
     CUmodule module;
     int count;
 
@@ -415,7 +423,8 @@ ask_events(void)
     usleep(200000);
     say(__atomic_load_n(&n, __ATOMIC_SEQ_CST) == 1,
         "a wait holds for the recording at the time of the call");
-    say(p_cuEventQuery(e) == CUDA_ERROR_NOT_READY, "the later recording is not done yet");
+    say(p_cuEventQuery(e) == CUDA_ERROR_NOT_READY,
+        "the later recording is not done yet");
     NEED(cuEventDestroy_v2(e));
     say(1, "an event may be destroyed while work is to record it");
     gate_open(&second);
@@ -436,7 +445,7 @@ ask_free(void)
 {
     struct gate gate = GATE;
     CUdeviceptr d;
-    struct job job = { free_it, &d, 0, 0 };
+    struct job job = {free_it, &d, 0, 0};
     CUstream s;
     int returned;
 
@@ -481,8 +490,8 @@ capture_end(void *arg)
 static void
 ask_capture(void)
 {
-    struct capture c = { 0 };
-    struct job into = { capture_into, &c, 0, 0 }, end = { capture_end, &c, 0, 0 };
+    struct capture c = {0};
+    struct job into = {capture_into, &c, 0, 0}, end = {capture_end, &c, 0, 0};
     CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_RELAXED;
     CUstreamCaptureStatus status;
     CUgraphExec exec;
@@ -530,9 +539,9 @@ main(int argc, char **argv)
     setvbuf(stdout, NULL, _IOLBF, 0);
     if (!open_driver(argc > 1 ? argv[1] : "libcuda.so.1"))
         return 77;
-    if (p_cuInit(0) != CUDA_SUCCESS
-        || p_cuDevicePrimaryCtxRetain(&context, 0) != CUDA_SUCCESS
-        || p_cuCtxSetCurrent(context) != CUDA_SUCCESS) {
+    if (p_cuInit(0) != CUDA_SUCCESS ||
+        p_cuDevicePrimaryCtxRetain(&context, 0) != CUDA_SUCCESS ||
+        p_cuCtxSetCurrent(context) != CUDA_SUCCESS) {
         fprintf(stderr, "no device\n");
         return 77;
     }

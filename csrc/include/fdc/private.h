@@ -11,7 +11,7 @@
 
 struct fdc_private_device {
     uint8_t uuid[16];
-    int32_t pci_domain, pci_bus, pci_device;    /* attributes 50, 33, 34 */
+    int32_t pci_domain, pci_bus, pci_device; /* attributes 50, 33, 34 */
 };
 
 /* Handles are opaque; results are CUresult numbers. All may be called from any thread. */
@@ -19,12 +19,12 @@ struct fdc_private_ops {
     int (*driver_version)(void);
     int (*device_count)(void);
     void (*device)(int ordinal, struct fdc_private_device *device);
-    void *(*ctx_primary)(int ordinal);          /* without retaining; NULL: no such */
-    void *(*ctx_current)(void);                 /* of the calling thread, or NULL */
+    void *(*ctx_primary)(int ordinal); /* without retaining; NULL: no such */
+    void *(*ctx_current)(void);        /* of the calling thread, or NULL */
     int (*ctx_id)(void *ctx, uint64_t *id);
     /* Calls each(user, function) for every function of a module. */
-    int (*module_functions)(void *ctx, void *module, void (*each)(void *user, void *function),
-                            void *user);
+    int (*module_functions)(void *ctx, void *module,
+                            void (*each)(void *user, void *function), void *user);
 };
 
 /*
@@ -43,7 +43,7 @@ void fdc_cls_reset(void *ctx);
 /* runtime_check.c: the runtime's self-test, the 16 bytes it expects. */
 struct fdc_runtime_check {
     uint32_t driver_version;
-    uint32_t version;                           /* CUDART_VERSION + 0, 1 or 2 */
+    uint32_t version; /* CUDART_VERSION + 0, 1 or 2 */
     uint64_t seconds;
     const void *table_runtime, *table_check, *function;
 };

@@ -28,7 +28,7 @@ struct gate {
     pthread_cond_t change;
     int open, entered;
 };
-#define GATE_INIT { PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 0, 0 }
+#define GATE_INIT {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 0, 0}
 
 static inline void
 gate_wait(void *arg)

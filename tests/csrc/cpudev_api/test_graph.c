@@ -46,7 +46,7 @@ test_captured_work_runs_at_each_launch(void)
     OK(cuGraphGetEdges_v2(graph, NULL, NULL, NULL, &edges));
     CHECK_EQ(edges, 4);
     OK(cuMemcpyDtoH_v2(&word, d, 4));
-    CHECK_EQ(word, 1);                          /* nothing has run */
+    CHECK_EQ(word, 1); /* nothing has run */
     OK(cuGraphInstantiateWithFlags(&exec, graph, 0));
     OK(cuGraphDestroy(graph));
     OK(cuGraphLaunch(exec, s));
@@ -91,9 +91,9 @@ test_what_capture_refuses(void)
     OK(cuStreamBeginCapture_v2(s, CU_STREAM_CAPTURE_MODE_GLOBAL));
     OK(cuThreadExchangeStreamCaptureMode(&mode));
     CHECK_EQ(mode, CU_STREAM_CAPTURE_MODE_GLOBAL);
-    OK(cuMemAlloc_v2(&d, 16));                  /* allowed now */
+    OK(cuMemAlloc_v2(&d, 16)); /* allowed now */
     OK(cuThreadExchangeStreamCaptureMode(&mode));
-    OK(cuMemsetD8_v2(d, 0, 16));                /* the legacy stream: s is no part */
+    OK(cuMemsetD8_v2(d, 0, 16)); /* the legacy stream: s is no part */
     OK(cuStreamEndCapture(s, &graph));
 
     OK(cuStreamBeginCapture_v2(blocking, CU_STREAM_CAPTURE_MODE_RELAXED));
@@ -177,8 +177,8 @@ test_capture_belongs_to_a_thread(void)
 static void
 test_nodes_are_read_and_changed(void)
 {
-    CUDA_HOST_NODE_PARAMS host = { 0 }, got;
-    CUDA_MEMSET_NODE_PARAMS set = { 0 }, got_set;
+    CUDA_HOST_NODE_PARAMS host = {0}, got;
+    CUDA_MEMSET_NODE_PARAMS set = {0}, got_set;
     CUgraphNode nodes[3], found, deps[3];
     CUgraphExecUpdateResultInfo info;
     CUgraphNodeType type;
@@ -226,7 +226,7 @@ test_nodes_are_read_and_changed(void)
     OK(cuGraphLaunch(exec, s));
     OK(cuMemcpyDtoHAsync_v2(&byte, d, 1, s));
     CHECK_EQ(byte, 9);
-    OK(cuGraphExecUpdate_v2(exec, graph, &info));       /* back to &a */
+    OK(cuGraphExecUpdate_v2(exec, graph, &info)); /* back to &a */
     OK(cuGraphLaunch(exec, s));
     OK(cuStreamSynchronize(s));
     CHECK_EQ(a, 1);
@@ -250,7 +250,7 @@ test_nodes_are_read_and_changed(void)
     OK(cuStreamSynchronize(s));
     CHECK_EQ(a, 3);
     OK(cuGraphAddDependencies_v2(graph, &nodes[1], &nodes[0], NULL, 1));
-    FAILS(INVALID_VALUE, cuGraphInstantiateWithFlags(&exec, graph, 0));    /* a cycle */
+    FAILS(INVALID_VALUE, cuGraphInstantiateWithFlags(&exec, graph, 0)); /* a cycle */
 }
 
 static void
@@ -285,7 +285,7 @@ test_event_nodes(void)
 {
     struct gate gate = GATE_INIT;
     CUgraphNode wait, host, record;
-    CUDA_HOST_NODE_PARAMS params = { 0 };
+    CUDA_HOST_NODE_PARAMS params = {0};
     CUgraphExec exec;
     CUgraph graph;
     CUevent in, out;

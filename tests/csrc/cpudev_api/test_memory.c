@@ -4,7 +4,7 @@
 #include "driver.h"
 
 #ifdef __SANITIZE_THREAD__
-enum { MIB = 1 << 20, HINTS = 0 };      /* it leaves no address free */
+enum { MIB = 1 << 20, HINTS = 0 }; /* it leaves no address free */
 #else
 enum { MIB = 1 << 20, HINTS = 1 };
 #endif
@@ -85,10 +85,15 @@ static void
 test_boxes(void)
 {
     unsigned char host[8][16], back[8][16];
-    CUDA_MEMCPY2D in = { 0 }, out = { 0 };
-    CUDA_ARRAY3D_DESCRIPTOR desc = {
-        .Width = 4, .Height = 8, .Format = CU_AD_FORMAT_FLOAT, .NumChannels = 1,
-    }, got;
+    CUDA_MEMCPY2D in = {0}, out = {0};
+    CUDA_ARRAY3D_DESCRIPTOR desc =
+                                {
+                                    .Width = 4,
+                                    .Height = 8,
+                                    .Format = CU_AD_FORMAT_FLOAT,
+                                    .NumChannels = 1,
+                                },
+                            got;
     CUarray array;
     CUdeviceptr d;
     size_t pitch, i;
@@ -165,16 +170,16 @@ static void
 test_pointers_say_what_they_are(void)
 {
     CUpointer_attribute what[] = {
-        CU_POINTER_ATTRIBUTE_CONTEXT, CU_POINTER_ATTRIBUTE_MEMORY_TYPE,
+        CU_POINTER_ATTRIBUTE_CONTEXT,        CU_POINTER_ATTRIBUTE_MEMORY_TYPE,
         CU_POINTER_ATTRIBUTE_DEVICE_POINTER, CU_POINTER_ATTRIBUTE_HOST_POINTER,
-        CU_POINTER_ATTRIBUTE_IS_MANAGED, CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL,
+        CU_POINTER_ATTRIBUTE_IS_MANAGED,     CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL,
     };
     unsigned int type, managed;
     int ordinal, local;
     CUcontext ctx, mine = start();
     CUdeviceptr dev, d, m;
     void *host, *pinned;
-    void *out[] = { &ctx, &type, &dev, &host, &managed, &ordinal };
+    void *out[] = {&ctx, &type, &dev, &host, &managed, &ordinal};
 
     OK(cuMemAlloc_v2(&d, 64));
     OK(cuMemAllocManaged(&m, 64, CU_MEM_ATTACH_GLOBAL));
@@ -190,7 +195,7 @@ test_pointers_say_what_they_are(void)
     CHECK(type == 0 && ordinal == -2 && ctx == NULL);
     FAILS(INVALID_VALUE, cuPointerGetAttribute(&type, CU_POINTER_ATTRIBUTE_MEMORY_TYPE,
                                                (CUdeviceptr)&local));
-    *(volatile int *)m = 5;     /* managed memory is the program's too */
+    *(volatile int *)m = 5; /* managed memory is the program's too */
     OK(cuMemcpyDtoH_v2(&local, m, 4));
     CHECK_EQ(local, 5);
 }
@@ -219,12 +224,15 @@ test_registered_memory(void)
 static void
 test_mappings(void)
 {
-    CUmemAllocationProp prop = {
-        .type = CU_MEM_ALLOCATION_TYPE_PINNED,
-        .location = { .type = CU_MEM_LOCATION_TYPE_DEVICE, .id = 0 },
-    }, got;
+    CUmemAllocationProp prop =
+                            {
+                                .type = CU_MEM_ALLOCATION_TYPE_PINNED,
+                                .location = {.type = CU_MEM_LOCATION_TYPE_DEVICE,
+                                             .id = 0},
+                            },
+                        got;
     CUmemAccessDesc access = {
-        .location = { .type = CU_MEM_LOCATION_TYPE_DEVICE, .id = 0 },
+        .location = {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = 0},
         .flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE,
     };
     CUmemGenericAllocationHandle handle, same;
@@ -248,15 +256,15 @@ test_mappings(void)
     OK(cuMemMap(va, granule, 0, handle, 0));
     FAILS(INVALID_VALUE, cuMemMap(va, granule, 0, handle, 0));
     OK(cuMemMap(va + granule, granule, 0, handle, 0));
-    FAILS(INVALID_VALUE, cuMemcpyHtoD_v2(va, &value, 4));   /* no access yet */
+    FAILS(INVALID_VALUE, cuMemcpyHtoD_v2(va, &value, 4)); /* no access yet */
     OK(cuMemSetAccess(va, 2 * granule, &access, 1));
     OK(cuMemGetAccess(&flags, &access.location, va));
     CHECK_EQ(flags, CU_MEM_ACCESS_FLAGS_PROT_READWRITE);
     OK(cuMemcpyHtoD_v2(va, &value, 4));
     value = 0;
     OK(cuMemcpyDtoH_v2(&value, va + granule, 4));
-    CHECK_EQ(value, 42);        /* the same memory twice */
-    OK(cuMemsetD8_v2(va + granule - 8, 1, 16));     /* across two mappings */
+    CHECK_EQ(value, 42);                        /* the same memory twice */
+    OK(cuMemsetD8_v2(va + granule - 8, 1, 16)); /* across two mappings */
     OK(cuMemGetInfo_v2(&after, &total));
     CHECK_EQ(before - after, granule);
     OK(cuMemRetainAllocationHandle(&same, (void *)va));

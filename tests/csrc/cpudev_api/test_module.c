@@ -44,7 +44,7 @@ run_add(CUfunction add, CUstream s, unsigned int bias)
 {
     unsigned int h[3][N], i, n = N;
     CUdeviceptr d[3];
-    void *params[] = { &d[0], &d[1], &d[2], &n };
+    void *params[] = {&d[0], &d[1], &d[2], &n};
 
     for (i = 0; i < N; i++) {
         h[0][i] = i;
@@ -125,10 +125,10 @@ test_library_kernels_are_functions_too(void)
     OK(cuKernelGetFunction(&function, kernel));
     CHECK((void *)function != (void *)kernel);
     run_add(function, s, 100);
-    OK(cuKernelSetAttribute(CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, 65536, kernel,
-                            0));
-    OK(cuKernelGetAttribute(&value, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, kernel,
-                            0));
+    OK(cuKernelSetAttribute(CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, 65536,
+                            kernel, 0));
+    OK(cuKernelGetAttribute(&value, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
+                            kernel, 0));
     CHECK_EQ(value, 65536);
     OK(cuLibraryGetGlobal(&global, &bytes, library, "bias"));
     /* Kernels outlive a reset of the context, memory does not. */
@@ -147,11 +147,11 @@ test_launches_are_checked(void)
     CUmodule module;
     CUdeviceptr d = 0;
     unsigned int n = 0;
-    void *params[] = { &d, &d, &d, &n };
-    char packed[28] = { 0 };
+    void *params[] = {&d, &d, &d, &n};
+    char packed[28] = {0};
     size_t size = sizeof(packed);
-    void *extra[] = { CU_LAUNCH_PARAM_BUFFER_POINTER, packed,
-                      CU_LAUNCH_PARAM_BUFFER_SIZE, &size, CU_LAUNCH_PARAM_END };
+    void *extra[] = {CU_LAUNCH_PARAM_BUFFER_POINTER, packed,
+                     CU_LAUNCH_PARAM_BUFFER_SIZE, &size, CU_LAUNCH_PARAM_END};
 
     start();
     OK(cuModuleLoadData(&module, add_ptx));
@@ -161,13 +161,17 @@ test_launches_are_checked(void)
     size = 20;
     FAILS(INVALID_VALUE, cuLaunchKernel(add, 1, 1, 1, 32, 1, 1, 0, NULL, NULL, extra));
     FAILS(INVALID_VALUE, cuLaunchKernel(add, 0, 1, 1, 32, 1, 1, 0, NULL, params, NULL));
-    FAILS(INVALID_VALUE, cuLaunchKernel(add, 1, 1, 1, 1025, 1, 1, 0, NULL, params, NULL));
-    FAILS(INVALID_VALUE, cuLaunchKernel(add, 1, 65536, 1, 1, 1, 1, 0, NULL, params, NULL));
-    FAILS(INVALID_VALUE, cuLaunchKernel(add, 1, 1, 1, 1, 1, 1, 50000, NULL, params, NULL));
+    FAILS(INVALID_VALUE,
+          cuLaunchKernel(add, 1, 1, 1, 1025, 1, 1, 0, NULL, params, NULL));
+    FAILS(INVALID_VALUE,
+          cuLaunchKernel(add, 1, 65536, 1, 1, 1, 1, 0, NULL, params, NULL));
+    FAILS(INVALID_VALUE,
+          cuLaunchKernel(add, 1, 1, 1, 1, 1, 1, 50000, NULL, params, NULL));
     FAILS(INVALID_VALUE, cuLaunchKernel(add, 1, 1, 1, 1, 1, 1, 0, NULL, NULL, NULL));
-    FAILS(INVALID_HANDLE, cuLaunchKernel(NULL, 1, 1, 1, 1, 1, 1, 0, NULL, params, NULL));
-    FAILS(INVALID_HANDLE, cuLaunchKernel(add, 1, 1, 1, 1, 1, 1, 0, (CUstream)0x1234,
-                                         params, NULL));
+    FAILS(INVALID_HANDLE,
+          cuLaunchKernel(NULL, 1, 1, 1, 1, 1, 1, 0, NULL, params, NULL));
+    FAILS(INVALID_HANDLE,
+          cuLaunchKernel(add, 1, 1, 1, 1, 1, 1, 0, (CUstream)0x1234, params, NULL));
     FAILS(COOPERATIVE_LAUNCH_TOO_LARGE,
           cuLaunchCooperativeKernel(add, 100000, 1, 1, 32, 1, 1, 0, NULL, params));
     OK(cuLaunchCooperativeKernel(add, 2, 1, 1, 32, 1, 1, 0, NULL, params));
@@ -180,7 +184,7 @@ test_faults_stick_until_reset(void)
     CUfunction poke;
     CUmodule module;
     CUdeviceptr d, wild = 0x1000;
-    void *params[] = { &wild };
+    void *params[] = {&wild};
 
     setenv("FD_LOG", "off", 1);
     start();
@@ -190,12 +194,13 @@ test_faults_stick_until_reset(void)
     wild = d + 96;
     OK(cuLaunchKernel(poke, 1, 1, 1, 1, 1, 1, 0, NULL, params, NULL));
     OK(cuCtxSynchronize());
-    wild = d + 100;             /* exact to the byte */
+    wild = d + 100; /* exact to the byte */
     OK(cuLaunchKernel(poke, 1, 1, 1, 1, 1, 1, 0, NULL, params, NULL));
     FAILS(ILLEGAL_ADDRESS, cuCtxSynchronize());
     FAILS(ILLEGAL_ADDRESS, cuMemAlloc_v2(&d, 100));
     FAILS(ILLEGAL_ADDRESS, cuStreamQuery(NULL));
-    FAILS(ILLEGAL_ADDRESS, cuLaunchKernel(poke, 1, 1, 1, 1, 1, 1, 0, NULL, params, NULL));
+    FAILS(ILLEGAL_ADDRESS,
+          cuLaunchKernel(poke, 1, 1, 1, 1, 1, 1, 0, NULL, params, NULL));
     OK(cuDevicePrimaryCtxReset_v2(0));
     start();
     OK(cuMemAlloc_v2(&d, 100));
@@ -207,16 +212,18 @@ test_linker_joins_ptx(void)
 {
     char info[200], error[200];
     CUjit_option options[] = {
-        CU_JIT_INFO_LOG_BUFFER, CU_JIT_INFO_LOG_BUFFER_SIZE_BYTES, CU_JIT_ERROR_LOG_BUFFER,
+        CU_JIT_INFO_LOG_BUFFER,
+        CU_JIT_INFO_LOG_BUFFER_SIZE_BYTES,
+        CU_JIT_ERROR_LOG_BUFFER,
         CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES,
     };
-    void *values[] = { info, (void *)sizeof(info), error, (void *)sizeof(error) };
+    void *values[] = {info, (void *)sizeof(info), error, (void *)sizeof(error)};
     unsigned int word = 21;
     CUfunction call_it;
     CUlinkState link;
     CUmodule module;
     CUdeviceptr d;
-    void *params[] = { &d }, *file, *copy;
+    void *params[] = {&d}, *file, *copy;
     size_t size;
 
     start();
@@ -244,13 +251,14 @@ static void
 test_bad_code_is_refused(void)
 {
     static const char broken[] = ".version 7.0\n.target sm_75\n.address_size 64\n"
-        ".visible .entry f( { bar }\n";
-    static const uint32_t cubin[20] = { 0x464c457f };
+                                 ".visible .entry f( { bar }\n";
+    static const uint32_t cubin[20] = {0x464c457f};
     char error[400] = "";
     CUjit_option options[] = {
-        CU_JIT_ERROR_LOG_BUFFER, CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES,
+        CU_JIT_ERROR_LOG_BUFFER,
+        CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES,
     };
-    void *values[] = { error, (void *)sizeof(error) };
+    void *values[] = {error, (void *)sizeof(error)};
     CUmodule module;
 
     setenv("FD_LOG", "off", 1);
@@ -274,7 +282,7 @@ test_kernels_in_graphs(void)
     CUmodule module;
     CUgraph graph;
     CUdeviceptr d, where;
-    void *params[] = { &where };
+    void *params[] = {&where};
     CUstream s;
     size_t n = 1;
 
@@ -289,7 +297,7 @@ test_kernels_in_graphs(void)
     OK(cuStreamBeginCapture_v2(s, CU_STREAM_CAPTURE_MODE_GLOBAL));
     OK(cuLaunchKernel(poke, 1, 1, 1, 1, 1, 1, 0, s, params, NULL));
     OK(cuStreamEndCapture(s, &graph));
-    where = 0;                  /* parameters were taken at capture */
+    where = 0; /* parameters were taken at capture */
     OK(cuGraphInstantiateWithFlags(&exec, graph, 0));
     OK(cuGraphLaunch(exec, s));
     OK(cuMemcpyDtoHAsync_v2(&word, d, 4, s));
@@ -318,7 +326,7 @@ test_occupancy(void)
     OK(cuModuleLoadData(&module, add_ptx));
     OK(cuModuleGetFunction(&add, module, "add"));
     OK(cuOccupancyMaxActiveBlocksPerMultiprocessor(&n, add, 256, 0));
-    CHECK(n >= 1 && n <= 8);    /* by threads 8, registers may allow fewer */
+    CHECK(n >= 1 && n <= 8); /* by threads 8, registers may allow fewer */
     OK(cuOccupancyMaxActiveBlocksPerMultiprocessor(&n, add, 32, 0));
     CHECK(n >= 1 && n <= 32);
     OK(cuOccupancyMaxActiveBlocksPerMultiprocessor(&n, add, 32, 48000));

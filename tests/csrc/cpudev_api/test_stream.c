@@ -1,4 +1,4 @@
-/* Streams and events of the CPU device: order, the legacy stream, recordings, callbacks. */
+/* Streams and events of the CPU device: order, the legacy stream, recordings. */
 #include <unistd.h>
 
 #include "driver.h"
@@ -39,8 +39,8 @@ test_legacy_stream_waits_and_is_waited_for(void)
     OK(cuStreamCreate(&blocking, 0));
     OK(cuStreamCreate(&apart, CU_STREAM_NON_BLOCKING));
     OK(cuLaunchHostFunc(blocking, gate_wait, &gate));
-    OK(cuLaunchHostFunc(NULL, count, &n));      /* after the gate */
-    OK(cuLaunchHostFunc(CU_STREAM_PER_THREAD, count, &n));      /* after that */
+    OK(cuLaunchHostFunc(NULL, count, &n));                 /* after the gate */
+    OK(cuLaunchHostFunc(CU_STREAM_PER_THREAD, count, &n)); /* after that */
     OK(cuLaunchHostFunc(apart, count, &m));
     OK(cuStreamSynchronize(apart));
     CHECK_EQ(m, 1);
@@ -64,7 +64,7 @@ test_wait_applies_to_the_record_at_the_time_of_the_call(void)
     OK(cuStreamCreate(&a, CU_STREAM_NON_BLOCKING));
     OK(cuStreamCreate(&b, CU_STREAM_NON_BLOCKING));
     OK(cuEventCreate(&e, CU_EVENT_DISABLE_TIMING));
-    OK(cuEventQuery(e));                        /* never recorded */
+    OK(cuEventQuery(e)); /* never recorded */
     OK(cuLaunchHostFunc(a, gate_wait, &first));
     OK(cuEventRecord(e, a));
     OK(cuStreamWaitEvent(b, e, 0));
@@ -94,7 +94,7 @@ test_wait_alone_keeps_a_stream_busy(void)
     OK(cuEventCreate(&e, 0));
     OK(cuLaunchHostFunc(a, gate_wait, &gate));
     OK(cuEventRecord(e, a));
-    OK(cuEventDestroy_v2(e));                   /* what was asked for still holds */
+    OK(cuEventDestroy_v2(e)); /* what was asked for still holds */
     OK(cuEventCreate(&e, 0));
     OK(cuEventRecord(e, a));
     OK(cuStreamWaitEvent(b, e, 0));
@@ -171,7 +171,7 @@ test_pageable_source_may_change_after_the_call(void)
     memset(host, 2, sizeof(host));
     gate_open(&gate);
     OK(cuMemcpyDtoHAsync_v2(back, d, sizeof(back), s));
-    CHECK_EQ(back[0], 1);               /* there on return */
+    CHECK_EQ(back[0], 1); /* there on return */
     CHECK_EQ(back[99], 1);
 }
 
@@ -232,10 +232,13 @@ test_each_thread_has_a_stream(void)
 static void *
 fill(void *arg)
 {
-    struct { CUstream s; int n, done; } *job = arg;
+    struct {
+        CUstream s;
+        int n, done;
+    } *job = arg;
     int i;
 
-    OK(cuDevicePrimaryCtxRetain(&(CUcontext){ 0 }, 0));
+    OK(cuDevicePrimaryCtxRetain(&(CUcontext){0}, 0));
     start();
     for (i = 0; i < 1100; i++)
         OK(cuLaunchHostFunc(job->s, count, &job->n));
@@ -247,7 +250,10 @@ static void
 test_strict_queue_blocks_its_caller(void)
 {
     struct gate gate = GATE_INIT;
-    struct { CUstream s; int n, done; } job = { 0 };
+    struct {
+        CUstream s;
+        int n, done;
+    } job = {0};
     pthread_t thread;
 
     setenv("FD_CPU_STRICT", "queue", 1);
