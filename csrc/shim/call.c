@@ -644,7 +644,9 @@ commit(struct fdc_call *call, bool waits)
     struct fdc_session *session = call->session;
 
     fdc_link_commit(session->link, FDC_LANE_COMMAND);
-    call->position = ++session->position;
+    call->position = session->position + 1;
+    /* pairs with the acquire of those who ask without the lock (memory.c) */
+    fdc_store_release(&session->position, call->position);
     if (call->work != NULL) {
         fdc_store_relaxed(&call->work->issued, call->position);
         fdc_store_relaxed(&call->work->object.context->issued, call->position);
@@ -758,8 +760,13 @@ fdc_call_wait(struct fdc_call *call, void *reply, uint32_t room)
         fdc_session_kill(session, "a reply that is too short");
         return CUDA_ERROR_DEVICE_UNAVAILABLE;
     }
-    if (result == CUDA_SUCCESS && call->id >= 0x0200)
-        result = fdc_session_failure(session);
+    if (call->id >= 0x0200) {
+        /* An error of the call's own tells of both. */
+        CUresult earlier = fdc_session_failure(session);
+
+        if (result == CUDA_SUCCESS)
+            result = earlier;
+    }
     return result;
 }
 

@@ -104,7 +104,8 @@ fdc_memory_fence(struct fdc_session *session, bool wait)
     fence->session = session;
     fence->waited = wait;
     fence->left = 1;                    /* this thread's own, until all are sent */
-    fence->position = __atomic_load_n(&session->position, __ATOMIC_ACQUIRE);
+    /* pairs with the release in commit(), call.c */
+    fence->position = fdc_load_acquire(&session->position);
     fdc_object_each(FDC_KIND_CONTEXT, context_active, &contexts);
     for (int i = 0; i < contexts.count && result == CUDA_SUCCESS; i++) {
         result = fdc_call_open(&call, FDC_ID_fdcFence, FDC_NEEDS_INIT);
@@ -244,7 +245,7 @@ position(void *user)
 {
     struct fdc_device *device = user;
 
-    return __atomic_load_n(&device->session->position, __ATOMIC_ACQUIRE);
+    return fdc_load_acquire(&device->session->position);
 }
 
 static CUresult
