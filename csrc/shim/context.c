@@ -152,6 +152,8 @@ context_shut(struct fdc_context *context, bool reset)
         fdc_store_release(&context->active, false);
         result = call.msg != NULL ? fdc_call_wait(&call, &reply, sizeof(reply))
                                   : call.result;
+        /* What had failed in it is no news any more. */
+        (void)fdc_session_failure(call.session);
     }
     fdc_stream_context_gone(context);
     fdc_code_context_gone(context);

@@ -34,7 +34,7 @@ fdc_stream_drain(struct fdc_call *call, struct fdc_stream *stream)
 CUresult
 fdc_copy_wait(struct fdc_call *call, struct fdc_stream *stream, struct fdc_gather *gather)
 {
-    CUresult result;
+    CUresult result, earlier;
 
     if (gather->sent == 0)
         return CUDA_SUCCESS;
@@ -44,7 +44,9 @@ fdc_copy_wait(struct fdc_call *call, struct fdc_stream *stream, struct fdc_gathe
     if (result == CUDA_SUCCESS)
         fdc_stream_idle(stream, call->position);
     fdc_object_unhold(stream);
-    return result != CUDA_SUCCESS ? result : fdc_session_failure(call->session);
+    /* One error tells of both; left over, it would come up after a reset. */
+    earlier = fdc_session_failure(call->session);
+    return result != CUDA_SUCCESS ? result : earlier;
 }
 
 CUresult
@@ -137,7 +139,7 @@ copy_down(struct fdc_call *call, struct fdc_stream *stream, char *dst, uint64_t 
     struct fdc_session *session = call->session;
     struct fdc_gather gather = { 0 };
     struct fdc_pending *pending, what;
-    CUresult result = CUDA_SUCCESS, waited;
+    CUresult result = CUDA_SUCCESS, waited, earlier;
 
     if (fdc_stream_capturing(stream))
         return fdc_copy_refuse_capture();
@@ -178,10 +180,10 @@ copy_down(struct fdc_call *call, struct fdc_stream *stream, char *dst, uint64_t 
     waited = fdc_gather_wait(session, &gather);
     if (result == CUDA_SUCCESS)
         result = waited;
-    if (result != CUDA_SUCCESS)
-        return result;
-    fdc_stream_idle(stream, call->position);
-    return fdc_session_failure(session);
+    if (result == CUDA_SUCCESS)
+        fdc_stream_idle(stream, call->position);
+    earlier = fdc_session_failure(session);
+    return result != CUDA_SUCCESS ? result : earlier;
 }
 
 static CUresult

@@ -53,9 +53,14 @@ def build_cu(name: str, *flags: str, tag: str = "") -> Path:
     if not newer(target, source):
         OUT.mkdir(parents=True, exist_ok=True)
         library = compiler.parent.parent / "lib"
+        # The wheels have no plain libcudart.so, which -cudart shared links with.
+        for runtime in library.glob("libcudart.so.*"):
+            link = OUT / "libcudart.so"
+            link.unlink(missing_ok=True)
+            link.symlink_to(runtime)
         subprocess.run(
             [compiler, "-arch=compute_80", *flags, "-o", target, source,
-             f"-L{library}", "-Xlinker", "-rpath", "-Xlinker", library],
+             f"-L{library}", f"-L{OUT}", "-Xlinker", "-rpath", "-Xlinker", library],
             check=True,
         )
     return target
