@@ -86,7 +86,9 @@ per_thread_stream(struct fdc_call *call, struct fdc_stream **stream)
                 return CUDA_SUCCESS;
             break;
         }
-        if (place == FDC_COUNT(self->per_thread) && self->per_thread[i].context == NULL)
+        if (place == FDC_COUNT(self->per_thread) &&
+            (self->per_thread[i].context == NULL ||
+             fdc_load_relaxed(&self->per_thread[i].context->destroyed)))
             place = i;
     }
     if (place == FDC_COUNT(self->per_thread))

@@ -189,6 +189,27 @@ test_context_stack_is_the_threads_own(void)
 }
 
 static void
+test_contexts_come_and_go_with_their_streams(void)
+{
+    CUstream stream;
+    CUcontext made;
+    unsigned flags;
+
+    worker_context();
+    for (int i = 0; i < 40; i++) {
+        CHECK_EQ(cuCtxCreate_v2(&made, 0, 0), 0);
+        CHECK_EQ(cuStreamCreate(&stream, 0), 0);
+        CHECK_EQ(cuStreamGetFlags(CU_STREAM_PER_THREAD, &flags), 0);
+        CHECK_EQ(cuStreamSynchronize(stream), 0);
+        CHECK_EQ(cuCtxDestroy_v2(made), 0);
+        CHECK_EQ(cuStreamQuery(stream), CUDA_ERROR_INVALID_HANDLE);
+        CHECK_EQ(cuCtxDestroy_v2(made), CUDA_ERROR_INVALID_CONTEXT);
+    }
+    CHECK_EQ(cuCtxSynchronize(), 0);
+    worker_exit();
+}
+
+static void
 test_context_never_retained_can_be_current_and_survives_reset(void)
 {
     CUcontext primary, again;
@@ -322,6 +343,7 @@ main(void)
     RUN(test_visible_devices_choose_and_order);
     RUN(test_no_visible_device_is_no_device);
     RUN(test_context_stack_is_the_threads_own);
+    RUN(test_contexts_come_and_go_with_their_streams);
     RUN(test_context_never_retained_can_be_current_and_survives_reset);
     RUN(test_forked_child_is_not_initialized_and_parent_goes_on);
     RUN(test_child_forked_before_init_attaches_by_itself);
