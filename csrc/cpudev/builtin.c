@@ -480,3 +480,40 @@ OPEN(rt_assertfail)
     }
     FDCPU_NEXT;
 }
+
+/* ---- the grid's barrier, as the device runtime's library asks for it ---- */
+
+OPEN(rt_grid_handle)
+{
+    /* only a cooperative grid has one; 1 is the grid among the scopes */
+    FDCPU_EACH(l, FDCPU_GUARD)
+        result(x, i, l, x->job->launch->cooperative && argument(x, i, l, i->aux) == 1);
+    FDCPU_NEXT;
+}
+
+/* One thread of each block calls this; it comes here again until all blocks have. */
+OPEN(rt_grid_sync)
+{
+    uint32_t q = FDCPU_GUARD, new = q & ~x->warp->grid_in;
+    struct fdcpu_job *job = x->job;
+
+    if (!q)
+        FDCPU_NEXT;
+    if (new) {
+        uint64_t count = (uint64_t)__builtin_popcount(new);
+
+        x->warp->grid_in |= new;
+        x->warp->grid_phase = __atomic_load_n(&job->grid_phase, __ATOMIC_ACQUIRE);
+        if (__atomic_add_fetch(&job->grid_arrived, count, __ATOMIC_ACQ_REL) >= job->nblocks) {
+            __atomic_store_n(&job->grid_arrived, 0, __ATOMIC_RELAXED);
+            /* pairs with the loads here: what blocks wrote before is seen after */
+            __atomic_add_fetch(&job->grid_phase, 1, __ATOMIC_RELEASE);
+        }
+    }
+    if (__atomic_load_n(&job->grid_phase, __ATOMIC_ACQUIRE) == x->warp->grid_phase)
+        FDCPU_STOP(i, WHY_YIELD);
+    x->warp->grid_in &= ~q;
+    FDCPU_EACH(l, q)
+        result(x, i, l, 0);
+    FDCPU_NEXT;
+}

@@ -220,8 +220,6 @@ static FDCPU_HANDLER(op_brap)
     FDCPU_GO(to);
 }
 
-#define op_cbrset op_nop
-
 static FDCPU_HANDLER(op_ldp32)
 {
     uint32_t q = FDCPU_GUARD;

@@ -336,19 +336,9 @@ OPEN(fence)
     FDCPU_NEXT;
 }
 
-OPEN(grid_nop)
-{
-    FDCPU_NEXT;
-}
-
 OPEN(nanosleep)
 {
     x->fuel = 0;                /* the next jump back lets others run */
-    FDCPU_NEXT;
-}
-
-OPEN(prefetch)
-{
     FDCPU_NEXT;
 }
 

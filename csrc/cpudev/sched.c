@@ -444,11 +444,6 @@ call_enter(struct fdcpu_exec *x, struct fdcpu_worker *wk, struct fdcpu_warp *w,
         return false;
     }
     func = code->func;
-    if (i->n != func->nparams + func->nrets || i->aux != func->nrets) {
-        fdcpu_fault_at(x, i, __builtin_ctz(s->mask), 718,
-                       "call of %.100s with the wrong number of arguments", func->name);
-        return false;
-    }
     if (up->depth >= MAX_DEPTH || !(f = frame_take(wk, code))) {
         fdcpu_fault_at(x, i, __builtin_ctz(s->mask), 719, "stack overflow");
         return false;
@@ -466,9 +461,10 @@ call_enter(struct fdcpu_exec *x, struct fdcpu_worker *wk, struct fdcpu_warp *w,
         return false;
     }
     fill_special(w, code, f->regs);
-    for (uint32_t k = 0; k < func->nparams; k++) {
+    /* texts may disagree about a function: what both know is passed */
+    for (uint32_t k = 0; k < func->nparams && i->aux + k < i->n; k++) {
         const struct fdcpu_formal *p = &func->params[k];
-        const struct fdcpu_ext *a = &e[func->nrets + k];
+        const struct fdcpu_ext *a = &e[i->aux + k];
         uint32_t size = a->size < p->size ? a->size : p->size;
 
         FDCPU_EACH(l, s->mask) {
@@ -489,7 +485,7 @@ call_leave(struct fdcpu_worker *wk, struct fdcpu_warp *w, struct fdcpu_split *s)
     const struct fdcpu_func *func = f->code->func;
     const struct fdcpu_ext *e = up->code->ext + f->call->ext;
 
-    for (uint32_t k = 0; k < func->nrets; k++) {
+    for (uint32_t k = 0; k < func->nrets && k < f->call->aux; k++) {
         const struct fdcpu_formal *p = &func->rets[k];
         uint32_t size = e[k].size < p->size ? e[k].size : p->size;
 
@@ -857,6 +853,7 @@ block_begin(struct fdcpu_worker *wk, uint64_t number)
 
         w->live = w->lanes;
         w->nsplit = 0;
+        w->grid_in = 0;
         w->base.refs = 1;       /* never falls to zero */
         w->base.local_top = w->base.code->local_size;
         fill_special(w, w->base.code, w->base.regs);

@@ -38,6 +38,8 @@ struct fdcpu_warp {
     struct fdcpu_block *block;
     uint32_t index, nsplit;
     uint32_t lanes, live;       /* lanes that exist, that have not exited */
+    uint32_t grid_in;           /* lanes that wait for the whole grid, since this phase */
+    uint32_t grid_phase;
     uint32_t fair;              /* splits still to run before the order is by pc again */
     uint64_t clock;
     struct fdcpu_frame base;
@@ -87,6 +89,8 @@ struct fdcpu_job {
     uint64_t nblocks, next_block;       /* atomic */
     uint64_t deadline_ns, grid_id;
     uint64_t workspace;         /* of a cooperative launch */
+    uint64_t grid_arrived;      /* blocks; atomic, as is the phase */
+    uint32_t grid_phase;
     uint32_t stop;              /* atomic: a fault or a cancel */
     uint32_t helpers;           /* under the pool's lock */
     struct fdcpu_job *next;
