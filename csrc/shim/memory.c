@@ -296,11 +296,12 @@ fdc_memory_trim(struct fdc_device *device)
 
 /* Without VMM the driver chooses; this process must keep out of those addresses too. */
 static CUresult
-plain_free(struct fdc_call *call, uint64_t address)
+plain_free(struct fdc_call *call, uint64_t address, struct fdc_device *device, uint64_t size)
 {
     struct fdc_req_fdcMemFreePlain *req;
     struct fdc_reply reply;
 
+    __atomic_sub_fetch(&device->plain, size, __ATOMIC_RELAXED);
     call->id = FDC_ID_fdcMemFreePlain;
     req = fdc_call_begin(call, sizeof(*req));
     if (req == NULL)
@@ -334,7 +335,8 @@ plain_alloc(struct fdc_call *call, uint64_t size, uint64_t *address)
         err = 0;
     }
     if (err) {
-        (void)plain_free(call, rep.address);
+        __atomic_add_fetch(&call->context->device->plain, size, __ATOMIC_RELAXED);
+        (void)plain_free(call, rep.address, call->context->device, size);
         return CUDA_ERROR_OUT_OF_MEMORY;
     }
     *address = rep.address;
@@ -366,11 +368,13 @@ fdc_memory_alloc(struct fdc_call *call, uint64_t size, enum fdc_origin origin,
         return result;
     if (arena == NULL && origin == FDC_BY_ALLOC)
         place.origin = FDC_BY_PLAIN;
+    if (arena == NULL)
+        __atomic_add_fetch(&device->plain, size, __ATOMIC_RELAXED);
     if (fdc_place_add(at, size, &place) != 0) {
         if (arena != NULL)
             (void)fdc_arena_free(arena, at);
         else
-            (void)plain_free(call, at);
+            (void)plain_free(call, at, device, size);
         return CUDA_ERROR_OUT_OF_MEMORY;
     }
     *address = at;
@@ -393,7 +397,7 @@ fdc_memory_free(struct fdc_call *call, CUdeviceptr address)
     if (place.origin == FDC_BY_POOL)
         fdc_pool_freed(place.owner, place.size);
     if (place.device->arena == NULL)
-        return plain_free(call, address);
+        return plain_free(call, address, place.device, place.size);
     return fdc_arena_free(place.device->arena, address);
 }
 
@@ -466,6 +470,8 @@ cuMemGetInfo_v2(size_t *free_bytes, size_t *total)
         return result;
     if (arena != NULL)
         fdc_arena_stat(arena, &info);
+    else
+        info.used = fdc_load_relaxed(&device->plain);
     *total = device->snapshot->memory;
     *free_bytes = info.used < *total ? *total - info.used : 0;
     return CUDA_SUCCESS;

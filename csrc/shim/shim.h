@@ -85,6 +85,7 @@ struct fdc_device {
     const struct fdc_snapshot_device *snapshot;
     struct fdc_context *primary;
     struct fdc_arena *arena;            /* memory.c */
+    uint64_t plain;                     /* bytes allocated without an arena, atomic */
     struct fdc_pool *pool[2];           /* pool.c: its own, and the current one */
 };
 

@@ -49,6 +49,18 @@ test_bytes_go_up_and_come_down_at_every_size(void)
     worker_exit();
 }
 
+/* What follows from the client choosing the addresses. */
+static void
+needs_vmm(void)
+{
+    int vmm;
+
+    CHECK_EQ(cuDeviceGetAttribute(
+                 &vmm, CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED, 0), 0);
+    if (!vmm)
+        CHECK_SKIP("the device has no virtual memory management");
+}
+
 static void
 test_allocations_are_local_once_the_memory_is_there(void)
 {
@@ -56,6 +68,7 @@ test_allocations_are_local_once_the_memory_is_there(void)
     uint64_t before;
 
     worker_context();
+    needs_vmm();
     CHECK_EQ(cuMemAlloc_v2(&block[0], 1000), 0);
     before = waits();
     for (int i = 1; i < 64; i++)
@@ -133,6 +146,7 @@ test_freed_memory_waits_for_the_work_before_the_free(void)
     pthread_t thread;
 
     worker_context();
+    needs_vmm();
     memset(ones, 1, SIZE);
     memset(twos, 2, SIZE);
     CHECK_EQ(cuMemGetInfo_v2(&free_bytes, &total), 0);
@@ -257,6 +271,7 @@ test_program_maps_memory_of_its_own(void)
     CUdeviceptr base;
 
     worker_context();
+    needs_vmm();
     fill(bytes, 64, 3);
     CHECK_EQ(cuMemGetAllocationGranularity(&granule, &prop, 0), 0);
     CHECK_EQ(cuMemAddressReserve(&base, 4 * granule, 0, 0, 0), 0);
