@@ -22,7 +22,7 @@
 #include "fdc/attach.h"
 
 #define CONNECT_MS 10000
-#define HANDSHAKE_US 60000000           /* a worker may have to start */
+#define HANDSHAKE_US 60000000 /* a worker may have to start */
 #define FILE_MAX 4096
 
 struct place {
@@ -30,8 +30,8 @@ struct place {
     bool lease_known, secret_known;
     char unix_path[108];
     char host[256], port[32];
-    int fd[2], fds;                     /* connected sockets that were inherited */
-    enum fdc_road road;                 /* 0: whatever there is */
+    int fd[2], fds;     /* connected sockets that were inherited */
+    enum fdc_road road; /* 0: whatever there is */
 };
 
 /* Why there is no session, for people. */
@@ -54,8 +54,10 @@ from_hex(const char *text, uint8_t *bytes, size_t size)
         return false;
     for (i = 0; i < size * 2; i++) {
         char c = text[i];
-        int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10
-                    : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+        int digit = c >= '0' && c <= '9'   ? c - '0'
+                    : c >= 'a' && c <= 'f' ? c - 'a' + 10
+                    : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                           : -1;
 
         if (digit < 0)
             return false;
@@ -94,7 +96,8 @@ place_line(struct place *place, char *line)
     if (strcmp(key, "lease") == 0)
         return place->lease_known = from_hex(value, place->lease, sizeof(place->lease));
     if (strcmp(key, "secret") == 0)
-        return place->secret_known = from_hex(value, place->secret, sizeof(place->secret));
+        return place->secret_known =
+                   from_hex(value, place->secret, sizeof(place->secret));
     if (strcmp(key, "road") == 0)
         return road_from(value, &place->road);
     if (strcmp(key, "unix") == 0) {
@@ -155,7 +158,7 @@ place_read(const char *path, struct place *place)
 static int
 connect_to(const struct sockaddr *address, socklen_t size, int family)
 {
-    struct pollfd wait = { .events = POLLOUT };
+    struct pollfd wait = {.events = POLLOUT};
     socklen_t length = sizeof(int);
     int fd, err = 0, one = 1, flags;
 
@@ -200,7 +203,7 @@ err_close:
 static int
 connect_unix(const char *path)
 {
-    struct sockaddr_un address = { .sun_family = AF_UNIX };
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
 
     memcpy(address.sun_path, path, strlen(path) + 1);
     return connect_to((struct sockaddr *)&address, sizeof(address), AF_UNIX);
@@ -209,7 +212,7 @@ connect_unix(const char *path)
 static int
 connect_tcp(const char *host, const char *port)
 {
-    struct addrinfo hints = { .ai_socktype = SOCK_STREAM }, *list, *one;
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *list, *one;
     int fd = -EHOSTUNREACH;
 
     if (getaddrinfo(host, port, &hints, &list) != 0)
@@ -303,7 +306,7 @@ handshake(int fd, const struct place *place, uint32_t kind, enum fdc_road road,
 {
     static const uint8_t protocol[32] = FDC_PROTO_HASH;
     struct fdc_attach_hello hello;
-    struct fdc_attach_request request = { .magic = FDC_ATTACH_MAGIC };
+    struct fdc_attach_request request = {.magic = FDC_ATTACH_MAGIC};
     struct fdc_attach_answer answer;
     char theirs[17], ours[17];
     int err;
@@ -316,8 +319,9 @@ handshake(int fd, const struct place *place, uint32_t kind, enum fdc_road road,
     if (memcmp(hello.protocol, protocol, sizeof(protocol)) != 0) {
         hash_text(hello.protocol, theirs);
         hash_text(protocol, ours);
-        fdc_log(FDC_LOG_ERROR, "no session: the server's protocol is %s, this client's %s",
-                theirs, ours);
+        fdc_log(FDC_LOG_ERROR,
+                "no session: the server's protocol is %s, this client's %s", theirs,
+                ours);
         return CUDA_ERROR_NO_DEVICE;
     }
     request.kind = kind;
@@ -374,8 +378,9 @@ reach(struct place *place, enum fdc_road *road, int socks[2], int *count)
 
     *count = 0;
     if (place->fds > 0) {
-        *road = place->road != 0 ? place->road
-                                 : place->fds == 2 ? FDC_ROAD_TCP : FDC_ROAD_SHM;
+        *road = place->road != 0  ? place->road
+                : place->fds == 2 ? FDC_ROAD_TCP
+                                  : FDC_ROAD_SHM;
         *count = place->fds;
         for (i = 0; i < place->fds; i++) {
             socks[i] = place->fd[i];
@@ -389,7 +394,8 @@ reach(struct place *place, enum fdc_road *road, int socks[2], int *count)
     if (!place->lease_known || !place->secret_known)
         return no_session("the file of FD_SESSION names no lease and secret", 0);
     if (*road == FDC_ROAD_SHM ? place->unix_path[0] == '\0' : place->host[0] == '\0')
-        return no_session("the file of FD_SESSION has no address for this transport", 0);
+        return no_session("the file of FD_SESSION has no address for this transport",
+                          0);
     if (getrandom(session, sizeof(session), 0) != sizeof(session))
         return no_session("no random numbers", -errno);
 
@@ -430,14 +436,15 @@ snapshot_fits(const struct fdc_snapshot *snapshot, uint64_t size)
         return false;
     devices = (uint64_t)snapshot->device_count * sizeof(struct fdc_snapshot_device);
     peers = (uint64_t)snapshot->device_count * snapshot->device_count;
-    return snapshot->device_offset <= size && devices <= size - snapshot->device_offset &&
-           snapshot->peer_offset <= size && peers <= size - snapshot->peer_offset;
+    return snapshot->device_offset <= size &&
+           devices <= size - snapshot->device_offset && snapshot->peer_offset <= size &&
+           peers <= size - snapshot->peer_offset;
 }
 
 static CUresult
 fetch_snapshot(struct fdc_session *session)
 {
-    struct fdc_call call = { .session = session, .id = FDC_ID_fdcAttach };
+    struct fdc_call call = {.session = session, .id = FDC_ID_fdcAttach};
     struct fdc_rep_fdcAttach reply;
     struct fdc_req_fdcAttach *req;
     struct fdc_chunk chunk;
@@ -483,10 +490,10 @@ CUresult
 fdc_attach(struct fdc_session **made)
 {
     const char *path = getenv("FD_SESSION"), *transport = getenv("FD_TRANSPORT");
-    struct place place = { 0 };
+    struct place place = {0};
     struct fdc_session *session;
     enum fdc_road road;
-    int socks[2] = { -1, -1 }, count, err;
+    int socks[2] = {-1, -1}, count, err;
     CUresult result;
 
     if (path == NULL || path[0] == '\0')
@@ -542,7 +549,7 @@ fdc_attach(struct fdc_session **made)
     return CUDA_SUCCESS;
 
 err_link:
-    fdc_link_free(session->link);       /* the session's few KiB stay: this happens once */
+    fdc_link_free(session->link); /* the session's few KiB stay: this happens once */
     return result;
 err_free:
     free(session);

@@ -14,20 +14,20 @@
 #include <unistd.h>
 
 #define SLOTS 65536u
-#define SLOTS_WAITING 8192u             /* kept for threads that wait for a reply */
+#define SLOTS_WAITING 8192u /* kept for threads that wait for a reply */
 #define ROOM_WAIT_US 2000
 
 struct fdc_slot {
-    struct fdc_ticket *ticket;          /* atomic */
+    struct fdc_ticket *ticket; /* atomic */
     uint32_t next;
 };
 
 struct fdc_tickets {
-    uint64_t free;                      /* tag << 16 | first free slot, atomic */
-    uint64_t sequence;                  /* atomic */
-    uint32_t fresh;                     /* atomic */
-    uint32_t done;                      /* slots that DONE tickets have, atomic */
-    uint32_t given;                     /* counts slots coming back; what takers wait on */
+    uint64_t free;     /* tag << 16 | first free slot, atomic */
+    uint64_t sequence; /* atomic */
+    uint32_t fresh;    /* atomic */
+    uint32_t done;     /* slots that DONE tickets have, atomic */
+    uint32_t given;    /* counts slots coming back; what takers wait on */
     struct fdc_slot slot[SLOTS];
 };
 
@@ -35,7 +35,7 @@ struct fdc_waiter {
     struct fdc_waiter *next;
     const uint32_t *word;
     uint32_t seen;
-    uint32_t go;                        /* futex: look again */
+    uint32_t go; /* futex: look again */
 };
 
 struct fdc_stats {
@@ -65,7 +65,7 @@ static void
 stats_line(const char *line, int size)
 {
     if (write(2, line, (size_t)size) != size)
-        return;                         /* nobody listens */
+        return; /* nobody listens */
 }
 
 /* FD_STATS=1: at exit, what was sent and waited for, by the name of the call. */
@@ -89,10 +89,11 @@ stats_print(void)
         if (session->stats->messages[id] == 0)
             continue;
         name = fdc_call_name((uint16_t)id);
-        n = snprintf(line, sizeof(line), "fdcore: %-36s messages %-8llu waits %llu\n",
-                     name != NULL ? name : "?",
-                     (unsigned long long)fdc_load_relaxed(&session->stats->messages[id]),
-                     (unsigned long long)fdc_load_relaxed(&session->stats->waits[id]));
+        n = snprintf(
+            line, sizeof(line), "fdcore: %-36s messages %-8llu waits %llu\n",
+            name != NULL ? name : "?",
+            (unsigned long long)fdc_load_relaxed(&session->stats->messages[id]),
+            (unsigned long long)fdc_load_relaxed(&session->stats->waits[id]));
         stats_line(line, n);
     }
 }
@@ -235,7 +236,7 @@ void
 fdc_ticket_release(struct fdc_session *session, struct fdc_ticket *ticket)
 {
     struct fdc_thread *self = fdc_thread_self();
-    bool ours = self->delivering != NULL;       /* in an on_done: intake is held */
+    bool ours = self->delivering != NULL; /* in an on_done: intake is held */
 
     if (self->delivering == ticket) {
         self->delivering = NULL;
@@ -329,8 +330,9 @@ fdc_session_kill(struct fdc_session *session, const char *why)
 {
     uint32_t dead = 0;
 
-    if (!__atomic_compare_exchange_n(&session->dead, &dead, CUDA_ERROR_DEVICE_UNAVAILABLE,
-                                     false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
+    if (!__atomic_compare_exchange_n(&session->dead, &dead,
+                                     CUDA_ERROR_DEVICE_UNAVAILABLE, false,
+                                     __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
         return;
     fdc_store_relaxed(&fdc_process.state, CUDA_ERROR_DEVICE_UNAVAILABLE);
     fdc_log(FDC_LOG_ERROR, "session is over: %s", why);
@@ -442,7 +444,8 @@ left_us(uint64_t until_ns)
 
 /* This thread leads: it takes in until its own word changes. */
 static int
-lead(struct fdc_session *session, const uint32_t *word, uint32_t seen, uint64_t until_ns)
+lead(struct fdc_session *session, const uint32_t *word, uint32_t seen,
+     uint64_t until_ns)
 {
     int64_t timeout_us = -1;
     int rc;
@@ -460,7 +463,7 @@ lead(struct fdc_session *session, const uint32_t *word, uint32_t seen, uint64_t 
         }
         rc = fdc_link_wait_word(session->link, FDC_LANE_REPLY, word, seen, timeout_us);
         if (rc < 0) {
-            drain(session, true);       /* what came before the end still counts */
+            drain(session, true); /* what came before the end still counts */
             fdc_session_kill(session, "the worker has gone");
             return fdc_load_acquire(word) != seen ? 0 : -EPIPE;
         }
@@ -480,8 +483,8 @@ fdc_intake_until(struct fdc_session *session, const uint32_t *word, uint32_t see
     /* pairs with the release in ticket_complete() */
     if (fdc_load_acquire(word) != seen)
         return 0;
-    if (__atomic_compare_exchange_n(&session->leader, &nobody, 1, false, __ATOMIC_SEQ_CST,
-                                    __ATOMIC_SEQ_CST)) {
+    if (__atomic_compare_exchange_n(&session->leader, &nobody, 1, false,
+                                    __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {
         err = lead(session, word, seen, until_ns);
         fdc_store_ordered(&session->leader, 0);
         hand_over(session);
@@ -613,12 +616,13 @@ fdc_call_begin(struct fdc_call *call, uint32_t size)
         if (err == -EAGAIN) {
             /* The worker may be waiting for room in the reply lane. */
             fdc_intake_poll(session);
-            err = fdc_link_wait_room(session->link, FDC_LANE_COMMAND, size, ROOM_WAIT_US);
+            err =
+                fdc_link_wait_room(session->link, FDC_LANE_COMMAND, size, ROOM_WAIT_US);
             if (err >= 0 || err == -ETIMEDOUT)
                 continue;
         }
         if (err != -EMSGSIZE) {
-            fdc_intake_poll(session);   /* a goodbye says more than the closed lane */
+            fdc_intake_poll(session); /* a goodbye says more than the closed lane */
             fdc_session_kill(session, "the worker has gone");
             call->result = (CUresult)fdc_load_relaxed(&session->dead);
         } else {
@@ -631,7 +635,8 @@ fdc_call_begin(struct fdc_call *call, uint32_t size)
     msg->flags = 0;
     msg->ticket = 0;
     msg->ctx = context != NULL && fdc_load_relaxed(&context->active)
-                   ? FDC_HANDLE_INDEX(context->object.handle) : 0;
+                   ? FDC_HANDLE_INDEX(context->object.handle)
+                   : 0;
     msg->thread = fdc_thread_self()->number;
     msg->put = 0;
     call->msg = msg;
@@ -681,7 +686,7 @@ send_sync(struct fdc_call *call)
     result = fdc_call_wait(call, &reply, sizeof(reply));
     if (result != CUDA_SUCCESS || stream == NULL || id == FDC_ID_fdcHostFn ||
         id == FDC_ID_cuEventRecordWithFlags || id == FDC_ID_cuStreamWaitEvent)
-        return result;                  /* what only orders work may wait for the program */
+        return result; /* what only orders work may wait for the program */
     position = call->position;
     call->id = FDC_ID_cuStreamSynchronize;
     call->work = NULL;
@@ -690,7 +695,7 @@ send_sync(struct fdc_call *call)
         return call->result;
     req->hStream = fdc_stream_wire(stream);
     result = fdc_call_wait(call, &reply, sizeof(reply));
-    call->position = position;          /* the caller's own message's */
+    call->position = position; /* the caller's own message's */
     call->work = stream;
     call->id = id;
     return result;
@@ -722,7 +727,7 @@ fdc_call_send_done(struct fdc_call *call, struct fdc_ticket *ticket)
     if (FDC_LIKELY(fdc_load_ordered(&session->dead) == 0))
         return CUDA_SUCCESS;
     pthread_mutex_lock(&session->intake);
-    ours = ticket_at(session, number) == ticket;        /* else it may be gone */
+    ours = ticket_at(session, number) == ticket; /* else it may be gone */
     if (ours)
         ticket_unregister(session, ticket);
     pthread_mutex_unlock(&session->intake);

@@ -123,7 +123,8 @@ fdc_capture_refuse_event(struct fdc_session *session, struct fdc_event *event)
     struct fdc_capture *capture;
 
     pthread_mutex_lock(&session->capture_lock);
-    capture = capture_of_id(session, __atomic_load_n(&event->capture, __ATOMIC_RELAXED));
+    capture =
+        capture_of_id(session, __atomic_load_n(&event->capture, __ATOMIC_RELAXED));
     if (capture != NULL)
         invalidate(capture, CUDA_ERROR_CAPTURED_EVENT);
     pthread_mutex_unlock(&session->capture_lock);
@@ -154,7 +155,7 @@ fdc_capture_wait(struct fdc_stream *stream, struct fdc_event *event, unsigned fl
     own = stream->capture;
     other = id != 0 ? capture_of_id(session, id) : NULL;
     if (id != 0 && other == NULL) {
-        result = CUDA_ERROR_CAPTURED_EVENT;     /* of a capture that has ended */
+        result = CUDA_ERROR_CAPTURED_EVENT; /* of a capture that has ended */
         if (own != NULL)
             invalidate(own, result);
     } else if (own != NULL && own->invalid) {
@@ -168,7 +169,7 @@ fdc_capture_wait(struct fdc_stream *stream, struct fdc_event *event, unsigned fl
         } else if (stream->object.context != other->context) {
             result = CUDA_ERROR_STREAM_CAPTURE_ISOLATION;
             invalidate(other, result);
-        } else {                                /* the stream joins */
+        } else { /* the stream joins */
             __atomic_store_n(&stream->capture, other, __ATOMIC_RELAXED);
             if ((stream->flags & CU_STREAM_NON_BLOCKING) == 0)
                 other->blocking = true;
@@ -385,7 +386,7 @@ end(CUstream value, CUgraph *phGraph, unsigned how)
         *phGraph = (CUgraph)(uintptr_t)graph->handle;
         return CUDA_SUCCESS;
     }
-    if (made)                   /* also where the result is an earlier call's failure */
+    if (made) /* also where the result is an earlier call's failure */
         discard(&call, graph);
     fdc_object_drop(graph);
     if (phGraph != NULL)
@@ -483,7 +484,8 @@ cuStreamIsCapturing_ptsz(CUstream hStream, CUstreamCaptureStatus *captureStatus)
 /* Graph and dependencies live at the worker: who asks for them while capturing is told
  * that they are not to be had. */
 static CUresult
-info(CUstream value, unsigned how, CUstreamCaptureStatus *status, cuuint64_t *id, bool more)
+info(CUstream value, unsigned how, CUstreamCaptureStatus *status, cuuint64_t *id,
+     bool more)
 {
     static uint32_t told;
     CUstreamCaptureStatus found;
@@ -502,29 +504,30 @@ info(CUstream value, unsigned how, CUstreamCaptureStatus *status, cuuint64_t *id
     return CUDA_SUCCESS;
 }
 
-#define INFO_CALLS(suffix, how)                                                          \
-    FDC_EXPORT CUresult cuStreamGetCaptureInfo##suffix(                                  \
-        CUstream hStream, CUstreamCaptureStatus *captureStatus_out, cuuint64_t *id_out)  \
-    {                                                                                    \
-        return info(hStream, how, captureStatus_out, id_out, false);                     \
-    }                                                                                    \
-    FDC_EXPORT CUresult cuStreamGetCaptureInfo_v2##suffix(                               \
-        CUstream hStream, CUstreamCaptureStatus *captureStatus_out, cuuint64_t *id_out,  \
-        CUgraph *graph_out, const CUgraphNode **dependencies_out,                        \
-        size_t *numDependencies_out)                                                     \
-    {                                                                                    \
-        return info(hStream, how, captureStatus_out, id_out,                             \
-                    graph_out != NULL || dependencies_out != NULL ||                     \
-                        numDependencies_out != NULL);                                    \
-    }                                                                                    \
-    FDC_EXPORT CUresult cuStreamGetCaptureInfo_v3##suffix(                               \
-        CUstream hStream, CUstreamCaptureStatus *captureStatus_out, cuuint64_t *id_out,  \
-        CUgraph *graph_out, const CUgraphNode **dependencies_out,                        \
-        const CUgraphEdgeData **edgeData_out, size_t *numDependencies_out)               \
-    {                                                                                    \
-        return info(hStream, how, captureStatus_out, id_out,                             \
-                    graph_out != NULL || dependencies_out != NULL ||                     \
-                        edgeData_out != NULL || numDependencies_out != NULL);            \
+#define INFO_CALLS(suffix, how)                                                        \
+    FDC_EXPORT CUresult cuStreamGetCaptureInfo##suffix(                                \
+        CUstream hStream, CUstreamCaptureStatus *captureStatus_out,                    \
+        cuuint64_t *id_out)                                                            \
+    {                                                                                  \
+        return info(hStream, how, captureStatus_out, id_out, false);                   \
+    }                                                                                  \
+    FDC_EXPORT CUresult cuStreamGetCaptureInfo_v2##suffix(                             \
+        CUstream hStream, CUstreamCaptureStatus *captureStatus_out,                    \
+        cuuint64_t *id_out, CUgraph *graph_out, const CUgraphNode **dependencies_out,  \
+        size_t *numDependencies_out)                                                   \
+    {                                                                                  \
+        return info(hStream, how, captureStatus_out, id_out,                           \
+                    graph_out != NULL || dependencies_out != NULL ||                   \
+                        numDependencies_out != NULL);                                  \
+    }                                                                                  \
+    FDC_EXPORT CUresult cuStreamGetCaptureInfo_v3##suffix(                             \
+        CUstream hStream, CUstreamCaptureStatus *captureStatus_out,                    \
+        cuuint64_t *id_out, CUgraph *graph_out, const CUgraphNode **dependencies_out,  \
+        const CUgraphEdgeData **edgeData_out, size_t *numDependencies_out)             \
+    {                                                                                  \
+        return info(hStream, how, captureStatus_out, id_out,                           \
+                    graph_out != NULL || dependencies_out != NULL ||                   \
+                        edgeData_out != NULL || numDependencies_out != NULL);          \
     }
 
 INFO_CALLS(, 0)
@@ -542,41 +545,41 @@ not_yet(CUstream value, unsigned how, const char *name, uint32_t *told)
     return result != CUDA_SUCCESS ? result : fdc_refuse(name, told);
 }
 
-#define REFUSED_CALLS(suffix, how)                                                       \
-    FDC_EXPORT CUresult cuStreamUpdateCaptureDependencies##suffix(                       \
-        CUstream hStream, CUgraphNode *dependencies, size_t numDependencies,             \
-        unsigned int flags)                                                              \
-    {                                                                                    \
-        static uint32_t told;                                                            \
-        (void)dependencies;                                                              \
-        (void)numDependencies;                                                           \
-        (void)flags;                                                                     \
-        return not_yet(hStream, how, "cuStreamUpdateCaptureDependencies", &told);        \
-    }                                                                                    \
-    FDC_EXPORT CUresult cuStreamUpdateCaptureDependencies_v2##suffix(                    \
-        CUstream hStream, CUgraphNode *dependencies,                                     \
-        const CUgraphEdgeData *dependencyData, size_t numDependencies,                   \
-        unsigned int flags)                                                              \
-    {                                                                                    \
-        static uint32_t told;                                                            \
-        (void)dependencies;                                                              \
-        (void)dependencyData;                                                            \
-        (void)numDependencies;                                                           \
-        (void)flags;                                                                     \
-        return not_yet(hStream, how, "cuStreamUpdateCaptureDependencies_v2", &told);     \
-    }                                                                                    \
-    FDC_EXPORT CUresult cuStreamBeginCaptureToGraph##suffix(                             \
-        CUstream hStream, CUgraph hGraph, const CUgraphNode *dependencies,               \
-        const CUgraphEdgeData *dependencyData, size_t numDependencies,                   \
-        CUstreamCaptureMode mode)                                                        \
-    {                                                                                    \
-        static uint32_t told;                                                            \
-        (void)hGraph;                                                                    \
-        (void)dependencies;                                                              \
-        (void)dependencyData;                                                            \
-        (void)numDependencies;                                                           \
-        (void)mode;                                                                      \
-        return not_yet(hStream, how, "cuStreamBeginCaptureToGraph", &told);              \
+#define REFUSED_CALLS(suffix, how)                                                     \
+    FDC_EXPORT CUresult cuStreamUpdateCaptureDependencies##suffix(                     \
+        CUstream hStream, CUgraphNode *dependencies, size_t numDependencies,           \
+        unsigned int flags)                                                            \
+    {                                                                                  \
+        static uint32_t told;                                                          \
+        (void)dependencies;                                                            \
+        (void)numDependencies;                                                         \
+        (void)flags;                                                                   \
+        return not_yet(hStream, how, "cuStreamUpdateCaptureDependencies", &told);      \
+    }                                                                                  \
+    FDC_EXPORT CUresult cuStreamUpdateCaptureDependencies_v2##suffix(                  \
+        CUstream hStream, CUgraphNode *dependencies,                                   \
+        const CUgraphEdgeData *dependencyData, size_t numDependencies,                 \
+        unsigned int flags)                                                            \
+    {                                                                                  \
+        static uint32_t told;                                                          \
+        (void)dependencies;                                                            \
+        (void)dependencyData;                                                          \
+        (void)numDependencies;                                                         \
+        (void)flags;                                                                   \
+        return not_yet(hStream, how, "cuStreamUpdateCaptureDependencies_v2", &told);   \
+    }                                                                                  \
+    FDC_EXPORT CUresult cuStreamBeginCaptureToGraph##suffix(                           \
+        CUstream hStream, CUgraph hGraph, const CUgraphNode *dependencies,             \
+        const CUgraphEdgeData *dependencyData, size_t numDependencies,                 \
+        CUstreamCaptureMode mode)                                                      \
+    {                                                                                  \
+        static uint32_t told;                                                          \
+        (void)hGraph;                                                                  \
+        (void)dependencies;                                                            \
+        (void)dependencyData;                                                          \
+        (void)numDependencies;                                                         \
+        (void)mode;                                                                    \
+        return not_yet(hStream, how, "cuStreamBeginCaptureToGraph", &told);            \
     }
 
 REFUSED_CALLS(, 0)

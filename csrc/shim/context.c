@@ -20,7 +20,7 @@ context_new(struct fdc_session *session, struct fdc_device *device)
     context = fdc_object_new(session, FDC_KIND_CONTEXT, sizeof(*context), NULL);
     if (context == NULL)
         return NULL;
-    fdc_object_hold(context);           /* for ever */
+    fdc_object_hold(context); /* for ever */
     context->object.context = context;
     context->device = device;
     context->id = fdc_process_id();
@@ -77,7 +77,7 @@ fdc_context_find(CUcontext handle)
 static CUresult
 context_open(struct fdc_context *context)
 {
-    struct fdc_call call = { .session = context->object.session };
+    struct fdc_call call = {.session = context->object.session};
     struct fdc_reply reply;
     CUresult result = CUDA_SUCCESS;
 
@@ -128,7 +128,7 @@ fdc_context_activate(struct fdc_context *context)
 static CUresult
 context_shut(struct fdc_context *context, bool reset)
 {
-    struct fdc_call call = { .session = context->object.session };
+    struct fdc_call call = {.session = context->object.session};
     struct fdc_reply reply;
     CUresult result = CUDA_SUCCESS;
 
@@ -159,7 +159,8 @@ context_shut(struct fdc_context *context, bool reset)
     fdc_code_context_gone(context);
     fdc_memory_context_gone(context);
     if (context->device != NULL)
-        memcpy(context->limit, context->device->snapshot->limit, sizeof(context->limit));
+        memcpy(context->limit, context->device->snapshot->limit,
+               sizeof(context->limit));
     context->config = 0;
     return result;
 }
@@ -544,7 +545,7 @@ cuCtxGetSharedMemConfig(CUsharedconfig *pConfig)
         return result;
     if (pConfig == NULL)
         return CUDA_ERROR_INVALID_VALUE;
-    *pConfig = CU_SHARED_MEM_CONFIG_FOUR_BYTE_BANK_SIZE;        /* since compute 5.0 */
+    *pConfig = CU_SHARED_MEM_CONFIG_FOUR_BYTE_BANK_SIZE; /* since compute 5.0 */
     return CUDA_SUCCESS;
 }
 
@@ -557,7 +558,8 @@ cuCtxSetSharedMemConfig(CUsharedconfig config)
     if (result != CUDA_SUCCESS)
         return result;
     return (unsigned)config > CU_SHARED_MEM_CONFIG_EIGHT_BYTE_BANK_SIZE
-               ? CUDA_ERROR_INVALID_VALUE : CUDA_SUCCESS;
+               ? CUDA_ERROR_INVALID_VALUE
+               : CUDA_SUCCESS;
 }
 
 FDC_EXPORT CUresult

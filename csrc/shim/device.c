@@ -177,7 +177,8 @@ pci_parse(const char *text, struct pci *pci)
     if (sscanf(text, "%x:%x:%x%c", &pci->domain, &pci->bus, &pci->device, &end) == 3)
         return true;
     pci->domain = 0;
-    return sscanf(text, "%x:%x.%x%c", &pci->bus, &pci->device, &pci->function, &end) == 3;
+    return sscanf(text, "%x:%x.%x%c", &pci->bus, &pci->device, &pci->function, &end) ==
+           3;
 }
 
 FDC_EXPORT CUresult

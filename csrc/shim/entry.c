@@ -30,7 +30,7 @@ forked(void)
     if (fdc_process.attaching || (session != NULL && fdc_process.initialised))
         fdc_process.forked = true;
     if (session != NULL && !fdc_process.initialised) {
-        fdc_session_only = NULL;        /* attached only to learn the version */
+        fdc_session_only = NULL; /* attached only to learn the version */
         memset(fdc_process.handles[FDC_KIND_CONTEXT].chunk, 0,
                sizeof(fdc_process.handles[FDC_KIND_CONTEXT].chunk));
         fdc_process.handles[FDC_KIND_CONTEXT].fresh = 1;

@@ -20,7 +20,8 @@ cuEventCreate(CUevent *phEvent, unsigned int Flags)
     if (phEvent == NULL ||
         (Flags & ~(unsigned)(CU_EVENT_BLOCKING_SYNC | CU_EVENT_DISABLE_TIMING |
                              CU_EVENT_INTERPROCESS)) != 0 ||
-        (Flags & (CU_EVENT_INTERPROCESS | CU_EVENT_DISABLE_TIMING)) == CU_EVENT_INTERPROCESS)
+        (Flags & (CU_EVENT_INTERPROCESS | CU_EVENT_DISABLE_TIMING)) ==
+            CU_EVENT_INTERPROCESS)
         return CUDA_ERROR_INVALID_VALUE;
     event = fdc_object_new(call.session, FDC_KIND_EVENT, sizeof(*event), call.context);
     if (event == NULL)
@@ -231,7 +232,8 @@ ask(CUevent value, uint16_t id)
         if (req != NULL)
             req->hEvent = event->object.handle;
     }
-    result = call.msg != NULL ? fdc_call_wait(&call, &reply, sizeof(reply)) : call.result;
+    result =
+        call.msg != NULL ? fdc_call_wait(&call, &reply, sizeof(reply)) : call.result;
     if (result == CUDA_SUCCESS)
         now_complete(event, recorded);
     fdc_object_unhold(event);
@@ -330,7 +332,7 @@ wait_event(CUstream on, CUevent value, unsigned flags, unsigned how)
     if (!fdc_stream_capturing(stream)) {
         if (flags != 0)
             return CUDA_ERROR_ILLEGAL_STATE;
-        if (known_complete(event, &recorded))   /* never recorded, or over: no wait */
+        if (known_complete(event, &recorded)) /* never recorded, or over: no wait */
             return CUDA_SUCCESS;
     }
     call.context = stream->object.context;

@@ -10,7 +10,7 @@
 #include <time.h>
 
 #define GRACE_NS 2000000000ull
-#define REUSE_AFTER 64u                 /* free indices that are left to rest */
+#define REUSE_AFTER 64u /* free indices that are left to rest */
 
 struct fdc_dropped {
     struct fdc_dropped *next;
@@ -64,7 +64,8 @@ slot_make(struct fdc_handle_table *table, uint32_t *index)
     struct fdc_handle_slot *chunk;
 
     if (table->free_count > REUSE_AFTER ||
-        (table->free_count > 0 && table->fresh >= FDC_HANDLE_CHUNK * FDC_HANDLE_CHUNKS)) {
+        (table->free_count > 0 &&
+         table->fresh >= FDC_HANDLE_CHUNK * FDC_HANDLE_CHUNKS)) {
         *index = table->free_first;
         table->free_first = slot_of(table, *index)->next;
         table->free_count--;
@@ -175,14 +176,15 @@ fdc_object_drop(void *dropped)
 {
     struct fdc_object *object = dropped;
     uint32_t index = FDC_HANDLE_INDEX(object->handle);
-    struct fdc_handle_table *table = &fdc_process.handles[FDC_HANDLE_KIND(object->handle)];
+    struct fdc_handle_table *table =
+        &fdc_process.handles[FDC_HANDLE_KIND(object->handle)];
     struct fdc_handle_slot *slot;
     struct fdc_dropped *entry;
 
     entry = malloc(sizeof(*entry));
     pthread_mutex_lock(&table->lock);
     slot = slot_of(table, index);
-    if (slot == NULL || slot->object != object) {       /* dropped by another thread */
+    if (slot == NULL || slot->object != object) { /* dropped by another thread */
         pthread_mutex_unlock(&table->lock);
         free(entry);
         return;
@@ -195,7 +197,7 @@ fdc_object_drop(void *dropped)
         slot_of(table, table->free_last)->next = index;
     table->free_last = index;
     table->free_count++;
-    if (entry != NULL) {                /* else the object is lost: a leak, no more */
+    if (entry != NULL) { /* else the object is lost: a leak, no more */
         entry->object = object;
         entry->next = NULL;
         entry->when = coarse_ns();

@@ -12,11 +12,11 @@
 #include "cuda_calls.h"
 
 struct entry {
-    struct entry *next;                 /* of its bucket */
+    struct entry *next; /* of its bucket */
     uint64_t number;
     void (*fn)(void *user);
     void *user;
-    CUstreamCallback callback;          /* instead of fn */
+    CUstreamCallback callback; /* instead of fn */
     CUstream stream;
     bool keep;
 };
@@ -26,12 +26,12 @@ struct entry {
 struct fdc_hostfns {
     pthread_mutex_t lock;
     struct entry *bucket[BUCKETS];
-    uint64_t last;                      /* number given */
-    uint64_t *queue;                    /* numbers that are due: first .. first + count */
+    uint64_t last;   /* number given */
+    uint64_t *queue; /* numbers that are due: first .. first + count */
     uint32_t room, first, count;
-    uint32_t word;                      /* changes with each that is added or due */
-    uint32_t entries;                   /* in the buckets */
-    bool runs;                          /* the service thread does */
+    uint32_t word;    /* changes with each that is added or due */
+    uint32_t entries; /* in the buckets */
+    bool runs;        /* the service thread does */
 };
 
 void
@@ -114,7 +114,9 @@ answer(struct fdc_session *session, uint64_t number)
             return;
     }
     *msg = (struct fdc_msg){
-        .size = sizeof(*msg), .id = FDC_SIDE_HOST_FN_DONE, .ticket = number,
+        .size = sizeof(*msg),
+        .id = FDC_SIDE_HOST_FN_DONE,
+        .ticket = number,
     };
     fdc_link_commit(session->link, FDC_LANE_SIDE);
     fdc_link_flush(session->link, FDC_LANE_SIDE);
@@ -171,7 +173,7 @@ service_start(struct fdc_session *session, struct fdc_hostfns *fns)
 
     if (fns->runs)
         return CUDA_SUCCESS;
-    sigfillset(&all);                   /* the program's signals go to its own threads */
+    sigfillset(&all); /* the program's signals go to its own threads */
     pthread_sigmask(SIG_SETMASK, &all, &old);
     err = pthread_create(&thread, NULL, service, session);
     pthread_sigmask(SIG_SETMASK, &old, NULL);
@@ -238,14 +240,14 @@ CUresult
 fdc_hostfn_add(struct fdc_session *session, void (*fn)(void *user), void *user,
                uint64_t *number)
 {
-    return add(session, &(struct entry){ .fn = fn, .user = user }, number);
+    return add(session, &(struct entry){.fn = fn, .user = user}, number);
 }
 
 CUresult
 fdc_hostfn_keep(struct fdc_session *session, void (*fn)(void *user), void *user,
                 uint64_t *number)
 {
-    return add(session, &(struct entry){ .fn = fn, .user = user, .keep = true }, number);
+    return add(session, &(struct entry){.fn = fn, .user = user, .keep = true}, number);
 }
 
 /* ---- the calls ---- */
@@ -274,7 +276,7 @@ launch(CUstream value, unsigned how, struct entry *entry)
     result = fdc_stream_resolve(&call, value, how | FDC_STREAM_WORK, &stream);
     if (result != CUDA_SUCCESS)
         return result;
-    entry->keep = fdc_stream_capturing(stream);         /* each replay runs it */
+    entry->keep = fdc_stream_capturing(stream); /* each replay runs it */
     result = add(call.session, entry, &number);
     if (result != CUDA_SUCCESS)
         return result;
@@ -295,23 +297,24 @@ launch(CUstream value, unsigned how, struct entry *entry)
 FDC_EXPORT CUresult
 cuLaunchHostFunc(CUstream hStream, CUhostFn fn, void *userData)
 {
-    return launch(hStream, 0, &(struct entry){ .fn = fn, .user = userData });
+    return launch(hStream, 0, &(struct entry){.fn = fn, .user = userData});
 }
 
 FDC_EXPORT CUresult
 cuLaunchHostFunc_ptsz(CUstream hStream, CUhostFn fn, void *userData)
 {
     return launch(hStream, FDC_STREAM_PER_THREAD_ZERO,
-                  &(struct entry){ .fn = fn, .user = userData });
+                  &(struct entry){.fn = fn, .user = userData});
 }
 
 /* syncMode says how the driver waits for the function; that is the worker's matter. */
 FDC_EXPORT CUresult
-cuLaunchHostFunc_v2(CUstream hStream, CUhostFn fn, void *userData, unsigned int syncMode)
+cuLaunchHostFunc_v2(CUstream hStream, CUhostFn fn, void *userData,
+                    unsigned int syncMode)
 {
     if (syncMode > 1)
         return CUDA_ERROR_INVALID_VALUE;
-    return launch(hStream, 0, &(struct entry){ .fn = fn, .user = userData });
+    return launch(hStream, 0, &(struct entry){.fn = fn, .user = userData});
 }
 
 FDC_EXPORT CUresult
@@ -321,14 +324,14 @@ cuLaunchHostFunc_v2_ptsz(CUstream hStream, CUhostFn fn, void *userData,
     if (syncMode > 1)
         return CUDA_ERROR_INVALID_VALUE;
     return launch(hStream, FDC_STREAM_PER_THREAD_ZERO,
-                  &(struct entry){ .fn = fn, .user = userData });
+                  &(struct entry){.fn = fn, .user = userData});
 }
 
 static CUresult
 add_callback(CUstream stream, CUstreamCallback callback, void *user, unsigned flags,
              unsigned how)
 {
-    struct entry entry = { .callback = callback, .user = user, .stream = stream };
+    struct entry entry = {.callback = callback, .user = user, .stream = stream};
 
     if (flags != 0)
         return CUDA_ERROR_INVALID_VALUE;

@@ -12,31 +12,31 @@
 #define FDC_HANDLE_CHUNKS 1024u
 
 struct fdc_handle_slot {
-    struct fdc_object *object;          /* atomic */
-    uint32_t next;                      /* free list */
+    struct fdc_object *object; /* atomic */
+    uint32_t next;             /* free list */
     uint16_t generation;
 };
 
 struct fdc_handle_table {
-    struct fdc_handle_slot *chunk[FDC_HANDLE_CHUNKS];   /* atomic, made when needed */
-    pthread_mutex_t lock;               /* for the rest */
-    uint32_t fresh;                     /* indices from here on were never used */
+    struct fdc_handle_slot *chunk[FDC_HANDLE_CHUNKS]; /* atomic, made when needed */
+    pthread_mutex_t lock;                             /* for the rest */
+    uint32_t fresh; /* indices from here on were never used */
     uint32_t free_first, free_last, free_count;
     struct fdc_dropped *dropped_first, *dropped_last;
 };
 
 struct fdc_process {
-    int32_t state;                      /* CUresult of every call, atomic */
-    bool initialised;                   /* cuInit has succeeded */
-    bool forked;                        /* a child of a process that had a session */
+    int32_t state;    /* CUresult of every call, atomic */
+    bool initialised; /* cuInit has succeeded */
+    bool forked;      /* a child of a process that had a session */
     bool attaching;
-    CUresult failed;                    /* what attaching ended with before, or 0 */
+    CUresult failed; /* what attaching ended with before, or 0 */
     pthread_mutex_t init;
     pthread_key_t thread_key;
     bool thread_key_made;
-    uint32_t threads;                   /* numbers given, atomic */
-    uint64_t ids;                       /* unique ids given (streams, contexts), atomic */
-    struct fdc_thread spare;            /* when there is no memory for a thread's own */
+    uint32_t threads;        /* numbers given, atomic */
+    uint64_t ids;            /* unique ids given (streams, contexts), atomic */
+    struct fdc_thread spare; /* when there is no memory for a thread's own */
     struct fdc_handle_table handles[FDC_KINDS];
 };
 
@@ -60,11 +60,11 @@ fdc_process_check(void)
 {
     return (CUresult)fdc_load_relaxed(&fdc_process.state);
 }
-uint64_t fdc_process_id(void);          /* the next unique id */
+uint64_t fdc_process_id(void); /* the next unique id */
 
 /* handles.c */
-void fdc_handles_reset(void);           /* after fork: locks that nobody holds any more */
-void fdc_handles_skip(enum fdc_kind kind, uint32_t last);       /* new ones come after it */
+void fdc_handles_reset(void); /* after fork: locks that nobody holds any more */
+void fdc_handles_skip(enum fdc_kind kind, uint32_t last); /* new ones come after it */
 
 /* attach.c: a session that is ready for calls, or why there is none (logged). */
 CUresult fdc_attach(struct fdc_session **session);
@@ -82,8 +82,9 @@ void fdc_session_kill(struct fdc_session *session, const char *why);
 void fdc_hostfn_due(struct fdc_session *session, uint64_t number);
 
 /* stream.c */
-struct fdc_stream *fdc_stream_make(struct fdc_session *session, struct fdc_context *context,
-                                   unsigned flags, int priority);
+struct fdc_stream *fdc_stream_make(struct fdc_session *session,
+                                   struct fdc_context *context, unsigned flags,
+                                   int priority);
 void fdc_stream_thread_gone(struct fdc_thread *thread);
 
 /* context.c */
@@ -96,8 +97,8 @@ struct fdc_capture {
     struct fdc_stream *origin;
     struct fdc_context *context;
     CUstreamCaptureMode mode;
-    uint32_t thread;                    /* number of the thread that began it */
-    bool invalid, blocking;             /* blocking: a stream that syncs with legacy is in it */
+    uint32_t thread;        /* number of the thread that began it */
+    bool invalid, blocking; /* blocking: a stream that syncs with legacy is in it */
     CUresult why;
 };
 /* 0, or what a use of this stream has to give: 906 for the legacy stream while a capture
@@ -112,7 +113,8 @@ CUresult fdc_capture_refuse_context(struct fdc_context *context);
 CUresult fdc_capture_refuse_event(struct fdc_session *session, struct fdc_event *event);
 /* Record on a stream; wait of a stream for an event: the rules and the books. */
 void fdc_capture_record(struct fdc_stream *stream, struct fdc_event *event);
-CUresult fdc_capture_wait(struct fdc_stream *stream, struct fdc_event *event, unsigned flags);
+CUresult fdc_capture_wait(struct fdc_stream *stream, struct fdc_event *event,
+                          unsigned flags);
 void fdc_capture_stream_gone(struct fdc_stream *stream);
 
 #endif

@@ -89,8 +89,9 @@ fdc_device_count(void)
 static const struct fdc_snapshot_device *
 remote_device(const struct fdc_snapshot *snapshot, int remote)
 {
-    return (const struct fdc_snapshot_device *)
-        ((const char *)snapshot + snapshot->device_offset) + remote;
+    return (const struct fdc_snapshot_device *)((const char *)snapshot +
+                                                snapshot->device_offset) +
+           remote;
 }
 
 /* "GPU-" and any beginning of the UUID that fits one device alone. */
@@ -150,7 +151,8 @@ fdc_session_devices(struct fdc_session *session, const char *visible)
     size_t size;
 
     if (visible == NULL) {
-        for (; count < (int)snapshot->device_count && count < (int)FDC_COUNT(list); count++)
+        for (; count < (int)snapshot->device_count && count < (int)FDC_COUNT(list);
+             count++)
             list[count] = count;
     } else {
         for (;;) {
@@ -165,7 +167,7 @@ fdc_session_devices(struct fdc_session *session, const char *visible)
                 break;
             for (i = 0; i < count && list[i] != remote; i++)
                 ;
-            if (i < count) {            /* named twice: the driver shows none at all */
+            if (i < count) { /* named twice: the driver shows none at all */
                 count = 0;
                 break;
             }

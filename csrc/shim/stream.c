@@ -11,7 +11,7 @@
 #include "cuda_calls.h"
 
 #define MARK_EVERY 256u
-#define MARKS_OUT 2u                    /* so at most 3 * 256 calls are unfinished */
+#define MARKS_OUT 2u /* so at most 3 * 256 calls are unfinished */
 
 struct mark {
     struct fdc_ticket ticket;
@@ -22,8 +22,8 @@ struct mark {
 /* ---- objects ---- */
 
 struct fdc_stream *
-fdc_stream_make(struct fdc_session *session, struct fdc_context *context, unsigned flags,
-                int priority)
+fdc_stream_make(struct fdc_session *session, struct fdc_context *context,
+                unsigned flags, int priority)
 {
     struct fdc_stream *stream;
 
@@ -178,8 +178,8 @@ static __attribute__((noinline)) CUresult
 mark_send(struct fdc_call *call, struct fdc_stream *stream, uint32_t number)
 {
     struct fdc_session *session = call->session;
-    struct fdc_call own = { .session = session, .context = call->context,
-                            .id = FDC_ID_fdcMark };
+    struct fdc_call own = {
+        .session = session, .context = call->context, .id = FDC_ID_fdcMark};
     struct fdc_req_fdcMark *req;
     struct mark *mark;
     CUresult result;
@@ -648,37 +648,37 @@ attributes_refused(CUstream value, const char *name, uint32_t *told, unsigned ho
     return result != CUDA_SUCCESS ? result : fdc_refuse(name, told);
 }
 
-#define ATTRIBUTE_CALLS(suffix, how)                                                     \
-    FDC_EXPORT CUresult cuStreamGetAttribute##suffix(                                    \
-        CUstream hStream, CUstreamAttrID attr, CUstreamAttrValue *value)                 \
-    {                                                                                    \
-        static uint32_t told;                                                            \
-        (void)attr;                                                                      \
-        (void)value;                                                                     \
-        return attributes_refused(hStream, "cuStreamGetAttribute", &told, how);          \
-    }                                                                                    \
-    FDC_EXPORT CUresult cuStreamSetAttribute##suffix(                                    \
-        CUstream hStream, CUstreamAttrID attr, const CUstreamAttrValue *value)           \
-    {                                                                                    \
-        static uint32_t told;                                                            \
-        (void)attr;                                                                      \
-        (void)value;                                                                     \
-        return attributes_refused(hStream, "cuStreamSetAttribute", &told, how);          \
-    }                                                                                    \
-    FDC_EXPORT CUresult cuStreamCopyAttributes##suffix(CUstream dst, CUstream src)       \
-    {                                                                                    \
-        struct fdc_stream *stream;                                                       \
-        CUresult result = stream_of(dst, how, &stream);                                  \
-        return result != CUDA_SUCCESS ? result : stream_of(src, how, &stream);           \
-    }                                                                                    \
-    FDC_EXPORT CUresult cuStreamAttachMemAsync##suffix(                                  \
-        CUstream hStream, CUdeviceptr dptr, size_t length, unsigned int flags)           \
-    {                                                                                    \
-        static uint32_t told;                                                            \
-        (void)dptr;                                                                      \
-        (void)length;                                                                    \
-        (void)flags;                                                                     \
-        return attributes_refused(hStream, "cuStreamAttachMemAsync", &told, how);        \
+#define ATTRIBUTE_CALLS(suffix, how)                                                   \
+    FDC_EXPORT CUresult cuStreamGetAttribute##suffix(                                  \
+        CUstream hStream, CUstreamAttrID attr, CUstreamAttrValue *value)               \
+    {                                                                                  \
+        static uint32_t told;                                                          \
+        (void)attr;                                                                    \
+        (void)value;                                                                   \
+        return attributes_refused(hStream, "cuStreamGetAttribute", &told, how);        \
+    }                                                                                  \
+    FDC_EXPORT CUresult cuStreamSetAttribute##suffix(                                  \
+        CUstream hStream, CUstreamAttrID attr, const CUstreamAttrValue *value)         \
+    {                                                                                  \
+        static uint32_t told;                                                          \
+        (void)attr;                                                                    \
+        (void)value;                                                                   \
+        return attributes_refused(hStream, "cuStreamSetAttribute", &told, how);        \
+    }                                                                                  \
+    FDC_EXPORT CUresult cuStreamCopyAttributes##suffix(CUstream dst, CUstream src)     \
+    {                                                                                  \
+        struct fdc_stream *stream;                                                     \
+        CUresult result = stream_of(dst, how, &stream);                                \
+        return result != CUDA_SUCCESS ? result : stream_of(src, how, &stream);         \
+    }                                                                                  \
+    FDC_EXPORT CUresult cuStreamAttachMemAsync##suffix(                                \
+        CUstream hStream, CUdeviceptr dptr, size_t length, unsigned int flags)         \
+    {                                                                                  \
+        static uint32_t told;                                                          \
+        (void)dptr;                                                                    \
+        (void)length;                                                                  \
+        (void)flags;                                                                   \
+        return attributes_refused(hStream, "cuStreamAttachMemAsync", &told, how);      \
     }
 
 ATTRIBUTE_CALLS(, 0)

@@ -19,7 +19,8 @@ ended(void *value)
 static void __attribute__((constructor))
 thread_setup(void)
 {
-    fdc_process.thread_key_made = pthread_key_create(&fdc_process.thread_key, ended) == 0;
+    fdc_process.thread_key_made =
+        pthread_key_create(&fdc_process.thread_key, ended) == 0;
 }
 
 struct fdc_thread *

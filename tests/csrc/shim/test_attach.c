@@ -24,11 +24,12 @@ put(uint8_t **at, const void *bytes, size_t size)
 
 /* Serves one attach connection. Exits the (server's) process where the client lies. */
 static void
-greet(int fd, enum fault fault, uint32_t want_kind, uint32_t want_road, uint8_t session[16])
+greet(int fd, enum fault fault, uint32_t want_kind, uint32_t want_road,
+      uint8_t session[16])
 {
     static const uint8_t protocol[32] = FDC_PROTO_HASH;
-    struct fdc_attach_hello hello = { .magic = FDC_ATTACH_MAGIC, .version = 1 };
-    struct fdc_attach_answer answer = { .magic = FDC_ATTACH_MAGIC };
+    struct fdc_attach_hello hello = {.magic = FDC_ATTACH_MAGIC, .version = 1};
+    struct fdc_attach_answer answer = {.magic = FDC_ATTACH_MAGIC};
     struct fdc_attach_request request;
     uint8_t text[256], proof[32], *at = text;
 
@@ -66,8 +67,8 @@ greet(int fd, enum fault fault, uint32_t want_kind, uint32_t want_road, uint8_t 
     put(&at, "fdcore server", 13);
     put(&at, request.nonce, 32);
     put(&at, hello.nonce, 32);
-    fdc_hmac_sha256(fault == NO_SECRET ? lease : secret, fault == NO_SECRET ? 16 : 32, text,
-                    (size_t)(at - text), answer.proof);
+    fdc_hmac_sha256(fault == NO_SECRET ? lease : secret, fault == NO_SECRET ? 16 : 32,
+                    text, (size_t)(at - text), answer.proof);
     if (fault == REFUSED) {
         answer.error = 13;
         strcpy(answer.reason, "the lease has ended");
@@ -80,7 +81,7 @@ greet(int fd, enum fault fault, uint32_t want_kind, uint32_t want_road, uint8_t 
 static void
 serve(int listener, enum fdc_road road, enum fault fault)
 {
-    struct fdc_attach_ready ready = { .magic = FDC_ATTACH_MAGIC };
+    struct fdc_attach_ready ready = {.magic = FDC_ATTACH_MAGIC};
     uint8_t session[16];
     int socks[2], nsocks = road == FDC_ROAD_SHM ? 1 : 2;
 
@@ -114,8 +115,8 @@ attach(enum fdc_road road, enum fault fault, char *log, size_t room)
 {
     char dir[] = "/tmp/fdc-test-XXXXXX", path[80], name[80], level[96], lease_hex[33];
     char secret_hex[65];
-    struct sockaddr_in address = { .sin_family = AF_INET };
-    struct sockaddr_un local = { .sun_family = AF_UNIX };
+    struct sockaddr_in address = {.sin_family = AF_INET};
+    struct sockaddr_un local = {.sun_family = AF_UNIX};
     socklen_t size = sizeof(address);
     CUresult result;
     ssize_t got;
@@ -151,7 +152,8 @@ attach(enum fdc_road road, enum fault fault, char *log, size_t room)
     umask(077);
     file = fopen(path, "w");
     CHECK(file != NULL);
-    fprintf(file, "# a comment\nlease %s\nsecret %s\nunknown key\n", lease_hex, secret_hex);
+    fprintf(file, "# a comment\nlease %s\nsecret %s\nunknown key\n", lease_hex,
+            secret_hex);
     if (road == FDC_ROAD_SHM)
         fprintf(file, "unix %s\nroad auto\n", local.sun_path);
     else
@@ -208,10 +210,10 @@ refused(enum fault fault, const char *reason)
         fprintf(stderr, "the log says: %s\n", log);
         exit(1);
     }
-    CHECK(strchr(log, '\n') == strrchr(log, '\n'));     /* one line */
+    CHECK(strchr(log, '\n') == strrchr(log, '\n')); /* one line */
     CHECK(strstr(log, "a secret") == NULL);
-    CHECK_EQ(cuInit(0), CUDA_ERROR_NO_DEVICE);          /* and it stays so */
-    CHECK_EQ(check_open_fds(), before + 1);             /* the log */
+    CHECK_EQ(cuInit(0), CUDA_ERROR_NO_DEVICE); /* and it stays so */
+    CHECK_EQ(check_open_fds(), before + 1);    /* the log */
     worker_exit();
 }
 

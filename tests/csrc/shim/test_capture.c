@@ -53,7 +53,8 @@ test_status_is_answered_without_asking(void)
     CHECK_EQ(status_of(stream), CU_STREAM_CAPTURE_STATUS_ACTIVE);
     CHECK_EQ(status_of(other), CU_STREAM_CAPTURE_STATUS_NONE);
     CHECK_EQ(status_of(NULL), CU_STREAM_CAPTURE_STATUS_NONE);
-    CHECK_EQ(cuStreamGetCaptureInfo_v3(stream, &status, &id, NULL, NULL, NULL, NULL), 0);
+    CHECK_EQ(cuStreamGetCaptureInfo_v3(stream, &status, &id, NULL, NULL, NULL, NULL),
+             0);
     CHECK_EQ(cuStreamGetCaptureInfo(stream, &status, &again), 0);
     CHECK_EQ(status, CU_STREAM_CAPTURE_STATUS_ACTIVE);
     CHECK(id != 0 && id == again);
@@ -102,7 +103,7 @@ test_other_streams_join_by_events(void)
     CHECK_EQ(cuStreamWaitEvent(stream, join_event, 0), 0);
     CHECK_EQ(cuStreamEndCapture(stream, &graph), 0);
     CHECK_EQ(cuStreamWaitEvent(other, join_event, 0), CUDA_ERROR_CAPTURED_EVENT);
-    CHECK_EQ(cuEventRecord(join_event, other), 0);      /* free again */
+    CHECK_EQ(cuEventRecord(join_event, other), 0); /* free again */
     CHECK_EQ(cuEventSynchronize(join_event), 0);
     worker_exit();
 }
@@ -156,7 +157,7 @@ test_waiting_breaks_the_capture(void)
     CHECK_EQ(cuStreamEndCapture(stream, &graph), CUDA_ERROR_STREAM_CAPTURE_INVALIDATED);
 
     CHECK_EQ(cuStreamBeginCapture_v2(stream, CU_STREAM_CAPTURE_MODE_RELAXED), 0);
-    CHECK_EQ(cuStreamSynchronize(other), 0);            /* another stream is free */
+    CHECK_EQ(cuStreamSynchronize(other), 0); /* another stream is free */
     CHECK_EQ(cuCtxSynchronize(), CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
     CHECK_EQ(cuStreamEndCapture(stream, &graph), CUDA_ERROR_STREAM_CAPTURE_INVALIDATED);
 
@@ -167,7 +168,8 @@ test_waiting_breaks_the_capture(void)
     CHECK_EQ(cuStreamEndCapture(stream, &graph), CUDA_ERROR_STREAM_CAPTURE_INVALIDATED);
 
     CHECK_EQ(cuStreamBeginCapture_v2(stream, CU_STREAM_CAPTURE_MODE_RELAXED), 0);
-    CHECK_EQ(cuStreamWaitEvent(stream, outside, 0), CUDA_ERROR_STREAM_CAPTURE_ISOLATION);
+    CHECK_EQ(cuStreamWaitEvent(stream, outside, 0),
+             CUDA_ERROR_STREAM_CAPTURE_ISOLATION);
     CHECK_EQ(cuStreamEndCapture(stream, &graph), CUDA_ERROR_STREAM_CAPTURE_INVALIDATED);
     CHECK_EQ(cuCtxSynchronize(), 0);
     worker_exit();
@@ -215,7 +217,8 @@ test_the_legacy_stream_may_not_be_used_beside_a_blocking_capture(void)
     CHECK_EQ(status_of(blocking), CU_STREAM_CAPTURE_STATUS_ACTIVE);
     CHECK_EQ(cuEventRecord(event, NULL), CUDA_ERROR_STREAM_CAPTURE_IMPLICIT);
     CHECK_EQ(status_of(blocking), CU_STREAM_CAPTURE_STATUS_INVALIDATED);
-    CHECK_EQ(cuStreamEndCapture(blocking, &graph), CUDA_ERROR_STREAM_CAPTURE_INVALIDATED);
+    CHECK_EQ(cuStreamEndCapture(blocking, &graph),
+             CUDA_ERROR_STREAM_CAPTURE_INVALIDATED);
     CHECK_EQ(cuEventRecord(event, NULL), 0);
     CHECK_EQ(cuCtxSynchronize(), 0);
     worker_exit();
@@ -246,7 +249,7 @@ other_thread(void *arg)
 static struct other
 in_another_thread(CUcontext context, CUstreamCaptureMode mode, CUstream stream)
 {
-    struct other other = { .context = context, .mode = mode, .stream = stream };
+    struct other other = {.context = context, .mode = mode, .stream = stream};
     pthread_t thread;
 
     CHECK_EQ(pthread_create(&thread, NULL, other_thread, &other), 0);
@@ -257,18 +260,20 @@ in_another_thread(CUcontext context, CUstreamCaptureMode mode, CUstream stream)
 static void
 test_modes_say_who_may_call_what_is_unsafe(void)
 {
-    enum { GLOBAL = CU_STREAM_CAPTURE_MODE_GLOBAL, LOCAL = CU_STREAM_CAPTURE_MODE_THREAD_LOCAL,
-           RELAXED = CU_STREAM_CAPTURE_MODE_RELAXED };
+    enum {
+        GLOBAL = CU_STREAM_CAPTURE_MODE_GLOBAL,
+        LOCAL = CU_STREAM_CAPTURE_MODE_THREAD_LOCAL,
+        RELAXED = CU_STREAM_CAPTURE_MODE_RELAXED
+    };
     /* capture's mode, mode of this and of the other thread, is this / the other refused */
-    static const struct { int capture, own, other; bool own_refused, other_refused; } cases[] = {
-        { GLOBAL, GLOBAL, GLOBAL, true, true },
-        { GLOBAL, GLOBAL, LOCAL, true, false },
-        { GLOBAL, GLOBAL, RELAXED, true, false },
-        { GLOBAL, LOCAL, GLOBAL, true, true },
-        { GLOBAL, RELAXED, GLOBAL, false, true },
-        { LOCAL, GLOBAL, GLOBAL, true, false },
-        { LOCAL, RELAXED, GLOBAL, false, false },
-        { RELAXED, GLOBAL, GLOBAL, false, false },
+    static const struct {
+        int capture, own, other;
+        bool own_refused, other_refused;
+    } cases[] = {
+        {GLOBAL, GLOBAL, GLOBAL, true, true},   {GLOBAL, GLOBAL, LOCAL, true, false},
+        {GLOBAL, GLOBAL, RELAXED, true, false}, {GLOBAL, LOCAL, GLOBAL, true, true},
+        {GLOBAL, RELAXED, GLOBAL, false, true}, {LOCAL, GLOBAL, GLOBAL, true, false},
+        {LOCAL, RELAXED, GLOBAL, false, false}, {RELAXED, GLOBAL, GLOBAL, false, false},
     };
     CUcontext context = worker_context();
     CUstreamCaptureMode mode;
@@ -280,11 +285,13 @@ test_modes_say_who_may_call_what_is_unsafe(void)
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         bool refused;
 
-        CHECK_EQ(cuStreamBeginCapture_v2(stream, (CUstreamCaptureMode)cases[i].capture), 0);
+        CHECK_EQ(cuStreamBeginCapture_v2(stream, (CUstreamCaptureMode)cases[i].capture),
+                 0);
         other = in_another_thread(context, (CUstreamCaptureMode)cases[i].other, stream);
-        CHECK_EQ(other.guard, cases[i].other_refused ? CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED
-                                                     : CUDA_SUCCESS);
-        if (cases[i].capture == RELAXED) {      /* any thread may end it */
+        CHECK_EQ(other.guard, cases[i].other_refused
+                                  ? CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED
+                                  : CUDA_SUCCESS);
+        if (cases[i].capture == RELAXED) { /* any thread may end it */
             CHECK_EQ(other.end, 0);
             continue;
         }
@@ -297,7 +304,8 @@ test_modes_say_who_may_call_what_is_unsafe(void)
         CHECK_EQ(cuThreadExchangeStreamCaptureMode(&mode), 0);
         CHECK_EQ(cuStreamEndCapture(stream, &graph),
                  cases[i].own_refused || cases[i].other_refused
-                     ? CUDA_ERROR_STREAM_CAPTURE_INVALIDATED : CUDA_SUCCESS);
+                     ? CUDA_ERROR_STREAM_CAPTURE_INVALIDATED
+                     : CUDA_SUCCESS);
     }
     CHECK_EQ(cuCtxSynchronize(), 0);
     worker_exit();

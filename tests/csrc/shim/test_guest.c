@@ -42,7 +42,7 @@ thread_main(void *context)
 {
     CHECK_EQ(set_current(context), 0);
     CHECK_EQ(host_func(CU_STREAM_PER_THREAD, nothing, NULL), 0);
-    return NULL;                                /* its stream goes with it */
+    return NULL; /* its stream goes with it */
 }
 
 static void

@@ -91,7 +91,8 @@ uuids_of(const char *visible, CUuuid uuid[3])
         CHECK_EQ(write(ends[1], &count, sizeof(count)), (ssize_t)sizeof(count));
         for (int i = 0; i < count; i++) {
             CHECK_EQ(cuDeviceGetUuid_v2(&uuid[i], i), 0);
-            CHECK_EQ(write(ends[1], &uuid[i], sizeof(uuid[i])), (ssize_t)sizeof(uuid[i]));
+            CHECK_EQ(write(ends[1], &uuid[i], sizeof(uuid[i])),
+                     (ssize_t)sizeof(uuid[i]));
         }
         worker_exit();
     }
@@ -120,7 +121,7 @@ test_visible_devices_choose_and_order(void)
     CHECK_EQ(uuids_of(NULL, all), 3);
     CHECK_EQ(uuids_of("2,0", some), 2);
     CHECK(same(&some[0], &all[2]) && same(&some[1], &all[0]));
-    CHECK_EQ(uuids_of(" 1 , 7, 0", some), 1);           /* up to the first that is none */
+    CHECK_EQ(uuids_of(" 1 , 7, 0", some), 1); /* up to the first that is none */
     CHECK(same(&some[0], &all[1]));
     CHECK_EQ(uuids_of("1,1", some), 0);
     CHECK_EQ(uuids_of("-1", some), 0);

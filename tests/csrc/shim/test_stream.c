@@ -5,7 +5,7 @@
 #include "shim/shim.h"
 #include "worker.h"
 
-static uint32_t gate;                   /* host functions wait until it is 1 */
+static uint32_t gate; /* host functions wait until it is 1 */
 
 static void
 wait_for_gate(void *user)
@@ -55,7 +55,7 @@ test_streams_are_made_asked_and_destroyed(void)
     CHECK_EQ(device, 0);
     CHECK_EQ(cuStreamQuery(stream), 0);
     CHECK_EQ(cuStreamSynchronize(stream), 0);
-    CHECK_EQ(waits(), before);                  /* nothing was on it */
+    CHECK_EQ(waits(), before); /* nothing was on it */
     CHECK_EQ(cuStreamDestroy_v2(stream), 0);
     CHECK_EQ(cuStreamDestroy_v2(stream), CUDA_ERROR_INVALID_HANDLE);
     CHECK_EQ(cuStreamQuery(stream), CUDA_ERROR_INVALID_HANDLE);
@@ -102,7 +102,7 @@ test_events_follow_their_stream(void)
     CHECK_EQ(cuEventCreate(&plain, CU_EVENT_DISABLE_TIMING), 0);
     CHECK_EQ(cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING), 0);
     CHECK_EQ(cuStreamCreate(&other, CU_STREAM_NON_BLOCKING), 0);
-    CHECK_EQ(cuEventQuery(start), 0);           /* never recorded */
+    CHECK_EQ(cuEventQuery(start), 0); /* never recorded */
     CHECK_EQ(cuEventElapsedTime_v2(&time, start, end), CUDA_ERROR_INVALID_HANDLE);
     CHECK_EQ(cuEventRecord(start, stream), 0);
     CHECK_EQ(cuLaunchHostFunc(stream, wait_for_gate, &entered), 0);
@@ -126,7 +126,7 @@ test_events_follow_their_stream(void)
     CHECK_EQ(cuEventQuery(plain), 0);
     CHECK_EQ(cuEventSynchronize(end), 0);
     CHECK_EQ(cuStreamSynchronize(other), 0);
-    CHECK_EQ(waits(), before);                  /* all of it is known */
+    CHECK_EQ(waits(), before); /* all of it is known */
     CHECK_EQ(cuEventDestroy_v2(plain), 0);
     CHECK_EQ(cuEventRecord(plain, stream), CUDA_ERROR_INVALID_HANDLE);
     CHECK_EQ(cuEventRecordWithFlags(end, stream, 2), CUDA_ERROR_INVALID_VALUE);
@@ -230,7 +230,8 @@ test_host_functions_run_in_order_and_may_not_call(void)
         CHECK_EQ(cuLaunchHostFunc(stream, note_order, (void *)(intptr_t)i), 0);
     user[0] = stream;
     CHECK_EQ(cuStreamAddCallback(stream, note_callback, user, 0), 0);
-    CHECK_EQ(cuStreamAddCallback(stream, note_callback, user, 1), CUDA_ERROR_INVALID_VALUE);
+    CHECK_EQ(cuStreamAddCallback(stream, note_callback, user, 1),
+             CUDA_ERROR_INVALID_VALUE);
     CHECK_EQ(cuLaunchHostFunc(stream, call_inside, NULL), 0);
     CHECK_EQ(cuStreamSynchronize(stream), 0);
     CHECK_EQ(ordered, 51);
@@ -262,10 +263,10 @@ test_a_late_failure_is_told_once_by_the_next_call_with_an_answer(void)
     CHECK_EQ(fdc_call_open(&call, FDC_ID_fdcCopyUpInline, FDC_NEEDS_CONTEXT), 0);
     req = fdc_call_begin(&call, sizeof(*req) + 16);
     CHECK(req != NULL);
-    req->dst = 0x12345000;                      /* no device memory */
+    req->dst = 0x12345000; /* no device memory */
     req->stream = 1;
     req->size = 16;
-    req->bytes = (struct fdc_span){ .offset = sizeof(*req), .size = 16 };
+    req->bytes = (struct fdc_span){.offset = sizeof(*req), .size = 16};
     CHECK_EQ(fdc_call_send(&call), 0);
     CHECK(cuCtxSynchronize() != 0);
     CHECK_EQ(cuCtxSynchronize(), 0);
@@ -295,7 +296,7 @@ test_with_FD_SYNC_the_call_itself_fails(void)
     req->dst = 0x12345000;
     req->stream = 1;
     req->size = 16;
-    req->bytes = (struct fdc_span){ .offset = sizeof(*req), .size = 16 };
+    req->bytes = (struct fdc_span){.offset = sizeof(*req), .size = 16};
     CHECK(fdc_call_send(&call) != 0);
     CHECK_EQ(cuCtxSynchronize(), 0);
     worker_exit();

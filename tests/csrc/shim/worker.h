@@ -35,7 +35,7 @@ worker_path(char path[PATH_MAX], const char *name)
 
     CHECK(size > 0);
     path[size] = '\0';
-    end = strrchr(path, '/');                   /* .../test/shim/test_x */
+    end = strrchr(path, '/'); /* .../test/shim/test_x */
     strcpy(end, "/../../lib/");
     strcat(path, name);
 }
@@ -44,7 +44,7 @@ worker_path(char path[PATH_MAX], const char *name)
 static inline void
 worker_main(enum fdc_road road, const int *socks, int nsocks, int devices)
 {
-    struct fdc_serve_limits limits = { .devices = devices };
+    struct fdc_serve_limits limits = {.devices = devices};
     struct fdc_link_size size = FDC_LINK_SIZE_DEFAULT;
     char path[PATH_MAX];
     struct fdc_driver driver;
@@ -88,7 +88,7 @@ worker_main(enum fdc_road road, const int *socks, int nsocks, int devices)
 static inline void
 worker_connect(int socks[2])
 {
-    struct sockaddr_in address = { .sin_family = AF_INET };
+    struct sockaddr_in address = {.sin_family = AF_INET};
     socklen_t size = sizeof(address);
     int listener;
 
