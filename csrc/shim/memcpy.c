@@ -49,13 +49,32 @@ fdc_copy_wait(struct fdc_call *call, struct fdc_stream *stream, struct fdc_gathe
     return result != CUDA_SUCCESS ? result : earlier;
 }
 
-CUresult
-fdc_copy_end(struct fdc_call *call, CUstream value, unsigned how)
+struct others {
+    const struct fdc_context *context;
+    bool found;
+};
+
+static void
+non_blocking(void *object, void *user)
 {
-    if (FDC_LIKELY(!call->session->sync))
-        return CUDA_SUCCESS;
-    return how & FDC_STREAM_PER_THREAD_ZERO ? cuStreamSynchronize_ptsz(value)
-                                            : cuStreamSynchronize(value);
+    const struct fdc_stream *stream = object;
+    struct others *others = user;
+
+    if (stream->object.context == others->context && (stream->flags & CU_STREAM_NON_BLOCKING))
+        others->found = true;
+}
+
+CUresult
+fdc_copy_end(struct fdc_call *call, struct fdc_stream *stream, bool sync)
+{
+    struct others others = { call->context, false };
+
+    if (sync && !call->session->sync)
+        fdc_object_each(FDC_KIND_STREAM, non_blocking, &others);
+    /* Work on such a stream does not wait for this one, and the program may take it that
+     * the bytes are where they belong. Without such streams nobody can tell. */
+    return others.found || call->session->sync ? fdc_stream_drain(call, stream)
+                                               : CUDA_SUCCESS;
 }
 
 CUresult
@@ -268,7 +287,8 @@ copy(CUdeviceptr dst, CUdeviceptr src, size_t size, CUstream value, unsigned how
     }
     if (to.where == FDC_DEVICE) {
         result = copy_up(&call, stream, dst, (const char *)(uintptr_t)src, size);
-        return result == CUDA_SUCCESS ? fdc_copy_end(&call, value, how) : result;
+        return result == CUDA_SUCCESS
+                   ? fdc_copy_end(&call, stream, (kind & COPY_SYNC) != 0) : result;
     }
     if (from.where == FDC_DEVICE)
         return copy_down(&call, stream, (char *)(uintptr_t)dst, src, size,

@@ -381,7 +381,8 @@ copy3d(const CUDA_MEMCPY3D *copy, CUstream value, unsigned how, unsigned kind)
         return fdc_copy_refuse_capture();
     if (!box.dst.host) {
         result = box_up(&call, stream, &box);
-        return result == CUDA_SUCCESS ? fdc_copy_end(&call, value, how) : result;
+        return result == CUDA_SUCCESS
+                   ? fdc_copy_end(&call, stream, (kind & COPY_SYNC) != 0) : result;
     }
     if (!box.src.host)
         return box_down(&call, stream, &box,

@@ -85,8 +85,9 @@ CUresult fdc_up_new(struct fdc_session *session, uint64_t size, struct fdc_chunk
                     struct fdc_ticket **ticket);
 void fdc_up_cancel(struct fdc_session *session, struct fdc_ticket *ticket);
 
-/* memcpy.c: what a copy without an answer ends with: FD_SYNC waits for its stream. */
-CUresult fdc_copy_end(struct fdc_call *call, CUstream value, unsigned how);
+/* memcpy.c: what a copy from host memory ends with: FD_SYNC waits for its stream, and so
+ * does a synchronous one where other work could overtake it. */
+CUresult fdc_copy_end(struct fdc_call *call, struct fdc_stream *stream, bool sync);
 /* Waits for what was sent with the gather, the call's last messages on the stream. */
 CUresult fdc_copy_wait(struct fdc_call *call, struct fdc_stream *stream,
                        struct fdc_gather *gather);

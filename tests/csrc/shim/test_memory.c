@@ -214,6 +214,94 @@ test_pinned_copy_down_is_there_after_synchronise(void)
     worker_exit();
 }
 
+/* A synchronous copy is over when it returns, also for streams that do not wait for it. */
+static void
+test_work_on_other_streams_finds_the_bytes(void)
+{
+    enum { SIZE = 6 << 20 };
+    uint8_t *from = malloc(SIZE), *got = malloc(SIZE);
+    CUdeviceptr a, b;
+    CUstream stream;
+
+    worker_context();
+    CHECK_EQ(cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING), 0);
+    CHECK_EQ(cuMemAlloc_v2(&a, SIZE), 0);
+    CHECK_EQ(cuMemAlloc_v2(&b, SIZE), 0);
+    for (uint32_t round = 0; round < 10; round++) {
+        fill(from, SIZE, round);
+        CHECK_EQ(cuMemcpyHtoD_v2(a, from, SIZE), 0);
+        CHECK_EQ(cuMemcpyDtoDAsync_v2(b, a, SIZE, stream), 0);
+        CHECK_EQ(cuMemcpyDtoHAsync_v2(got, b, SIZE, stream), 0);
+        CHECK_BYTES(got, from, SIZE);
+    }
+    worker_exit();
+}
+
+static void
+test_boxes_travel_packed(void)
+{
+    enum { WIDTH = 700, ROWS = 900, DEPTH = 3, PITCH = 1024 };
+    static uint8_t from[DEPTH * ROWS * PITCH], got[DEPTH * ROWS * PITCH];
+    CUDA_ARRAY3D_DESCRIPTOR desc = {
+        .Width = 64, .Height = 32, .Format = CU_AD_FORMAT_FLOAT, .NumChannels = 1,
+    };
+    CUDA_MEMCPY3D copy;
+    CUDA_MEMCPY2D flat;
+    CUdeviceptr device;
+    CUarray array;
+    size_t pitch;
+
+    worker_context();
+    fill(from, sizeof(from), 9);
+    CHECK_EQ(cuMemAllocPitch_v2(&device, &pitch, WIDTH, ROWS * DEPTH, 4), 0);
+    CHECK_EQ(pitch % 512, 0);
+    memset(&copy, 0, sizeof(copy));
+    copy.srcMemoryType = CU_MEMORYTYPE_HOST;
+    copy.srcHost = from;
+    copy.srcPitch = PITCH;
+    copy.srcHeight = ROWS;
+    copy.dstMemoryType = CU_MEMORYTYPE_DEVICE;
+    copy.dstDevice = device;
+    copy.dstPitch = pitch;
+    copy.dstHeight = ROWS;
+    copy.WidthInBytes = WIDTH;
+    copy.Height = ROWS;
+    copy.Depth = DEPTH;
+    CHECK_EQ(cuMemcpy3D_v2(&copy), 0);
+    copy.srcMemoryType = CU_MEMORYTYPE_DEVICE;
+    copy.srcDevice = device;
+    copy.srcPitch = pitch;
+    copy.dstMemoryType = CU_MEMORYTYPE_HOST;
+    copy.dstHost = got;
+    copy.dstPitch = PITCH;
+    CHECK_EQ(cuMemcpy3D_v2(&copy), 0);
+    for (int row = 0; row < ROWS * DEPTH; row++)
+        CHECK_BYTES(got + row * PITCH, from + row * PITCH, WIDTH);
+    CHECK_EQ(got[WIDTH], 0);            /* between the rows nothing was written */
+    copy.srcPitch = WIDTH - 1;
+    CHECK_EQ(cuMemcpy3D_v2(&copy), CUDA_ERROR_INVALID_VALUE);
+
+    CHECK_EQ(cuArray3DCreate_v2(&array, &desc), 0);
+    memset(&flat, 0, sizeof(flat));
+    flat.srcMemoryType = CU_MEMORYTYPE_HOST;
+    flat.srcHost = from;
+    flat.srcPitch = PITCH;
+    flat.dstMemoryType = CU_MEMORYTYPE_ARRAY;
+    flat.dstArray = array;
+    flat.WidthInBytes = 256;
+    flat.Height = 32;
+    CHECK_EQ(cuMemcpy2D_v2(&flat), 0);
+    memset(got, 0, sizeof(got));
+    CHECK_EQ(cuMemcpyAtoH_v2(got, array, 256 * 3 + 8, 300), 0);
+    CHECK_BYTES(got, from + 3 * PITCH + 8, 248);
+    CHECK_BYTES(got + 248, from + 4 * PITCH, 52);
+    flat.Height = 33;
+    CHECK_EQ(cuMemcpy2D_v2(&flat), CUDA_ERROR_INVALID_VALUE);
+    CHECK_EQ(cuArrayDestroy(array), 0);
+    CHECK_EQ(cuArrayDestroy(array), CUDA_ERROR_INVALID_HANDLE);
+    worker_exit();
+}
+
 static void
 test_addresses_are_told_apart(void)
 {
@@ -408,6 +496,8 @@ main(void)
     RUN(test_slice_is_exact);
     RUN(test_freed_memory_waits_for_the_work_before_the_free);
     RUN(test_pinned_copy_down_is_there_after_synchronise);
+    RUN(test_work_on_other_streams_finds_the_bytes);
+    RUN(test_boxes_travel_packed);
     RUN(test_addresses_are_told_apart);
     RUN(test_program_maps_memory_of_its_own);
     RUN(test_pools_keep_books);
