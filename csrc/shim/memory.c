@@ -482,6 +482,7 @@ cuMemGetInfo_v2(size_t *free_bytes, size_t *total)
 struct gone {
     struct fdc_context *context;
     CUdeviceptr address[64];
+    uint64_t size[64];
     int count;
 };
 
@@ -497,7 +498,8 @@ is_gone(const struct fdc_place *place, void *user)
         return true;
     if ((place->origin == FDC_BY_ALLOC || place->origin == FDC_BY_PLAIN ||
          place->origin == FDC_BY_POOL) && gone->count < 64) {
-        gone->address[gone->count++] = place->base;
+        gone->address[gone->count] = place->base;
+        gone->size[gone->count++] = place->size;
         return true;
     }
     return false;
@@ -508,13 +510,18 @@ fdc_memory_context_gone(struct fdc_context *context)
 {
     struct fdc_device *device = context->device;
     struct gone gone = { .context = context };
+    struct fdc_call call;
 
     if (device->session->memory == NULL)
         return;
     do {
         gone.count = 0;
         fdc_place_sweep(device->session, is_gone, &gone);
-        for (int i = 0; i < gone.count && device->arena != NULL; i++)
-            (void)fdc_arena_free(device->arena, gone.address[i]);
+        for (int i = 0; i < gone.count; i++) {
+            if (device->arena != NULL)
+                (void)fdc_arena_free(device->arena, gone.address[i]);
+            else if (fdc_call_open(&call, FDC_ID_fdcMemFreePlain, FDC_NEEDS_INIT) == 0)
+                (void)plain_free(&call, gone.address[i], device, gone.size[i]);
+        }
     } while (gone.count == 64);
 }
