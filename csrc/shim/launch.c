@@ -94,7 +94,8 @@ fdc_shape_check(struct fdc_device *device, const struct fdc_func *func,
     const int32_t *limit = device->snapshot->attribute;
     const int32_t *attribute = func->attribute;
     uint64_t threads, statics = (uint32_t)attribute[CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES];
-    uint64_t dynamic;
+    uint64_t dynamic, size;
+    uint32_t cluster[3];
 
     for (int i = 0; i < 3; i++) {
         if (shape->grid[i] == 0 || shape->block[i] == 0 ||
@@ -115,16 +116,22 @@ fdc_shape_check(struct fdc_device *device, const struct fdc_func *func,
         dynamic = (uint32_t)attribute[CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES];
     if (shape->shared > dynamic)
         return CUDA_ERROR_INVALID_VALUE;
-    if (shape->cluster[0] != 0) {
-        uint64_t size = (uint64_t)shape->cluster[0] * shape->cluster[1] * shape->cluster[2];
-
-        if (size == 0 || size > 16 ||
-            (size > 1 && (limit[CU_DEVICE_ATTRIBUTE_CLUSTER_LAUNCH] == 0 ||
-                          limit[CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR] < 9)) ||
+    /* Asked for by this launch, or compiled into the kernel. */
+    for (int i = 0; i < 3; i++) {
+        cluster[i] = shape->cluster[0] != 0
+                         ? shape->cluster[i]
+                         : (uint32_t)attribute[CU_FUNC_ATTRIBUTE_REQUIRED_CLUSTER_WIDTH + i];
+        if (cluster[i] == 0)
+            cluster[i] = 1;
+    }
+    size = (uint64_t)cluster[0] * cluster[1] * cluster[2];
+    if (size > 1) {
+        if (size > 16 || limit[CU_DEVICE_ATTRIBUTE_CLUSTER_LAUNCH] == 0 ||
+            limit[CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR] < 9 ||
             (size > 8 && !attribute[CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED]))
             return CUDA_ERROR_INVALID_CLUSTER_SIZE;
         for (int i = 0; i < 3; i++)
-            if (shape->grid[i] % shape->cluster[i] != 0)
+            if (shape->grid[i] % cluster[i] != 0)
                 return CUDA_ERROR_INVALID_CLUSTER_SIZE;
     }
     if (shape->cooperative) {
