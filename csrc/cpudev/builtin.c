@@ -491,7 +491,10 @@ OPEN(rt_grid_handle)
     FDCPU_NEXT;
 }
 
-/* One thread of each block calls this; it comes here again until all blocks have. */
+/*
+ * Every thread calls this, or one a block after a barrier of its own (lowest bit of the
+ * flags). A split comes here again until all threads of the grid have.
+ */
 OPEN(rt_grid_sync)
 {
     uint32_t q = FDCPU_GUARD, new = q & ~x->warp->grid_in;
@@ -500,11 +503,14 @@ OPEN(rt_grid_sync)
     if (!q)
         FDCPU_NEXT;
     if (new) {
-        uint64_t count = (uint64_t)__builtin_popcount(new);
+        uint64_t count = 0;
 
+        FDCPU_EACH(l, new)
+            count += (argument(x, i, l, i->aux + 1) & 1) ? job->threads : 1;
         x->warp->grid_in |= new;
         x->warp->grid_phase = __atomic_load_n(&job->grid_phase, __ATOMIC_ACQUIRE);
-        if (__atomic_add_fetch(&job->grid_arrived, count, __ATOMIC_ACQ_REL) >= job->nblocks) {
+        if (__atomic_add_fetch(&job->grid_arrived, count, __ATOMIC_ACQ_REL) >=
+            job->nblocks * job->threads) {
             __atomic_store_n(&job->grid_arrived, 0, __ATOMIC_RELAXED);
             /* pairs with the loads here: what blocks wrote before is seen after */
             __atomic_add_fetch(&job->grid_phase, 1, __ATOMIC_RELEASE);

@@ -89,7 +89,7 @@ struct fdcpu_job {
     uint64_t nblocks, next_block;       /* atomic */
     uint64_t deadline_ns, grid_id;
     uint64_t workspace;         /* of a cooperative launch */
-    uint64_t grid_arrived;      /* blocks; atomic, as is the phase */
+    uint64_t grid_arrived;      /* threads; atomic, as is the phase */
     uint32_t grid_phase;
     uint32_t stop;              /* atomic: a fault or a cancel */
     uint32_t helpers;           /* under the pool's lock */
