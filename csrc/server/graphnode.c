@@ -1,6 +1,7 @@
 /*
- * Graphs that a program builds itself, and questions about any graph. Nodes are named by
- * the client; those of captured graphs and clones get a name when it first asks for them.
+ * Graphs that a program builds itself, and questions about any graph. Nodes are named
+ * by the client; those of captured graphs and clones get a name when it first asks for
+ * them.
  */
 #include "server/serve.h"
 #include "server_hooks.h"
@@ -58,9 +59,9 @@ names_collect(struct fdc_serve *serve, size_t *count)
 static uint64_t
 name_of(const struct name *names, size_t count, CUgraphNode node)
 {
-    struct name key = { node, 0 };
-    const struct name *found = count == 0 ? NULL
-                               : bsearch(&key, names, count, sizeof(key), compare_names);
+    struct name key = {node, 0};
+    const struct name *found =
+        count == 0 ? NULL : bsearch(&key, names, count, sizeof(key), compare_names);
 
     return found != NULL ? found->handle : 0;
 }
@@ -137,7 +138,8 @@ body_read(struct fdc_request *request, uint32_t type, struct fdc_span span,
     case CU_GRAPH_NODE_TYPE_KERNEL: {
         const struct fdc_node_kernel *kernel = bytes;
 
-        if (span.size < sizeof(*kernel) || kernel->params_size > span.size - sizeof(*kernel))
+        if (span.size < sizeof(*kernel) ||
+            kernel->params_size > span.size - sizeof(*kernel))
             return -EPROTO;
         result = fdc_code_kernel(serve, kernel->func, &function, &needed);
         if (result == CUDA_SUCCESS && kernel->params_size < needed)
@@ -164,7 +166,8 @@ body_read(struct fdc_request *request, uint32_t type, struct fdc_span span,
 
         if (span.size < sizeof(*memcpy_node))
             return -EPROTO;
-        return (int)fdc_copy3d_fill(request, &memcpy_node->copy, NULL, NULL, &body->memcpy);
+        return (int)fdc_copy3d_fill(request, &memcpy_node->copy, NULL, NULL,
+                                    &body->memcpy);
     }
     case CU_GRAPH_NODE_TYPE_MEMSET: {
         const struct fdc_node_memset *set = bytes;
@@ -221,15 +224,16 @@ body_read(struct fdc_request *request, uint32_t type, struct fdc_span span,
 /* ---- nodes ---- */
 
 static CUresult
-add(const struct fdc_driver *driver, uint32_t type, CUgraph graph, const CUgraphNode *deps,
-    size_t count, const struct body *body, CUgraphNode *node)
+add(const struct fdc_driver *driver, uint32_t type, CUgraph graph,
+    const CUgraphNode *deps, size_t count, const struct body *body, CUgraphNode *node)
 {
     struct fdc_ctx *ctx = fdc_context_here();
 
     switch (type) {
     case CU_GRAPH_NODE_TYPE_KERNEL:
         if (FDC_HAS(driver, cuGraphAddKernelNode_v2))
-            return driver->cuGraphAddKernelNode_v2(node, graph, deps, count, &body->kernel);
+            return driver->cuGraphAddKernelNode_v2(node, graph, deps, count,
+                                                   &body->kernel);
         return CUDA_ERROR_NOT_SUPPORTED;
     case CU_GRAPH_NODE_TYPE_MEMCPY:
         return driver->cuGraphAddMemcpyNode(node, graph, deps, count, &body->memcpy,
@@ -309,20 +313,23 @@ set(const struct fdc_driver *driver, uint32_t type, CUgraphNode node,
 }
 
 static CUresult
-set_exec(const struct fdc_driver *driver, CUgraphExec exec, uint32_t type, CUgraphNode node,
-         const struct body *body)
+set_exec(const struct fdc_driver *driver, CUgraphExec exec, uint32_t type,
+         CUgraphNode node, const struct body *body)
 {
     struct fdc_ctx *ctx = fdc_context_here();
 
     switch (type) {
     case CU_GRAPH_NODE_TYPE_KERNEL:
         return FDC_HAS(driver, cuGraphExecKernelNodeSetParams_v2)
-                   ? driver->cuGraphExecKernelNodeSetParams_v2(exec, node, &body->kernel)
+                   ? driver->cuGraphExecKernelNodeSetParams_v2(exec, node,
+                                                               &body->kernel)
                    : CUDA_ERROR_NOT_SUPPORTED;
     case CU_GRAPH_NODE_TYPE_MEMCPY:
-        return driver->cuGraphExecMemcpyNodeSetParams(exec, node, &body->memcpy, ctx->value);
+        return driver->cuGraphExecMemcpyNodeSetParams(exec, node, &body->memcpy,
+                                                      ctx->value);
     case CU_GRAPH_NODE_TYPE_MEMSET:
-        return driver->cuGraphExecMemsetNodeSetParams(exec, node, &body->memset, ctx->value);
+        return driver->cuGraphExecMemsetNodeSetParams(exec, node, &body->memset,
+                                                      ctx->value);
     case CU_GRAPH_NODE_TYPE_HOST:
         return driver->cuGraphExecHostNodeSetParams(exec, node, &body->host);
     default:
@@ -351,8 +358,9 @@ fdc_server_call_fdcGraphSet(struct fdc_request *request,
         result = (CUresult)err;
     }
     if (result == CUDA_SUCCESS)
-        result = req->exec != 0 ? set_exec(request->driver, exec, req->type, node, &body)
-                                : set(request->driver, req->type, node, &body);
+        result = req->exec != 0
+                     ? set_exec(request->driver, exec, req->type, node, &body)
+                     : set(request->driver, req->type, node, &body);
     fdc_request_answer(request, result, NULL, 0);
     return 0;
 }
@@ -392,7 +400,7 @@ struct listing {
     size_t name_count;
     const uint64_t *fresh;
     uint32_t fresh_count, used, missing;
-    bool again;                         /* a node may come again, as another edge's end */
+    bool again; /* a node may come again, as another edge's end */
 };
 
 /* The node's handle; a fresh one where it has none yet. */
@@ -413,7 +421,7 @@ listed(struct listing *listing, CUgraphNode node)
     listing->used++;
     if (!listing->again)
         return handle;
-    listing->names[listing->name_count++] = (struct name){ node, handle };
+    listing->names[listing->name_count++] = (struct name){node, handle};
     qsort(listing->names, listing->name_count, sizeof(*listing->names), compare_names);
     return handle;
 }
@@ -424,8 +432,9 @@ fdc_server_call_fdcGraphList(struct fdc_request *request,
 {
     const struct fdc_driver *driver = request->driver;
     struct fdc_serve *serve = request->serve;
-    struct fdc_rep_fdcGraphList reply = { 0 };
-    struct listing listing = { .serve = serve, .again = req->question == FDC_GRAPH_EDGES };
+    struct fdc_rep_fdcGraphList reply = {0};
+    struct listing listing = {.serve = serve,
+                              .again = req->question == FDC_GRAPH_EDGES};
     CUgraphNode *nodes = NULL, *to = NULL, node = NULL;
     CUgraphEdgeData *edges = NULL;
     struct fdc_graph_list *list = NULL;
@@ -536,7 +545,8 @@ fdc_server_call_fdcGraphForget(struct fdc_request *request,
     CUresult result = CUDA_SUCCESS, one;
     void *value;
 
-    if (req->nodes.size != (uint64_t)req->count * 8 || (req->count != 0 && nodes == NULL))
+    if (req->nodes.size != (uint64_t)req->count * 8 ||
+        (req->count != 0 && nodes == NULL))
         return -EPROTO;
     for (uint32_t i = 0; i < req->count; i++) {
         one = fdc_handle_drop(request->serve, FDC_KIND_NODE, nodes[i], &value);
@@ -575,8 +585,8 @@ fdc_server_call_fdcGraphUpdate(struct fdc_request *request,
                                const struct fdc_req_fdcGraphUpdate *req)
 {
     const struct fdc_driver *driver = request->driver;
-    struct fdc_rep_fdcGraphUpdate reply = { 0 };
-    CUgraphExecUpdateResultInfo info = { 0 };
+    struct fdc_rep_fdcGraphUpdate reply = {0};
+    CUgraphExecUpdateResultInfo info = {0};
     struct name *names;
     CUgraph graph;
     void *exec;
@@ -590,7 +600,8 @@ fdc_server_call_fdcGraphUpdate(struct fdc_request *request,
         if (FDC_HAS(driver, cuGraphExecUpdate_v2))
             result = driver->cuGraphExecUpdate_v2(exec, graph, &info);
         else
-            result = driver->cuGraphExecUpdate(exec, graph, &info.errorNode, &info.result);
+            result =
+                driver->cuGraphExecUpdate(exec, graph, &info.errorNode, &info.result);
     }
     reply.outcome = (uint32_t)info.result;
     if (info.errorNode != NULL) {
@@ -606,7 +617,7 @@ int
 fdc_server_call_fdcGraphInClone(struct fdc_request *request,
                                 const struct fdc_req_fdcGraphInClone *req)
 {
-    struct fdc_rep_fdcGraphInClone reply = { 0 };
+    struct fdc_rep_fdcGraphInClone reply = {0};
     CUgraphNode node, found = NULL;
     struct name *names;
     CUgraph clone;
@@ -624,7 +635,8 @@ fdc_server_call_fdcGraphInClone(struct fdc_request *request,
         free(names);
         if (reply.found == 0) {
             reply.found = req->fresh;
-            result = fdc_handle_put(request->serve, FDC_KIND_NODE, req->fresh, found, 0);
+            result =
+                fdc_handle_put(request->serve, FDC_KIND_NODE, req->fresh, found, 0);
         }
     }
     fdc_request_answer(request, result, &reply, sizeof(reply));
@@ -644,8 +656,8 @@ fdc_server_call_fdcGraphChild(struct fdc_request *request,
         result = request->driver->cuGraphChildGraphNodeGetGraph(node, &child);
     if (result == CUDA_SUCCESS)
         /* aux: it is the node's, and not ended with the session's other graphs */
-        result = fdc_handle_put_aux(request->serve, FDC_KIND_GRAPH, req->graph, child, child,
-                                    0);
+        result = fdc_handle_put_aux(request->serve, FDC_KIND_GRAPH, req->graph, child,
+                                    child, 0);
     fdc_request_answer(request, result, NULL, 0);
     return 0;
 }

@@ -1,8 +1,8 @@
 /*
- * One device's allocator. An *extent* is what one grow made: a granule that small blocks
- * share, or the memory of one larger block. Extents without a live block are kept empty
- * and given back before a request is refused; as every extent is given back whole and
- * addresses are plentiful, a request fails only when the bytes are not there.
+ * One device's allocator. An *extent* is what one grow made: a granule that small
+ * blocks share, or the memory of one larger block. Extents without a live block are
+ * kept empty and given back before a request is refused; as every extent is given back
+ * whole and addresses are plentiful, a request fails only when the bytes are not there.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -12,9 +12,9 @@
 #include "shim/arena.h"
 
 #define BINS 64u
-#define LIMBO_FENCE (64ull << 20)       /* freed bytes from which a fence is sent */
-#define LIMBO_BLOCKS 4096u              /* ... and freed blocks */
-#define CACHE_MAX (1ull << 30)          /* empty extents kept, unless the limit is small */
+#define LIMBO_FENCE (64ull << 20) /* freed bytes from which a fence is sent */
+#define LIMBO_BLOCKS 4096u        /* ... and freed blocks */
+#define CACHE_MAX (1ull << 30)    /* empty extents kept, unless the limit is small */
 
 enum block_state { BLOCK_FREE, BLOCK_LIVE, BLOCK_LIMBO };
 
@@ -24,16 +24,16 @@ struct block {
     uint64_t address, size;
     struct extent *extent;
     enum block_state state;
-    struct block *left, *right;         /* neighbours in the extent */
-    struct block *previous, *next;      /* in its bin, or in limbo (next alone) */
-    uint64_t position;                  /* limbo: of the free */
+    struct block *left, *right;    /* neighbours in the extent */
+    struct block *previous, *next; /* in its bin, or in limbo (next alone) */
+    uint64_t position;             /* limbo: of the free */
 };
 
 struct extent {
     uint64_t address, size;
-    bool small;                         /* shared by small blocks */
-    uint32_t live, limbo;               /* blocks */
-    struct extent *previous, *next;     /* in the list of empty ones */
+    bool small;                     /* shared by small blocks */
+    uint32_t live, limbo;           /* blocks */
+    struct extent *previous, *next; /* in the list of empty ones */
 };
 
 struct hole {
@@ -46,19 +46,21 @@ struct fdc_arena {
     void *user;
     uint64_t granule, limit;
     pthread_mutex_t lock;
-    struct fdc_ranges *live;            /* blocks that are live, by address */
+    struct fdc_ranges *live; /* blocks that are live, by address */
     struct block *bin[BINS];
-    uint64_t bins;                      /* which are not empty */
-    struct extent *empty_first, *empty_last;    /* most recently emptied first */
+    uint64_t bins;                           /* which are not empty */
+    struct extent *empty_first, *empty_last; /* most recently emptied first */
     struct block *limbo_first, *limbo_last;
     struct hole *hole;
     uint32_t holes, hole_room;
-    struct { uint64_t base, size; } *piece;
+    struct {
+        uint64_t base, size;
+    } *piece;
     uint32_t pieces, piece_room;
     uint64_t created, growing, used, cached, limbo, charged;
     uint32_t limbo_count;
-    uint64_t fenced;                    /* position of the last fence asked for */
-    uint64_t retired;                   /* atomic: everything before has finished */
+    uint64_t fenced;  /* position of the last fence asked for */
+    uint64_t retired; /* atomic: everything before has finished */
 };
 
 /* ---- addresses ---- */
@@ -113,7 +115,7 @@ hole_cut(struct fdc_arena *arena, uint32_t at, uint64_t base, uint64_t size)
 {
     struct hole *hole = &arena->hole[at];
     uint64_t end = hole->base + hole->size;
-    struct hole right = { base + size, end - (base + size), hole->piece };
+    struct hole right = {base + size, end - (base + size), hole->piece};
 
     if (base == hole->base) {
         if (right.size == 0)
@@ -174,7 +176,7 @@ address_give(struct fdc_arena *arena, uint64_t base, uint64_t size)
         right->size += size;
     } else {
         /* No memory for the note: these addresses are lost, nothing else. */
-        (void)hole_insert(arena, at, (struct hole){ base, size, piece });
+        (void)hole_insert(arena, at, (struct hole){base, size, piece});
     }
 }
 
@@ -557,15 +559,15 @@ fdc_arena_alloc(struct fdc_arena *arena, uint64_t size, bool wait, uint64_t *add
             result = alloc_grow(arena, size, small, need, address);
             if (result != CUDA_ERROR_OUT_OF_MEMORY)
                 break;
-            refused = true;     /* by the worker: until something was given back */
+            refused = true; /* by the worker: until something was given back */
         }
         if (arena->cached > 0) {
             uint64_t keep = 0;
 
             /* Just enough where the limit tells how much that is. */
             if (!refused) {
-                uint64_t over = arena->created + arena->growing + arena->charged + need -
-                                arena->limit;
+                uint64_t over = arena->created + arena->growing + arena->charged +
+                                need - arena->limit;
 
                 keep = arena->cached > over ? arena->cached - over : 0;
             }
@@ -743,7 +745,8 @@ fdc_arena_forget(struct fdc_arena *arena)
 
     pthread_mutex_lock(&arena->lock);
     /* Limbo is in no order by extent: everything in it becomes free space first. */
-    fdc_arena_retire(arena, arena->limbo_last != NULL ? arena->limbo_last->position : 0);
+    fdc_arena_retire(arena,
+                     arena->limbo_last != NULL ? arena->limbo_last->position : 0);
     while ((block = arena->limbo_first) != NULL) {
         arena->limbo_first = block->next;
         block->extent->limbo--;
@@ -767,7 +770,8 @@ fdc_arena_forget(struct fdc_arena *arena)
 }
 
 struct fdc_arena *
-fdc_arena_new(const struct fdc_arena_ops *ops, void *user, uint64_t granule, uint64_t limit)
+fdc_arena_new(const struct fdc_arena_ops *ops, void *user, uint64_t granule,
+              uint64_t limit)
 {
     struct fdc_arena *arena = calloc(1, sizeof(*arena));
 

@@ -1,7 +1,8 @@
 /*
- * The allocator of one device: blocks inside address pieces that the worker has reserved,
- * on memory that the worker creates where it is told. Knows nothing of messages: what it
- * needs from the worker are five functions, so that it is tested alone.
+ * The allocator of one device: blocks inside address pieces that the worker has
+ * reserved, on memory that the worker creates where it is told. Knows nothing of
+ * messages: what it needs from the worker are five functions, so that it is tested
+ * alone.
  *
  * A freed block is in limbo until everything that was accepted before the free has
  * finished; only then is it given out again or given back. Threads may do all at once.
@@ -12,13 +13,14 @@
 #include "fdc/base.h"
 #include "fdc/cuda_abi.h"
 
-#define FDC_ARENA_UNIT 512u                     /* alignment of small blocks */
-#define FDC_ARENA_SMALL (1u << 20)              /* from here on: granules of their own */
+#define FDC_ARENA_UNIT 512u        /* alignment of small blocks */
+#define FDC_ARENA_SMALL (1u << 20) /* from here on: granules of their own */
 
 struct fdc_arena;
 
 struct fdc_arena_ops {
-    /* Memory at [address, address + size), zeroed; no lock is held. OUT_OF_MEMORY: no. */
+    /* Memory at [address, address + size), zeroed; no lock is held. OUT_OF_MEMORY: no.
+     */
     CUresult (*grow)(void *user, uint64_t address, uint64_t size);
     /* Gives back what one grow made. A lock is held: must not call the arena. */
     void (*shrink)(void *user, uint64_t address);
@@ -26,14 +28,14 @@ struct fdc_arena_ops {
     CUresult (*piece)(void *user, uint64_t size, uint64_t *base, uint64_t *got);
     /* The position in the order of accepted work, now. A lock is held. */
     uint64_t (*position)(void *user);
-    /* Asks to be told (fdc_arena_retire) when all work accepted so far has finished; with
-     * wait it returns after that. No lock is held. */
+    /* Asks to be told (fdc_arena_retire) when all work accepted so far has finished;
+     * with wait it returns after that. No lock is held. */
     CUresult (*fence)(void *user, bool wait);
 };
 
 struct fdc_arena_info {
-    uint64_t used;              /* created bytes that hold a live block */
-    uint64_t cached, limbo;     /* created bytes without one; bytes of freed blocks */
+    uint64_t used;          /* created bytes that hold a live block */
+    uint64_t cached, limbo; /* created bytes without one; bytes of freed blocks */
     uint64_t created;
 };
 
@@ -63,13 +65,15 @@ CUresult fdc_arena_reserve(struct fdc_arena *arena, uint64_t size, uint64_t alig
                            uint64_t hint, uint64_t *address);
 void fdc_arena_unreserve(struct fdc_arena *arena, uint64_t address, uint64_t size);
 
-/* ---- ranges by address: used by the arena, by places, by mappings (rangemap.c) ---- */
+/* ---- ranges by address: used by the arena, by places, by mappings (rangemap.c) ----
+ */
 
 struct fdc_ranges;
 struct fdc_ranges *fdc_ranges_new(void);
 void fdc_ranges_delete(struct fdc_ranges *ranges);
 /* -EEXIST where it overlaps another, -ENOMEM. */
-int fdc_ranges_add(struct fdc_ranges *ranges, uint64_t base, uint64_t size, void *value);
+int fdc_ranges_add(struct fdc_ranges *ranges, uint64_t base, uint64_t size,
+                   void *value);
 /* The range that holds the address, or NULL; base and size may be NULL. */
 void *fdc_ranges_find(const struct fdc_ranges *ranges, uint64_t address, uint64_t *base,
                       uint64_t *size);

@@ -80,7 +80,7 @@ cuArray3DCreate_v2(CUarray *pHandle, const CUDA_ARRAY3D_DESCRIPTOR *pAllocateArr
 FDC_EXPORT CUresult
 cuArrayCreate_v2(CUarray *pHandle, const CUDA_ARRAY_DESCRIPTOR *pAllocateArray)
 {
-    CUDA_ARRAY3D_DESCRIPTOR desc = { 0 };
+    CUDA_ARRAY3D_DESCRIPTOR desc = {0};
 
     if (pAllocateArray == NULL)
         return cuArray3DCreate_v2(pHandle, NULL);

@@ -4,7 +4,12 @@
 
 #include "shim.h"
 
-enum fdc_image_kind { FDC_IMAGE_PTX, FDC_IMAGE_CUBIN, FDC_IMAGE_FATBIN, FDC_IMAGE_LINKED };
+enum fdc_image_kind {
+    FDC_IMAGE_PTX,
+    FDC_IMAGE_CUBIN,
+    FDC_IMAGE_FATBIN,
+    FDC_IMAGE_LINKED
+};
 
 /* An image where the program has it, or a copy of a file (owned). */
 struct fdc_image {
@@ -14,8 +19,8 @@ struct fdc_image {
     void *owned;
 };
 
-/* image.c: kind and length by the first bytes; the file's content; upload (the number is
- * what the load call names). */
+/* image.c: kind and length by the first bytes; the file's content; upload (the number
+ * is what the load call names). */
 CUresult fdc_image_look(const void *image, struct fdc_image *found);
 CUresult fdc_image_read(const char *path, struct fdc_image *found);
 CUresult fdc_file_read(const char *path, struct fdc_image *found);
@@ -23,14 +28,18 @@ CUresult fdc_image_send(struct fdc_call *call, const void *bytes, uint64_t size,
                         uint64_t *number);
 void fdc_image_drop(struct fdc_call *call, uint64_t number);
 
-/* image.c: the program's JIT options: numbers that travel, and log buffers that do not. */
+/* image.c: the program's JIT options: numbers that travel, and log buffers that do not.
+ */
 #define FDC_JIT_OPTIONS_MAX 48
 struct fdc_jit {
-    struct { uint32_t option, pad; uint64_t value; } wire[FDC_JIT_OPTIONS_MAX];
+    struct {
+        uint32_t option, pad;
+        uint64_t value;
+    } wire[FDC_JIT_OPTIONS_MAX];
     uint32_t count;
     char *info, *error;
     unsigned int info_room, error_room;
-    void **info_size, **error_size, **wall;     /* where the used sizes are told */
+    void **info_size, **error_size, **wall; /* where the used sizes are told */
 };
 CUresult fdc_jit_read(unsigned int count, const CUjit_option *options, void **values,
                       struct fdc_jit *jit);
@@ -47,15 +56,15 @@ struct fdc_global {
 
 /* Loaded code. The body outlives its handles a little: threads may be looking at it. */
 struct fdc_code {
-    uint64_t wire;                      /* the handle that was loaded */
+    uint64_t wire; /* the handle that was loaded */
     bool library;
     struct fdc_table_module *table;
     const struct fdc_table_kernel *kernel;
     uint32_t count;
-    uint32_t *by_name;                  /* kernels in order of name */
-    pthread_mutex_t lock;               /* the rest */
-    struct fdc_func **function, **kernels;      /* handles given, by kernel */
-    struct fdc_unit *module;            /* library: its module's handle, when asked for */
+    uint32_t *by_name;                     /* kernels in order of name */
+    pthread_mutex_t lock;                  /* the rest */
+    struct fdc_func **function, **kernels; /* handles given, by kernel */
+    struct fdc_unit *module; /* library: its module's handle, when asked for */
     struct fdc_global *globals;
 };
 
@@ -66,7 +75,7 @@ struct fdc_unit {
 };
 
 struct fdc_codes {
-    uint64_t images;                    /* numbers given, atomic */
+    uint64_t images; /* numbers given, atomic */
     pthread_mutex_t lock;
     struct fdc_code *retired[256];
     uint32_t retired_next;
@@ -74,8 +83,8 @@ struct fdc_codes {
 
 CUresult fdc_codes_setup(struct fdc_session *session);
 /* module.c */
-CUresult fdc_code_load(struct fdc_call *call, const struct fdc_image *image, bool library,
-                       const struct fdc_jit *jit, struct fdc_unit **unit);
+CUresult fdc_code_load(struct fdc_call *call, const struct fdc_image *image,
+                       bool library, const struct fdc_jit *jit, struct fdc_unit **unit);
 CUresult fdc_code_unload(struct fdc_call *call, struct fdc_unit *unit);
 CUresult fdc_code_func(struct fdc_session *session, struct fdc_code *code,
                        enum fdc_kind kind, uint32_t index, struct fdc_func **func);
@@ -86,8 +95,8 @@ CUresult fdc_code_global(struct fdc_call *call, struct fdc_code *code, const cha
 CUresult fdc_func_set(struct fdc_func *func, int attribute, int value);
 CUresult fdc_func_get(const struct fdc_func *func, int attribute, int *value);
 
-/* launch.c: parameters packed in the kernel's own layout, from either form; room: at least
- * kernel->param_bytes or what `extra` says (fdc_params_size). */
+/* launch.c: parameters packed in the kernel's own layout, from either form; room: at
+ * least kernel->param_bytes or what `extra` says (fdc_params_size). */
 CUresult fdc_params_size(const struct fdc_func *func, void **params, void **extra,
                          uint32_t *size);
 void fdc_params_pack(const struct fdc_func *func, void **params, void **extra, void *to,

@@ -12,7 +12,8 @@ fdc_func_get(const struct fdc_func *func, int attribute, int *value)
     if (attribute < 0 || attribute >= CU_FUNC_ATTRIBUTE_MAX)
         return CUDA_ERROR_INVALID_VALUE;
     *value = attribute < FDC_FUNC_ATTRIBUTES
-                 ? fdc_load_relaxed(&func->attribute[attribute]) : 0;
+                 ? fdc_load_relaxed(&func->attribute[attribute])
+                 : 0;
     return CUDA_SUCCESS;
 }
 
@@ -97,7 +98,8 @@ cuFuncGetAttribute(int *pi, CUfunction_attribute attrib, CUfunction hfunc)
 }
 
 FDC_EXPORT CUresult
-cuKernelGetAttribute(int *pi, CUfunction_attribute attrib, CUkernel kernel, CUdevice dev)
+cuKernelGetAttribute(int *pi, CUfunction_attribute attrib, CUkernel kernel,
+                     CUdevice dev)
 {
     struct fdc_func *func;
     CUresult result = find(kernel, &func);
@@ -119,7 +121,8 @@ cuFuncSetAttribute(CUfunction hfunc, CUfunction_attribute attrib, int value)
 }
 
 FDC_EXPORT CUresult
-cuKernelSetAttribute(CUfunction_attribute attrib, int val, CUkernel kernel, CUdevice dev)
+cuKernelSetAttribute(CUfunction_attribute attrib, int val, CUkernel kernel,
+                     CUdevice dev)
 {
     struct fdc_func *func;
     CUresult result = find(kernel, &func);
@@ -295,8 +298,8 @@ cuKernelGetFunction(CUfunction *pFunc, CUkernel kernel)
         return CUDA_ERROR_INVALID_VALUE;
     if (fdc_context_current() == NULL)
         return CUDA_ERROR_INVALID_CONTEXT;
-    result = fdc_code_func(func->object.session, func->code, FDC_KIND_FUNCTION, func->index,
-                           &made);
+    result = fdc_code_func(func->object.session, func->code, FDC_KIND_FUNCTION,
+                           func->index, &made);
     if (result == CUDA_SUCCESS)
         *pFunc = (CUfunction)(uintptr_t)made->object.handle;
     return result;

@@ -1,7 +1,7 @@
 /*
  * Graphs. A program's own nodes are made at once at the worker, so that its answers are
- * exact; nodes of captured graphs get handles when the program first asks for them. What
- * a node was made of is remembered here.
+ * exact; nodes of captured graphs get handles when the program first asks for them.
+ * What a node was made of is remembered here.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -18,15 +18,15 @@ struct fdc_node {
     struct fdc_object object;
     uint64_t graph;
     uint32_t type;
-    bool known;                         /* the parameters below are its own */
+    bool known; /* the parameters below are its own */
     union {
         CUDA_KERNEL_NODE_PARAMS kernel;
         CUDA_MEMCPY3D memcpy;
         CUDA_MEMSET_NODE_PARAMS memset;
         CUDA_HOST_NODE_PARAMS host;
     } params;
-    void *saved;                        /* kernel: pointers, and the values they point to */
-    uint64_t child;                     /* handle of the graph inside */
+    void *saved;    /* kernel: pointers, and the values they point to */
+    uint64_t child; /* handle of the graph inside */
 };
 
 void *
@@ -79,7 +79,7 @@ node_drop(struct fdc_node *node)
 
 struct body {
     uint32_t type, size;
-    const struct fdc_func *func;        /* kernel: packs itself into the message */
+    const struct fdc_func *func; /* kernel: packs itself into the message */
     void **params, **extra;
     union {
         struct fdc_node_kernel kernel;
@@ -91,7 +91,8 @@ struct body {
 };
 
 static CUresult
-body_kernel(struct fdc_call *call, const CUDA_KERNEL_NODE_PARAMS *params, struct body *body)
+body_kernel(struct fdc_call *call, const CUDA_KERNEL_NODE_PARAMS *params,
+            struct body *body)
 {
     struct fdc_shape shape;
     struct fdc_func *func;
@@ -105,8 +106,8 @@ body_kernel(struct fdc_call *call, const CUDA_KERNEL_NODE_PARAMS *params, struct
     if (func == NULL)
         return CUDA_ERROR_INVALID_HANDLE;
     shape = (struct fdc_shape){
-        .grid = { params->gridDimX, params->gridDimY, params->gridDimZ },
-        .block = { params->blockDimX, params->blockDimY, params->blockDimZ },
+        .grid = {params->gridDimX, params->gridDimY, params->gridDimZ},
+        .block = {params->blockDimX, params->blockDimY, params->blockDimZ},
         .shared = params->sharedMemBytes,
     };
     result = fdc_shape_check(call->context->device, func, &shape);
@@ -119,10 +120,11 @@ body_kernel(struct fdc_call *call, const CUDA_KERNEL_NODE_PARAMS *params, struct
     body->params = params->kernelParams;
     body->extra = params->extra;
     body->u.kernel = (struct fdc_node_kernel){
-        .func = { func->code->wire, func->index, 0 },
-        .grid = { shape.grid[0], shape.grid[1], shape.grid[2] },
-        .block = { shape.block[0], shape.block[1], shape.block[2] },
-        .shared = shape.shared, .params_size = size,
+        .func = {func->code->wire, func->index, 0},
+        .grid = {shape.grid[0], shape.grid[1], shape.grid[2]},
+        .block = {shape.block[0], shape.block[1], shape.block[2]},
+        .shared = shape.shared,
+        .params_size = size,
     };
     body->size = (uint32_t)sizeof(body->u.kernel) + size;
     return CUDA_SUCCESS;
@@ -139,20 +141,22 @@ body_memcpy(struct fdc_call *call, const CUDA_MEMCPY3D *params, struct body *bod
 }
 
 static CUresult
-body_memset(struct fdc_call *call, const CUDA_MEMSET_NODE_PARAMS *params, struct body *body)
+body_memset(struct fdc_call *call, const CUDA_MEMSET_NODE_PARAMS *params,
+            struct body *body)
 {
     uint64_t reach;
 
     if (params == NULL || params->width == 0 || params->height == 0 ||
-        (params->elementSize != 1 && params->elementSize != 2 && params->elementSize != 4) ||
+        (params->elementSize != 1 && params->elementSize != 2 &&
+         params->elementSize != 4) ||
         __builtin_mul_overflow(params->height - 1, params->pitch, &reach) ||
         __builtin_add_overflow(reach, params->width * params->elementSize, &reach))
         return CUDA_ERROR_INVALID_VALUE;
     body->type = CU_GRAPH_NODE_TYPE_MEMSET;
     body->size = sizeof(body->u.memset);
     body->u.memset = (struct fdc_node_memset){
-        params->dst, params->pitch, params->width, params->height, params->value,
-        params->elementSize,
+        params->dst,    params->pitch, params->width,
+        params->height, params->value, params->elementSize,
     };
     return fdc_place_device(call->session, params->dst, reach, NULL);
 }
@@ -189,7 +193,8 @@ body_write(const struct body *body, void *to)
         return;
     }
     memcpy(at, &body->u.kernel, sizeof(body->u.kernel));
-    memset(at + sizeof(body->u.kernel), 0, FDC_ALIGN_UP(body->u.kernel.params_size, 8u));
+    memset(at + sizeof(body->u.kernel), 0,
+           FDC_ALIGN_UP(body->u.kernel.params_size, 8u));
     fdc_params_pack(body->func, body->params, body->extra, at + sizeof(body->u.kernel),
                     body->u.kernel.params_size);
 }
@@ -258,12 +263,12 @@ add(struct fdc_call *call, CUgraphNode *out, CUgraph graph, const CUgraphNode *d
     req->graph = (uint64_t)(uintptr_t)graph;
     req->node = node->object.handle;
     req->type = body->type;
-    req->deps = (struct fdc_span){ at, deps_size };
+    req->deps = (struct fdc_span){at, deps_size};
     req->deps_count = (uint32_t)count;
     if (count != 0)
         memcpy((char *)req + at, deps, deps_size);
     at += deps_size;
-    req->body = (struct fdc_span){ at, body->size };
+    req->body = (struct fdc_span){at, body->size};
     req->body_size = body->size;
     if (body->size != 0)
         body_write(body, (char *)req + at);
@@ -281,15 +286,16 @@ err_node:
 
 /* exec 0: the node itself. */
 static CUresult
-set(struct fdc_call *call, CUgraphExec exec, CUgraphNode handle, const struct body *body,
-    struct fdc_node **found)
+set(struct fdc_call *call, CUgraphExec exec, CUgraphNode handle,
+    const struct body *body, struct fdc_node **found)
 {
     uint32_t at = sizeof(struct fdc_req_fdcGraphSet);
     struct fdc_node *node = node_find(handle);
     struct fdc_req_fdcGraphSet *req;
     struct fdc_reply reply;
 
-    if (node == NULL || (exec != NULL && fdc_object_find(FDC_KIND_GRAPH_EXEC, exec) == NULL))
+    if (node == NULL ||
+        (exec != NULL && fdc_object_find(FDC_KIND_GRAPH_EXEC, exec) == NULL))
         return CUDA_ERROR_INVALID_HANDLE;
     if (node->type != body->type)
         return CUDA_ERROR_INVALID_VALUE;
@@ -300,7 +306,7 @@ set(struct fdc_call *call, CUgraphExec exec, CUgraphNode handle, const struct bo
     req->exec = (uint64_t)(uintptr_t)exec;
     req->node = node->object.handle;
     req->type = body->type;
-    req->body = (struct fdc_span){ at, body->size };
+    req->body = (struct fdc_span){at, body->size};
     req->body_size = body->size;
     body_write(body, (char *)req + at);
     *found = node;
@@ -325,7 +331,7 @@ cuGraphAddKernelNode_v2(CUgraphNode *phGraphNode, CUgraph hGraph,
                         const CUgraphNode *dependencies, size_t numDependencies,
                         const CUDA_KERNEL_NODE_PARAMS *nodeParams)
 {
-    struct body body = { 0 };
+    struct body body = {0};
     struct fdc_node *node;
     struct fdc_call call;
     CUresult result;
@@ -334,7 +340,8 @@ cuGraphAddKernelNode_v2(CUgraphNode *phGraphNode, CUgraph hGraph,
     if (result == CUDA_SUCCESS)
         result = body_kernel(&call, nodeParams, &body);
     if (result == CUDA_SUCCESS)
-        result = add(&call, phGraphNode, hGraph, dependencies, numDependencies, &body, &node);
+        result = add(&call, phGraphNode, hGraph, dependencies, numDependencies, &body,
+                     &node);
     if (result == CUDA_SUCCESS)
         remember_kernel(node, &body, nodeParams);
     return result;
@@ -387,7 +394,7 @@ static CUresult
 kernel_set(CUgraphExec exec, bool executable, CUgraphNode hNode,
            const CUDA_KERNEL_NODE_PARAMS *params)
 {
-    struct body body = { 0 };
+    struct body body = {0};
     struct fdc_node *node;
     struct fdc_call call;
     CUresult result;
@@ -406,13 +413,15 @@ kernel_set(CUgraphExec exec, bool executable, CUgraphNode hNode,
 }
 
 FDC_EXPORT CUresult
-cuGraphKernelNodeSetParams_v2(CUgraphNode hNode, const CUDA_KERNEL_NODE_PARAMS *nodeParams)
+cuGraphKernelNodeSetParams_v2(CUgraphNode hNode,
+                              const CUDA_KERNEL_NODE_PARAMS *nodeParams)
 {
     return kernel_set(NULL, false, hNode, nodeParams);
 }
 
 FDC_EXPORT CUresult
-cuGraphKernelNodeSetParams(CUgraphNode hNode, const CUDA_KERNEL_NODE_PARAMS_v1 *nodeParams)
+cuGraphKernelNodeSetParams(CUgraphNode hNode,
+                           const CUDA_KERNEL_NODE_PARAMS_v1 *nodeParams)
 {
     CUDA_KERNEL_NODE_PARAMS params;
 
@@ -437,71 +446,73 @@ cuGraphExecKernelNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hNode,
 
 /* ---- copies, sets, host functions: all alike ---- */
 
-#define NODE_CALLS(Kind, kind, KIND, TYPE)                                                \
-    static CUresult kind##_set(CUgraphExec exec, bool executable, CUgraphNode hNode,      \
-                               const TYPE *params)                                        \
-    {                                                                                     \
-        struct body body = { 0 };                                                         \
-        struct fdc_node *node;                                                            \
-        struct fdc_call call;                                                             \
-        CUresult result = open(&call, FDC_ID_fdcGraphSet);                                \
-                                                                                          \
-        if (result != CUDA_SUCCESS)                                                       \
-            return result;                                                                \
-        if (executable && exec == NULL)                                                   \
-            return CUDA_ERROR_INVALID_HANDLE;                                             \
-        result = body_##kind(&call, params, &body);                                       \
-        if (result == CUDA_SUCCESS)                                                       \
-            result = set(&call, exec, hNode, &body, &node);                               \
-        if (result == CUDA_SUCCESS && !executable) {                                      \
-            node->params.kind = *params;                                                  \
-            node->known = true;                                                           \
-        }                                                                                 \
-        return result;                                                                    \
-    }                                                                                     \
-                                                                                          \
-    static CUresult kind##_add(CUgraphNode *out, CUgraph graph, const CUgraphNode *deps,  \
-                               size_t count, const TYPE *params)                          \
-    {                                                                                     \
-        struct body body = { 0 };                                                         \
-        struct fdc_node *node;                                                            \
-        struct fdc_call call;                                                             \
-        CUresult result = open(&call, FDC_ID_fdcGraphAdd);                                \
-                                                                                          \
-        if (result == CUDA_SUCCESS)                                                       \
-            result = body_##kind(&call, params, &body);                                   \
-        if (result == CUDA_SUCCESS)                                                       \
-            result = add(&call, out, graph, deps, count, &body, &node);                   \
-        if (result == CUDA_SUCCESS) {                                                     \
-            node->params.kind = *params;                                                  \
-            node->known = true;                                                           \
-        }                                                                                 \
-        return result;                                                                    \
-    }                                                                                     \
-                                                                                          \
-    FDC_EXPORT CUresult cuGraph##Kind##NodeGetParams(CUgraphNode hNode, TYPE *nodeParams) \
-    {                                                                                     \
-        static uint32_t said;                                                             \
-        struct fdc_node *node;                                                            \
-        CUresult result = fdc_session_check();                                            \
-                                                                                          \
-        if (result != CUDA_SUCCESS)                                                       \
-            return result;                                                                \
-        node = node_find(hNode);                                                          \
-        if (node == NULL)                                                                 \
-            return CUDA_ERROR_INVALID_HANDLE;                                             \
-        if (nodeParams == NULL || node->type != CU_GRAPH_NODE_TYPE_##KIND)                \
-            return CUDA_ERROR_INVALID_VALUE;                                              \
-        if (!node->known)                                                                 \
-            return fdc_refuse("the parameters of a captured node", &said);                \
-        *nodeParams = node->params.kind;                                                  \
-        return CUDA_SUCCESS;                                                              \
-    }                                                                                     \
-                                                                                          \
-    FDC_EXPORT CUresult cuGraph##Kind##NodeSetParams(CUgraphNode hNode,                   \
-                                                     const TYPE *nodeParams)              \
-    {                                                                                     \
-        return kind##_set(NULL, false, hNode, nodeParams);                                \
+#define NODE_CALLS(Kind, kind, KIND, TYPE)                                             \
+    static CUresult kind##_set(CUgraphExec exec, bool executable, CUgraphNode hNode,   \
+                               const TYPE *params)                                     \
+    {                                                                                  \
+        struct body body = {0};                                                        \
+        struct fdc_node *node;                                                         \
+        struct fdc_call call;                                                          \
+        CUresult result = open(&call, FDC_ID_fdcGraphSet);                             \
+                                                                                       \
+        if (result != CUDA_SUCCESS)                                                    \
+            return result;                                                             \
+        if (executable && exec == NULL)                                                \
+            return CUDA_ERROR_INVALID_HANDLE;                                          \
+        result = body_##kind(&call, params, &body);                                    \
+        if (result == CUDA_SUCCESS)                                                    \
+            result = set(&call, exec, hNode, &body, &node);                            \
+        if (result == CUDA_SUCCESS && !executable) {                                   \
+            node->params.kind = *params;                                               \
+            node->known = true;                                                        \
+        }                                                                              \
+        return result;                                                                 \
+    }                                                                                  \
+                                                                                       \
+    static CUresult kind##_add(CUgraphNode *out, CUgraph graph,                        \
+                               const CUgraphNode *deps, size_t count,                  \
+                               const TYPE *params)                                     \
+    {                                                                                  \
+        struct body body = {0};                                                        \
+        struct fdc_node *node;                                                         \
+        struct fdc_call call;                                                          \
+        CUresult result = open(&call, FDC_ID_fdcGraphAdd);                             \
+                                                                                       \
+        if (result == CUDA_SUCCESS)                                                    \
+            result = body_##kind(&call, params, &body);                                \
+        if (result == CUDA_SUCCESS)                                                    \
+            result = add(&call, out, graph, deps, count, &body, &node);                \
+        if (result == CUDA_SUCCESS) {                                                  \
+            node->params.kind = *params;                                               \
+            node->known = true;                                                        \
+        }                                                                              \
+        return result;                                                                 \
+    }                                                                                  \
+                                                                                       \
+    FDC_EXPORT CUresult cuGraph##Kind##NodeGetParams(CUgraphNode hNode,                \
+                                                     TYPE *nodeParams)                 \
+    {                                                                                  \
+        static uint32_t said;                                                          \
+        struct fdc_node *node;                                                         \
+        CUresult result = fdc_session_check();                                         \
+                                                                                       \
+        if (result != CUDA_SUCCESS)                                                    \
+            return result;                                                             \
+        node = node_find(hNode);                                                       \
+        if (node == NULL)                                                              \
+            return CUDA_ERROR_INVALID_HANDLE;                                          \
+        if (nodeParams == NULL || node->type != CU_GRAPH_NODE_TYPE_##KIND)             \
+            return CUDA_ERROR_INVALID_VALUE;                                           \
+        if (!node->known)                                                              \
+            return fdc_refuse("the parameters of a captured node", &said);             \
+        *nodeParams = node->params.kind;                                               \
+        return CUDA_SUCCESS;                                                           \
+    }                                                                                  \
+                                                                                       \
+    FDC_EXPORT CUresult cuGraph##Kind##NodeSetParams(CUgraphNode hNode,                \
+                                                     const TYPE *nodeParams)           \
+    {                                                                                  \
+        return kind##_set(NULL, false, hNode, nodeParams);                             \
     }
 
 NODE_CALLS(Memcpy, memcpy, MEMCPY, CUDA_MEMCPY3D)
@@ -539,7 +550,8 @@ cuGraphAddMemsetNode(CUgraphNode *phGraphNode, CUgraph hGraph,
 
 FDC_EXPORT CUresult
 cuGraphExecMemsetNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hNode,
-                               const CUDA_MEMSET_NODE_PARAMS *memsetParams, CUcontext ctx)
+                               const CUDA_MEMSET_NODE_PARAMS *memsetParams,
+                               CUcontext ctx)
 {
     if (ctx != NULL && fdc_context_find(ctx) == NULL)
         return CUDA_ERROR_INVALID_CONTEXT;
@@ -567,7 +579,7 @@ static CUresult
 add_handle(CUgraphNode *out, CUgraph graph, const CUgraphNode *deps, size_t count,
            uint32_t type, enum fdc_kind kind, const void *value)
 {
-    struct body body = { .type = type };
+    struct body body = {.type = type};
     struct fdc_node *node;
     struct fdc_call call;
     CUresult result = open(&call, FDC_ID_fdcGraphAdd);
@@ -639,30 +651,35 @@ add_any(CUgraphNode *out, CUgraph graph, const CUgraphNode *deps,
         return cuGraphAddMemsetNode(out, graph, deps, count, &set_params,
                                     params->memset.ctx);
     case CU_GRAPH_NODE_TYPE_HOST:
-        host_params = (CUDA_HOST_NODE_PARAMS){ params->host.fn, params->host.userData };
+        host_params = (CUDA_HOST_NODE_PARAMS){params->host.fn, params->host.userData};
         return cuGraphAddHostNode(out, graph, deps, count, &host_params);
     case CU_GRAPH_NODE_TYPE_GRAPH:
         return cuGraphAddChildGraphNode(out, graph, deps, count, params->graph.graph);
     case CU_GRAPH_NODE_TYPE_EMPTY:
         return cuGraphAddEmptyNode(out, graph, deps, count);
     case CU_GRAPH_NODE_TYPE_WAIT_EVENT:
-        return cuGraphAddEventWaitNode(out, graph, deps, count, params->eventWait.event);
+        return cuGraphAddEventWaitNode(out, graph, deps, count,
+                                       params->eventWait.event);
     case CU_GRAPH_NODE_TYPE_EVENT_RECORD:
-        return cuGraphAddEventRecordNode(out, graph, deps, count, params->eventRecord.event);
+        return cuGraphAddEventRecordNode(out, graph, deps, count,
+                                         params->eventRecord.event);
     default:
         return fdc_refuse("a graph's node of this type", &said);
     }
 }
 
 FDC_EXPORT CUresult
-cuGraphAddNode(CUgraphNode *phGraphNode, CUgraph hGraph, const CUgraphNode *dependencies,
-               size_t numDependencies, CUgraphNodeParams *nodeParams)
+cuGraphAddNode(CUgraphNode *phGraphNode, CUgraph hGraph,
+               const CUgraphNode *dependencies, size_t numDependencies,
+               CUgraphNodeParams *nodeParams)
 {
-    return add_any(phGraphNode, hGraph, dependencies, NULL, numDependencies, nodeParams);
+    return add_any(phGraphNode, hGraph, dependencies, NULL, numDependencies,
+                   nodeParams);
 }
 
 FDC_EXPORT CUresult
-cuGraphAddNode_v2(CUgraphNode *phGraphNode, CUgraph hGraph, const CUgraphNode *dependencies,
+cuGraphAddNode_v2(CUgraphNode *phGraphNode, CUgraph hGraph,
+                  const CUgraphNode *dependencies,
                   const CUgraphEdgeData *dependencyData, size_t numDependencies,
                   CUgraphNodeParams *nodeParams)
 {
@@ -700,7 +717,7 @@ list_ask(struct fdc_call *call, const struct listing *asked, const uint64_t *fre
     req->graph = asked->graph;
     req->node = asked->node;
     req->question = asked->question;
-    req->fresh = (struct fdc_span){ at, fresh_count * 8 };
+    req->fresh = (struct fdc_span){at, fresh_count * 8};
     req->fresh_count = fresh_count;
     req->blob = blob;
     if (fresh_count != 0)
@@ -723,7 +740,8 @@ out:
 
 /* Asks again with as many new handles as nodes have none. */
 static CUresult
-list_name(struct fdc_call *call, const struct listing *asked, struct fdc_graph_list **list)
+list_name(struct fdc_call *call, const struct listing *asked,
+          struct fdc_graph_list **list)
 {
     uint32_t count = (*list)->unnamed;
     uint64_t *fresh = calloc(count, sizeof(*fresh));
@@ -811,7 +829,7 @@ static CUresult
 list_graph(CUgraph graph, uint32_t question, CUgraphNode *nodes, CUgraphNode *to,
            CUgraphEdgeData *edges, size_t *count)
 {
-    struct listing asked = { (uint64_t)(uintptr_t)graph, 0, question };
+    struct listing asked = {(uint64_t)(uintptr_t)graph, 0, question};
 
     if (graph_find(graph) == NULL)
         return CUDA_ERROR_INVALID_HANDLE;
@@ -819,15 +837,15 @@ list_graph(CUgraph graph, uint32_t question, CUgraphNode *nodes, CUgraphNode *to
 }
 
 static CUresult
-list_node(CUgraphNode handle, uint32_t question, CUgraphNode *nodes, CUgraphEdgeData *edges,
-          size_t *count)
+list_node(CUgraphNode handle, uint32_t question, CUgraphNode *nodes,
+          CUgraphEdgeData *edges, size_t *count)
 {
     struct fdc_node *node = node_find(handle);
     struct listing asked;
 
     if (node == NULL)
         return CUDA_ERROR_INVALID_HANDLE;
-    asked = (struct listing){ node->graph, node->object.handle, question };
+    asked = (struct listing){node->graph, node->object.handle, question};
     return list_nodes(&asked, nodes, NULL, edges, count);
 }
 
@@ -876,7 +894,8 @@ FDC_EXPORT CUresult
 cuGraphNodeGetDependentNodes_v2(CUgraphNode hNode, CUgraphNode *dependentNodes,
                                 CUgraphEdgeData *edgeData, size_t *numDependentNodes)
 {
-    return list_node(hNode, FDC_GRAPH_BEHIND, dependentNodes, edgeData, numDependentNodes);
+    return list_node(hNode, FDC_GRAPH_BEHIND, dependentNodes, edgeData,
+                     numDependentNodes);
 }
 
 FDC_EXPORT CUresult
@@ -906,8 +925,8 @@ cuGraphNodeGetType(CUgraphNode hNode, CUgraphNodeType *type)
 /* ---- edges ---- */
 
 static CUresult
-edges_change(CUgraph graph, const CUgraphNode *from, const CUgraphNode *to, size_t count,
-             bool remove)
+edges_change(CUgraph graph, const CUgraphNode *from, const CUgraphNode *to,
+             size_t count, bool remove)
 {
     uint32_t at = sizeof(struct fdc_req_fdcGraphEdges), size = (uint32_t)count * 8;
     struct fdc_req_fdcGraphEdges *req;
@@ -929,8 +948,8 @@ edges_change(CUgraph graph, const CUgraphNode *from, const CUgraphNode *to, size
         return call.result;
     req->graph = (uint64_t)(uintptr_t)graph;
     req->remove = remove;
-    req->from = (struct fdc_span){ at, size };
-    req->to = (struct fdc_span){ at + size, size };
+    req->from = (struct fdc_span){at, size};
+    req->to = (struct fdc_span){at + size, size};
     req->count = (uint32_t)count;
     memcpy((char *)req + at, from, size);
     memcpy((char *)req + at + size, to, size);
@@ -957,30 +976,34 @@ cuGraphAddDependencies(CUgraph hGraph, const CUgraphNode *from, const CUgraphNod
 }
 
 FDC_EXPORT CUresult
-cuGraphAddDependencies_v2(CUgraph hGraph, const CUgraphNode *from, const CUgraphNode *to,
-                          const CUgraphEdgeData *edgeData, size_t numDependencies)
+cuGraphAddDependencies_v2(CUgraph hGraph, const CUgraphNode *from,
+                          const CUgraphNode *to, const CUgraphEdgeData *edgeData,
+                          size_t numDependencies)
 {
     CUresult result = edges_plain(edgeData, numDependencies);
 
-    return result == CUDA_SUCCESS ? edges_change(hGraph, from, to, numDependencies, false)
-                                  : result;
+    return result == CUDA_SUCCESS
+               ? edges_change(hGraph, from, to, numDependencies, false)
+               : result;
 }
 
 FDC_EXPORT CUresult
-cuGraphRemoveDependencies(CUgraph hGraph, const CUgraphNode *from, const CUgraphNode *to,
-                          size_t numDependencies)
+cuGraphRemoveDependencies(CUgraph hGraph, const CUgraphNode *from,
+                          const CUgraphNode *to, size_t numDependencies)
 {
     return edges_change(hGraph, from, to, numDependencies, true);
 }
 
 FDC_EXPORT CUresult
-cuGraphRemoveDependencies_v2(CUgraph hGraph, const CUgraphNode *from, const CUgraphNode *to,
-                             const CUgraphEdgeData *edgeData, size_t numDependencies)
+cuGraphRemoveDependencies_v2(CUgraph hGraph, const CUgraphNode *from,
+                             const CUgraphNode *to, const CUgraphEdgeData *edgeData,
+                             size_t numDependencies)
 {
     CUresult result = edges_plain(edgeData, numDependencies);
 
-    return result == CUDA_SUCCESS ? edges_change(hGraph, from, to, numDependencies, true)
-                                  : result;
+    return result == CUDA_SUCCESS
+               ? edges_change(hGraph, from, to, numDependencies, true)
+               : result;
 }
 
 /* ---- the end of nodes and graphs ---- */
@@ -996,7 +1019,7 @@ forget(struct fdc_call *call, const uint64_t *nodes, uint32_t count, bool destro
     if (req == NULL)
         return call->result;
     req->destroy = destroy;
-    req->nodes = (struct fdc_span){ at, count * 8 };
+    req->nodes = (struct fdc_span){at, count * 8};
     req->count = count;
     memcpy((char *)req + at, nodes, count * 8);
     return fdc_call_send(call);
@@ -1119,7 +1142,8 @@ cuGraphClone(CUgraph *phGraphClone, CUgraph originalGraph)
 }
 
 FDC_EXPORT CUresult
-cuGraphNodeFindInClone(CUgraphNode *phNode, CUgraphNode hOriginalNode, CUgraph hClonedGraph)
+cuGraphNodeFindInClone(CUgraphNode *phNode, CUgraphNode hOriginalNode,
+                       CUgraph hClonedGraph)
 {
     struct fdc_req_fdcGraphInClone *req;
     struct fdc_rep_fdcGraphInClone rep;
@@ -1197,8 +1221,8 @@ cuGraphChildGraphNodeGetGraph(CUgraphNode hNode, CUgraph *phGraph)
 /* ---- executable graphs ---- */
 
 FDC_EXPORT CUresult
-cuGraphInstantiate_v2(CUgraphExec *phGraphExec, CUgraph hGraph, CUgraphNode *phErrorNode,
-                      char *logBuffer, size_t bufferSize)
+cuGraphInstantiate_v2(CUgraphExec *phGraphExec, CUgraph hGraph,
+                      CUgraphNode *phErrorNode, char *logBuffer, size_t bufferSize)
 {
     if (phErrorNode != NULL)
         *phErrorNode = NULL;
@@ -1211,7 +1235,8 @@ FDC_EXPORT CUresult
 cuGraphInstantiate(CUgraphExec *phGraphExec, CUgraph hGraph, CUgraphNode *phErrorNode,
                    char *logBuffer, size_t bufferSize)
 {
-    return cuGraphInstantiate_v2(phGraphExec, hGraph, phErrorNode, logBuffer, bufferSize);
+    return cuGraphInstantiate_v2(phGraphExec, hGraph, phErrorNode, logBuffer,
+                                 bufferSize);
 }
 
 static CUresult
@@ -1235,7 +1260,7 @@ instantiate(CUgraphExec *exec, CUgraph graph, CUDA_GRAPH_INSTANTIATE_PARAMS *par
 }
 
 FDC_TWINS(cuGraphInstantiateWithParams, _ptsz,
-          (CUgraphExec *phGraphExec, CUgraph hGraph,
+          (CUgraphExec * phGraphExec, CUgraph hGraph,
            CUDA_GRAPH_INSTANTIATE_PARAMS *instantiateParams),
           instantiate(phGraphExec, hGraph, instantiateParams, how))
 
@@ -1243,7 +1268,7 @@ FDC_EXPORT CUresult
 cuGraphExecUpdate_v2(CUgraphExec hGraphExec, CUgraph hGraph,
                      CUgraphExecUpdateResultInfo *resultInfo)
 {
-    struct fdc_rep_fdcGraphUpdate rep = { 0 };
+    struct fdc_rep_fdcGraphUpdate rep = {0};
     struct fdc_req_fdcGraphUpdate *req;
     struct fdc_call call;
     CUresult result;
@@ -1272,7 +1297,7 @@ FDC_EXPORT CUresult
 cuGraphExecUpdate(CUgraphExec hGraphExec, CUgraph hGraph, CUgraphNode *hErrorNode_out,
                   CUgraphExecUpdateResult *updateResult_out)
 {
-    CUgraphExecUpdateResultInfo info = { 0 };
+    CUgraphExecUpdateResultInfo info = {0};
     CUresult result = cuGraphExecUpdate_v2(hGraphExec, hGraph, &info);
 
     if (hErrorNode_out != NULL)

@@ -13,15 +13,17 @@ FDC_EXPORT CUresult
 cuMemHostAlloc(void **pp, size_t bytesize, unsigned int Flags)
 {
     struct fdc_place place = {
-        .where = FDC_HOST_PINNED, .origin = FDC_BY_HOST_ALLOC, .flags = Flags,
+        .where = FDC_HOST_PINNED,
+        .origin = FDC_BY_HOST_ALLOC,
+        .flags = Flags,
     };
     struct fdc_call call;
     CUresult result;
     size_t size;
     void *memory;
 
-    result = fdc_call_open(&call, FDC_ID_fdcMark,
-                           FDC_NEEDS_CONTEXT | FDC_UNSAFE_IN_CAPTURE);
+    result =
+        fdc_call_open(&call, FDC_ID_fdcMark, FDC_NEEDS_CONTEXT | FDC_UNSAFE_IN_CAPTURE);
     if (result != CUDA_SUCCESS)
         return result;
     if (pp == NULL || bytesize == 0 || (Flags & ~7u) != 0)
@@ -29,7 +31,8 @@ cuMemHostAlloc(void **pp, size_t bytesize, unsigned int Flags)
     size = FDC_ALIGN_UP(bytesize, (size_t)4096);
     if (size < bytesize)
         return CUDA_ERROR_OUT_OF_MEMORY;
-    memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    memory =
+        mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED)
         return CUDA_ERROR_OUT_OF_MEMORY;
     place.context = call.context;
@@ -55,8 +58,8 @@ cuMemFreeHost(void *p)
     struct fdc_call call;
     CUresult result;
 
-    result = fdc_call_open(&call, FDC_ID_fdcMark,
-                           FDC_NEEDS_INIT | FDC_UNSAFE_IN_CAPTURE);
+    result =
+        fdc_call_open(&call, FDC_ID_fdcMark, FDC_NEEDS_INIT | FDC_UNSAFE_IN_CAPTURE);
     if (result != CUDA_SUCCESS || p == NULL)
         return result;
     if (!fdc_place_find(call.session, (uint64_t)(uintptr_t)p, &place) ||
@@ -75,15 +78,17 @@ FDC_EXPORT CUresult
 cuMemHostRegister_v2(void *p, size_t bytesize, unsigned int Flags)
 {
     struct fdc_place place = {
-        .where = FDC_HOST_PINNED, .origin = FDC_BY_HOST_REGISTER, .flags = Flags,
+        .where = FDC_HOST_PINNED,
+        .origin = FDC_BY_HOST_REGISTER,
+        .flags = Flags,
     };
     uint64_t base = (uint64_t)(uintptr_t)p;
     struct fdc_call call;
     unsigned char resident;
     CUresult result;
 
-    result = fdc_call_open(&call, FDC_ID_fdcMark,
-                           FDC_NEEDS_CONTEXT | FDC_UNSAFE_IN_CAPTURE);
+    result =
+        fdc_call_open(&call, FDC_ID_fdcMark, FDC_NEEDS_CONTEXT | FDC_UNSAFE_IN_CAPTURE);
     if (result != CUDA_SUCCESS)
         return result;
     if (p == NULL || bytesize == 0 || base + bytesize < base || (Flags & ~0xfu) != 0)
@@ -113,8 +118,8 @@ cuMemHostUnregister(void *p)
     struct fdc_call call;
     CUresult result;
 
-    result = fdc_call_open(&call, FDC_ID_fdcMark,
-                           FDC_NEEDS_INIT | FDC_UNSAFE_IN_CAPTURE);
+    result =
+        fdc_call_open(&call, FDC_ID_fdcMark, FDC_NEEDS_INIT | FDC_UNSAFE_IN_CAPTURE);
     if (result != CUDA_SUCCESS)
         return result;
     if (!fdc_place_find(call.session, (uint64_t)(uintptr_t)p, &place) ||

@@ -1,6 +1,7 @@
 /*
- * Images of code: what kind they are and how long (nobody says), files that hold them, and
- * their way to the worker, which checks the hash. Also the options of the JIT compiler.
+ * Images of code: what kind they are and how long (nobody says), files that hold them,
+ * and their way to the worker, which checks the hash. Also the options of the JIT
+ * compiler.
  */
 #include <elf.h>
 #include <errno.h>
@@ -47,13 +48,15 @@ elf_size(const void *image)
         end = larger(end, head->e_phoff + (uint64_t)head->e_phnum * head->e_phentsize);
     if (head->e_shnum != 0)
         end = larger(end, head->e_shoff + (uint64_t)head->e_shnum * head->e_shentsize);
-    if (end > IMAGE_MAX || (head->e_shnum != 0 && head->e_shentsize < sizeof(Elf64_Shdr)))
+    if (end > IMAGE_MAX ||
+        (head->e_shnum != 0 && head->e_shentsize < sizeof(Elf64_Shdr)))
         return 0;
     for (unsigned i = 0; i < head->e_shnum; i++) {
         Elf64_Shdr section;
 
-        memcpy(&section, (const char *)image + head->e_shoff +
-               (uint64_t)i * head->e_shentsize, sizeof(section));
+        memcpy(&section,
+               (const char *)image + head->e_shoff + (uint64_t)i * head->e_shentsize,
+               sizeof(section));
         if (section.sh_type != SHT_NOBITS && section.sh_size <= IMAGE_MAX &&
             section.sh_offset <= IMAGE_MAX)
             end = larger(end, section.sh_offset + section.sh_size);
@@ -64,7 +67,11 @@ elf_size(const void *image)
 CUresult
 fdc_image_look(const void *image, struct fdc_image *found)
 {
-    struct { uint32_t magic, version; const void *data; const void *aux; } wrapper;
+    struct {
+        uint32_t magic, version;
+        const void *data;
+        const void *aux;
+    } wrapper;
     uint32_t magic;
 
     memset(found, 0, sizeof(*found));
@@ -79,7 +86,7 @@ fdc_image_look(const void *image, struct fdc_image *found)
     found->bytes = image;
     if (*(const char *)image == '\0')
         return CUDA_ERROR_INVALID_IMAGE;
-    if (memcmp(image, &(uint32_t){ WRAPPER_MAGIC }, 1) == 0 && magic == WRAPPER_MAGIC) {
+    if (memcmp(image, &(uint32_t){WRAPPER_MAGIC}, 1) == 0 && magic == WRAPPER_MAGIC) {
         memcpy(&wrapper, image, sizeof(wrapper));
         if (wrapper.data == NULL)
             return CUDA_ERROR_INVALID_IMAGE;
@@ -189,7 +196,8 @@ send_begin(struct fdc_call *call, uint64_t number, const void *bytes, uint64_t s
 }
 
 CUresult
-fdc_image_send(struct fdc_call *call, const void *bytes, uint64_t size, uint64_t *number)
+fdc_image_send(struct fdc_call *call, const void *bytes, uint64_t size,
+               uint64_t *number)
 {
     struct fdc_session *session = call->session;
     struct fdc_ticket *ticket;
@@ -357,5 +365,5 @@ fdc_jit_logs(const struct fdc_jit *jit, const char *info, uint32_t info_size,
     log_store(jit->info, jit->info_room, jit->info_size, info, info_size);
     log_store(jit->error, jit->error_room, jit->error_size, error, error_size);
     if (jit->wall != NULL)
-        *jit->wall = NULL;              /* 0.0f: it is not measured */
+        *jit->wall = NULL; /* 0.0f: it is not measured */
 }

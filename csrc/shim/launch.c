@@ -30,7 +30,8 @@ extra_read(void **extra, const void **bytes, size_t *size)
 }
 
 CUresult
-fdc_params_size(const struct fdc_func *func, void **params, void **extra, uint32_t *size)
+fdc_params_size(const struct fdc_func *func, void **params, void **extra,
+                uint32_t *size)
 {
     const void *bytes;
     CUresult result;
@@ -93,7 +94,8 @@ fdc_shape_check(struct fdc_device *device, const struct fdc_func *func,
 {
     const int32_t *limit = device->snapshot->attribute;
     const int32_t *attribute = func->attribute;
-    uint64_t threads, statics = (uint32_t)attribute[CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES];
+    uint64_t threads,
+        statics = (uint32_t)attribute[CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES];
     uint64_t dynamic, size;
     uint32_t cluster[3];
 
@@ -118,9 +120,10 @@ fdc_shape_check(struct fdc_device *device, const struct fdc_func *func,
         return CUDA_ERROR_INVALID_VALUE;
     /* Asked for by this launch, or compiled into the kernel. */
     for (int i = 0; i < 3; i++) {
-        cluster[i] = shape->cluster[0] != 0
-                         ? shape->cluster[i]
-                         : (uint32_t)attribute[CU_FUNC_ATTRIBUTE_REQUIRED_CLUSTER_WIDTH + i];
+        cluster[i] =
+            shape->cluster[0] != 0
+                ? shape->cluster[i]
+                : (uint32_t)attribute[CU_FUNC_ATTRIBUTE_REQUIRED_CLUSTER_WIDTH + i];
         if (cluster[i] == 0)
             cluster[i] = 1;
     }
@@ -128,7 +131,8 @@ fdc_shape_check(struct fdc_device *device, const struct fdc_func *func,
     if (size > 1) {
         if (size > 16 || limit[CU_DEVICE_ATTRIBUTE_CLUSTER_LAUNCH] == 0 ||
             limit[CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR] < 9 ||
-            (size > 8 && !attribute[CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED]))
+            (size > 8 &&
+             !attribute[CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED]))
             return CUDA_ERROR_INVALID_CLUSTER_SIZE;
         for (int i = 0; i < 3; i++)
             if (shape->grid[i] % cluster[i] != 0)
@@ -139,8 +143,10 @@ fdc_shape_check(struct fdc_device *device, const struct fdc_func *func,
 
         if (device_attribute(device, CU_DEVICE_ATTRIBUTE_COOPERATIVE_LAUNCH) == 0)
             return CUDA_ERROR_NOT_SUPPORTED;
-        most = (uint64_t)fdc_occupancy_blocks(device, func, (uint32_t)threads, shape->shared) *
-               (uint32_t)device_attribute(device, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT);
+        most = (uint64_t)fdc_occupancy_blocks(device, func, (uint32_t)threads,
+                                              shape->shared) *
+               (uint32_t)device_attribute(device,
+                                          CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT);
         if (blocks > most || blocks * shape->grid[2] > most)
             return CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE;
     }
@@ -188,15 +194,15 @@ launch(CUfunction f, const struct launch *launch, CUstream value, unsigned how,
     req->func.code = func->code->wire;
     req->func.index = func->index;
     req->func.pad = 0;
-    req->grid = (struct fdc_dim3){ shape->grid[0], shape->grid[1], shape->grid[2] };
-    req->block = (struct fdc_dim3){ shape->block[0], shape->block[1], shape->block[2] };
-    req->cluster = (struct fdc_dim3){ shape->cluster[0], shape->cluster[1],
-                                      shape->cluster[2] };
+    req->grid = (struct fdc_dim3){shape->grid[0], shape->grid[1], shape->grid[2]};
+    req->block = (struct fdc_dim3){shape->block[0], shape->block[1], shape->block[2]};
+    req->cluster =
+        (struct fdc_dim3){shape->cluster[0], shape->cluster[1], shape->cluster[2]};
     req->shared = shape->shared;
     req->flags = launch->flags;
     req->priority = launch->priority;
     req->stream = fdc_stream_wire(stream);
-    req->params = (struct fdc_span){ sizeof(*req), size };
+    req->params = (struct fdc_span){sizeof(*req), size};
     req->params_size = size;
     /* Gaps between parameters, and what is behind them, are not the kernel's to see. */
     if (room != 0)
@@ -206,13 +212,15 @@ launch(CUfunction f, const struct launch *launch, CUstream value, unsigned how,
 }
 
 static CUresult
-launch_plain(CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
-             unsigned bz, unsigned shared, CUstream stream, void **params, void **extra,
-             bool cooperative, unsigned how)
+launch_plain(CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned bx,
+             unsigned by, unsigned bz, unsigned shared, CUstream stream, void **params,
+             void **extra, bool cooperative, unsigned how)
 {
     struct launch plain = {
-        .shape = { .grid = { gx, gy, gz }, .block = { bx, by, bz }, .shared = shared,
-                   .cooperative = cooperative },
+        .shape = {.grid = {gx, gy, gz},
+                  .block = {bx, by, bz},
+                  .shared = shared,
+                  .cooperative = cooperative},
         .flags = cooperative ? LAUNCH_COOPERATIVE : 0,
     };
 
@@ -265,7 +273,7 @@ attribute_read(const CUlaunchAttribute *attribute, struct launch *launch)
     case CU_LAUNCH_ATTRIBUTE_NVLINK_UTIL_CENTRIC_SCHEDULING:
     case CU_LAUNCH_ATTRIBUTE_PORTABLE_CLUSTER_SIZE_MODE:
     case CU_LAUNCH_ATTRIBUTE_SHARED_MEMORY_MODE:
-        return CUDA_SUCCESS;            /* advice: results do not depend on it */
+        return CUDA_SUCCESS; /* advice: results do not depend on it */
     default:
         return CUDA_ERROR_INVALID_VALUE;
     }
@@ -275,7 +283,7 @@ static CUresult
 launch_config(const CUlaunchConfig *config, CUfunction f, void **params, void **extra,
               unsigned how)
 {
-    struct launch asked = { .flags = 0 };
+    struct launch asked = {.flags = 0};
     CUresult result = fdc_session_check();
 
     if (result != CUDA_SUCCESS)
@@ -283,8 +291,8 @@ launch_config(const CUlaunchConfig *config, CUfunction f, void **params, void **
     if (config == NULL || (config->numAttrs != 0 && config->attrs == NULL))
         return CUDA_ERROR_INVALID_VALUE;
     asked.shape = (struct fdc_shape){
-        .grid = { config->gridDimX, config->gridDimY, config->gridDimZ },
-        .block = { config->blockDimX, config->blockDimY, config->blockDimZ },
+        .grid = {config->gridDimX, config->gridDimY, config->gridDimZ},
+        .block = {config->blockDimX, config->blockDimY, config->blockDimZ},
         .shared = config->sharedMemBytes,
     };
     for (unsigned int i = 0; i < config->numAttrs; i++) {
@@ -310,5 +318,6 @@ FDC_TWINS(cuLaunchCooperativeKernel, _ptsz,
           launch_plain(f, gridDimX, gridDimY, gridDimZ, blockDimX, blockDimY, blockDimZ,
                        sharedMemBytes, hStream, kernelParams, NULL, true, how))
 FDC_TWINS(cuLaunchKernelEx, _ptsz,
-          (const CUlaunchConfig *config, CUfunction f, void **kernelParams, void **extra),
+          (const CUlaunchConfig *config, CUfunction f, void **kernelParams,
+           void **extra),
           launch_config(config, f, kernelParams, extra, how))

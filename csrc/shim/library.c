@@ -6,7 +6,8 @@
 #include "memory.h"
 #include "cuda_calls.h"
 
-/* A library may be loaded before any context is current: then device 0's does the work. */
+/* A library may be loaded before any context is current: then device 0's does the work.
+ */
 static CUresult
 library_open(struct fdc_call *call)
 {
@@ -68,15 +69,15 @@ cuLibraryLoadData(CUlibrary *library, const void *code, CUjit_option *jitOptions
     result = fdc_image_look(code, &found);
     if (result != CUDA_SUCCESS)
         return result;
-    return library_load(&call, library, &found, jitOptions, jitOptionsValues, numJitOptions,
-                        libraryOptions, numLibraryOptions);
+    return library_load(&call, library, &found, jitOptions, jitOptionsValues,
+                        numJitOptions, libraryOptions, numLibraryOptions);
 }
 
 FDC_EXPORT CUresult
-cuLibraryLoadFromFile(CUlibrary *library, const char *fileName, CUjit_option *jitOptions,
-                      void **jitOptionsValues, unsigned int numJitOptions,
-                      CUlibraryOption *libraryOptions, void **libraryOptionValues,
-                      unsigned int numLibraryOptions)
+cuLibraryLoadFromFile(CUlibrary *library, const char *fileName,
+                      CUjit_option *jitOptions, void **jitOptionsValues,
+                      unsigned int numJitOptions, CUlibraryOption *libraryOptions,
+                      void **libraryOptionValues, unsigned int numLibraryOptions)
 {
     struct fdc_image found;
     struct fdc_call call;
@@ -141,7 +142,8 @@ cuLibraryGetKernel(CUkernel *pKernel, CUlibrary library, const char *name)
     index = fdc_code_named(unit->code, name);
     if (index == unit->code->count)
         return CUDA_ERROR_NOT_FOUND;
-    result = fdc_code_func(unit->object.session, unit->code, FDC_KIND_KERNEL, index, &func);
+    result =
+        fdc_code_func(unit->object.session, unit->code, FDC_KIND_KERNEL, index, &func);
     if (result == CUDA_SUCCESS)
         *pKernel = (CUkernel)(uintptr_t)func->object.handle;
     return result;
@@ -175,7 +177,8 @@ cuLibraryEnumerateKernels(CUkernel *kernels, unsigned int numKernels, CUlibrary 
     if (kernels == NULL)
         return CUDA_ERROR_INVALID_VALUE;
     for (unsigned int i = 0; i < numKernels && i < unit->code->count; i++) {
-        result = fdc_code_func(unit->object.session, unit->code, FDC_KIND_KERNEL, i, &func);
+        result =
+            fdc_code_func(unit->object.session, unit->code, FDC_KIND_KERNEL, i, &func);
         if (result != CUDA_SUCCESS)
             return result;
         kernels[i] = (CUkernel)(uintptr_t)func->object.handle;
@@ -200,7 +203,8 @@ cuLibraryGetModule(CUmodule *pMod, CUlibrary library)
     pthread_mutex_lock(&unit->code->lock);
     module = unit->code->module;
     if (module == NULL) {
-        module = fdc_object_new(unit->object.session, FDC_KIND_MODULE, sizeof(*module), NULL);
+        module = fdc_object_new(unit->object.session, FDC_KIND_MODULE, sizeof(*module),
+                                NULL);
         if (module != NULL)
             module->code = unit->code;
         unit->code->module = module;
@@ -213,7 +217,8 @@ cuLibraryGetModule(CUmodule *pMod, CUlibrary library)
 }
 
 static CUresult
-variable(CUdeviceptr *dptr, size_t *bytes, CUlibrary library, const char *name, bool managed)
+variable(CUdeviceptr *dptr, size_t *bytes, CUlibrary library, const char *name,
+         bool managed)
 {
     static uint32_t said;
     struct fdc_unit *unit;
@@ -251,13 +256,15 @@ variable(CUdeviceptr *dptr, size_t *bytes, CUlibrary library, const char *name, 
 }
 
 FDC_EXPORT CUresult
-cuLibraryGetGlobal(CUdeviceptr *dptr, size_t *bytes, CUlibrary library, const char *name)
+cuLibraryGetGlobal(CUdeviceptr *dptr, size_t *bytes, CUlibrary library,
+                   const char *name)
 {
     return variable(dptr, bytes, library, name, false);
 }
 
 FDC_EXPORT CUresult
-cuLibraryGetManaged(CUdeviceptr *dptr, size_t *bytes, CUlibrary library, const char *name)
+cuLibraryGetManaged(CUdeviceptr *dptr, size_t *bytes, CUlibrary library,
+                    const char *name)
 {
     return variable(dptr, bytes, library, name, true);
 }

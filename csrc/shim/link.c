@@ -1,6 +1,6 @@
 /*
- * Linking: inputs are collected here and go to the worker when the program completes; what
- * comes back is an image in this process's memory, to be loaded like any other.
+ * Linking: inputs are collected here and go to the worker when the program completes;
+ * what comes back is an image in this process's memory, to be loaded like any other.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -24,7 +24,7 @@ struct fdc_link_state {
     pthread_mutex_t lock;
     struct input *input;
     uint32_t count, room;
-    void *table;                        /* holds the finished image */
+    void *table; /* holds the finished image */
 };
 
 FDC_EXPORT CUresult
@@ -94,7 +94,7 @@ input_add(struct fdc_link_state *state, uint32_t type, void *bytes, size_t size,
         state->input = grown;
         state->room = room;
     }
-    state->input[state->count++] = (struct input){ bytes, size, type, copy };
+    state->input[state->count++] = (struct input){bytes, size, type, copy};
     pthread_mutex_unlock(&state->lock);
     return CUDA_SUCCESS;
 }
@@ -175,8 +175,9 @@ static bool
 table_sound(const struct fdc_table_link *table, uint64_t total)
 {
     return total >= sizeof(*table) && table->image_offset <= total &&
-           table->image_size <= total - table->image_offset && table->log_offset <= total &&
-           table->log_size <= total - table->log_offset && table->error_offset <= total &&
+           table->image_size <= total - table->image_offset &&
+           table->log_offset <= total && table->log_size <= total - table->log_offset &&
+           table->error_offset <= total &&
            table->error_size <= total - table->error_offset;
 }
 
@@ -204,15 +205,15 @@ run_send(struct fdc_call *call, struct fdc_link_state *state,
         result = call->result;
         goto out;
     }
-    req->inputs = (struct fdc_span){ at, inputs_size };
+    req->inputs = (struct fdc_span){at, inputs_size};
     req->inputs_size = inputs_size;
     memcpy((char *)req + at, inputs, inputs_size);
     at += inputs_size;
-    req->names = (struct fdc_span){ at, names_size };
+    req->names = (struct fdc_span){at, names_size};
     req->names_size = names_size;
     memcpy((char *)req + at, names, names_size);
     at += FDC_ALIGN_UP(names_size, 8u);
-    req->options = (struct fdc_span){ at, options_size };
+    req->options = (struct fdc_span){at, options_size};
     req->options_size = options_size;
     memcpy((char *)req + at, state->jit.wire, options_size);
     req->blob = blob;
@@ -268,7 +269,7 @@ run(struct fdc_call *call, struct fdc_link_state *state)
         sent++;
     }
     result = run_send(call, state, inputs, names, names_size);
-    sent = 0;                           /* taken, all of them */
+    sent = 0; /* taken, all of them */
 out:
     while (sent > 0)
         fdc_image_drop(call, inputs[--sent].image);
@@ -313,7 +314,7 @@ cuLinkDestroy(CUlinkState handle)
     result = state_find(handle, &state);
     if (result != CUDA_SUCCESS)
         return result;
-    fdc_object_drop(state);             /* its memory stays a while; what it has goes now */
+    fdc_object_drop(state); /* its memory stays a while; what it has goes now */
     pthread_mutex_lock(&state->lock);
     for (uint32_t i = 0; i < state->count; i++) {
         free(state->input[i].bytes);

@@ -1,7 +1,7 @@
 /*
  * Copies of plain ranges. All entries come together in copy(): where the two ends lie
- * decides what travels. From host memory the bytes are taken before the call returns; to
- * pageable memory they are there when it returns, to pinned memory when the stream's
+ * decides what travels. From host memory the bytes are taken before the call returns;
+ * to pageable memory they are there when it returns, to pinned memory when the stream's
  * completion is known.
  */
 #include <errno.h>
@@ -32,7 +32,8 @@ fdc_stream_drain(struct fdc_call *call, struct fdc_stream *stream)
 }
 
 CUresult
-fdc_copy_wait(struct fdc_call *call, struct fdc_stream *stream, struct fdc_gather *gather)
+fdc_copy_wait(struct fdc_call *call, struct fdc_stream *stream,
+              struct fdc_gather *gather)
 {
     CUresult result, earlier;
 
@@ -60,19 +61,20 @@ non_blocking(void *object, void *user)
     const struct fdc_stream *stream = object;
     struct others *others = user;
 
-    if (stream->object.context == others->context && (stream->flags & CU_STREAM_NON_BLOCKING))
+    if (stream->object.context == others->context &&
+        (stream->flags & CU_STREAM_NON_BLOCKING))
         others->found = true;
 }
 
 CUresult
 fdc_copy_end(struct fdc_call *call, struct fdc_stream *stream, bool sync)
 {
-    struct others others = { call->context, false };
+    struct others others = {call->context, false};
 
     if (sync && !call->session->sync)
         fdc_object_each(FDC_KIND_STREAM, non_blocking, &others);
-    /* Work on such a stream does not wait for this one, and the program may take it that
-     * the bytes are where they belong. Without such streams nobody can tell. */
+    /* Work on such a stream does not wait for this one, and the program may take it
+     * that the bytes are where they belong. Without such streams nobody can tell. */
     return others.found || call->session->sync ? fdc_stream_drain(call, stream)
                                                : CUDA_SUCCESS;
 }
@@ -111,7 +113,7 @@ copy_up(struct fdc_call *call, struct fdc_stream *stream, uint64_t dst, const ch
             return call->result;
         req->dst = dst;
         req->stream = fdc_stream_wire(stream);
-        req->bytes = (struct fdc_span){ sizeof(*req), (uint32_t)size };
+        req->bytes = (struct fdc_span){sizeof(*req), (uint32_t)size};
         req->size = (uint32_t)size;
         memcpy(req + 1, src, size);
         return fdc_call_send(call);
@@ -156,7 +158,7 @@ copy_down(struct fdc_call *call, struct fdc_stream *stream, char *dst, uint64_t 
           uint64_t size, bool wait)
 {
     struct fdc_session *session = call->session;
-    struct fdc_gather gather = { 0 };
+    struct fdc_gather gather = {0};
     struct fdc_pending *pending, what;
     CUresult result = CUDA_SUCCESS, waited, earlier;
 
@@ -206,8 +208,8 @@ copy_down(struct fdc_call *call, struct fdc_stream *stream, char *dst, uint64_t 
 }
 
 static CUresult
-copy_device(struct fdc_call *call, struct fdc_stream *stream, uint64_t dst, uint64_t src,
-            uint64_t size)
+copy_device(struct fdc_call *call, struct fdc_stream *stream, uint64_t dst,
+            uint64_t src, uint64_t size)
 {
     struct fdc_req_cuMemcpyDtoDAsync_v2 *req;
 
@@ -267,7 +269,8 @@ copy(CUdeviceptr dst, CUdeviceptr src, size_t size, CUstream value, unsigned how
     CUresult result;
 
     result = fdc_call_open(&call, FDC_ID_fdcCopyUp,
-                           FDC_NEEDS_CONTEXT | (kind & COPY_SYNC ? FDC_UNSAFE_IN_CAPTURE : 0));
+                           FDC_NEEDS_CONTEXT |
+                               (kind & COPY_SYNC ? FDC_UNSAFE_IN_CAPTURE : 0));
     if (result != CUDA_SUCCESS)
         return result;
     result = fdc_stream_resolve(&call, value, size != 0 ? how : how & ~FDC_STREAM_WORK,
@@ -288,7 +291,8 @@ copy(CUdeviceptr dst, CUdeviceptr src, size_t size, CUstream value, unsigned how
     if (to.where == FDC_DEVICE) {
         result = copy_up(&call, stream, dst, (const char *)(uintptr_t)src, size);
         return result == CUDA_SUCCESS
-                   ? fdc_copy_end(&call, stream, (kind & COPY_SYNC) != 0) : result;
+                   ? fdc_copy_end(&call, stream, (kind & COPY_SYNC) != 0)
+                   : result;
     }
     if (from.where == FDC_DEVICE)
         return copy_down(&call, stream, (char *)(uintptr_t)dst, src, size,
@@ -306,12 +310,16 @@ copy(CUdeviceptr dst, CUdeviceptr src, size_t size, CUstream value, unsigned how
 
 FDC_TWINS(cuMemcpyHtoD_v2, _ptds,
           (CUdeviceptr dstDevice, const void *srcHost, size_t ByteCount),
-          copy(dstDevice, ADDRESS(srcHost), ByteCount, NULL, how, COPY_SYNC | DST_DEVICE))
+          copy(dstDevice, ADDRESS(srcHost), ByteCount, NULL, how,
+               COPY_SYNC | DST_DEVICE))
 FDC_TWINS(cuMemcpyHtoDAsync_v2, _ptsz,
-          (CUdeviceptr dstDevice, const void *srcHost, size_t ByteCount, CUstream hStream),
+          (CUdeviceptr dstDevice, const void *srcHost, size_t ByteCount,
+           CUstream hStream),
           copy(dstDevice, ADDRESS(srcHost), ByteCount, hStream, how, DST_DEVICE))
-FDC_TWINS(cuMemcpyDtoH_v2, _ptds, (void *dstHost, CUdeviceptr srcDevice, size_t ByteCount),
-          copy(ADDRESS(dstHost), srcDevice, ByteCount, NULL, how, COPY_SYNC | SRC_DEVICE))
+FDC_TWINS(cuMemcpyDtoH_v2, _ptds,
+          (void *dstHost, CUdeviceptr srcDevice, size_t ByteCount),
+          copy(ADDRESS(dstHost), srcDevice, ByteCount, NULL, how,
+               COPY_SYNC | SRC_DEVICE))
 FDC_TWINS(cuMemcpyDtoHAsync_v2, _ptsz,
           (void *dstHost, CUdeviceptr srcDevice, size_t ByteCount, CUstream hStream),
           copy(ADDRESS(dstHost), srcDevice, ByteCount, hStream, how, SRC_DEVICE))
@@ -320,7 +328,8 @@ FDC_TWINS(cuMemcpyDtoD_v2, _ptds,
           copy(dstDevice, srcDevice, ByteCount, NULL, how,
                COPY_SYNC | DST_DEVICE | SRC_DEVICE))
 FDC_TWINS(cuMemcpyDtoDAsync_v2, _ptsz,
-          (CUdeviceptr dstDevice, CUdeviceptr srcDevice, size_t ByteCount, CUstream hStream),
+          (CUdeviceptr dstDevice, CUdeviceptr srcDevice, size_t ByteCount,
+           CUstream hStream),
           copy(dstDevice, srcDevice, ByteCount, hStream, how, DST_DEVICE | SRC_DEVICE))
 FDC_TWINS(cuMemcpy, _ptds, (CUdeviceptr dst, CUdeviceptr src, size_t ByteCount),
           copy(dst, src, ByteCount, NULL, how, COPY_SYNC))
@@ -340,7 +349,8 @@ peer(CUdeviceptr dst, CUcontext to, CUdeviceptr src, CUcontext from, size_t size
     CUresult result;
 
     result = fdc_call_open(&call, FDC_ID_cuMemcpyPeerAsync,
-                           FDC_NEEDS_CONTEXT | (kind & COPY_SYNC ? FDC_UNSAFE_IN_CAPTURE : 0));
+                           FDC_NEEDS_CONTEXT |
+                               (kind & COPY_SYNC ? FDC_UNSAFE_IN_CAPTURE : 0));
     if (result != CUDA_SUCCESS)
         return result;
     to_context = fdc_context_find(to);
@@ -368,14 +378,15 @@ FDC_TWINS(cuMemcpyPeer, _ptds,
 FDC_TWINS(cuMemcpyPeerAsync, _ptsz,
           (CUdeviceptr dstDevice, CUcontext dstContext, CUdeviceptr srcDevice,
            CUcontext srcContext, size_t ByteCount, CUstream hStream),
-          peer(dstDevice, dstContext, srcDevice, srcContext, ByteCount, hStream, how, 0))
+          peer(dstDevice, dstContext, srcDevice, srcContext, ByteCount, hStream, how,
+               0))
 
 /* ---- several at once: one after the other, which every order allows ---- */
 
 static CUresult
-batch(const CUdeviceptr *dsts, const CUdeviceptr *srcs, const size_t *sizes, size_t count,
-      const CUmemcpyAttributes *attrs, const size_t *attrsIdxs, size_t numAttrs,
-      size_t *failIdx, CUstream value, unsigned how)
+batch(const CUdeviceptr *dsts, const CUdeviceptr *srcs, const size_t *sizes,
+      size_t count, const CUmemcpyAttributes *attrs, const size_t *attrsIdxs,
+      size_t numAttrs, size_t *failIdx, CUstream value, unsigned how)
 {
     CUresult result;
 
@@ -396,12 +407,14 @@ batch(const CUdeviceptr *dsts, const CUdeviceptr *srcs, const size_t *sizes, siz
 }
 
 FDC_TWINS(cuMemcpyBatchAsync, _ptsz,
-          (CUdeviceptr *dsts, CUdeviceptr *srcs, size_t *sizes, size_t count,
-           CUmemcpyAttributes *attrs, size_t *attrsIdxs, size_t numAttrs, size_t *failIdx,
-           CUstream hStream),
+          (CUdeviceptr * dsts, CUdeviceptr *srcs, size_t *sizes, size_t count,
+           CUmemcpyAttributes *attrs, size_t *attrsIdxs, size_t numAttrs,
+           size_t *failIdx, CUstream hStream),
           batch(dsts, srcs, sizes, count, attrs, attrsIdxs, numAttrs, failIdx, hStream,
                 how))
 FDC_TWINS(cuMemcpyBatchAsync_v2, _ptsz,
-          (CUdeviceptr *dsts, CUdeviceptr *srcs, size_t *sizes, size_t count,
-           CUmemcpyAttributes *attrs, size_t *attrsIdxs, size_t numAttrs, CUstream hStream),
-          batch(dsts, srcs, sizes, count, attrs, attrsIdxs, numAttrs, NULL, hStream, how))
+          (CUdeviceptr * dsts, CUdeviceptr *srcs, size_t *sizes, size_t count,
+           CUmemcpyAttributes *attrs, size_t *attrsIdxs, size_t numAttrs,
+           CUstream hStream),
+          batch(dsts, srcs, sizes, count, attrs, attrsIdxs, numAttrs, NULL, hStream,
+                how))

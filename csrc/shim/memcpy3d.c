@@ -1,6 +1,7 @@
 /*
- * Copies of boxes: rows of rows, of linear memory or arrays. What lies on the host travels
- * packed, in pieces that fit a chunk; between device memory and arrays one message does.
+ * Copies of boxes: rows of rows, of linear memory or arrays. What lies on the host
+ * travels packed, in pieces that fit a chunk; between device memory and arrays one
+ * message does.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -13,10 +14,10 @@ enum { COPY_SYNC = 1 };
 
 /* One end of a copy, as every form of the structure says it. */
 struct end {
-    struct fdc_copy_end wire;           /* device memory or array */
+    struct fdc_copy_end wire; /* device memory or array */
     bool host, pinned;
-    char *bytes;                        /* host: the box's first byte */
-    uint64_t pitch, slice;              /* host: bytes between rows, slices */
+    char *bytes;           /* host: the box's first byte */
+    uint64_t pitch, slice; /* host: bytes between rows, slices */
 };
 
 struct box {
@@ -75,7 +76,8 @@ linear_end(struct fdc_session *session, const struct form *form, const struct bo
     if (height == 0)
         height = form->y + box->height;
     if (box->height > 1 || box->depth > 1) {
-        if (pitch < form->x + box->width || (box->depth > 1 && height < form->y + box->height))
+        if (pitch < form->x + box->width ||
+            (box->depth > 1 && height < form->y + box->height))
             return CUDA_ERROR_INVALID_VALUE;
     }
     if (__builtin_mul_overflow(form->z, height, &rows) ||
@@ -115,7 +117,8 @@ end_read(struct fdc_session *session, const struct form *form, const struct box 
     memset(end, 0, sizeof(*end));
     switch ((int)form->type) {
     case CU_MEMORYTYPE_HOST:
-        return linear_end(session, form, box, (uint64_t)(uintptr_t)form->host, true, end);
+        return linear_end(session, form, box, (uint64_t)(uintptr_t)form->host, true,
+                          end);
     case CU_MEMORYTYPE_DEVICE:
         return linear_end(session, form, box, form->device, false, end);
     case CU_MEMORYTYPE_UNIFIED:
@@ -131,12 +134,14 @@ static CUresult
 box_read(struct fdc_session *session, const CUDA_MEMCPY3D *copy, struct box *box)
 {
     struct form src = {
-        copy->srcXInBytes, copy->srcY, copy->srcZ, copy->srcLOD, copy->srcPitch,
-        copy->srcHeight, copy->srcMemoryType, copy->srcHost, copy->srcDevice, copy->srcArray,
+        copy->srcXInBytes, copy->srcY,      copy->srcZ,          copy->srcLOD,
+        copy->srcPitch,    copy->srcHeight, copy->srcMemoryType, copy->srcHost,
+        copy->srcDevice,   copy->srcArray,
     };
     struct form dst = {
-        copy->dstXInBytes, copy->dstY, copy->dstZ, copy->dstLOD, copy->dstPitch,
-        copy->dstHeight, copy->dstMemoryType, copy->dstHost, copy->dstDevice, copy->dstArray,
+        copy->dstXInBytes, copy->dstY,      copy->dstZ,          copy->dstLOD,
+        copy->dstPitch,    copy->dstHeight, copy->dstMemoryType, copy->dstHost,
+        copy->dstDevice,   copy->dstArray,
     };
     CUresult result;
 
@@ -163,8 +168,8 @@ fdc_box_device(struct fdc_session *session, const CUDA_MEMCPY3D *copy,
         return result;
     if (box.src.host || box.dst.host)
         return fdc_copy_refuse_capture();
-    *wire = (struct fdc_copy3d){ box.src.wire, box.dst.wire, box.width, box.height,
-                                 box.depth };
+    *wire = (struct fdc_copy3d){box.src.wire, box.dst.wire, box.width, box.height,
+                                box.depth};
     return CUDA_SUCCESS;
 }
 
@@ -178,7 +183,7 @@ struct part {
 static bool
 part_next(const struct box *box, struct part *part)
 {
-    if (part->width == 0) {             /* the first */
+    if (part->width == 0) { /* the first */
         part->x = part->y = part->z = 0;
     } else if (part->x + part->width < box->width) {
         part->x += part->width;
@@ -196,7 +201,8 @@ part_next(const struct box *box, struct part *part)
     if (part->height > box->height)
         part->height = box->height;
     part->depth = part->width == box->width && part->height == box->height
-                      ? FDC_PIECE_MAX / (part->width * part->height) : 1;
+                      ? FDC_PIECE_MAX / (part->width * part->height)
+                      : 1;
     if (part->x + part->width > box->width)
         part->width = box->width - part->x;
     if (part->y + part->height > box->height)
@@ -231,7 +237,7 @@ static CUresult
 box_up(struct fdc_call *call, struct fdc_stream *stream, const struct box *box)
 {
     struct fdc_session *session = call->session;
-    struct part part = { 0 };
+    struct part part = {0};
     struct fdc_ticket *ticket;
     struct fdc_chunk chunk;
     CUresult result;
@@ -281,12 +287,13 @@ box_up(struct fdc_call *call, struct fdc_stream *stream, const struct box *box)
 }
 
 static CUresult
-box_down(struct fdc_call *call, struct fdc_stream *stream, const struct box *box, bool wait)
+box_down(struct fdc_call *call, struct fdc_stream *stream, const struct box *box,
+         bool wait)
 {
     struct fdc_session *session = call->session;
     struct fdc_pending *pending, what;
-    struct fdc_gather gather = { 0 };
-    struct part part = { 0 };
+    struct fdc_gather gather = {0};
+    struct part part = {0};
     CUresult result, waited;
 
     result = fdc_pending_wait(session, box->dst.bytes, host_span(&box->dst, box));
@@ -339,8 +346,8 @@ box_between(struct fdc_call *call, struct fdc_stream *stream, const struct box *
     req = fdc_call_begin(call, sizeof(*req));
     if (req == NULL)
         return call->result;
-    req->copy = (struct fdc_copy3d){ box->src.wire, box->dst.wire, box->width, box->height,
-                                     box->depth };
+    req->copy = (struct fdc_copy3d){box->src.wire, box->dst.wire, box->width,
+                                    box->height, box->depth};
     req->stream = fdc_stream_wire(stream);
     return fdc_call_send(call);
 }
@@ -351,7 +358,8 @@ box_host(const struct box *box)
     for (uint64_t z = 0; z < box->depth; z++)
         for (uint64_t y = 0; y < box->height; y++)
             memmove(box->dst.bytes + z * box->dst.slice + y * box->dst.pitch,
-                    box->src.bytes + z * box->src.slice + y * box->src.pitch, box->width);
+                    box->src.bytes + z * box->src.slice + y * box->src.pitch,
+                    box->width);
 }
 
 static CUresult
@@ -363,13 +371,15 @@ copy3d(const CUDA_MEMCPY3D *copy, CUstream value, unsigned how, unsigned kind)
     CUresult result;
 
     result = fdc_call_open(&call, FDC_ID_fdcCopy3D,
-                           FDC_NEEDS_CONTEXT | (kind & COPY_SYNC ? FDC_UNSAFE_IN_CAPTURE : 0));
+                           FDC_NEEDS_CONTEXT |
+                               (kind & COPY_SYNC ? FDC_UNSAFE_IN_CAPTURE : 0));
     if (result != CUDA_SUCCESS)
         return result;
     if (copy == NULL)
         return CUDA_ERROR_INVALID_VALUE;
     if (copy->WidthInBytes == 0 || copy->Height == 0 || copy->Depth == 0)
-        return fdc_stream_resolve(&call, value, how & ~(unsigned)FDC_STREAM_WORK, &stream);
+        return fdc_stream_resolve(&call, value, how & ~(unsigned)FDC_STREAM_WORK,
+                                  &stream);
     result = box_read(call.session, copy, &box);
     if (result == CUDA_SUCCESS)
         result = fdc_stream_resolve(&call, value, how, &stream);
@@ -382,11 +392,13 @@ copy3d(const CUDA_MEMCPY3D *copy, CUstream value, unsigned how, unsigned kind)
     if (!box.dst.host) {
         result = box_up(&call, stream, &box);
         return result == CUDA_SUCCESS
-                   ? fdc_copy_end(&call, stream, (kind & COPY_SYNC) != 0) : result;
+                   ? fdc_copy_end(&call, stream, (kind & COPY_SYNC) != 0)
+                   : result;
     }
     if (!box.src.host)
         return box_down(&call, stream, &box,
-                        (kind & COPY_SYNC) != 0 || !box.dst.pinned || call.session->sync);
+                        (kind & COPY_SYNC) != 0 || !box.dst.pinned ||
+                            call.session->sync);
     result = fdc_stream_drain(&call, stream);
     if (result == CUDA_SUCCESS)
         box_host(&box);
@@ -398,7 +410,7 @@ copy3d(const CUDA_MEMCPY3D *copy, CUstream value, unsigned how, unsigned kind)
 static CUresult
 copy2d(const CUDA_MEMCPY2D *flat, CUstream value, unsigned how, unsigned kind)
 {
-    CUDA_MEMCPY3D copy = { 0 };
+    CUDA_MEMCPY3D copy = {0};
 
     if (flat == NULL)
         return copy3d(NULL, value, how, kind);
@@ -455,14 +467,16 @@ peer3d(const CUDA_MEMCPY3D_PEER *from, CUstream value, unsigned how, unsigned ki
 
 FDC_TWINS(cuMemcpy3DPeer, _ptds, (const CUDA_MEMCPY3D_PEER *pCopy),
           peer3d(pCopy, NULL, how, COPY_SYNC))
-FDC_TWINS(cuMemcpy3DPeerAsync, _ptsz, (const CUDA_MEMCPY3D_PEER *pCopy, CUstream hStream),
+FDC_TWINS(cuMemcpy3DPeerAsync, _ptsz,
+          (const CUDA_MEMCPY3D_PEER *pCopy, CUstream hStream),
           peer3d(pCopy, hStream, how, 0))
 
 /* ---- plain ranges of arrays: row by row ---- */
 
 static CUresult
-array_range(CUarray dst_array, CUarray src_array, uint64_t dst, uint64_t src, uint64_t size,
-            const void *host, CUstream value, unsigned how, unsigned kind)
+array_range(CUarray dst_array, CUarray src_array, uint64_t dst, uint64_t src,
+            uint64_t size, const void *host, CUstream value, unsigned how,
+            unsigned kind)
 {
     CUDA_MEMCPY3D copy;
     CUresult result = fdc_session_check();
@@ -528,7 +542,8 @@ FDC_TWINS(cuMemcpyHtoA_v2, _ptds,
 FDC_TWINS(cuMemcpyHtoAAsync_v2, _ptsz,
           (CUarray dstArray, size_t dstOffset, const void *srcHost, size_t ByteCount,
            CUstream hStream),
-          array_range(dstArray, NULL, dstOffset, 0, ByteCount, srcHost, hStream, how, 0))
+          array_range(dstArray, NULL, dstOffset, 0, ByteCount, srcHost, hStream, how,
+                      0))
 FDC_TWINS(cuMemcpyAtoH_v2, _ptds,
           (void *dstHost, CUarray srcArray, size_t srcOffset, size_t ByteCount),
           array_range(NULL, srcArray, 0, srcOffset, ByteCount, dstHost, NULL, how,
@@ -536,7 +551,8 @@ FDC_TWINS(cuMemcpyAtoH_v2, _ptds,
 FDC_TWINS(cuMemcpyAtoHAsync_v2, _ptsz,
           (void *dstHost, CUarray srcArray, size_t srcOffset, size_t ByteCount,
            CUstream hStream),
-          array_range(NULL, srcArray, 0, srcOffset, ByteCount, dstHost, hStream, how, 0))
+          array_range(NULL, srcArray, 0, srcOffset, ByteCount, dstHost, hStream, how,
+                      0))
 FDC_TWINS(cuMemcpyDtoA_v2, _ptds,
           (CUarray dstArray, size_t dstOffset, CUdeviceptr srcDevice, size_t ByteCount),
           array_range(dstArray, NULL, dstOffset, srcDevice, ByteCount, NULL, NULL, how,
@@ -548,5 +564,5 @@ FDC_TWINS(cuMemcpyAtoD_v2, _ptds,
 FDC_TWINS(cuMemcpyAtoA_v2, _ptds,
           (CUarray dstArray, size_t dstOffset, CUarray srcArray, size_t srcOffset,
            size_t ByteCount),
-          array_range(dstArray, srcArray, dstOffset, srcOffset, ByteCount, NULL, NULL, how,
-                      COPY_SYNC))
+          array_range(dstArray, srcArray, dstOffset, srcOffset, ByteCount, NULL, NULL,
+                      how, COPY_SYNC))

@@ -37,10 +37,10 @@ fdc_memory_setup(struct fdc_session *session)
 
 struct fence {
     struct fdc_session *session;
-    uint64_t position;                  /* everything accepted up to here */
-    uint32_t left;                      /* contexts that have not passed, atomic */
-    uint32_t passed;                    /* futex word */
-    bool waited;                        /* the waiter frees it */
+    uint64_t position; /* everything accepted up to here */
+    uint32_t left;     /* contexts that have not passed, atomic */
+    uint32_t passed;   /* futex word */
+    bool waited;       /* the waiter frees it */
 };
 
 static void
@@ -91,7 +91,7 @@ context_active(void *object, void *user)
 CUresult
 fdc_memory_fence(struct fdc_session *session, bool wait)
 {
-    struct contexts contexts = { .count = 0 };
+    struct contexts contexts = {.count = 0};
     CUresult result = CUDA_SUCCESS;
     struct fdc_req_fdcFence *req;
     struct fdc_ticket *ticket;
@@ -103,7 +103,7 @@ fdc_memory_fence(struct fdc_session *session, bool wait)
         return CUDA_ERROR_OUT_OF_MEMORY;
     fence->session = session;
     fence->waited = wait;
-    fence->left = 1;                    /* this thread's own, until all are sent */
+    fence->left = 1; /* this thread's own, until all are sent */
     /* pairs with the release in commit(), call.c */
     fence->position = fdc_load_acquire(&session->position);
     fdc_object_each(FDC_KIND_CONTEXT, context_active, &contexts);
@@ -139,14 +139,14 @@ fdc_memory_fence(struct fdc_session *session, bool wait)
         }
     }
     if (result != CUDA_SUCCESS)
-        fence->position = 0;            /* it has told nothing */
+        fence->position = 0; /* it has told nothing */
     fence_passed(fence);
     if (!wait)
         return result;
     fdc_link_flush(session->link, FDC_LANE_COMMAND);
     if (fdc_intake_until(session, &fence->passed, 0, -1) == -EPIPE &&
         fdc_load_acquire(&fence->passed) == 0)
-        return (CUresult)fdc_load_relaxed(&session->dead);      /* it is lost: rare, small */
+        return (CUresult)fdc_load_relaxed(&session->dead); /* it is lost: rare, small */
     free(fence);
     return result;
 }
@@ -155,13 +155,13 @@ void
 fdc_memory_retire(struct fdc_context *context, uint64_t position)
 {
     struct fdc_session *session = context->device->session;
-    struct contexts contexts = { .count = 0 };
+    struct contexts contexts = {.count = 0};
 
     if (session->memory == NULL)
         return;
     fdc_object_each(FDC_KIND_CONTEXT, context_active, &contexts);
     if (contexts.count != 1)
-        return;                         /* others may still use the memory: a fence tells */
+        return; /* others may still use the memory: a fence tells */
     for (int i = 0; i < session->devices; i++) {
         struct fdc_arena *arena = fdc_load_acquire(&session->device[i].arena);
 
@@ -256,7 +256,7 @@ fence(void *user, bool wait)
     return fdc_memory_fence(device->session, wait);
 }
 
-static const struct fdc_arena_ops ops = { grow, shrink, piece, position, fence };
+static const struct fdc_arena_ops ops = {grow, shrink, piece, position, fence};
 
 CUresult
 fdc_memory_arena(struct fdc_device *device, struct fdc_arena **arena)
@@ -296,7 +296,8 @@ fdc_memory_trim(struct fdc_device *device)
 
 /* Without VMM the driver chooses; this process must keep out of those addresses too. */
 static CUresult
-plain_free(struct fdc_call *call, uint64_t address, struct fdc_device *device, uint64_t size)
+plain_free(struct fdc_call *call, uint64_t address, struct fdc_device *device,
+           uint64_t size)
 {
     struct fdc_req_fdcMemFreePlain *req;
     struct fdc_reply reply;
@@ -328,8 +329,10 @@ plain_alloc(struct fdc_call *call, uint64_t size, uint64_t *address)
     if (result != CUDA_SUCCESS)
         return result;
     err = fdc_place_range(call->context->device, rep.address, size);
-    if (err == -EEXIST && fdc_place_add(rep.address, size, &(struct fdc_place){
-            .where = FDC_NOWHERE, .device = call->context->device }) == 0) {
+    if (err == -EEXIST &&
+        fdc_place_add(rep.address, size,
+                      &(struct fdc_place){.where = FDC_NOWHERE,
+                                          .device = call->context->device}) == 0) {
         /* Ours already, from an earlier allocation there. */
         fdc_place_del(rep.address);
         err = 0;
@@ -349,7 +352,10 @@ fdc_memory_alloc(struct fdc_call *call, uint64_t size, enum fdc_origin origin,
 {
     struct fdc_device *device = call->context->device;
     struct fdc_place place = {
-        .where = FDC_DEVICE, .origin = origin, .owner = owner, .device = device,
+        .where = FDC_DEVICE,
+        .origin = origin,
+        .owner = owner,
+        .device = device,
         .context = call->context,
     };
     struct fdc_arena *arena;
@@ -417,8 +423,8 @@ cuMemAlloc_v2(CUdeviceptr *dptr, size_t bytesize)
 }
 
 FDC_EXPORT CUresult
-cuMemAllocPitch_v2(CUdeviceptr *dptr, size_t *pPitch, size_t WidthInBytes, size_t Height,
-                   unsigned int ElementSizeBytes)
+cuMemAllocPitch_v2(CUdeviceptr *dptr, size_t *pPitch, size_t WidthInBytes,
+                   size_t Height, unsigned int ElementSizeBytes)
 {
     size_t pitch = FDC_ALIGN_UP(WidthInBytes, (size_t)512), size;
     CUresult result;
@@ -452,7 +458,7 @@ cuMemFree_v2(CUdeviceptr dptr)
 FDC_EXPORT CUresult
 cuMemGetInfo_v2(size_t *free_bytes, size_t *total)
 {
-    struct fdc_arena_info info = { 0 };
+    struct fdc_arena_info info = {0};
     struct fdc_device *device;
     struct fdc_arena *arena;
     struct fdc_call call;
@@ -497,7 +503,8 @@ is_gone(const struct fdc_place *place, void *user)
     if (place->origin == FDC_BY_CODE)
         return true;
     if ((place->origin == FDC_BY_ALLOC || place->origin == FDC_BY_PLAIN ||
-         place->origin == FDC_BY_POOL) && gone->count < 64) {
+         place->origin == FDC_BY_POOL) &&
+        gone->count < 64) {
         gone->address[gone->count] = place->base;
         gone->size[gone->count++] = place->size;
         return true;
@@ -509,7 +516,7 @@ void
 fdc_memory_context_gone(struct fdc_context *context)
 {
     struct fdc_device *device = context->device;
-    struct gone gone = { .context = context };
+    struct gone gone = {.context = context};
     struct fdc_call call;
 
     if (device->session->memory == NULL)

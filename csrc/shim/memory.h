@@ -7,8 +7,8 @@
 
 /* Several chunks that one thread waits for. */
 struct fdc_gather {
-    uint32_t sent, came;                /* came: atomic, a futex word */
-    CUresult result;                    /* the first failure */
+    uint32_t sent, came; /* came: atomic, a futex word */
+    CUresult result;     /* the first failure */
 };
 
 /* A chunk on its way down, and where its bytes go. Rows: the chunk is packed (a row is
@@ -21,36 +21,39 @@ struct fdc_pending {
     struct fdc_chunk chunk;
     char *to;
     uint64_t width, rows, depth, pitch, slice;
-    uint64_t span;                      /* bytes from the first to the last written */
+    uint64_t span; /* bytes from the first to the last written */
     struct fdc_ticket ticket;
 };
 
 struct fdc_memory {
-    pthread_rwlock_t lock;              /* places and ranges */
-    struct fdc_ranges *places;          /* -> struct fdc_place, heap */
-    struct fdc_ranges *ranges;          /* the session's addresses -> struct fdc_device */
-    struct fdc_ranges *reserved;        /* cuMemAddressReserve -> struct fdc_device */
-    uint64_t buffers;                   /* buffer ids given, atomic */
-    pthread_mutex_t setup;              /* arenas being made */
-    pthread_mutex_t pending_lock;       /* a leaf: taken under intake too */
+    pthread_rwlock_t lock;        /* places and ranges */
+    struct fdc_ranges *places;    /* -> struct fdc_place, heap */
+    struct fdc_ranges *ranges;    /* the session's addresses -> struct fdc_device */
+    struct fdc_ranges *reserved;  /* cuMemAddressReserve -> struct fdc_device */
+    uint64_t buffers;             /* buffer ids given, atomic */
+    pthread_mutex_t setup;        /* arenas being made */
+    pthread_mutex_t pending_lock; /* a leaf: taken under intake too */
     struct fdc_pending *pending;
-    uint32_t pending_count;             /* atomic; what flush waiters sleep on is below */
-    uint32_t arrived;                   /* counts pending copies that came in, atomic */
+    uint32_t pending_count; /* atomic; what flush waiters sleep on is below */
+    uint32_t arrived;       /* counts pending copies that came in, atomic */
 };
 
 CUresult fdc_memory_setup(struct fdc_session *session);
-/* The device's allocator, made at first use; NULL with result 0: the device has no VMM. */
+/* The device's allocator, made at first use; NULL with result 0: the device has no VMM.
+ */
 CUresult fdc_memory_arena(struct fdc_device *device, struct fdc_arena **arena);
 /* Everything that was accepted so far has finished: arenas are told. */
 CUresult fdc_memory_fence(struct fdc_session *session, bool wait);
-/* Gives back cached memory of the device, so that others (arrays, mappings) may have it. */
+/* Gives back cached memory of the device, so that others (arrays, mappings) may have
+ * it. */
 void fdc_memory_trim(struct fdc_device *device);
 CUresult fdc_memory_alloc(struct fdc_call *call, uint64_t size, enum fdc_origin origin,
                           uint64_t owner, CUdeviceptr *address);
 CUresult fdc_memory_free(struct fdc_call *call, CUdeviceptr address);
 
 /* place.c: as fdc_place_of, by session; true when it is in a live allocation. */
-bool fdc_place_find(struct fdc_session *session, uint64_t address, struct fdc_place *place);
+bool fdc_place_find(struct fdc_session *session, uint64_t address,
+                    struct fdc_place *place);
 /* Changes a flag of a live place in place: 0 or -ENOENT. */
 int fdc_place_set_sync(struct fdc_session *session, uint64_t address, bool on);
 /* Remembers a device's access to the mappings of a range. */
@@ -63,7 +66,8 @@ void fdc_pool_freed(uint64_t pool, uint64_t size);
 int fdc_place_range(struct fdc_device *device, uint64_t base, uint64_t size);
 /* Forgets the live places for which drop() says so. */
 void fdc_place_sweep(struct fdc_session *session,
-                     bool (*drop)(const struct fdc_place *place, void *user), void *user);
+                     bool (*drop)(const struct fdc_place *place, void *user),
+                     void *user);
 
 /* Device memory [address, +size): 0, or INVALID_VALUE where it is not all in one live
  * allocation (or in adjacent mappings). */
@@ -71,8 +75,10 @@ CUresult fdc_place_device(struct fdc_session *session, uint64_t address, uint64_
                           struct fdc_place *place);
 
 /* pending.c: waits until no pending copy is going to write there. */
-CUresult fdc_pending_wait(struct fdc_session *session, const void *address, uint64_t size);
-/* A chunk of DOWN and what becomes of its bytes when they are there; gather may be NULL. */
+CUresult fdc_pending_wait(struct fdc_session *session, const void *address,
+                          uint64_t size);
+/* A chunk of DOWN and what becomes of its bytes when they are there; gather may be
+ * NULL. */
 CUresult fdc_pending_new(struct fdc_session *session, const struct fdc_pending *what,
                          struct fdc_gather *gather, struct fdc_pending **pending);
 /* Commits the call's message with it. */
@@ -85,8 +91,8 @@ CUresult fdc_up_new(struct fdc_session *session, uint64_t size, struct fdc_chunk
                     struct fdc_ticket **ticket);
 void fdc_up_cancel(struct fdc_session *session, struct fdc_ticket *ticket);
 
-/* memcpy.c: what a copy from host memory ends with: FD_SYNC waits for its stream, and so
- * does a synchronous one where other work could overtake it. */
+/* memcpy.c: what a copy from host memory ends with: FD_SYNC waits for its stream, and
+ * so does a synchronous one where other work could overtake it. */
 CUresult fdc_copy_end(struct fdc_call *call, struct fdc_stream *stream, bool sync);
 /* Waits for what was sent with the gather, the call's last messages on the stream. */
 CUresult fdc_copy_wait(struct fdc_call *call, struct fdc_stream *stream,
@@ -99,28 +105,28 @@ CUresult fdc_stream_drain(struct fdc_call *call, struct fdc_stream *stream);
 struct fdc_array {
     struct fdc_object object;
     CUDA_ARRAY3D_DESCRIPTOR desc;
-    uint32_t element;                   /* bytes, 0: not known here */
+    uint32_t element; /* bytes, 0: not known here */
 };
 struct fdc_copy3d;
 /* memcpy3d.c: a box between device memory and arrays, as a graph's node wants it. */
 CUresult fdc_box_device(struct fdc_session *session, const CUDA_MEMCPY3D *copy,
                         struct fdc_copy3d *box);
 
-#define FDC_INLINE_MAX (16u << 10)      /* bytes that travel in the message itself */
-#define FDC_PIECE_MAX (512u << 10)      /* bytes of one chunk of a copy */
+#define FDC_INLINE_MAX (16u << 10) /* bytes that travel in the message itself */
+#define FDC_PIECE_MAX (512u << 10) /* bytes of one chunk of a copy */
 
 /* An entry and its twin, whose stream 0 is the thread's own: both give `body`, an
  * expression over the parameters and `how`. */
-#define FDC_TWINS(name, suffix, params, body)                                             \
-    FDC_EXPORT CUresult name params                                                       \
-    {                                                                                     \
-        const unsigned how = FDC_STREAM_WORK;                                             \
-        return body;                                                                      \
-    }                                                                                     \
-    FDC_EXPORT CUresult name##suffix params                                               \
-    {                                                                                     \
-        const unsigned how = FDC_STREAM_WORK | FDC_STREAM_PER_THREAD_ZERO;                \
-        return body;                                                                      \
+#define FDC_TWINS(name, suffix, params, body)                                          \
+    FDC_EXPORT CUresult name params                                                    \
+    {                                                                                  \
+        const unsigned how = FDC_STREAM_WORK;                                          \
+        return body;                                                                   \
+    }                                                                                  \
+    FDC_EXPORT CUresult name##suffix params                                            \
+    {                                                                                  \
+        const unsigned how = FDC_STREAM_WORK | FDC_STREAM_PER_THREAD_ZERO;             \
+        return body;                                                                   \
     }
 
 #endif

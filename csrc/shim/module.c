@@ -1,6 +1,7 @@
 /*
- * Loaded code, and modules. One answer at load tells all about an image's kernels, so that
- * handles, names, parameters and attributes are this process's business from then on.
+ * Loaded code, and modules. One answer at load tells all about an image's kernels, so
+ * that handles, names, parameters and attributes are this process's business from then
+ * on.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -10,7 +11,7 @@
 #include "memory.h"
 #include "cuda_calls.h"
 
-#define BLOB_FIRST (64u << 10)          /* of a table that comes with the answer itself */
+#define BLOB_FIRST (64u << 10) /* of a table that comes with the answer itself */
 
 CUresult
 fdc_codes_setup(struct fdc_session *session)
@@ -44,8 +45,8 @@ code_free(struct fdc_code *code)
     free(code);
 }
 
-/* Another thread may be between finding a handle and using the table: the body goes when
- * 256 others have gone after it. */
+/* Another thread may be between finding a handle and using the table: the body goes
+ * when 256 others have gone after it. */
 static void
 code_retire(struct fdc_session *session, struct fdc_code *code)
 {
@@ -71,7 +72,8 @@ compare_names(const void *a, const void *b, void *user)
 {
     const struct fdc_code *code = user;
 
-    return strcmp(name_of(code, *(const uint32_t *)a), name_of(code, *(const uint32_t *)b));
+    return strcmp(name_of(code, *(const uint32_t *)a),
+                  name_of(code, *(const uint32_t *)b));
 }
 
 static bool
@@ -80,13 +82,15 @@ in_table(uint64_t offset, uint64_t size, uint64_t total)
     return offset <= total && size <= total - offset;
 }
 
-/* The worker's word is checked all the same: a wrong offset here would be a crash there. */
+/* The worker's word is checked all the same: a wrong offset here would be a crash
+ * there. */
 static bool
 table_sound(const struct fdc_table_module *table, uint64_t total)
 {
     const struct fdc_table_kernel *kernel;
 
-    if (total < sizeof(*table) || table->size > total || table->kernel_offset % 8 != 0 ||
+    if (total < sizeof(*table) || table->size > total ||
+        table->kernel_offset % 8 != 0 ||
         !in_table(table->kernel_offset, (uint64_t)table->kernel_count * sizeof(*kernel),
                   total) ||
         !in_table(table->log_offset, table->log_size, total) ||
@@ -96,8 +100,10 @@ table_sound(const struct fdc_table_module *table, uint64_t total)
     for (uint32_t i = 0; i < table->kernel_count; i++) {
         const struct fdc_table_param *param;
 
-        if (!in_table(kernel[i].name_offset, (uint64_t)kernel[i].name_size + 1, total) ||
-            ((const char *)table)[kernel[i].name_offset + kernel[i].name_size] != '\0' ||
+        if (!in_table(kernel[i].name_offset, (uint64_t)kernel[i].name_size + 1,
+                      total) ||
+            ((const char *)table)[kernel[i].name_offset + kernel[i].name_size] !=
+                '\0' ||
             kernel[i].param_offset % 4 != 0 || kernel[i].param_bytes > 1u << 20 ||
             !in_table(kernel[i].param_offset,
                       (uint64_t)kernel[i].param_count * sizeof(*param), total))
@@ -189,7 +195,7 @@ load_call(struct fdc_call *call, uint64_t handle, uint64_t image, uint32_t kind,
         req->module = handle;
         req->image = image;
         req->kind = kind;
-        req->options = (struct fdc_span){ sizeof(*req), size };
+        req->options = (struct fdc_span){sizeof(*req), size};
         req->options_size = size;
         req->blob = blob;
         memcpy(req + 1, jit->wire, size);
@@ -208,9 +214,9 @@ load_call(struct fdc_call *call, uint64_t handle, uint64_t image, uint32_t kind,
         req->library = handle;
         req->image = image;
         req->kind = kind;
-        req->options = (struct fdc_span){ sizeof(*req), size };
+        req->options = (struct fdc_span){sizeof(*req), size};
         req->options_size = size;
-        req->library_options = (struct fdc_span){ sizeof(*req), 0 };
+        req->library_options = (struct fdc_span){sizeof(*req), 0};
         req->library_options_size = 0;
         req->blob = blob;
         memcpy(req + 1, jit->wire, size);
@@ -276,13 +282,14 @@ fdc_code_load(struct fdc_call *call, const struct fdc_image *image, bool library
     result = fdc_image_send(call, image->bytes, image->size, &number);
     if (result != CUDA_SUCCESS)
         goto err_unit;
-    result = load_call(call, unit->object.handle, number, image->kind, library, jit, &table);
+    result =
+        load_call(call, unit->object.handle, number, image->kind, library, jit, &table);
     if (table != NULL) {
         const char *base = (const char *)table;
 
-        fdc_jit_logs(jit, table->log_size ? base + table->log_offset : NULL,
-                     table->log_size, table->error_size ? base + table->error_offset : NULL,
-                     table->error_size);
+        fdc_jit_logs(
+            jit, table->log_size ? base + table->log_offset : NULL, table->log_size,
+            table->error_size ? base + table->error_offset : NULL, table->error_size);
     } else {
         fdc_jit_logs(jit, NULL, 0, NULL, 0);
     }
@@ -314,7 +321,8 @@ place_of_code(const struct fdc_place *place, void *user)
            place->owner == code->wire;
 }
 
-/* Drops every handle of the code and the unit itself, and says nothing to the worker. */
+/* Drops every handle of the code and the unit itself, and says nothing to the worker.
+ */
 static void
 code_forget(struct fdc_session *session, struct fdc_unit *unit)
 {
@@ -361,7 +369,8 @@ unit_of_context(void *object, void *user)
     struct fdc_unit *unit = object;
     struct units *units = user;
 
-    if (unit->object.context == units->context && !unit->code->library && units->count < 64)
+    if (unit->object.context == units->context && !unit->code->library &&
+        units->count < 64)
         units->unit[units->count++] = unit;
 }
 
@@ -385,7 +394,7 @@ forget_globals(void *object, void *user)
 void
 fdc_code_context_gone(struct fdc_context *context)
 {
-    struct units units = { .context = context };
+    struct units units = {.context = context};
 
     do {
         units.count = 0;
@@ -414,7 +423,8 @@ fdc_code_func(struct fdc_session *session, struct fdc_code *code, enum fdc_kind 
             made->code = code;
             made->index = index;
             made->kernel = kernel;
-            made->params = (const void *)((const char *)code->table + kernel->param_offset);
+            made->params =
+                (const void *)((const char *)code->table + kernel->param_offset);
             made->name = name_of(code, index);
             memcpy(made->attribute, kernel->attribute, sizeof(made->attribute));
             slot[index] = made;
@@ -453,8 +463,11 @@ fdc_code_global(struct fdc_call *call, struct fdc_code *code, const char *name,
     struct fdc_req_fdcGlobal *req;
     struct fdc_global *global;
     struct fdc_place place = {
-        .where = FDC_DEVICE, .origin = FDC_BY_CODE, .owner = code->wire,
-        .device = call->context->device, .context = call->context,
+        .where = FDC_DEVICE,
+        .origin = FDC_BY_CODE,
+        .owner = code->wire,
+        .device = call->context->device,
+        .context = call->context,
     };
     CUresult result;
     int err;
@@ -477,7 +490,7 @@ fdc_code_global(struct fdc_call *call, struct fdc_code *code, const char *name,
     if (req == NULL)
         return call->result;
     req->code = code->wire;
-    req->name = (struct fdc_span){ sizeof(*req), length };
+    req->name = (struct fdc_span){sizeof(*req), length};
     memcpy(req + 1, name, length);
     result = fdc_call_wait(call, &rep, sizeof(rep));
     if (result != CUDA_SUCCESS)
@@ -564,7 +577,7 @@ cuModuleLoadFatBinary(CUmodule *module, const void *fatCubin)
 FDC_EXPORT CUresult
 cuModuleLoad(CUmodule *module, const char *fname)
 {
-    struct fdc_jit jit = { .count = 0 };
+    struct fdc_jit jit = {.count = 0};
     struct fdc_image found;
     struct fdc_call call;
     CUresult result;
@@ -598,7 +611,7 @@ cuModuleUnload(CUmodule hmod)
     if (unit == NULL)
         return CUDA_ERROR_INVALID_HANDLE;
     if (unit->code->library)
-        return CUDA_ERROR_NOT_PERMITTED;        /* the library's to unload */
+        return CUDA_ERROR_NOT_PERMITTED; /* the library's to unload */
     return fdc_code_unload(&call, unit);
 }
 
@@ -644,7 +657,8 @@ cuModuleGetFunction(CUfunction *hfunc, CUmodule hmod, const char *name)
     index = fdc_code_named(unit->code, name);
     if (index == unit->code->count)
         return CUDA_ERROR_NOT_FOUND;
-    result = fdc_code_func(unit->object.session, unit->code, FDC_KIND_FUNCTION, index, &func);
+    result = fdc_code_func(unit->object.session, unit->code, FDC_KIND_FUNCTION, index,
+                           &func);
     if (result == CUDA_SUCCESS)
         *hfunc = (CUfunction)(uintptr_t)func->object.handle;
     return result;
@@ -666,7 +680,8 @@ cuModuleGetFunctionCount(unsigned int *count, CUmodule mod)
 }
 
 FDC_EXPORT CUresult
-cuModuleEnumerateFunctions(CUfunction *functions, unsigned int numFunctions, CUmodule mod)
+cuModuleEnumerateFunctions(CUfunction *functions, unsigned int numFunctions,
+                           CUmodule mod)
 {
     struct fdc_unit *unit;
     struct fdc_func *func;
@@ -678,7 +693,8 @@ cuModuleEnumerateFunctions(CUfunction *functions, unsigned int numFunctions, CUm
     if (functions == NULL)
         return CUDA_ERROR_INVALID_VALUE;
     for (unsigned int i = 0; i < numFunctions && i < unit->code->count; i++) {
-        result = fdc_code_func(unit->object.session, unit->code, FDC_KIND_FUNCTION, i, &func);
+        result = fdc_code_func(unit->object.session, unit->code, FDC_KIND_FUNCTION, i,
+                               &func);
         if (result != CUDA_SUCCESS)
             return result;
         functions[i] = (CUfunction)(uintptr_t)func->object.handle;

@@ -1,15 +1,15 @@
 /*
- * Occupancy: arithmetic over what is known of the device and the function. The allocation
- * units are those of every device since compute capability 7.0.
+ * Occupancy: arithmetic over what is known of the device and the function. The
+ * allocation units are those of every device since compute capability 7.0.
  */
 #include <string.h>
 
 #include "code.h"
 #include "cuda_calls.h"
 
-#define REGISTER_UNIT 256u              /* registers are given to a warp in these */
-#define SHARED_UNIT 128u                /* ... and shared memory to a block */
-#define PARTITIONS 4u                   /* of a multiprocessor's registers */
+#define REGISTER_UNIT 256u /* registers are given to a warp in these */
+#define SHARED_UNIT 128u   /* ... and shared memory to a block */
+#define PARTITIONS 4u      /* of a multiprocessor's registers */
 
 static uint32_t
 limit_of(const struct fdc_device *device, CUdevice_attribute which)
@@ -50,11 +50,13 @@ fdc_occupancy_blocks(const struct fdc_device *device, const struct fdc_func *fun
     if (threads == 0 || threads > most)
         return 0;
     warps = (threads + warp - 1) / warp;
-    warps_most = limit_of(device, CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_MULTIPROCESSOR) / warp;
+    warps_most =
+        limit_of(device, CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_MULTIPROCESSOR) / warp;
     blocks = warps_most / warps;
     if (limit_of(device, CU_DEVICE_ATTRIBUTE_MAX_BLOCKS_PER_MULTIPROCESSOR) != 0)
-        blocks = smaller(blocks,
-                         limit_of(device, CU_DEVICE_ATTRIBUTE_MAX_BLOCKS_PER_MULTIPROCESSOR));
+        blocks = smaller(
+            blocks,
+            limit_of(device, CU_DEVICE_ATTRIBUTE_MAX_BLOCKS_PER_MULTIPROCESSOR));
 
     registers = attribute_of(func, CU_FUNC_ATTRIBUTE_NUM_REGS);
     if (registers != 0) {
@@ -75,8 +77,9 @@ fdc_occupancy_blocks(const struct fdc_device *device, const struct fdc_func *fun
     memory += limit_of(device, CU_DEVICE_ATTRIBUTE_RESERVED_SHARED_MEMORY_PER_BLOCK);
     if (memory != 0) {
         memory = FDC_ALIGN_UP(memory, (uint64_t)SHARED_UNIT);
-        most = limit_of(device, CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_MULTIPROCESSOR) /
-               memory;
+        most =
+            limit_of(device, CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_MULTIPROCESSOR) /
+            memory;
         if (most < blocks)
             blocks = (uint32_t)most;
     }
@@ -102,7 +105,8 @@ open(CUfunction handle, struct fdc_func **func, struct fdc_device **device)
 
 FDC_EXPORT CUresult
 cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int *numBlocks, CUfunction func,
-                                                     int blockSize, size_t dynamicSMemSize,
+                                                     int blockSize,
+                                                     size_t dynamicSMemSize,
                                                      unsigned int flags)
 {
     struct fdc_device *device;
@@ -115,20 +119,22 @@ cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int *numBlocks, CUfunction 
     if (numBlocks == NULL || blockSize <= 0 ||
         flags > CU_OCCUPANCY_DISABLE_CACHING_OVERRIDE)
         return CUDA_ERROR_INVALID_VALUE;
-    *numBlocks = fdc_occupancy_blocks(device, found, (uint32_t)blockSize, dynamicSMemSize);
+    *numBlocks =
+        fdc_occupancy_blocks(device, found, (uint32_t)blockSize, dynamicSMemSize);
     return CUDA_SUCCESS;
 }
 
 FDC_EXPORT CUresult
-cuOccupancyMaxActiveBlocksPerMultiprocessor(int *numBlocks, CUfunction func, int blockSize,
-                                            size_t dynamicSMemSize)
+cuOccupancyMaxActiveBlocksPerMultiprocessor(int *numBlocks, CUfunction func,
+                                            int blockSize, size_t dynamicSMemSize)
 {
-    return cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(numBlocks, func, blockSize,
-                                                                dynamicSMemSize, 0);
+    return cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(
+        numBlocks, func, blockSize, dynamicSMemSize, 0);
 }
 
 FDC_EXPORT CUresult
-cuOccupancyMaxPotentialBlockSizeWithFlags(int *minGridSize, int *blockSize, CUfunction func,
+cuOccupancyMaxPotentialBlockSizeWithFlags(int *minGridSize, int *blockSize,
+                                          CUfunction func,
                                           CUoccupancyB2DSize blockSizeToDynamicSMemSize,
                                           size_t dynamicSMemSize, int blockSizeLimit,
                                           unsigned int flags)
@@ -149,7 +155,8 @@ cuOccupancyMaxPotentialBlockSizeWithFlags(int *minGridSize, int *blockSize, CUfu
         warp = 32;
     most = limit_of(device, CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_BLOCK);
     if (attribute_of(found, CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK) != 0)
-        most = smaller(most, attribute_of(found, CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK));
+        most =
+            smaller(most, attribute_of(found, CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK));
     if (blockSizeLimit != 0)
         most = smaller(most, (uint32_t)blockSizeLimit);
 
@@ -157,7 +164,8 @@ cuOccupancyMaxPotentialBlockSizeWithFlags(int *minGridSize, int *blockSize, CUfu
     for (uint32_t size = FDC_ALIGN_UP(most, warp); size >= warp; size -= warp) {
         uint32_t threads = smaller(size, most), blocks;
         size_t shared = blockSizeToDynamicSMemSize != NULL
-                            ? blockSizeToDynamicSMemSize((int)threads) : dynamicSMemSize;
+                            ? blockSizeToDynamicSMemSize((int)threads)
+                            : dynamicSMemSize;
 
         blocks = (uint32_t)fdc_occupancy_blocks(device, found, threads, shared);
         if (blocks * threads > best) {
@@ -165,7 +173,8 @@ cuOccupancyMaxPotentialBlockSizeWithFlags(int *minGridSize, int *blockSize, CUfu
             best_size = threads;
             best_blocks = blocks;
         }
-        if (best == limit_of(device, CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_MULTIPROCESSOR))
+        if (best ==
+            limit_of(device, CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_MULTIPROCESSOR))
             break;
     }
     *blockSize = (int)best_size;
@@ -204,10 +213,13 @@ cuOccupancyAvailableDynamicSMemPerBlock(size_t *dynamicSmemSize, CUfunction func
            (uint32_t)numBlocks / SHARED_UNIT * SHARED_UNIT;
     taken = attribute_of(found, CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES);
     most = limit_of(device, CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK);
-    if (attribute_of(found, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES) + taken > most)
-        most = attribute_of(found, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES) + taken;
-    each -= smaller((uint32_t)each,
-                    limit_of(device, CU_DEVICE_ATTRIBUTE_RESERVED_SHARED_MEMORY_PER_BLOCK));
+    if (attribute_of(found, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES) + taken >
+        most)
+        most = attribute_of(found, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES) +
+               taken;
+    each -=
+        smaller((uint32_t)each,
+                limit_of(device, CU_DEVICE_ATTRIBUTE_RESERVED_SHARED_MEMORY_PER_BLOCK));
     if (each > most)
         each = most;
     *dynamicSmemSize = each > taken ? each - taken : 0;
@@ -224,7 +236,8 @@ cluster_of(const CUlaunchConfig *config, const struct fdc_func *func)
     for (unsigned int i = 0; i < config->numAttrs && config->attrs != NULL; i++)
         if (config->attrs[i].id == CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION)
             size = (uint64_t)config->attrs[i].value.clusterDim.x *
-                   config->attrs[i].value.clusterDim.y * config->attrs[i].value.clusterDim.z;
+                   config->attrs[i].value.clusterDim.y *
+                   config->attrs[i].value.clusterDim.z;
     if (size == 0 && func != NULL &&
         attribute_of(func, CU_FUNC_ATTRIBUTE_REQUIRED_CLUSTER_WIDTH) != 0)
         size = (uint64_t)attribute_of(func, CU_FUNC_ATTRIBUTE_REQUIRED_CLUSTER_WIDTH) *
@@ -262,15 +275,17 @@ cluster_open(CUfunction handle, const CUlaunchConfig *config, struct fdc_func **
         *blocks = (uint64_t)fdc_occupancy_blocks(*device, *func, (uint32_t)threads,
                                                  config->sharedMemBytes);
     } else {
-        *blocks = limit_of(*device, CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_MULTIPROCESSOR) /
-                  threads;
+        *blocks =
+            limit_of(*device, CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_MULTIPROCESSOR) /
+            threads;
     }
     *blocks *= limit_of(*device, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT);
     return CUDA_SUCCESS;
 }
 
 FDC_EXPORT CUresult
-cuOccupancyMaxActiveClusters(int *numClusters, CUfunction func, const CUlaunchConfig *config)
+cuOccupancyMaxActiveClusters(int *numClusters, CUfunction func,
+                             const CUlaunchConfig *config)
 {
     struct fdc_device *device;
     struct fdc_func *found;

@@ -1,7 +1,8 @@
 /*
  * Bytes under way: chunks of UP that come free when their copy is done, chunks of DOWN
  * whose bytes go to the program's memory when they are there. The bytes are stored by
- * whichever thread takes the worker's note in, so that any later answer finds them there.
+ * whichever thread takes the worker's note in, so that any later answer finds them
+ * there.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -129,8 +130,8 @@ fdc_pending_new(struct fdc_session *session, const struct fdc_pending *what,
     *pending = *what;
     pending->session = session;
     pending->gather = gather;
-    pending->span = (what->depth - 1) * what->slice + (what->rows - 1) * what->pitch +
-                    what->width;
+    pending->span =
+        (what->depth - 1) * what->slice + (what->rows - 1) * what->pitch + what->width;
     memset(&pending->ticket, 0, sizeof(pending->ticket));
     pending->ticket.on_done = pending_done;
     pending->ticket.user = pending;

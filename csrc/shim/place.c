@@ -1,7 +1,7 @@
 /*
- * What an address belongs to: device memory of the session, pinned memory of this process,
- * or nothing we know. Also keeps this process out of the session's addresses, so that the
- * two can always be told apart.
+ * What an address belongs to: device memory of the session, pinned memory of this
+ * process, or nothing we know. Also keeps this process out of the session's addresses,
+ * so that the two can always be told apart.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -77,8 +77,8 @@ fdc_place_device(struct fdc_session *session, uint64_t address, uint64_t size,
 int
 fdc_place_add(uint64_t base, uint64_t size, const struct fdc_place *place)
 {
-    struct fdc_session *session = place->device != NULL ? place->device->session
-                                                        : fdc_session_only;
+    struct fdc_session *session =
+        place->device != NULL ? place->device->session : fdc_session_only;
     struct fdc_memory *memory = session->memory;
     struct fdc_place *copy = malloc(sizeof(*copy));
     int err;
@@ -194,7 +194,8 @@ fdc_place_range(struct fdc_device *device, uint64_t base, uint64_t size)
 
     /* The raw call: sanitizers would refuse what they intercept. */
     got = syscall(SYS_mmap, first, end - first, PROT_NONE,
-                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1,
+                  0);
     if (got != (long)first) {
         if (got != -1)
             syscall(SYS_munmap, got, end - first);

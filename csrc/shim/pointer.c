@@ -3,8 +3,8 @@
 
 #include "memory.h"
 
-/* What the attribute says of a known address; found false: of an unknown one. Writes the
- * value also where the answer is an error, as the list form wants it. */
+/* What the attribute says of a known address; found false: of an unknown one. Writes
+ * the value also where the answer is an error, as the list form wants it. */
 static CUresult
 attribute(const struct fdc_place *place, bool found, CUpointer_attribute which,
           CUdeviceptr address, void *value)
@@ -89,7 +89,7 @@ FDC_EXPORT CUresult
 cuPointerGetAttribute(void *data, CUpointer_attribute which, CUdeviceptr ptr)
 {
     struct fdc_place place;
-    uint64_t value[2] = { 0 };
+    uint64_t value[2] = {0};
     CUresult result = fdc_session_check();
     bool found;
 
@@ -135,7 +135,8 @@ cuPointerSetAttribute(const void *value, CUpointer_attribute which, CUdeviceptr 
         return CUDA_ERROR_INVALID_VALUE;
     memcpy(&on, value, sizeof(on));
     return fdc_place_set_sync(fdc_session_only, ptr, on != 0) == 0
-               ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
+               ? CUDA_SUCCESS
+               : CUDA_ERROR_INVALID_VALUE;
 }
 
 FDC_EXPORT CUresult

@@ -1,7 +1,7 @@
 /*
- * Pools and stream-ordered allocation, on the same allocator: an allocation is good on any
- * stream at once, and a freed block is in limbo as every other. Pools are this process's
- * own objects: they keep the books that programs ask for.
+ * Pools and stream-ordered allocation, on the same allocator: an allocation is good on
+ * any stream at once, and a freed block is in limbo as every other. Pools are this
+ * process's own objects: they keep the books that programs ask for.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -16,7 +16,7 @@ struct fdc_pool {
     CUmemPoolProps props;
     int reuse[3];
     uint64_t threshold;
-    uint64_t used, high;                /* bytes, atomic */
+    uint64_t used, high; /* bytes, atomic */
 };
 
 static struct fdc_pool *
@@ -71,8 +71,8 @@ pool_find(CUmemoryPool handle, CUresult *result)
 /* ---- allocation ---- */
 
 static CUresult
-alloc_async(CUdeviceptr *dptr, size_t size, CUmemoryPool handle, bool given, CUstream value,
-            unsigned how)
+alloc_async(CUdeviceptr *dptr, size_t size, CUmemoryPool handle, bool given,
+            CUstream value, unsigned how)
 {
     static uint32_t said;
     struct fdc_pool *pool;
@@ -83,7 +83,8 @@ alloc_async(CUdeviceptr *dptr, size_t size, CUmemoryPool handle, bool given, CUs
 
     result = fdc_call_open(&call, FDC_ID_fdcMemGrow, FDC_NEEDS_CONTEXT);
     if (result == CUDA_SUCCESS)
-        result = fdc_stream_resolve(&call, value, how & ~(unsigned)FDC_STREAM_WORK, &stream);
+        result =
+            fdc_stream_resolve(&call, value, how & ~(unsigned)FDC_STREAM_WORK, &stream);
     if (result != CUDA_SUCCESS)
         return result;
     if (dptr == NULL || size == 0)
@@ -105,16 +106,18 @@ alloc_async(CUdeviceptr *dptr, size_t size, CUmemoryPool handle, bool given, CUs
         return result;
     used = __atomic_add_fetch(&pool->used, size, __ATOMIC_RELAXED);
     high = fdc_load_relaxed(&pool->high);
-    while (used > high && !__atomic_compare_exchange_n(&pool->high, &high, used, true,
-                                                       __ATOMIC_RELAXED, __ATOMIC_RELAXED))
+    while (used > high &&
+           !__atomic_compare_exchange_n(&pool->high, &high, used, true,
+                                        __ATOMIC_RELAXED, __ATOMIC_RELAXED))
         continue;
     return CUDA_SUCCESS;
 }
 
-FDC_TWINS(cuMemAllocAsync, _ptsz, (CUdeviceptr *dptr, size_t bytesize, CUstream hStream),
+FDC_TWINS(cuMemAllocAsync, _ptsz,
+          (CUdeviceptr * dptr, size_t bytesize, CUstream hStream),
           alloc_async(dptr, bytesize, NULL, false, hStream, how))
 FDC_TWINS(cuMemAllocFromPoolAsync, _ptsz,
-          (CUdeviceptr *dptr, size_t bytesize, CUmemoryPool pool, CUstream hStream),
+          (CUdeviceptr * dptr, size_t bytesize, CUmemoryPool pool, CUstream hStream),
           alloc_async(dptr, bytesize, pool, true, hStream, how))
 
 void
@@ -136,7 +139,8 @@ free_async(CUdeviceptr dptr, CUstream value, unsigned how)
 
     result = fdc_call_open(&call, FDC_ID_fdcMemShrink, FDC_NEEDS_CONTEXT);
     if (result == CUDA_SUCCESS)
-        result = fdc_stream_resolve(&call, value, how & ~(unsigned)FDC_STREAM_WORK, &stream);
+        result =
+            fdc_stream_resolve(&call, value, how & ~(unsigned)FDC_STREAM_WORK, &stream);
     if (result != CUDA_SUCCESS)
         return result;
     if (dptr == 0)
@@ -368,7 +372,7 @@ cuMemPoolSetAttribute(CUmemoryPool handle, CUmemPool_attribute attr, void *value
     case CU_MEMPOOL_ATTR_USED_MEM_HIGH:
         memcpy(&word, value, sizeof(word));
         if (word != 0)
-            return CUDA_ERROR_INVALID_VALUE;    /* high marks can only be reset */
+            return CUDA_ERROR_INVALID_VALUE; /* high marks can only be reset */
         fdc_store_relaxed(&pool->high, fdc_load_relaxed(&pool->used));
         return CUDA_SUCCESS;
     default:
@@ -402,7 +406,8 @@ cuMemPoolSetAccess(CUmemoryPool handle, const CUmemAccessDesc *map, size_t count
 }
 
 FDC_EXPORT CUresult
-cuMemPoolGetAccess(CUmemAccess_flags *flags, CUmemoryPool handle, CUmemLocation *location)
+cuMemPoolGetAccess(CUmemAccess_flags *flags, CUmemoryPool handle,
+                   CUmemLocation *location)
 {
     CUresult result;
     struct fdc_pool *pool = pool_find(handle, &result);
@@ -413,6 +418,7 @@ cuMemPoolGetAccess(CUmemAccess_flags *flags, CUmemoryPool handle, CUmemLocation 
         return CUDA_ERROR_INVALID_VALUE;
     *flags = location->type == CU_MEM_LOCATION_TYPE_DEVICE &&
                      location->id == pool->device->ordinal
-                 ? CU_MEM_ACCESS_FLAGS_PROT_READWRITE : CU_MEM_ACCESS_FLAGS_PROT_NONE;
+                 ? CU_MEM_ACCESS_FLAGS_PROT_READWRITE
+                 : CU_MEM_ACCESS_FLAGS_PROT_NONE;
     return CUDA_SUCCESS;
 }

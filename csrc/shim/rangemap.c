@@ -1,7 +1,7 @@
 /*
- * Disjoint address ranges in order: an array of short sorted arrays, so that a look-up is
- * two binary searches in compact memory and an insertion moves a few kilobytes at most.
- * Locking is the caller's.
+ * Disjoint address ranges in order: an array of short sorted arrays, so that a look-up
+ * is two binary searches in compact memory and an insertion moves a few kilobytes at
+ * most. Locking is the caller's.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -23,7 +23,7 @@ struct leaf {
 
 struct fdc_ranges {
     struct leaf **leaf;
-    uint64_t *first;            /* base of each leaf's first range */
+    uint64_t *first; /* base of each leaf's first range */
     size_t leaves, room, count;
 };
 
@@ -122,7 +122,8 @@ fdc_ranges_add(struct fdc_ranges *ranges, uint64_t base, uint64_t size, void *va
 
     if (size == 0 || value == NULL || base + size < base)
         return -EINVAL;
-    if (fdc_ranges_next(ranges, base, &next_base, NULL) != NULL && next_base < base + size)
+    if (fdc_ranges_next(ranges, base, &next_base, NULL) != NULL &&
+        next_base < base + size)
         return -EEXIST;
 
     if (ranges->leaves == 0) {
@@ -154,7 +155,7 @@ fdc_ranges_add(struct fdc_ranges *ranges, uint64_t base, uint64_t size, void *va
     place = place_in(leaf, base);
     memmove(&leaf->range[place + 1], &leaf->range[place],
             (leaf->count - place) * sizeof(leaf->range[0]));
-    leaf->range[place] = (struct range){ base, size, value };
+    leaf->range[place] = (struct range){base, size, value};
     leaf->count++;
     ranges->first[at] = leaf->range[0].base;
     ranges->count++;

@@ -1,6 +1,7 @@
 /*
- * The two regions in 4 KiB granules: chunks for bytes on their way up or down. Any thread
- * takes and gives; when there is no room a thread takes replies in until there is.
+ * The two regions in 4 KiB granules: chunks for bytes on their way up or down. Any
+ * thread takes and gives; when there is no room a thread takes replies in until there
+ * is.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -15,11 +16,11 @@ struct fdc_stage {
     struct fdc_session *session;
     enum fdc_region region;
     char *base;
-    pthread_mutex_t lock;               /* a leaf: taken under intake too */
+    pthread_mutex_t lock; /* a leaf: taken under intake too */
     uint32_t granules, hint;
-    uint32_t freed;                     /* counts frees; what takers wait on, atomic */
-    uint32_t waiting;                   /* takers, atomic */
-    uint64_t used[];                    /* a bit for each granule */
+    uint32_t freed;   /* counts frees; what takers wait on, atomic */
+    uint32_t waiting; /* takers, atomic */
+    uint64_t used[];  /* a bit for each granule */
 };
 
 static struct fdc_stage *
@@ -71,7 +72,8 @@ used(const struct fdc_stage *stage, uint32_t granule)
     return stage->used[granule / 64] >> (granule % 64) & 1;
 }
 
-/* The first run of `count` free granules from the hint on, round the end; or granules. */
+/* The first run of `count` free granules from the hint on, round the end; or granules.
+ */
 static uint32_t
 find_run(const struct fdc_stage *stage, uint32_t count)
 {
@@ -161,8 +163,8 @@ fdc_stage_at(struct fdc_session *session, enum fdc_region region,
     return stage_of(session, region)->base + chunk->offset;
 }
 
-/* The first part of a blob came with its call; the rest is fetched in pieces. The chunk is
- * used for all of them, and stays the caller's. */
+/* The first part of a blob came with its call; the rest is fetched in pieces. The chunk
+ * is used for all of them, and stays the caller's. */
 CUresult
 fdc_blob_rest(struct fdc_call *call, const struct fdc_chunk *first, uint64_t total,
               void **bytes)

@@ -1,6 +1,6 @@
 /*
- * The program's own virtual memory management: addresses from the session's pieces, memory
- * that the worker creates, mappings that the places know.
+ * The program's own virtual memory management: addresses from the session's pieces,
+ * memory that the worker creates, mappings that the places know.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -13,7 +13,7 @@
 struct fdc_made {
     struct fdc_device *device;
     uint64_t size, wire;
-    uint32_t handles, mappings;         /* under the memory's setup lock */
+    uint32_t handles, mappings; /* under the memory's setup lock */
     CUmemAllocationProp prop;
 };
 
@@ -33,7 +33,8 @@ prop_check(const CUmemAllocationProp *prop, struct fdc_device **device)
     *device = fdc_device(prop->location.id);
     if (*device == NULL)
         return CUDA_ERROR_INVALID_DEVICE;
-    return (*device)->snapshot->granularity == 0 ? CUDA_ERROR_NOT_SUPPORTED : CUDA_SUCCESS;
+    return (*device)->snapshot->granularity == 0 ? CUDA_ERROR_NOT_SUPPORTED
+                                                 : CUDA_SUCCESS;
 }
 
 FDC_EXPORT CUresult
@@ -139,8 +140,8 @@ cuMemAddressFree(CUdeviceptr ptr, size_t size)
 /* ---- memory ---- */
 
 static CUresult
-create_send(struct fdc_call *call, struct fdc_device *device, uint64_t handle, uint64_t size,
-            uint32_t flags)
+create_send(struct fdc_call *call, struct fdc_device *device, uint64_t handle,
+            uint64_t size, uint32_t flags)
 {
     struct fdc_req_fdcMemCreate *req;
     struct fdc_reply reply;
@@ -301,8 +302,8 @@ cuMemGetAllocationPropertiesFromHandle(CUmemAllocationProp *prop,
 /* ---- mappings ---- */
 
 FDC_EXPORT CUresult
-cuMemMap(CUdeviceptr ptr, size_t size, size_t offset, CUmemGenericAllocationHandle handle,
-         unsigned long long flags)
+cuMemMap(CUdeviceptr ptr, size_t size, size_t offset,
+         CUmemGenericAllocationHandle handle, unsigned long long flags)
 {
     CUresult result;
     struct fdc_made_handle *object = made_find(handle, &result);
@@ -325,8 +326,8 @@ cuMemMap(CUdeviceptr ptr, size_t size, size_t offset, CUmemGenericAllocationHand
     pthread_rwlock_rdlock(&memory->lock);
     reserved = fdc_ranges_find(memory->reserved, ptr, &base, &whole);
     pthread_rwlock_unlock(&memory->lock);
-    if (size == 0 || flags != 0 || offset != 0 || size != made->size || reserved == NULL ||
-        ptr - base > whole || size > whole - (ptr - base) ||
+    if (size == 0 || flags != 0 || offset != 0 || size != made->size ||
+        reserved == NULL || ptr - base > whole || size > whole - (ptr - base) ||
         ((ptr | size) & (made->device->snapshot->granularity - 1)) != 0)
         return CUDA_ERROR_INVALID_VALUE;
 
@@ -360,7 +361,8 @@ cuMemMap(CUdeviceptr ptr, size_t size, size_t offset, CUmemGenericAllocationHand
 /* Walks the mappings that make up the range; false: it is not made of whole ones. */
 static bool
 walk(struct fdc_session *session, uint64_t address, uint64_t size,
-     void (*each)(struct fdc_session *session, const struct fdc_place *place, void *user),
+     void (*each)(struct fdc_session *session, const struct fdc_place *place,
+                  void *user),
      void *user)
 {
     struct fdc_place place;
@@ -446,14 +448,16 @@ cuMemSetAccess(CUdeviceptr ptr, size_t size, const CUmemAccessDesc *desc, size_t
 }
 
 FDC_EXPORT CUresult
-cuMemGetAccess(unsigned long long *flags, const CUmemLocation *location, CUdeviceptr ptr)
+cuMemGetAccess(unsigned long long *flags, const CUmemLocation *location,
+               CUdeviceptr ptr)
 {
     struct fdc_place place;
     CUresult result = fdc_session_check();
 
     if (result != CUDA_SUCCESS)
         return result;
-    if (flags == NULL || location == NULL || location->type != CU_MEM_LOCATION_TYPE_DEVICE ||
+    if (flags == NULL || location == NULL ||
+        location->type != CU_MEM_LOCATION_TYPE_DEVICE ||
         fdc_device(location->id) == NULL ||
         !fdc_place_find(fdc_session_only, ptr, &place) || place.origin != FDC_BY_MAP)
         return CUDA_ERROR_INVALID_VALUE;
@@ -478,7 +482,7 @@ cuMemRetainAllocationHandle(CUmemGenericAllocationHandle *handle, void *addr)
     made = (struct fdc_made *)(uintptr_t)place.owner;
     object = fdc_object_find(FDC_KIND_MEMORY, (void *)(uintptr_t)made->wire);
     if (object == NULL)
-        return CUDA_ERROR_NOT_SUPPORTED;        /* its last handle was released */
+        return CUDA_ERROR_NOT_SUPPORTED; /* its last handle was released */
     pthread_mutex_lock(&fdc_session_only->memory->setup);
     made->handles++;
     pthread_mutex_unlock(&fdc_session_only->memory->setup);

@@ -1,7 +1,7 @@
 /*
  * The shim's allocator alone: a fake worker counts what is created, and a model checks
- * that blocks never overlap, are never reused while their work may still run, and that a
- * request is refused only when the bytes are really not there.
+ * that blocks never overlap, are never reused while their work may still run, and that
+ * a request is refused only when the bytes are really not there.
  */
 #include <pthread.h>
 
@@ -16,7 +16,7 @@ struct worker {
     struct fdc_ranges *grown;
     pthread_mutex_t lock;
     uint64_t created, quota, next_piece, piece_size;
-    uint64_t position, finished;        /* of work; fences finish it */
+    uint64_t position, finished; /* of work; fences finish it */
     uint32_t grows, shrinks, fences, pieces;
 };
 
@@ -31,7 +31,8 @@ grow(void *user, uint64_t address, uint64_t size)
     if (worker->created + size > worker->quota) {
         result = CUDA_ERROR_OUT_OF_MEMORY;
     } else {
-        CHECK_EQ(fdc_ranges_add(worker->grown, address, size, (void *)(uintptr_t)size), 0);
+        CHECK_EQ(fdc_ranges_add(worker->grown, address, size, (void *)(uintptr_t)size),
+                 0);
         worker->created += size;
         worker->grows++;
     }
@@ -90,7 +91,7 @@ fence(void *user, bool wait)
     return CUDA_SUCCESS;
 }
 
-static const struct fdc_arena_ops ops = { grow, shrink, piece, position, fence };
+static const struct fdc_arena_ops ops = {grow, shrink, piece, position, fence};
 
 static void
 begin(struct worker *worker, uint64_t quota, uint64_t limit)
@@ -161,7 +162,8 @@ test_worker_that_refuses_earlier_is_believed(void)
     begin(&worker, 20 * MIB, 64 * MIB);
     a = get(&worker, 10 * MIB);
     b = get(&worker, 10 * MIB);
-    CHECK_EQ(fdc_arena_alloc(worker.arena, 2 * MIB, true, &c), CUDA_ERROR_OUT_OF_MEMORY);
+    CHECK_EQ(fdc_arena_alloc(worker.arena, 2 * MIB, true, &c),
+             CUDA_ERROR_OUT_OF_MEMORY);
     CHECK_EQ(fdc_arena_free(worker.arena, a), CUDA_SUCCESS);
     c = get(&worker, 6 * MIB);
     CHECK_EQ(fdc_arena_free(worker.arena, b), CUDA_SUCCESS);
@@ -187,7 +189,7 @@ test_freed_block_is_not_reused_before_its_work_has_finished(void)
     CHECK_EQ(worker.fences, 0);
     a = get(&worker, 100 * MIB);
     CHECK_EQ(fdc_arena_free(worker.arena, a), CUDA_SUCCESS);
-    CHECK_EQ(worker.fences, 1);         /* asked for, not waited for */
+    CHECK_EQ(worker.fences, 1); /* asked for, not waited for */
     CHECK_EQ(worker.shrinks, 0);
     CHECK_EQ(fdc_arena_free(worker.arena, 0), CUDA_ERROR_INVALID_VALUE);
     CHECK_EQ(fdc_arena_alloc(worker.arena, 0, true, &a), CUDA_ERROR_INVALID_VALUE);
@@ -355,7 +357,8 @@ allocate_much(void *argument)
         if (count < 64 && random_next(&state) % 2 == 0) {
             uint64_t size = random_size(&state);
 
-            if (fdc_arena_alloc(hand->worker->arena, size, true, &held[count].address) == 0)
+            if (fdc_arena_alloc(hand->worker->arena, size, true,
+                                &held[count].address) == 0)
                 count++;
         } else if (count > 0) {
             CHECK_EQ(fdc_arena_free(hand->worker->arena, held[--count].address), 0);
@@ -376,7 +379,7 @@ test_threads_share_an_arena(void)
 
     begin(&worker, 256 * MIB, 256 * MIB);
     for (int i = 0; i < 4; i++) {
-        hand[i] = (struct hand){ &worker, (uint64_t)(i + 1) * 7919 };
+        hand[i] = (struct hand){&worker, (uint64_t)(i + 1) * 7919};
         CHECK_EQ(pthread_create(&thread[i], NULL, allocate_much, &hand[i]), 0);
     }
     for (int i = 0; i < 4; i++)
@@ -392,7 +395,7 @@ static void
 test_ranges_agree_with_an_array(void)
 {
     enum { SLOTS = 4096 };
-    static uint8_t taken[SLOTS];        /* length of the range that begins there */
+    static uint8_t taken[SLOTS]; /* length of the range that begins there */
     static uint8_t covered[SLOTS];
     struct fdc_ranges *ranges = fdc_ranges_new();
     uint64_t state = 12345, base, size;

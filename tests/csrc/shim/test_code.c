@@ -57,7 +57,7 @@ test_module_is_known_after_one_answer(void)
     uint64_t before;
     unsigned count;
     uint32_t value = 3, n = N, more = 100;
-    void *params[] = { &memory, &value, &n };
+    void *params[] = {&memory, &value, &n};
     int most;
 
     worker_context();
@@ -77,12 +77,13 @@ test_module_is_known_after_one_answer(void)
     CHECK_EQ(offset, 8);
     CHECK_EQ(size, 4);
     CHECK_EQ(cuFuncGetParamInfo(add, 3, &offset, &size), CUDA_ERROR_INVALID_VALUE);
-    CHECK_EQ(cuFuncGetAttribute(&most, CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK, add), 0);
+    CHECK_EQ(cuFuncGetAttribute(&most, CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK, add),
+             0);
     CHECK(most > 0);
     CHECK_EQ(cuFuncGetModule(&of, add), 0);
     CHECK(of == module);
     CHECK_EQ(cuLaunchKernel(add, 4, 1, 1, 256, 1, 1, 0, NULL, params, NULL), 0);
-    CHECK_EQ(fdc_session_only->waits, before);  /* all of it without asking */
+    CHECK_EQ(fdc_session_only->waits, before); /* all of it without asking */
     check_all(memory, 8);
     CHECK_EQ(cuModuleGetGlobal_v2(&bonus, &size, module, "bonus"), 0);
     CHECK_EQ(size, 4);
@@ -100,15 +101,21 @@ test_module_is_known_after_one_answer(void)
 static void
 test_wrong_launches_are_told_at_once(void)
 {
-    struct { uint64_t memory; uint32_t value, n; } packed;
+    struct {
+        uint64_t memory;
+        uint32_t value, n;
+    } packed;
     size_t size = sizeof(packed);
     void *extra[] = {
-        CU_LAUNCH_PARAM_BUFFER_POINTER, &packed, CU_LAUNCH_PARAM_BUFFER_SIZE, &size,
+        CU_LAUNCH_PARAM_BUFFER_POINTER,
+        &packed,
+        CU_LAUNCH_PARAM_BUFFER_SIZE,
+        &size,
         CU_LAUNCH_PARAM_END,
     };
     CUdeviceptr memory;
     uint32_t value = 1, n = N;
-    void *params[] = { &memory, &value, &n };
+    void *params[] = {&memory, &value, &n};
     CUmodule module;
     CUfunction add;
     uint64_t before;
@@ -120,8 +127,9 @@ test_wrong_launches_are_told_at_once(void)
     before = fdc_session_only->messages;
     CHECK_EQ(cuLaunchKernel(NULL, 1, 1, 1, 1, 1, 1, 0, NULL, params, NULL),
              CUDA_ERROR_INVALID_HANDLE);
-    CHECK_EQ(cuLaunchKernel((CUfunction)module, 1, 1, 1, 1, 1, 1, 0, NULL, params, NULL),
-             CUDA_ERROR_INVALID_HANDLE);
+    CHECK_EQ(
+        cuLaunchKernel((CUfunction)module, 1, 1, 1, 1, 1, 1, 0, NULL, params, NULL),
+        CUDA_ERROR_INVALID_HANDLE);
     CHECK_EQ(cuLaunchKernel(add, 0, 1, 1, 1, 1, 1, 0, NULL, params, NULL),
              CUDA_ERROR_INVALID_VALUE);
     CHECK_EQ(cuLaunchKernel(add, 1, 70000, 1, 1, 1, 1, 0, NULL, params, NULL),
@@ -154,7 +162,7 @@ test_library_and_its_kernels(void)
     CUkernel kernel, again;
     CUdeviceptr memory, bonus;
     uint32_t value = 4, n = N;
-    void *params[] = { &memory, &value, &n };
+    void *params[] = {&memory, &value, &n};
     CUfunction function;
     CUmodule module;
     size_t size;
@@ -169,8 +177,9 @@ test_library_and_its_kernels(void)
     CHECK(of == library);
     CHECK_EQ(cuKernelGetFunction(&function, kernel), 0);
     CHECK((void *)function != (void *)kernel);
-    CHECK_EQ(cuLaunchKernel((CUfunction)kernel, 4, 1, 1, 256, 1, 1, 0, NULL, params, NULL),
-             0);
+    CHECK_EQ(
+        cuLaunchKernel((CUfunction)kernel, 4, 1, 1, 256, 1, 1, 0, NULL, params, NULL),
+        0);
     CHECK_EQ(cuLaunchKernel(function, 4, 1, 1, 256, 1, 1, 0, NULL, params, NULL), 0);
     CHECK_EQ(cuLibraryGetModule(&module, library), 0);
     CHECK_EQ(cuModuleGetFunction(&function, module, "add"), 0);
@@ -179,8 +188,9 @@ test_library_and_its_kernels(void)
     CHECK_EQ(cuLibraryGetGlobal(&bonus, &size, library, "bonus"), 0);
     CHECK_EQ(cuLibraryGetGlobal(&bonus, &size, library, "malus"), CUDA_ERROR_NOT_FOUND);
     CHECK_EQ(cuLibraryUnload(library), 0);
-    CHECK_EQ(cuLaunchKernel((CUfunction)kernel, 4, 1, 1, 256, 1, 1, 0, NULL, params, NULL),
-             CUDA_ERROR_INVALID_HANDLE);
+    CHECK_EQ(
+        cuLaunchKernel((CUfunction)kernel, 4, 1, 1, 256, 1, 1, 0, NULL, params, NULL),
+        CUDA_ERROR_INVALID_HANDLE);
     worker_exit();
 }
 
@@ -189,9 +199,10 @@ test_code_that_does_not_compile_gives_its_log(void)
 {
     char error[4096] = "", name[] = "/tmp/fdc-test-XXXXXX";
     CUjit_option options[] = {
-        CU_JIT_ERROR_LOG_BUFFER, CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES,
+        CU_JIT_ERROR_LOG_BUFFER,
+        CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES,
     };
-    void *values[] = { error, (void *)sizeof(error) };
+    void *values[] = {error, (void *)sizeof(error)};
     CUmodule module;
     int file;
 
@@ -214,7 +225,7 @@ test_linked_image_can_be_loaded(void)
 {
     uint32_t value = 6, n = N;
     CUdeviceptr memory;
-    void *params[] = { &memory, &value, &n };
+    void *params[] = {&memory, &value, &n};
     CUlinkState state;
     CUmodule module;
     CUfunction add;
@@ -225,7 +236,8 @@ test_linked_image_can_be_loaded(void)
     memory = zeroes();
     CHECK_EQ(cuLinkCreate_v2(0, NULL, NULL, &state), 0);
     CHECK_EQ(cuLinkAddData_v2(state, CU_JIT_INPUT_PTX, (void *)(uintptr_t)text,
-                              sizeof(text), "a name", 0, NULL, NULL), 0);
+                              sizeof(text), "a name", 0, NULL, NULL),
+             0);
     CHECK_EQ(cuLinkComplete(state, &image, &size), 0);
     copy = malloc(size);
     memcpy(copy, image, size);
@@ -249,23 +261,32 @@ static void
 test_graph_of_every_kind_of_node(void)
 {
     CUgraphNode set, copy, kernel, host, empty, nodes[8], from[8], to[8], found;
-    CUDA_MEMSET_NODE_PARAMS setting = { .elementSize = 4, .width = N, .height = 1 };
-    CUDA_KERNEL_NODE_PARAMS launch = {
-        .gridDimX = 4, .gridDimY = 1, .gridDimZ = 1, .blockDimX = 256, .blockDimY = 1,
-        .blockDimZ = 1,
-    }, again;
+    CUDA_MEMSET_NODE_PARAMS setting = {.elementSize = 4, .width = N, .height = 1};
+    CUDA_KERNEL_NODE_PARAMS launch =
+                                {
+                                    .gridDimX = 4,
+                                    .gridDimY = 1,
+                                    .gridDimZ = 1,
+                                    .blockDimX = 256,
+                                    .blockDimY = 1,
+                                    .blockDimZ = 1,
+                                },
+                            again;
     CUDA_MEMCPY3D copying = {
-        .srcMemoryType = CU_MEMORYTYPE_DEVICE, .dstMemoryType = CU_MEMORYTYPE_DEVICE,
-        .WidthInBytes = N * 4, .Height = 1, .Depth = 1,
+        .srcMemoryType = CU_MEMORYTYPE_DEVICE,
+        .dstMemoryType = CU_MEMORYTYPE_DEVICE,
+        .WidthInBytes = N * 4,
+        .Height = 1,
+        .Depth = 1,
     };
     CUgraphExecUpdateResultInfo info;
-    CUDA_HOST_NODE_PARAMS call = { count_up, NULL };
+    CUDA_HOST_NODE_PARAMS call = {count_up, NULL};
     uint32_t value = 1, n = N, called = 0;
     CUgraph graph, clone;
     CUgraphNodeType type;
     CUgraphExec exec;
     CUdeviceptr a, b;
-    void *params[] = { &b, &value, &n };
+    void *params[] = {&b, &value, &n};
     CUcontext context = worker_context();
     CUmodule module;
     CUstream stream;
@@ -289,7 +310,7 @@ test_graph_of_every_kind_of_node(void)
     CHECK_EQ(cuGraphAddHostNode(&host, graph, &kernel, 1, &call), 0);
     CHECK_EQ(cuGraphAddEmptyNode(&empty, graph, NULL, 0), 0);
     CHECK_EQ(cuGraphAddDependencies(graph, &empty, &set, 1), 0);
-    value = 77;                         /* taken when the node was made */
+    value = 77; /* taken when the node was made */
     CHECK_EQ(cuGraphInstantiateWithFlags(&exec, graph, 0), 0);
     for (int i = 0; i < 3; i++)
         CHECK_EQ(cuGraphLaunch(exec, stream), 0);
@@ -352,7 +373,7 @@ test_nodes_of_a_captured_graph_keep_their_names(void)
     uint32_t value = 1, n = N;
     CUgraphNode first[4], second[4];
     CUdeviceptr memory;
-    void *params[] = { &memory, &value, &n };
+    void *params[] = {&memory, &value, &n};
     CUfunction add;
     CUmodule module;
     CUstream stream;

@@ -56,7 +56,8 @@ needs_vmm(void)
     int vmm;
 
     CHECK_EQ(cuDeviceGetAttribute(
-                 &vmm, CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED, 0), 0);
+                 &vmm, CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED, 0),
+             0);
     if (!vmm)
         CHECK_SKIP("the device has no virtual memory management");
 }
@@ -214,7 +215,8 @@ test_pinned_copy_down_is_there_after_synchronise(void)
     worker_exit();
 }
 
-/* A synchronous copy is over when it returns, also for streams that do not wait for it. */
+/* A synchronous copy is over when it returns, also for streams that do not wait for it.
+ */
 static void
 test_work_on_other_streams_finds_the_bytes(void)
 {
@@ -243,7 +245,10 @@ test_boxes_travel_packed(void)
     enum { WIDTH = 700, ROWS = 900, DEPTH = 3, PITCH = 1024 };
     static uint8_t from[DEPTH * ROWS * PITCH], got[DEPTH * ROWS * PITCH];
     CUDA_ARRAY3D_DESCRIPTOR desc = {
-        .Width = 64, .Height = 32, .Format = CU_AD_FORMAT_FLOAT, .NumChannels = 1,
+        .Width = 64,
+        .Height = 32,
+        .Format = CU_AD_FORMAT_FLOAT,
+        .NumChannels = 1,
     };
     CUDA_MEMCPY3D copy;
     CUDA_MEMCPY2D flat;
@@ -277,7 +282,7 @@ test_boxes_travel_packed(void)
     CHECK_EQ(cuMemcpy3D_v2(&copy), 0);
     for (int row = 0; row < ROWS * DEPTH; row++)
         CHECK_BYTES(got + row * PITCH, from + row * PITCH, WIDTH);
-    CHECK_EQ(got[WIDTH], 0);            /* between the rows nothing was written */
+    CHECK_EQ(got[WIDTH], 0); /* between the rows nothing was written */
     copy.srcPitch = WIDTH - 1;
     CHECK_EQ(cuMemcpy3D_v2(&copy), CUDA_ERROR_INVALID_VALUE);
 
@@ -311,9 +316,10 @@ test_addresses_are_told_apart(void)
     size_t size;
     int local, ordinal;
     CUpointer_attribute which[] = {
-        CU_POINTER_ATTRIBUTE_MEMORY_TYPE, CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL,
+        CU_POINTER_ATTRIBUTE_MEMORY_TYPE,
+        CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL,
     };
-    void *values[] = { &type, &ordinal };
+    void *values[] = {&type, &ordinal};
 
     worker_context();
     CHECK_EQ(cuMemAlloc_v2(&device, 1000), 0);
@@ -321,21 +327,24 @@ test_addresses_are_told_apart(void)
     CHECK_EQ(cuMemGetAddressRange_v2(&base, &size, device + 999), 0);
     CHECK_EQ(base, device);
     CHECK_EQ(size, 1000);
-    CHECK_EQ(cuMemGetAddressRange_v2(&base, &size, device + 1000), CUDA_ERROR_NOT_FOUND);
+    CHECK_EQ(cuMemGetAddressRange_v2(&base, &size, device + 1000),
+             CUDA_ERROR_NOT_FOUND);
     CHECK_EQ(cuPointerGetAttribute(&type, which[0], device + 5), 0);
     CHECK_EQ(type, CU_MEMORYTYPE_DEVICE);
     CHECK_EQ(cuPointerGetAttribute(&type, which[0], (CUdeviceptr)(uintptr_t)pinned), 0);
     CHECK_EQ(type, CU_MEMORYTYPE_HOST);
     CHECK_EQ(cuPointerGetAttribute(&type, which[0], (CUdeviceptr)(uintptr_t)&local),
              CUDA_ERROR_INVALID_VALUE);
-    CHECK_EQ(cuPointerGetAttributes(2, which, values, (CUdeviceptr)(uintptr_t)&local), 0);
+    CHECK_EQ(cuPointerGetAttributes(2, which, values, (CUdeviceptr)(uintptr_t)&local),
+             0);
     CHECK_EQ(type, 0);
     CHECK_EQ(ordinal, -2);
     /* beyond the allocation, or freed: no copy, and never taken for host memory */
     CHECK_EQ(cuMemcpyHtoD_v2(device + 996, &local, 8), CUDA_ERROR_INVALID_VALUE);
     CHECK_EQ(cuMemFree_v2(device), 0);
     CHECK_EQ(cuMemcpyHtoD_v2(device, &local, 4), CUDA_ERROR_INVALID_VALUE);
-    CHECK_EQ(cuMemcpy(device, (CUdeviceptr)(uintptr_t)&local, 4), CUDA_ERROR_INVALID_VALUE);
+    CHECK_EQ(cuMemcpy(device, (CUdeviceptr)(uintptr_t)&local, 4),
+             CUDA_ERROR_INVALID_VALUE);
     CHECK_EQ(cuMemHostRegister_v2(pinned, 4096, 0),
              CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED);
     CHECK_EQ(cuMemHostUnregister(&local), CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED);
@@ -347,10 +356,10 @@ test_program_maps_memory_of_its_own(void)
 {
     CUmemAllocationProp prop = {
         .type = CU_MEM_ALLOCATION_TYPE_PINNED,
-        .location = { .type = CU_MEM_LOCATION_TYPE_DEVICE, .id = 0 },
+        .location = {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = 0},
     };
     CUmemAccessDesc access = {
-        .location = { .type = CU_MEM_LOCATION_TYPE_DEVICE, .id = 0 },
+        .location = {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = 0},
         .flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE,
     };
     CUmemGenericAllocationHandle one, two;
@@ -477,7 +486,7 @@ test_threads_copy_at_once(void)
     pthread_t thread[4];
 
     for (uint32_t i = 0; i < 4; i++) {
-        hand[i] = (struct hand){ context, i + 1 };
+        hand[i] = (struct hand){context, i + 1};
         CHECK_EQ(pthread_create(&thread[i], NULL, copy_much, &hand[i]), 0);
     }
     for (int i = 0; i < 4; i++)
