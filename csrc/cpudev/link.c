@@ -190,7 +190,7 @@ place_variables(struct fdcpu_reader *r)
             continue;
         range.lo = v->pub.addr;
         range.hi = v->pub.addr + v->pub.size;
-        range.flags = v->space == VS_CONST ? FDCPU_MEM_READONLY : 0;
+        range.flags = 0;        /* constants too: a kernel may write them by address */
         v->announced = fdcpu_mem_add(&range) == 0;
     }
     for (k = 0; k < m->nvar; k++)

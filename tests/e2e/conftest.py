@@ -88,7 +88,7 @@ class Outcome:
     err: str
 
 
-def run(command: list[str | Path], env: dict[str, str], timeout: float = 120,
+def run(command: list[str | Path], env: dict[str, str], timeout: float = 300,
         feed: str = "") -> Outcome:
     full = {**os.environ, **env}
     full.pop("FD_SESSION", None)

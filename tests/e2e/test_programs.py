@@ -76,3 +76,13 @@ def test_python(name: str, road: str, direct: Run, remote: Run, python: Path,
     script = APPS / f"{name}.py"
     env = {"CUPY_CACHE_DIR": str(tmp_path), "NUMBA_CACHE_DIR": str(tmp_path)}
     same(direct(python, script, env=env), remote(python, script, road=road, env=env))
+
+
+@pytest.mark.timeout(600)
+def test_cupy_sweep(direct: Run, remote: Run, python: Path, tmp_path: Path) -> None:
+    """A few hundred expressions; compiled once, so the second run is the quick one."""
+    if importlib.util.find_spec("cupy") is None:
+        pytest.skip("cupy is not installed (it is in the test extra)")
+    env = {"CUPY_CACHE_DIR": str(tmp_path)}
+    script = APPS / "cupy_sweep.py"
+    same(direct(python, script, env=env), remote(python, script, env=env))

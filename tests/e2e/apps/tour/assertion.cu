@@ -7,6 +7,7 @@ __global__ void demand(int limit) { assert((int)(blockIdx.x * blockDim.x + threa
 
 int main()
 {
+    setvbuf(stdout, 0, _IONBF, 0);
     demand<<<2, 32>>>(64);
     CK(cudaDeviceSynchronize());
     demand<<<2, 32>>>(60);

@@ -1,0 +1,55 @@
+"""The tour: nvcc-built programs that verify themselves, directly and through fdrun."""
+
+from __future__ import annotations
+
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import APPS, OUT, Run, newer, nvcc
+
+TOUR = APPS / "tour"
+NAMES = sorted(path.stem for path in TOUR.glob("*.cu"))
+# Programs that ask for several devices.
+DEVICES = {"peers": 2}
+EXTRA = {"separate": ["-rdc=true", "-x", "cu", TOUR / "separate_unit.inc"]}
+
+
+def build(name: str) -> str:
+    """What the compiler said, empty where all went well."""
+    compiler, source, target = nvcc(), TOUR / f"{name}.cu", OUT / f"tour-{name}"
+    if newer(target, source, TOUR / "tour.h"):
+        return ""
+    OUT.mkdir(parents=True, exist_ok=True)
+    done = subprocess.run(
+        [compiler, "-std=c++17", "-arch=compute_80", "-o", target, source,
+         *EXTRA.get(name, [])],
+        capture_output=True, text=True,
+    )
+    return "" if done.returncode == 0 else done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def built() -> dict[str, str]:
+    """All of them, two compilers at a time."""
+    if nvcc() is None:
+        pytest.skip("no nvcc: neither in the wheels of the test extra nor on the path")
+    with ThreadPoolExecutor(2) as pool:
+        return dict(zip(NAMES, pool.map(build, NAMES), strict=True))
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", NAMES)
+def test_tour(name: str, built: dict[str, str], direct: Run, remote: Run) -> None:
+    assert built[name] == ""
+    program: Path = OUT / f"tour-{name}"
+    devices = DEVICES.get(name, 1)
+    alone = direct(program, devices=devices)
+    assert alone.out.splitlines()[-1:] == ["PASS"], f"direct:\n{alone.out}\n{alone.err}"
+    assert alone.status == 0
+    # One road is enough here: the other tests compare the two.
+    remoted = remote(program, options=("-n", str(devices)))
+    assert (remoted.out, remoted.status) == (alone.out, 0), (
+        f"direct:\n{alone.out}\nremoted:\n{remoted.out}\n{remoted.err}")
