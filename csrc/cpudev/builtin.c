@@ -506,15 +506,10 @@ OPEN(rt_grid_sync)
         uint64_t count = 0;
 
         FDCPU_EACH(l, new)
-            count += (argument(x, i, l, i->aux + 1) & 1) ? job->threads : 1;
+            count += (argument(x, i, l, i->aux + 1) & 1) ? x->block->live : 1;
         x->warp->grid_in |= new;
         x->warp->grid_phase = __atomic_load_n(&job->grid_phase, __ATOMIC_ACQUIRE);
-        if (__atomic_add_fetch(&job->grid_arrived, count, __ATOMIC_ACQ_REL) >=
-            job->nblocks * job->threads) {
-            __atomic_store_n(&job->grid_arrived, 0, __ATOMIC_RELAXED);
-            /* pairs with the loads here: what blocks wrote before is seen after */
-            __atomic_add_fetch(&job->grid_phase, 1, __ATOMIC_RELEASE);
-        }
+        fdcpu_grid_arrive(job, count, 0);
     }
     if (__atomic_load_n(&job->grid_phase, __ATOMIC_ACQUIRE) == x->warp->grid_phase)
         FDCPU_STOP(i, WHY_YIELD);

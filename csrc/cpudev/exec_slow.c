@@ -263,6 +263,16 @@ OPEN(unpack128)
     FDCPU_NEXT;
 }
 
+static bool
+in_constants(const struct fdcpu_module *m, u64 addr)
+{
+    for (uint32_t k = 0; k < m->npub; k++)
+        if (m->pub[k]->space == FDCPU_CONST && addr >= m->pub[k]->addr &&
+            addr - m->pub[k]->addr < m->pub[k]->size)
+            return true;
+    return false;
+}
+
 OPEN(isspacep)
 {
     uint32_t q = FDCPU_GUARD, v = 0;
@@ -279,13 +289,7 @@ OPEN(isspacep)
         case SP_LOCAL: yes = local; break;
         case SP_PARAM: yes = param; break;
         case SP_GLOBAL: yes = !shared && !local && !param; break;
-        case SP_CONST: {
-            struct fdcpu_range range;
-
-            yes = a < FDCPU_WIN_SHARED && fdcpu_mem_find(a, &range) &&
-                  (range.flags & FDCPU_MEM_READONLY);
-            break;
-        }
+        case SP_CONST: yes = in_constants(x->job->prog->module, a); break;
         default: break;
         }
         v |= (uint32_t)yes << l;

@@ -36,6 +36,22 @@ fdcpu_stopped(struct fdcpu_job *job)
     return __atomic_load_n(&job->stop, __ATOMIC_RELAXED) != 0;
 }
 
+/* Threads come to the grid's barrier, or exit and are waited for no longer. */
+void
+fdcpu_grid_arrive(struct fdcpu_job *job, uint64_t count, uint64_t gone)
+{
+    pthread_mutex_lock(&job->lock);
+    job->grid_arrived += count;
+    job->grid_gone += gone;
+    if (job->grid_arrived &&
+        job->grid_arrived + job->grid_gone >= job->nblocks * job->threads) {
+        job->grid_arrived = 0;
+        /* pairs with the loads in rt_grid_sync: what came before is seen after */
+        __atomic_add_fetch(&job->grid_phase, 1, __ATOMIC_RELEASE);
+    }
+    pthread_mutex_unlock(&job->lock);
+}
+
 /* ---- faults ---- */
 
 static void
@@ -522,6 +538,8 @@ lanes_exit(struct fdcpu_worker *wk, struct fdcpu_warp *w, uint32_t k, uint32_t q
     w->live &= ~q;
     w->block->live -= (uint32_t)__builtin_popcount(q);
     wk->x.live = w->live;
+    if (wk->x.job->launch->cooperative)
+        fdcpu_grid_arrive(wk->x.job, 0, (uint64_t)__builtin_popcount(q));
     s->mask &= ~q;
     if (!s->mask) {
         frame_drop(wk, s->frame);

@@ -89,8 +89,8 @@ struct fdcpu_job {
     uint64_t nblocks, next_block;       /* atomic */
     uint64_t deadline_ns, grid_id;
     uint64_t workspace;         /* of a cooperative launch */
-    uint64_t grid_arrived;      /* threads; atomic, as is the phase */
-    uint32_t grid_phase;
+    uint64_t grid_arrived, grid_gone;   /* threads; under the lock */
+    uint32_t grid_phase;        /* atomic */
     uint32_t stop;              /* atomic: a fault or a cancel */
     uint32_t helpers;           /* under the pool's lock */
     struct fdcpu_job *next;
@@ -238,6 +238,7 @@ bool fdcpu_local_grow(struct fdcpu_exec *x, const struct fdcpu_insn *i, uint64_t
 uint64_t fdcpu_now_ns(void);
 void fdcpu_print(struct fdcpu_exec *x, const char *bytes, size_t size);
 bool fdcpu_stopped(struct fdcpu_job *job);
+void fdcpu_grid_arrive(struct fdcpu_job *job, uint64_t count, uint64_t gone);
 void fdcpu_heap_forget(struct fdcpu_env *env);
 
 extern const uint32_t fdcpu_bit[FDCPU_LANES];
