@@ -231,7 +231,12 @@ def cases_own_kernels():
         x = np.arange(40.0)
         if m is np:
             return np.sin(x) * 2 + x
-        return cp.fuse()(lambda v: cp.sin(v) * 2 + v)(cp.asarray(x))
+
+        @cp.fuse()
+        def wave(v):
+            return cp.sin(v) * 2 + v
+
+        return wave(cp.asarray(x))
 
     def streams(m):
         if m is np:
