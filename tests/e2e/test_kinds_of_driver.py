@@ -1,0 +1,44 @@
+"""The same programs where the server's driver is of another kind.
+
+`hints` follows no address hint, so the session's addresses are where the driver put
+them; `novmm` has no virtual memory calls, so that each allocation is the driver's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from tests.e2e.conftest import MEMORY_MB, ROADS, Outcome, Run, Server, build_c, run
+from tests.e2e.test_programs import SEMANTICS, same
+
+KINDS = ("hints", "novmm")
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def other(request: pytest.FixtureRequest,
+          tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp(request.param),
+                    env={"FD_CPU_STRICT": f"1,{request.param}"})
+    yield server
+    status = server.stop()
+    assert status == 0, f"fdserver ended with {status}:\n{server.text()}"
+
+
+def through(server: Server, *program: object, road: str,
+            options: tuple[str, ...] = ("-n", "1")) -> Outcome:
+    return run(server.command(*program, options=options), {"FD_TRANSPORT": road})
+
+
+@pytest.mark.parametrize("road", ROADS)
+@pytest.mark.parametrize("name", (*SEMANTICS, "demo_driver"))
+def test_semantics(name: str, road: str, direct: Run, other: Server) -> None:
+    program = build_c(name)
+    same(direct(program), through(other, program, road=road))
+
+
+@pytest.mark.parametrize("road", ROADS)
+def test_slice_is_the_limit(road: str, direct: Run, other: Server) -> None:
+    program, half = build_c("out_of_memory"), MEMORY_MB // 2
+    same(direct(program, str(half), memory=half),
+         through(other, program, str(half), road=road, options=("-m", str(half))))
