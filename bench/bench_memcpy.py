@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from conftest import ROADS, Interleaved, virtual_clock
+from bench.conftest import ROADS, Interleaved, virtual_clock
 
 pytestmark = pytest.mark.benchmark(timer=virtual_clock)
 SIZES = {"4KiB": (4096, 500), "1MiB": (1 << 20, 40), "64MiB": (64 << 20, 2)}
