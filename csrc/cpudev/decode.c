@@ -453,7 +453,7 @@ address_operand(struct dec *d, struct opnd *o)
 
         operand(d, v);
         o->vec = v;
-        o->nvec = 1;
+        o->nvec++;
     }
     fdcpu_expect(&d->r, ']');
 }
@@ -484,6 +484,18 @@ operand(struct dec *d, struct opnd *o)
                 break;
         }
         fdcpu_expect(&d->r, '}');
+        if (x->c == '|') {      /* textures: whether it is resident */
+            struct opnd q = { 0 };
+
+            fdcpu_lex_next(x);
+            if (x->kind != TOK_WORD)
+                DEC_FAIL(d, "expected a predicate after '|'");
+            word_operand(d, &q);
+            if (q.kind == O_REG && d->vreg[q.reg].cls != 'p')
+                DEC_FAIL(d, "expected a predicate after '|'");
+            o->has_pair = true;
+            o->pair = q.kind == O_REG ? q.reg : UINT32_MAX;
+        }
     } else if (x->kind == TOK_WORD) {
         bool neg = o->neg;
 

@@ -813,6 +813,7 @@ lower_stack(struct dec *d)
 }
 
 bool dec_matrix(struct dec *d);
+bool dec_texture(struct dec *d);
 
 static const struct dec_entry mem[] = {
     { "ld", lower_ld }, { "ldu", lower_ld }, { "st", lower_st }, { "atom", lower_atom },
@@ -828,6 +829,9 @@ static const struct dec_entry mem[] = {
     { "getctarank", lower_getctarank }, { "alloca", lower_stack },
     { "stacksave", lower_stack }, { "stackrestore", lower_stack }, { "mma", dec_matrix },
     { "wmma", dec_matrix }, { "ldmatrix", dec_matrix }, { "stmatrix", dec_matrix },
+    { "tex", dec_texture }, { "tld4", dec_texture }, { "txq", dec_texture },
+    { "suld", dec_texture }, { "sust", dec_texture }, { "sured", dec_texture },
+    { "suq", dec_texture },
 };
 
 dec_lower *

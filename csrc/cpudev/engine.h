@@ -118,6 +118,38 @@ const struct fdcpu_var *fdcpu_module_var(const struct fdcpu_module *module, cons
 
 /* ---- launching (sched.c exec*.c builtin.c) ---- */
 
+/*
+ * A texture or surface object, as tex.c reads it. Base addresses are trusted: what a
+ * kernel chooses are indices, which are brought into the bounds given here.
+ */
+enum fdcpu_texel {
+    FDCPU_TEXEL_U8, FDCPU_TEXEL_S8, FDCPU_TEXEL_U16, FDCPU_TEXEL_S16, FDCPU_TEXEL_U32,
+    FDCPU_TEXEL_S32, FDCPU_TEXEL_F16, FDCPU_TEXEL_F32
+};
+enum { FDCPU_ADDRESS_WRAP, FDCPU_ADDRESS_CLAMP, FDCPU_ADDRESS_MIRROR, FDCPU_ADDRESS_BORDER };
+enum { FDCPU_MAX_LEVELS = 20 };
+
+struct fdcpu_plane {            /* one level of a mipmap; sizes in elements, at least 1 */
+    uint64_t base, pitch, slice;        /* bytes of a row, of a plane of rows */
+    uint32_t width, height, depth;      /* depth counts layers and faces too */
+};
+
+struct fdcpu_texture {
+    enum fdcpu_texel texel;
+    uint32_t channels, element; /* bytes of an element, all channels */
+    uint32_t dims;              /* 1 to 3, layers not counted */
+    bool layered, cube;
+    bool line;                  /* linear memory: fetches only, outside is 0 */
+    bool checked;               /* memory that may go away: ask fdcpu_mem_find() */
+    uint8_t address[3];
+    bool linear, normalized, as_float, srgb;
+    float border[4];
+    bool mip_linear;
+    float lod_bias, lod_min, lod_max;
+    uint32_t nlevels;
+    struct fdcpu_plane level[FDCPU_MAX_LEVELS];
+};
+
 /* What the device has that a launch needs to know; one a context. */
 struct fdcpu_env {
     struct fdcpu_allocator heap;        /* device malloc */
@@ -128,6 +160,12 @@ struct fdcpu_env {
     uint32_t sm_count;
     const _Atomic uint32_t *cancel;     /* nonzero: stop with 702; may be NULL */
     uint64_t deadline_ms;               /* for one launch, 0: none */
+    /*
+     * The object behind the number that a kernel has, NULL for none; it must stay until
+     * the launch is over. May be NULL.
+     */
+    const struct fdcpu_texture *(*texture)(void *user, uint64_t number, bool surface);
+    void *texture_user;
 };
 
 struct fdcpu_launch {
