@@ -1,22 +1,14 @@
 /*
- * Arrays: boxes of elements that only copies reach, kept as rows. Mipmapped arrays are
- * several of them. The engine has no texture units yet, so that texture and surface
- * objects are refused.
+ * Arrays: boxes of elements that copies, textures and surfaces reach, kept as rows.
+ * Mipmapped arrays are several of them.
  */
 #include <stdlib.h>
 #include <string.h>
 
 #include "cpudev.h"
 
-struct mipmap {
-    uint64_t handle;
-    struct fdcpu_ctx *ctx;
-    unsigned int nlevels;
-    struct fdcpu_array *level[32];
-};
-
-static size_t
-format_size(CUarray_format format)
+size_t
+fdcpu_format_size(CUarray_format format)
 {
     switch ((int)format) {
     case CU_AD_FORMAT_UNSIGNED_INT8:
@@ -42,7 +34,7 @@ array_new(struct fdcpu_ctx *ctx, const CUDA_ARRAY3D_DESCRIPTOR *desc,
     struct fdcpu_array *a;
     CUresult result;
 
-    if (format_size(desc->Format) == 0)
+    if (fdcpu_format_size(desc->Format) == 0)
         return CUDA_ERROR_NOT_SUPPORTED;
     if (desc->Width == 0 ||
         (desc->NumChannels != 1 && desc->NumChannels != 2 && desc->NumChannels != 4) ||
@@ -53,7 +45,7 @@ array_new(struct fdcpu_ctx *ctx, const CUDA_ARRAY3D_DESCRIPTOR *desc,
         return CUDA_ERROR_OUT_OF_MEMORY;
     a->ctx = ctx;
     a->desc = *desc;
-    a->element = format_size(desc->Format) * desc->NumChannels;
+    a->element = fdcpu_format_size(desc->Format) * desc->NumChannels;
     a->width = desc->Width * a->element;
     a->height = desc->Height == 0 ? 1 : desc->Height;
     a->depth = desc->Depth == 0 ? 1 : desc->Depth;
@@ -94,7 +86,7 @@ drop_array(void *obj, void *user)
 static void
 drop_mipmap(void *obj, void *user)
 {
-    struct mipmap *m = obj;
+    struct fdcpu_mipmap *m = obj;
     unsigned int i;
 
     if (m->ctx != user)
@@ -215,6 +207,7 @@ cuArrayDestroy(CUarray hArray)
         return result;
     if (a->borrowed)
         return CUDA_ERROR_INVALID_HANDLE;
+    fdcpu_texture_forget(a);
     fdcpu_device_idle(a->ctx->device);
     array_free(a);
     return CUDA_SUCCESS;
@@ -227,7 +220,7 @@ cuMipmappedArrayCreate(CUmipmappedArray *pHandle, const CUDA_ARRAY3D_DESCRIPTOR 
                        unsigned int numMipmapLevels)
 {
     CUDA_ARRAY3D_DESCRIPTOR level;
-    struct mipmap *m;
+    struct fdcpu_mipmap *m;
     struct fdcpu_ctx *ctx;
     CUresult result = fdcpu_enter(&ctx);
 
@@ -265,7 +258,7 @@ FDC_EXPORT CUresult
 cuMipmappedArrayGetLevel(CUarray *pLevelArray, CUmipmappedArray handle,
                          unsigned int level)
 {
-    struct mipmap *m = FDCPU_GET(FDCPU_H_MIPMAP, handle);
+    struct fdcpu_mipmap *m = FDCPU_GET(FDCPU_H_MIPMAP, handle);
     CUresult result = fdcpu_check();
 
     if (result != CUDA_SUCCESS)
@@ -281,13 +274,16 @@ cuMipmappedArrayGetLevel(CUarray *pLevelArray, CUmipmappedArray handle,
 FDC_EXPORT CUresult
 cuMipmappedArrayDestroy(CUmipmappedArray handle)
 {
-    struct mipmap *m = FDCPU_GET(FDCPU_H_MIPMAP, handle);
+    struct fdcpu_mipmap *m = FDCPU_GET(FDCPU_H_MIPMAP, handle);
     CUresult result = fdcpu_check();
+    unsigned int i;
 
     if (result != CUDA_SUCCESS)
         return result;
     if (m == NULL)
         return CUDA_ERROR_INVALID_HANDLE;
+    for (i = 0; i < m->nlevels; i++)
+        fdcpu_texture_forget(m->level[i]);
     fdcpu_device_idle(m->ctx->device);
     drop_mipmap(m, m->ctx);
     return CUDA_SUCCESS;

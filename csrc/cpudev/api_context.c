@@ -42,6 +42,8 @@ fill_env(struct fdcpu_ctx *ctx)
     ctx->env.cc = fdcpu.opt.cc;
     ctx->env.sm_count = FDCPU_SMS;
     ctx->env.cancel = &ctx->cancel;
+    ctx->env.texture = fdcpu_texture_find;
+    ctx->env.texture_user = ctx;
     ctx->env.deadline_ms = fdcpu.opt.deadline_ms;
 }
 
@@ -277,6 +279,7 @@ clear(struct fdcpu_ctx *ctx)
     fdcpu_library_drop_ctx(ctx);
     fdcpu_module_drop_ctx(ctx);
     fdcpu_handle_each(FDCPU_H_EVENT, drop_event, ctx);
+    fdcpu_texture_drop_ctx(ctx);
     fdcpu_array_drop_ctx(ctx);
     fdcpu_alloc_drop_ctx(ctx);
     pthread_mutex_lock(&fdcpu.sched);

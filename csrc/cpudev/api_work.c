@@ -202,7 +202,9 @@ run_kernel(struct fdcpu_work *work)
     memcpy(launch.grid, work->u.kernel.grid, sizeof(launch.grid));
     memcpy(launch.block, work->u.kernel.block, sizeof(launch.block));
     memcpy(launch.cluster, work->u.kernel.cluster, sizeof(launch.cluster));
+    fdcpu_texture_enter();
     result = fdcpu_run(&launch, &fault);
+    fdcpu_texture_leave();
     if (result != 0) {
         fault.result = result;
         fdcpu_ctx_fault(work->ctx, &fault);

@@ -96,6 +96,8 @@ enum fdcpu_kind {
     FDCPU_H_LOG,
     FDCPU_H_OBJECT,
     FDCPU_H_MIPMAP,
+    FDCPU_H_TEXTURE,
+    FDCPU_H_SURFACE,
 };
 
 /* Names obj. 0 when the table is full. */
@@ -275,7 +277,7 @@ void fdcpu_pool_init(struct fdcpu_device *device);
 void fdcpu_vmm_free(const struct fdcpu_alloc *alloc);
 struct fdcpu_allocator fdcpu_allocator_of(struct fdcpu_ctx *ctx);
 
-/* ---- arrays (api_array.c) ---- */
+/* ---- arrays, textures, surfaces (api_array.c, api_texture.c) ---- */
 
 struct fdcpu_array {
     uint64_t handle;
@@ -287,7 +289,22 @@ struct fdcpu_array {
     uint64_t base;
     bool borrowed; /* a level of a mipmapped array */
 };
+struct fdcpu_mipmap {
+    uint64_t handle;
+    struct fdcpu_ctx *ctx;
+    unsigned int nlevels;
+    struct fdcpu_array *level[32];
+};
+/* Bytes of one channel, 0: a format that is not supported. */
+size_t fdcpu_format_size(CUarray_format format);
 void fdcpu_array_drop_ctx(struct fdcpu_ctx *ctx);
+/* Objects on this array are no longer any; the caller waits for kernels afterwards. */
+void fdcpu_texture_forget(const struct fdcpu_array *array);
+void fdcpu_texture_drop_ctx(struct fdcpu_ctx *ctx);
+/* Around a kernel's run: what it has looked up stays. */
+void fdcpu_texture_enter(void);
+void fdcpu_texture_leave(void);
+const struct fdcpu_texture *fdcpu_texture_find(void *ctx, uint64_t number, bool surface);
 
 /* ---- modules (api_module.c, api_library.c, fatbin.c) ---- */
 
