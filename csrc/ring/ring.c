@@ -17,6 +17,7 @@
  * keeps a thread that was overtaken between its look and its sleep from sleeping on.
  */
 #include <errno.h>
+#include <sched.h>
 #include <limits.h>
 #include <string.h>
 
@@ -205,8 +206,10 @@ room_ready(struct fdc_ring *ring, const struct look *look)
 }
 
 static int
-spin_for(struct fdc_ring *ring, const struct look *look, uint64_t until_ns)
+spin_for(struct fdc_ring *ring, const struct look *look, uint64_t start_ns,
+         uint64_t budget_ns)
 {
+    uint64_t spun_ns = 0;
     int ready;
 
     do {
@@ -216,7 +219,10 @@ spin_for(struct fdc_ring *ring, const struct look *look, uint64_t until_ns)
                 return ready;
             fdc_pause();
         }
-    } while (fdc_now_ns() < until_ns);
+        if (spun_ns > FDC_SPIN_ALONE_NS)
+            sched_yield();
+        spun_ns = fdc_now_ns() - start_ns;
+    } while (spun_ns < budget_ns);
     return 0;
 }
 
@@ -241,7 +247,7 @@ wait_for(struct fdc_ring *ring, struct sleeper *sleeper, const struct look *look
     if (budget_ns) {
         if (limit_ns && start_ns + budget_ns > limit_ns)
             budget_ns = limit_ns - start_ns;
-        ready = spin_for(ring, look, start_ns + budget_ns);
+        ready = spin_for(ring, look, start_ns, budget_ns);
         fdc_spin_end(&ring->spin);
         if (ready)
             return ready;

@@ -8,6 +8,7 @@
 #include "server/serve.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -156,6 +157,8 @@ idle(struct fdc_serve *serve)
             start = now;
         else if (now - start > SPIN_NS)
             break;
+        if (now - start > FDC_SPIN_ALONE_NS)
+            sched_yield();              /* the driver may need this CPU to get done */
         for (int i = 0; i < 8; i++)
             fdc_pause();
     }

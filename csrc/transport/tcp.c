@@ -17,6 +17,7 @@
 #include <errno.h>
 #include <limits.h>
 #include <netinet/in.h>
+#include <sched.h>
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <pthread.h>
@@ -470,8 +471,11 @@ lead_wait(struct tcp_link *tcp, struct fdc_ring *ring, const uint32_t *word,
         now_ns = fdc_now_ns();
         if (ready || (limit_ns && now_ns >= limit_ns))
             break;
-        if (now_ns < start_ns + budget_ns)
+        if (now_ns < start_ns + budget_ns) {
+            if (now_ns > start_ns + FDC_SPIN_ALONE_NS)
+                sched_yield();
             continue;
+        }
         if (budget_ns) {
             fdc_spin_end(&tcp->spin);
             budget_ns = 0;

@@ -32,6 +32,8 @@ void fdc_pause(void);      /* one turn of a spin loop */
  * sleep at once), to be followed by end() if not 0; learn: how long a wait took that
  * was not over within the budget, and whether it ended with what it waited for. */
 #define FDC_SPIN_MAX_NS 200000u
+/* A spin longer than this yields at every look: what it waits for may need this CPU. */
+#define FDC_SPIN_ALONE_NS 4000u
 struct fdc_spin {
     uint64_t budget_ns;
     uint32_t cpus, spinners;
