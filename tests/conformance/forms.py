@@ -1,0 +1,45 @@
+"""From the list of forms to cases."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from tests.conformance import alu, control, matrix, memory, warp
+from tests.conformance.case import Case, Untested
+
+HERE = Path(__file__).parent
+MAKERS = {
+    **alu.MAKERS,
+    **memory.MAKERS,
+    **warp.MAKERS,
+    **matrix.MAKERS,
+    **control.MAKERS,
+}
+
+
+def read_list(name: str) -> list[tuple[str, str]]:
+    """Lines `form  # reason` of a file beside this one."""
+    out = []
+    for line in (HERE / name).read_text().splitlines():
+        form, _, reason = line.partition("#")
+        if form.strip():
+            out.append((form.strip(), reason.strip()))
+    return out
+
+
+def forms(only: str = "") -> list[str]:
+    listed = [form for form, _ in read_list("forms.txt")]
+    return [f for f in listed if re.search(only, f)]
+
+
+def make(form: str) -> Case:
+    """The case of a form; raises Untested."""
+    op, *mods = form.split(".")
+    # a modifier such as shared::cta is one word
+    maker = MAKERS.get(op)
+    if not maker:
+        raise Untested("no test for this opcode")
+    case = maker(form, mods)
+    case.form = form
+    return case

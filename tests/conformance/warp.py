@@ -1,0 +1,2 @@
+from tests.conformance.case import Case
+MAKERS = {}
