@@ -22,7 +22,7 @@ def parser() -> options.Parser:
         help="where clients ask for GPUs (127.0.0.1:56001); none: this machine only",
     )  # fmt: skip
     made.add_argument(
-        "--cpu-devices", type=options.count, default=0, metavar="N",
+        "--cpu-devices", type=options.cpu_devices, default=0, metavar="N",
         help="serve the CPU device, with this many GPUs",
     )  # fmt: skip
     made.add_argument(

@@ -38,7 +38,7 @@ def run(command: str, words: Sequence[str]) -> int:
         )  # fmt: skip
     else:
         made.add_argument(
-            "--cpu-devices", type=options.count, metavar="N",
+            "--cpu-devices", type=options.cpu_devices, metavar="N",
             help="use the CPU device, with this many GPUs",
         )  # fmt: skip
         made.add_argument("--driver", metavar="PATH", help="the driver library to use")

@@ -77,6 +77,14 @@ def count(text: str) -> int:
     return int(text)
 
 
+def cpu_devices(text: str) -> int:
+    if not (text.isascii() and text.isdigit()) or not 1 <= int(text) <= 16:
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is not a number of CPU devices, 1 to 16"
+        )
+    return int(text)
+
+
 def memory(text: str) -> int:
     """Bytes of a number of MiB."""
     digits = text.rstrip("BGIMbgim")
@@ -131,7 +139,8 @@ def launch(
                 server += ["--cpu-devices", str(given.cpu_devices)]
             work.run_local(program, ask_of(given), server, say)
         else:
-            addresses = parse_addresses(given.server_list) if given.server_list else ()
+            listed = given.server_list
+            addresses = () if listed is None else parse_addresses(listed)
             work.run(program, ask_of(given), addresses, say)
     except work.ExecError as error:
         say_error(who, error)

@@ -104,6 +104,11 @@ def servers(environment: Mapping[str, str] = os.environ) -> tuple[Address, ...]:
             found = read_servers_conf(path)
             if found:
                 return found
+    return own_server(environment)
+
+
+def own_server(environment: Mapping[str, str] = os.environ) -> tuple[Address, ...]:
+    """This machine's: over its socket, and by its port should nobody answer there."""
     socket = state_folder(environment) / CONTROL_SOCKET
     if socket.exists():
         return (Address(path=str(socket)), Address("127.0.0.1", CONTROL_PORT))

@@ -31,13 +31,14 @@ from fdcore.config import (
     SHIM,
     Address,
     library,
+    own_server,
     private_folder,
     protocol_hash,
     road,
     runtime_folder,
     servers,
 )
-from fdcore.errors import FdcoreError, TransportError
+from fdcore.errors import FdcoreError, RefusedError, TransportError
 from fdcore.sched.slices import MIB, Ask
 
 if TYPE_CHECKING:
@@ -140,6 +141,8 @@ def reserve(
             return client.reserve(address, ask, protocol, name, take)
         except FdcoreError as error:
             failures.append(error)
+            if isinstance(error, RefusedError) and addresses == own_server():
+                break  # two roads to one server
     if len(failures) == 1:
         raise failures[0]
     raise type(failures[-1])("; ".join(str(error) for error in failures))

@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from fdcore import __version__
+from fdcore import __version__, launch
+from fdcore.config import parse_address
+from fdcore.errors import RefusedError
+from fdcore.sched.slices import Ask
 from tests.support import ROOT, environment, until
 
 FDRUN = [sys.executable, "-m", "fdcore_cli.fdrun"]
@@ -245,6 +248,15 @@ def test_server_that_does_not_answer_is_named_with_the_cause(tmp_path, address, 
     assert done.stderr.count("\n") == 1
 
 
+def test_own_server_that_refuses_is_not_asked_again_by_its_port(server, monkeypatch):
+    two_roads = (parse_address(server.unix), parse_address(server.control))
+    monkeypatch.setattr(launch, "own_server", lambda: two_roads)
+    said = []
+    with pytest.raises(RefusedError, match="9 GPUs"):
+        launch.reserve(two_roads, Ask(9), launch.Program("true", ("true",)), said.append)
+    assert len(said) == 1
+
+
 def test_missing_program_is_127_and_needs_no_server(tmp_path):
     env = environment(tmp_path)
     for name in ("no-such-program-at-all", "./no-such-file", "/nonexistent/x"):
@@ -290,6 +302,7 @@ def test_missing_interpreter_is_127(server, tmp_path):
         ["-p", "0", "true"],
         ["-p", "nan", "true"],
         ["-p", "0.5", "-m", "100", "true"],
+        ["-l", "", "true"],
         ["--nonsense", "true"],
         ["-n", "1"],
         [],

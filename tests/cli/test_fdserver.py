@@ -100,6 +100,15 @@ def test_number_of_cpu_devices_is_what_was_said(make_server):
     assert make_server(devices=1, memory_mb=300).free() == [300]
 
 
+def test_more_cpu_devices_than_there_can_be_are_refused(tmp_path):
+    for number in ("0", "17", "x"):
+        done = fdserver(tmp_path, "--cpu-devices", number)
+        assert done.returncode == 125
+        assert f"'{number}' is not a number of CPU devices" in done.stderr
+    assert fdserver(tmp_path, "--cpu-devices", "16", "--listen", "256.0.0.1:1",
+                    "--state", str(tmp_path / "s")).stderr.count("GPU ") == 16  # fmt: skip
+
+
 def test_ipv6_loopback_works(make_server):
     server = make_server("--listen", "[::1]:0")
     assert server.control.startswith("[::1]:")
