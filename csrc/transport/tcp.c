@@ -723,6 +723,8 @@ make_room(struct tcp_link *tcp, struct sender *to, size_t need)
     send_committed(tcp, to);
     if (to->size - to->end >= need)
         return true;
+    if (to->claimed > 0) /* somebody is writing behind end: it must not move */
+        return false;
     /* What is left moves to the front, as far off a multiple of 8 as it was: the socket
      * may have taken half a message, and the next one shall be aligned. */
     shift = to->start & ~(size_t)7;

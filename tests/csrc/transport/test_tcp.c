@@ -271,6 +271,38 @@ test_burst_travels_in_few_writes(void)
     pair_free(&pair);
 }
 
+/* One thread fills what it has claimed while another waits for more room than there is. */
+static void
+test_waiting_for_room_leaves_a_claim_alone(void)
+{
+    uint64_t sent = 0, taken = 0, *words;
+    struct pair pair;
+    int err = 0;
+
+    pair_make(&pair, FDC_ROAD_TCP);
+    while ((words = fdc_link_claim(pair.client, FDC_LANE_COMMAND, 4096, &err))) {
+        for (uint32_t i = 0; i < 512; i++)
+            words[i] = sent + i;
+        fdc_link_commit(pair.client, FDC_LANE_COMMAND);
+        sent++;
+    }
+    CHECK_EQ(err, -EAGAIN);
+    words = fdc_link_claim(pair.client, FDC_LANE_COMMAND, 64, &err);
+    CHECK(words);
+    /* The worker reads, so that there is room again, but only where what is queued moves. */
+    for (; taken < sent / 2; taken++)
+        take_words(pair.worker, FDC_LANE_COMMAND, taken, 512);
+    fdc_link_wait_room(pair.client, FDC_LANE_COMMAND, 65536, 100000);
+    for (uint32_t i = 0; i < 8; i++)
+        words[i] = 77 + i;
+    fdc_link_commit(pair.client, FDC_LANE_COMMAND);
+    fdc_link_flush(pair.client, FDC_LANE_COMMAND);
+    for (; taken < sent; taken++)
+        take_words(pair.worker, FDC_LANE_COMMAND, taken, 512);
+    take_words(pair.worker, FDC_LANE_COMMAND, 77, 8);
+    pair_free(&pair);
+}
+
 int
 main(void)
 {
@@ -283,5 +315,6 @@ main(void)
     RUN(test_garbage_on_either_connection_ends_the_session);
     RUN(test_client_checks_what_the_worker_says);
     RUN(test_burst_travels_in_few_writes);
+    RUN(test_waiting_for_room_leaves_a_claim_alone);
     return failed;
 }
