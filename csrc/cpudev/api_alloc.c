@@ -85,6 +85,9 @@ fdcpu_alloc_add(const struct fdcpu_alloc *alloc)
     };
     int err;
 
+    if (fdcpu.opt.slack && alloc->kind != FDCPU_A_MAPPED &&
+        alloc->kind != FDCPU_A_REGISTERED)
+        range.hi = FDC_ALIGN_UP(range.hi, FDCPU_ALIGN);
     pthread_rwlock_wrlock(&fdcpu.mem);
     err = insert(alloc);
     if (err == 0 && alloc->announced) {

@@ -106,6 +106,8 @@ read_options(struct fdcpu_options *opt)
     opt->strict = strict_words(getenv("FD_CPU_STRICT"));
     text = getenv("FD_CPU_KERNELS");
     opt->skip_kernels = text != NULL && strcmp(text, "skip") == 0;
+    text = getenv("FD_CPU_SLACK");
+    opt->slack = text != NULL && strcmp(text, "1") == 0;
     text = getenv("CUDA_LAUNCH_BLOCKING");
     opt->blocking = text != NULL && strcmp(text, "1") == 0;
     text = getenv("CUDA_MODULE_LOADING");

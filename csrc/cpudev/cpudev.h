@@ -73,6 +73,7 @@ struct fdcpu_options {
     bool skip_kernels;
     bool blocking; /* CUDA_LAUNCH_BLOCKING */
     bool eager;    /* CUDA_MODULE_LOADING=EAGER */
+    bool slack;    /* FD_CPU_SLACK=1: kernels may use the rest of a block's 512 bytes */
     uint64_t deadline_ms;
 };
 
