@@ -95,6 +95,11 @@ finish(struct fdc_serve *serve, struct fdc_done *item, CUresult result)
 {
     uint64_t put;
 
+    if (serve->print_fd >= 0 && item->down.size != 0) {
+        /* A program that waits for a copy finds what kernels before it printed. */
+        serve->driver->cuEventSynchronize(item->mark->event);
+        fdc_print_turn(serve);
+    }
     if (result == CUDA_SUCCESS && item->down.size != 0) {
         uint8_t *view = (uint8_t *)serve->region[FDC_REGION_DOWN] + item->down.offset;
 

@@ -199,12 +199,13 @@ wait_event(const struct fdc_wait *wait)
 static CUresult
 passed(struct fdc_serve *serve, CUevent event, CUresult result)
 {
+    CUresult waited;
+
     if (serve->print_fd < 0)
         return result;
-    if (result == CUDA_SUCCESS)
-        result = serve->driver->cuEventSynchronize(event);
+    waited = serve->driver->cuEventSynchronize(event);
     fdc_print_turn(serve);
-    return result;
+    return result == CUDA_SUCCESS ? waited : result;
 }
 
 static void

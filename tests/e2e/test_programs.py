@@ -42,7 +42,7 @@ def test_vadd(cudart: str, road: str, direct: Run, remote: Run) -> None:
 
 
 @pytest.mark.parametrize("road", ROADS)
-@pytest.mark.parametrize("name", ("matmul", "reduce"))
+@pytest.mark.parametrize("name", ("matmul", "reduce", "printing"))
 def test_nvcc_kernels(name: str, road: str, direct: Run, remote: Run) -> None:
     program = build_cu(name)
     same(direct(program), remote(program, road=road))
