@@ -215,6 +215,21 @@ cuArrayDestroy(CUarray hArray)
 
 /* ---- mipmapped ---- */
 
+/* As many as halve the longest side down to one, at most. */
+static unsigned int
+levels_of(const CUDA_ARRAY3D_DESCRIPTOR *desc, unsigned int asked)
+{
+    size_t side = desc->Width > desc->Height ? desc->Width : desc->Height;
+    unsigned int most = 1;
+
+    if ((desc->Flags & (CUDA_ARRAY3D_LAYERED | CUDA_ARRAY3D_CUBEMAP)) == 0 &&
+        desc->Depth > side)
+        side = desc->Depth;
+    for (; side > 1 && most < 32; side /= 2)
+        most++;
+    return asked < 1 ? 1 : asked > most ? most : asked;
+}
+
 FDC_EXPORT CUresult
 cuMipmappedArrayCreate(CUmipmappedArray *pHandle, const CUDA_ARRAY3D_DESCRIPTOR *desc,
                        unsigned int numMipmapLevels)
@@ -226,8 +241,9 @@ cuMipmappedArrayCreate(CUmipmappedArray *pHandle, const CUDA_ARRAY3D_DESCRIPTOR 
 
     if (result != CUDA_SUCCESS)
         return result;
-    if (pHandle == NULL || desc == NULL || numMipmapLevels == 0 || numMipmapLevels > 32)
+    if (pHandle == NULL || desc == NULL)
         return CUDA_ERROR_INVALID_VALUE;
+    numMipmapLevels = levels_of(desc, numMipmapLevels);
     m = calloc(1, sizeof(*m));
     if (m == NULL)
         return CUDA_ERROR_OUT_OF_MEMORY;

@@ -275,6 +275,21 @@ fdc_handle_sweep(struct fdc_serve *serve, int kind, uint32_t ctx,
     }
 }
 
+void
+fdc_handle_sweep_aux(struct fdc_serve *serve, int kind, const void *aux)
+{
+    struct fdc_slots *slots = &serve->slots[kind];
+
+    pthread_mutex_lock(&slots->lock);
+    for (uint32_t i = 1; i < slots->high; i++) {
+        struct fdc_slot *slot = fdc_slot_at(serve, kind, i);
+
+        if (slot != NULL && slot->state != 0 && slot->aux == aux)
+            empty(slot);
+    }
+    pthread_mutex_unlock(&slots->lock);
+}
+
 /* ---- the end of the session ---- */
 
 static void
@@ -309,8 +324,8 @@ end_stream(struct fdc_serve *serve, void *value, void *aux)
 static void
 end_array(struct fdc_serve *serve, void *value, void *aux)
 {
-    (void)aux;
-    serve->driver->cuArrayDestroy(value);
+    if (aux == NULL)                    /* else it is a level of a mipmapped array */
+        serve->driver->cuArrayDestroy(value);
 }
 
 static void

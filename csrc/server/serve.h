@@ -43,6 +43,8 @@ CUresult fdc_handle_drop_aux(struct fdc_serve *serve, int kind, uint64_t handle,
 /* Forgets the handles of a context (0: of all) of one kind; fn sees each that was live. */
 void fdc_handle_sweep(struct fdc_serve *serve, int kind, uint32_t ctx,
                       void (*fn)(struct fdc_serve *serve, void *value, void *aux));
+/* The same for those with this aux. */
+void fdc_handle_sweep_aux(struct fdc_serve *serve, int kind, const void *aux);
 int fdc_handles_new(struct fdc_serve *serve);
 void fdc_handles_free(struct fdc_serve *serve);
 /* What the client left, freed in an order that is safe. */
@@ -297,6 +299,7 @@ struct fdc_serve {
     struct fdc_images *images;
     struct fdc_hostfns *hostfns;
     struct fdc_blobs *blobs;
+    struct fdc_objects *objects;
 
     struct fdc_serve_counters counters; /* atomic adds, relaxed */
 };
@@ -306,5 +309,12 @@ struct fdc_serve {
 
 /* A driver entry that may be missing in an old driver. */
 #define FDC_HAS(driver, name) ((driver)->name != NULL)
+
+/* ---- texture.c ---- */
+
+struct fdc_objects *fdc_objects_new(void);
+void fdc_objects_free(struct fdc_objects *objects);
+/* Forgets the texture and surface objects of a context. */
+void fdc_objects_sweep(struct fdc_serve *serve, uint32_t ctx);
 
 #endif

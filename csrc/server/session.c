@@ -72,10 +72,11 @@ fdc_serve_new(const struct fdc_driver *driver, struct fdc_link *link,
     err = -ENOMEM;
     serve->memory = fdc_memory_new(serve);
     serve->images = fdc_images_new();
+    serve->objects = fdc_objects_new();
     serve->hostfns = fdc_hostfns_new(serve);
     serve->blobs = fdc_blobs_new();
     if (serve->memory == NULL || serve->images == NULL || serve->hostfns == NULL ||
-        serve->blobs == NULL)
+        serve->blobs == NULL || serve->objects == NULL)
         goto err_free;
     err = fdc_poller_start(serve);
     if (err == 0)
@@ -237,6 +238,7 @@ fdc_serve_free(struct fdc_serve *serve)
         fdc_hostfns_free(serve);
     fdc_print_stop(serve);
     fdc_images_free(serve->images);
+    fdc_objects_free(serve->objects);
     fdc_blobs_free(serve->blobs);
     fdc_handles_free(serve);
     fdc_send_drop(serve);

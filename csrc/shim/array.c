@@ -1,34 +1,8 @@
-/* Arrays: made by the worker, described here. */
+/* Arrays and mipmapped arrays: made by the worker, described here. */
 #include <string.h>
 
 #include "memory.h"
 #include "cuda_calls.h"
-
-static uint32_t
-element_size(CUarray_format format, unsigned int channels)
-{
-    uint32_t size;
-
-    switch ((int)format) {
-    case CU_AD_FORMAT_UNSIGNED_INT8:
-    case CU_AD_FORMAT_SIGNED_INT8:
-        size = 1;
-        break;
-    case CU_AD_FORMAT_UNSIGNED_INT16:
-    case CU_AD_FORMAT_SIGNED_INT16:
-    case CU_AD_FORMAT_HALF:
-        size = 2;
-        break;
-    case CU_AD_FORMAT_UNSIGNED_INT32:
-    case CU_AD_FORMAT_SIGNED_INT32:
-    case CU_AD_FORMAT_FLOAT:
-        size = 4;
-        break;
-    default:
-        return 0;
-    }
-    return size * channels;
-}
 
 static CUresult
 create_send(struct fdc_call *call, uint64_t handle, const CUDA_ARRAY3D_DESCRIPTOR *desc)
@@ -63,7 +37,8 @@ cuArray3DCreate_v2(CUarray *pHandle, const CUDA_ARRAY3D_DESCRIPTOR *pAllocateArr
     if (array == NULL)
         return CUDA_ERROR_OUT_OF_MEMORY;
     array->desc = *pAllocateArray;
-    array->element = element_size(pAllocateArray->Format, pAllocateArray->NumChannels);
+    array->element = fdc_channel_size(pAllocateArray->Format) *
+                     pAllocateArray->NumChannels;
     result = create_send(&call, array->object.handle, pAllocateArray);
     if (result == CUDA_ERROR_OUT_OF_MEMORY) {
         fdc_memory_trim(call.context->device);
@@ -104,7 +79,7 @@ cuArrayDestroy(CUarray hArray)
     if (result != CUDA_SUCCESS)
         return result;
     array = fdc_object_find(FDC_KIND_ARRAY, hArray);
-    if (array == NULL)
+    if (array == NULL || array->level)
         return CUDA_ERROR_INVALID_HANDLE;
     req = fdc_call_begin(&call, sizeof(*req));
     if (req == NULL)
@@ -148,5 +123,167 @@ cuArrayGetDescriptor_v2(CUDA_ARRAY_DESCRIPTOR *pArrayDescriptor, CUarray hArray)
     pArrayDescriptor->Height = desc.Height;
     pArrayDescriptor->Format = desc.Format;
     pArrayDescriptor->NumChannels = desc.NumChannels;
+    return CUDA_SUCCESS;
+}
+
+/* ---- mipmapped ---- */
+
+static pthread_mutex_t levels_lock = PTHREAD_MUTEX_INITIALIZER;
+
+static CUresult
+mipmap_send(struct fdc_call *call, uint64_t handle, const CUDA_ARRAY3D_DESCRIPTOR *desc,
+            unsigned levels)
+{
+    struct fdc_req_cuMipmappedArrayCreate *req;
+    struct fdc_reply reply;
+
+    req = fdc_call_begin(call, sizeof(*req));
+    if (req == NULL)
+        return call->result;
+    req->pHandle = handle;
+    req->pMipmappedArrayDesc = *desc;
+    req->numMipmapLevels = levels;
+    return fdc_call_wait(call, &reply, sizeof(reply));
+}
+
+/* As many as halve the longest side down to one, at most. */
+static unsigned
+levels_of(const CUDA_ARRAY3D_DESCRIPTOR *desc, unsigned asked)
+{
+    size_t side = desc->Width > desc->Height ? desc->Width : desc->Height;
+    unsigned most = 1;
+
+    if ((desc->Flags & (CUDA_ARRAY3D_LAYERED | CUDA_ARRAY3D_CUBEMAP)) == 0 &&
+        desc->Depth > side)
+        side = desc->Depth;
+    for (; side > 1 && most < 32; side /= 2)
+        most++;
+    return asked < 1 ? 1 : asked > most ? most : asked;
+}
+
+FDC_EXPORT CUresult
+cuMipmappedArrayCreate(CUmipmappedArray *pHandle,
+                       const CUDA_ARRAY3D_DESCRIPTOR *pMipmappedArrayDesc,
+                       unsigned int numMipmapLevels)
+{
+    struct fdc_mipmap *mipmap;
+    struct fdc_call call;
+    CUresult result;
+
+    result = fdc_call_open(&call, FDC_ID_cuMipmappedArrayCreate,
+                           FDC_NEEDS_CONTEXT | FDC_UNSAFE_IN_CAPTURE);
+    if (result != CUDA_SUCCESS)
+        return result;
+    if (pHandle == NULL || pMipmappedArrayDesc == NULL || pMipmappedArrayDesc->Width == 0)
+        return CUDA_ERROR_INVALID_VALUE;
+    mipmap = fdc_object_new(call.session, FDC_KIND_MIPMAP, sizeof(*mipmap), call.context);
+    if (mipmap == NULL)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    mipmap->desc = *pMipmappedArrayDesc;
+    mipmap->levels = levels_of(pMipmappedArrayDesc, numMipmapLevels);
+    result = mipmap_send(&call, mipmap->object.handle, &mipmap->desc, mipmap->levels);
+    if (result == CUDA_ERROR_OUT_OF_MEMORY) {
+        fdc_memory_trim(call.context->device);
+        result = mipmap_send(&call, mipmap->object.handle, &mipmap->desc, mipmap->levels);
+    }
+    if (result != CUDA_SUCCESS) {
+        fdc_object_drop(mipmap);
+        return result;
+    }
+    *pHandle = (CUmipmappedArray)(uintptr_t)mipmap->object.handle;
+    return CUDA_SUCCESS;
+}
+
+/* Under the lock: the array of a level, told to the worker. */
+static CUresult
+level_make(struct fdc_call *call, struct fdc_mipmap *mipmap, unsigned level)
+{
+    struct fdc_req_cuMipmappedArrayGetLevel *req;
+    CUDA_ARRAY3D_DESCRIPTOR *desc;
+    struct fdc_array *array;
+    CUresult result;
+
+    array = fdc_object_new(call->session, FDC_KIND_ARRAY, sizeof(*array),
+                           mipmap->object.context);
+    if (array == NULL)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    array->level = true;
+    desc = &array->desc;
+    *desc = mipmap->desc;
+    desc->Width = desc->Width >> level > 0 ? desc->Width >> level : 1;
+    if (desc->Height > 0)
+        desc->Height = desc->Height >> level > 0 ? desc->Height >> level : 1;
+    if (desc->Depth > 0 && (desc->Flags & (CUDA_ARRAY3D_LAYERED | CUDA_ARRAY3D_CUBEMAP)) == 0)
+        desc->Depth = desc->Depth >> level > 0 ? desc->Depth >> level : 1;
+    array->element = fdc_channel_size(desc->Format) * desc->NumChannels;
+    req = fdc_call_begin(call, sizeof(*req));
+    if (req == NULL) {
+        fdc_object_drop(array);
+        return call->result;
+    }
+    req->pLevelArray = array->object.handle;
+    req->hMipmappedArray = mipmap->object.handle;
+    req->level = level;
+    result = fdc_call_send(call);
+    if (result == CUDA_SUCCESS)
+        mipmap->level[level] = array;
+    else
+        fdc_object_drop(array);
+    return result;
+}
+
+FDC_EXPORT CUresult
+cuMipmappedArrayGetLevel(CUarray *pLevelArray, CUmipmappedArray hMipmappedArray,
+                         unsigned int level)
+{
+    struct fdc_mipmap *mipmap;
+    struct fdc_call call;
+    CUresult result;
+
+    result = fdc_call_open(&call, FDC_ID_cuMipmappedArrayGetLevel, FDC_NEEDS_CONTEXT);
+    if (result != CUDA_SUCCESS)
+        return result;
+    mipmap = fdc_object_find(FDC_KIND_MIPMAP, hMipmappedArray);
+    if (mipmap == NULL)
+        return CUDA_ERROR_INVALID_HANDLE;
+    if (pLevelArray == NULL || level >= mipmap->levels)
+        return CUDA_ERROR_INVALID_VALUE;
+    call.context = mipmap->object.context;
+    pthread_mutex_lock(&levels_lock);
+    if (mipmap->level[level] == NULL)
+        result = level_make(&call, mipmap, level);
+    if (result == CUDA_SUCCESS)
+        *pLevelArray = (CUarray)(uintptr_t)mipmap->level[level]->object.handle;
+    pthread_mutex_unlock(&levels_lock);
+    return result;
+}
+
+FDC_EXPORT CUresult
+cuMipmappedArrayDestroy(CUmipmappedArray hMipmappedArray)
+{
+    struct fdc_req_cuMipmappedArrayDestroy *req;
+    struct fdc_mipmap *mipmap;
+    struct fdc_call call;
+    CUresult result;
+    unsigned i;
+
+    result = fdc_call_open(&call, FDC_ID_cuMipmappedArrayDestroy,
+                           FDC_NEEDS_CONTEXT | FDC_UNSAFE_IN_CAPTURE);
+    if (result != CUDA_SUCCESS)
+        return result;
+    mipmap = fdc_object_find(FDC_KIND_MIPMAP, hMipmappedArray);
+    if (mipmap == NULL)
+        return CUDA_ERROR_INVALID_HANDLE;
+    req = fdc_call_begin(&call, sizeof(*req));
+    if (req == NULL)
+        return call.result;
+    req->hMipmappedArray = mipmap->object.handle;
+    result = fdc_call_send(&call);
+    if (result != CUDA_SUCCESS)
+        return result;
+    for (i = 0; i < mipmap->levels; i++)
+        if (mipmap->level[i] != NULL)
+            fdc_object_drop(mipmap->level[i]);
+    fdc_object_drop(mipmap);
     return CUDA_SUCCESS;
 }

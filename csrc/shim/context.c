@@ -157,6 +157,7 @@ context_shut(struct fdc_context *context, bool reset)
     }
     fdc_stream_context_gone(context);
     fdc_code_context_gone(context);
+    fdc_texture_context_gone(context);
     fdc_memory_context_gone(context);
     if (context->device != NULL)
         memcpy(context->limit, context->device->snapshot->limit,

@@ -106,7 +106,16 @@ struct fdc_array {
     struct fdc_object object;
     CUDA_ARRAY3D_DESCRIPTOR desc;
     uint32_t element; /* bytes, 0: not known here */
+    bool level;       /* of a mipmapped array, which it ends with */
 };
+struct fdc_mipmap {
+    struct fdc_object object;
+    CUDA_ARRAY3D_DESCRIPTOR desc;
+    unsigned levels;
+    struct fdc_array *level[32]; /* those that the program has asked for */
+};
+/* texture.c: bytes of one channel of a format that a texture can have, else 0. */
+uint32_t fdc_channel_size(CUarray_format format);
 struct fdc_copy3d;
 /* memcpy3d.c: a box between device memory and arrays, as a graph's node wants it. */
 CUresult fdc_box_device(struct fdc_session *session, const CUDA_MEMCPY3D *copy,

@@ -296,6 +296,7 @@ void fdc_memory_retire(struct fdc_context *context, uint64_t position);
 /* The context's memory and handles are gone (reset, destroy). */
 void fdc_memory_context_gone(struct fdc_context *context);
 void fdc_code_context_gone(struct fdc_context *context);        /* module.c */
+void fdc_texture_context_gone(struct fdc_context *context);     /* texture.c, arrays too */
 void fdc_stream_context_gone(struct fdc_context *context);      /* stream.c, events too */
 
 /* Chunks of a region. alloc blocks (taking replies in) until there is room; size <= 512 KiB. */
