@@ -335,6 +335,15 @@ fdc_memory_check(struct fdc_serve *serve, uint64_t address, uint64_t size)
 }
 
 CUresult
+fdc_memory_reach(struct fdc_serve *serve, uint64_t address, unsigned __int128 size)
+{
+    if (size == 0)
+        return CUDA_SUCCESS;
+    return size >> 64 ? CUDA_ERROR_INVALID_VALUE
+                      : fdc_memory_check(serve, address, (uint64_t)size);
+}
+
+CUresult
 fdc_memory_allow(struct fdc_serve *serve, uint64_t address, uint64_t size)
 {
     struct fdc_memory *memory = serve->memory;

@@ -58,6 +58,8 @@ class _Serve:
             getattr(self, f"take_{self.spec.types[param.base].kind}")(param)
         elif word.kind == "dev":
             cast = f"({param.ctype.strip()})(uintptr_t)" if param.stars else ""
+            if word.count:
+                self.take_reach(param, word)
             self.args.append(f"{cast}req->{param.name}")
         elif word.kind == "null":
             self.args.append("NULL")
@@ -65,6 +67,13 @@ class _Serve:
             self.take_span(param, word)
         else:
             self.take_pointer(param, word)
+
+    def take_reach(self, param: Param, word: Word) -> None:
+        """The session's own memory, all of it; wide, so that no product wraps."""
+        reach = word.count
+        for other in self.call.params:
+            reach = _replace(reach, other.name, f"(unsigned __int128)req->{other.name}")
+        self.try_("fdc_memory_reach", f"req->{param.name}", reach)
 
     def take_scalar(self, param: Param) -> None:
         self.args.append(f"({param.base})req->{param.name}")

@@ -491,6 +491,43 @@ test_programs_own_memory_counts(void)
     client_close(&client, 0);
 }
 
+/* The worker's own memory, which a driver would write to as gladly. */
+static void
+test_addresses_of_the_worker_are_refused(void)
+{
+    static struct client client;
+    uint64_t base, own;
+
+    client_open(&client);
+    base = client_attach(&client);
+    client_grow(&client, base, 2 << 20);
+    own = (uint64_t)(uintptr_t)fdc_link_region(client.far, FDC_REGION_DOWN, NULL) + (1 << 20);
+    memset(client.down + (1 << 20), 0x55, 4096);
+#define REFUSED(call, ...)                                                                 \
+    do {                                                                                   \
+        SEND(&client, call, 0, __VA_ARGS__);                                               \
+        CHECK_EQ(CALL(&client, cuStreamSynchronize, .hStream = LEGACY), 0);                \
+        CHECK_EQ(((struct fdc_reply *)client.reply)->first_result,                         \
+                 CUDA_ERROR_INVALID_VALUE);                                                \
+    } while (0)
+    REFUSED(cuMemsetD8Async, .dstDevice = own, .N = 4096, .hStream = LEGACY);
+    REFUSED(cuMemsetD32Async, .dstDevice = own, .N = 1024, .hStream = LEGACY);
+    REFUSED(cuMemsetD32Async, .dstDevice = base, .N = 1ull << 62, .hStream = LEGACY);
+    REFUSED(cuMemsetD2D8Async, .dstDevice = own, .dstPitch = 64, .Width = 64, .Height = 64,
+            .hStream = LEGACY);
+    /* 2^32 times 2^32 is not nothing. */
+    REFUSED(cuMemsetD2D8Async, .dstDevice = base, .dstPitch = 1ull << 32, .Width = 64,
+            .Height = (1ull << 32) + 1, .hStream = LEGACY);
+    REFUSED(cuMemcpyDtoDAsync_v2, .dstDevice = own, .srcDevice = base, .ByteCount = 4096,
+            .hStream = LEGACY);
+    REFUSED(cuMemcpyDtoDAsync_v2, .dstDevice = base, .srcDevice = own, .ByteCount = 4096,
+            .hStream = LEGACY);
+    REFUSED(cuStreamWriteValue32_v2, .stream = LEGACY, .addr = own, .value = 1);
+    for (int i = 0; i < 4096; i++)
+        CHECK_EQ(client.down[(1 << 20) + i], 0x55);
+    client_close(&client, 0);
+}
+
 static void
 lie(uint16_t id, const void *bytes, uint32_t size)
 {
@@ -620,6 +657,7 @@ main(void)
     RUN(test_captured_graph_runs_again_and_again);
     RUN(test_context_starts_afresh_after_reset);
     RUN(test_programs_own_memory_counts);
+    RUN(test_addresses_of_the_worker_are_refused);
     RUN(test_lies_end_the_session);
     RUN(test_killed_client_leaves_nothing);
     return failed;
