@@ -19,7 +19,7 @@ check_shape(const struct fdcpu_function *f, const struct fdcpu_func_info *info,
         threads > FDCPU_MAX_THREADS)
         return CUDA_ERROR_INVALID_VALUE;
     if (threads > info->max_threads)
-        return CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES;
+        return CUDA_ERROR_INVALID_VALUE; /* beyond .maxntid: as drivers say it */
     for (i = 0; i < 3; i++)
         if (info->reqntid[0] != 0 && info->reqntid[i] != 0 &&
             block[i] != info->reqntid[i])

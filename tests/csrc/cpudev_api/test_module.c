@@ -18,7 +18,8 @@ static const char add_ptx[] =
     " st.global.u32 [%rd7], %r8;\nDONE: ret;\n}\n"
     ".visible .entry poke(.param .u64 p)\n"
     "{\n .reg .b64 %rd<3>; .reg .b32 %r<2>; ld.param.u64 %rd1, [p];\n"
-    " mov.u32 %r1, 1; st.global.u32 [%rd1], %r1; ret;\n}\n";
+    " mov.u32 %r1, 1; st.global.u32 [%rd1], %r1; ret;\n}\n"
+    ".visible .entry bounded() .maxntid 128, 1, 1 { ret; }\n";
 
 static const char caller_ptx[] =
     ".version 7.0\n.target sm_75\n.address_size 64\n"
@@ -79,7 +80,7 @@ test_module_runs(void)
     OK(cuModuleGetFunction(&add, module, "add"));
     FAILS(NOT_FOUND, cuModuleGetFunction(&all[0], module, "no such"));
     OK(cuModuleGetFunctionCount(&count, module));
-    CHECK_EQ(count, 2);
+    CHECK_EQ(count, 3);
     OK(cuModuleEnumerateFunctions(all, 4, module));
     OK(cuFuncGetName(&name, add));
     CHECK_STR(name, "add");
@@ -116,7 +117,7 @@ test_library_kernels_are_functions_too(void)
     OK(cuLibraryLoadData(&library, add_ptx, NULL, NULL, 0, NULL, NULL, 0));
     OK(cuLibraryGetKernel(&kernel, library, "add"));
     OK(cuLibraryGetKernelCount(&n, library));
-    CHECK_EQ(n, 2);
+    CHECK_EQ(n, 3);
     OK(cuKernelGetLibrary(&of, kernel));
     CHECK(of == library);
     start();
@@ -143,7 +144,7 @@ test_library_kernels_are_functions_too(void)
 static void
 test_launches_are_checked(void)
 {
-    CUfunction add;
+    CUfunction add, bounded;
     CUmodule module;
     CUdeviceptr d = 0;
     unsigned int n = 0;
@@ -170,6 +171,10 @@ test_launches_are_checked(void)
     FAILS(INVALID_VALUE, cuLaunchKernel(add, 1, 1, 1, 1, 1, 1, 0, NULL, NULL, NULL));
     FAILS(INVALID_HANDLE,
           cuLaunchKernel(NULL, 1, 1, 1, 1, 1, 1, 0, NULL, params, NULL));
+    OK(cuModuleGetFunction(&bounded, module, "bounded"));
+    OK(cuLaunchKernel(bounded, 1, 1, 1, 128, 1, 1, 0, NULL, NULL, NULL));
+    FAILS(INVALID_VALUE,
+          cuLaunchKernel(bounded, 1, 1, 1, 129, 1, 1, 0, NULL, NULL, NULL));
     FAILS(INVALID_HANDLE,
           cuLaunchKernel(add, 1, 1, 1, 1, 1, 1, 0, (CUstream)0x1234, params, NULL));
     FAILS(COOPERATIVE_LAUNCH_TOO_LARGE,
