@@ -122,6 +122,8 @@ fdcpu_ctx_fault(struct fdcpu_ctx *ctx, const struct fdcpu_fault *fault)
 
     if (fault->report[0] != '\0')
         fdc_log(FDC_LOG_ERROR, "%s", fault->report);
+    /* Who sees the error first may never come to where the rest is printed. */
+    fdcpu_ctx_print_flush(ctx);
     switch (fault->result) {
     case 700:
     case 702:
