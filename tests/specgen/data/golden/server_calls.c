@@ -41,6 +41,10 @@ serve_cuMemsetD8Async(struct fdc_request *request)
         result = CUDA_ERROR_NOT_SUPPORTED;
         goto answer;
     }
+    result = fdc_memory_reach(request->serve,  req->dstDevice,
+                                            (unsigned __int128)req->N);
+    if (result != CUDA_SUCCESS)
+        goto answer;
     result = fdc_handle_stream(request->serve,  req->hStream, &hStream);
     if (result != CUDA_SUCCESS)
         goto answer;

@@ -125,6 +125,15 @@ fdc_handle_stream(struct fdc_serve *serve, uint64_t handle, CUstream *value)
 }
 
 CUresult
+fdc_memory_reach(struct fdc_serve *serve, uint64_t address, unsigned __int128 size)
+{
+    (void)serve;
+    (void)address;
+    (void)size;
+    return CUDA_SUCCESS;
+}
+
+CUresult
 fdc_serve_device(struct fdc_serve *serve, int remote, CUdevice *value)
 {
     (void)serve;
