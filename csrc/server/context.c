@@ -369,8 +369,7 @@ static CUresult
 context_shut(struct fdc_ctx *ctx)
 {
     static const int owned[] = {
-        FDC_KIND_GRAPH_EXEC, FDC_KIND_NODE, FDC_KIND_GRAPH, FDC_KIND_ARRAY,
-        FDC_KIND_MIPMAP, FDC_KIND_STREAM,
+        FDC_KIND_GRAPH_EXEC, FDC_KIND_NODE, FDC_KIND_GRAPH, FDC_KIND_STREAM,
     };
     struct fdc_serve *serve = ctx->serve;
     const struct fdc_driver *driver = serve->driver;
@@ -390,6 +389,8 @@ context_shut(struct fdc_ctx *ctx)
     for (size_t i = 0; i < FDC_COUNT(owned); i++)
         fdc_handle_sweep(serve, owned[i], ctx->index, NULL);
     fdc_objects_sweep(serve, ctx->index);
+    fdc_handle_sweep(serve, FDC_KIND_ARRAY, ctx->index, fdc_arrays_forget);
+    fdc_handle_sweep(serve, FDC_KIND_MIPMAP, ctx->index, fdc_mipmaps_forget);
     fdc_handle_sweep(serve, FDC_KIND_EVENT, ctx->index, drop_box);
     fdc_handle_sweep(serve, FDC_KIND_MODULE, ctx->index, drop_code);
 

@@ -322,20 +322,6 @@ end_stream(struct fdc_serve *serve, void *value, void *aux)
 }
 
 static void
-end_array(struct fdc_serve *serve, void *value, void *aux)
-{
-    if (aux == NULL)                    /* else it is a level of a mipmapped array */
-        serve->driver->cuArrayDestroy(value);
-}
-
-static void
-end_mipmap(struct fdc_serve *serve, void *value, void *aux)
-{
-    (void)aux;
-    serve->driver->cuMipmappedArrayDestroy(value);
-}
-
-static void
 end_module(struct fdc_serve *serve, void *value, void *aux)
 {
     serve->driver->cuModuleUnload(value);
@@ -358,7 +344,7 @@ fdc_handles_cleanup(struct fdc_serve *serve)
     } order[] = {
         { FDC_KIND_GRAPH_EXEC, end_exec }, { FDC_KIND_GRAPH, end_graph },
         { FDC_KIND_EVENT, end_event },     { FDC_KIND_STREAM, end_stream },
-        { FDC_KIND_ARRAY, end_array },     { FDC_KIND_MIPMAP, end_mipmap },
+        { FDC_KIND_ARRAY, fdc_arrays_end },     { FDC_KIND_MIPMAP, fdc_mipmaps_end },
         { FDC_KIND_MODULE, end_module },   { FDC_KIND_LIBRARY, end_library },
     };
     struct fdc_mark *mark;

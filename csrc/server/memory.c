@@ -155,6 +155,43 @@ fdc_memory_refund(struct fdc_serve *serve, int device, uint64_t size)
     pthread_mutex_unlock(&serve->memory->lock);
 }
 
+struct fdc_memory_held {
+    uint64_t size;
+    int device;
+    bool whole;
+};
+
+CUresult
+fdc_memory_hold(struct fdc_serve *serve, int device, uint64_t size, bool whole,
+                struct fdc_memory_held **made)
+{
+    struct fdc_memory_held *held = malloc(sizeof(*held));
+    CUresult result;
+
+    if (held == NULL)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    *held = (struct fdc_memory_held){ size, device, whole };
+    result = fdc_memory_charge(serve, device, size);
+    if (result == CUDA_SUCCESS)
+        *made = held;
+    else
+        free(held);
+    return result;
+}
+
+bool
+fdc_memory_is_whole(const struct fdc_memory_held *held)
+{
+    return held->whole;
+}
+
+void
+fdc_memory_let_go(struct fdc_serve *serve, struct fdc_memory_held *held)
+{
+    fdc_memory_refund(serve, held->device, held->size);
+    free(held);
+}
+
 /* ---- pieces ---- */
 
 /* Reserves at the hint. Takes what the driver gives if it lies in the range, or at all. */

@@ -184,8 +184,22 @@ CUresult fdc_memory_check(struct fdc_serve *serve, uint64_t address, uint64_t si
 CUresult fdc_memory_allow(struct fdc_serve *serve, uint64_t address, uint64_t size);
 CUresult fdc_memory_charge(struct fdc_serve *serve, int device, uint64_t size);
 void fdc_memory_refund(struct fdc_serve *serve, int device, uint64_t size);
+/* Bytes of the slice that something of the driver's takes, until they are let go. */
+struct fdc_memory_held;
+CUresult fdc_memory_hold(struct fdc_serve *serve, int device, uint64_t size, bool whole,
+                         struct fdc_memory_held **held);
+/* Of something that has parts, which name it too. */
+bool fdc_memory_is_whole(const struct fdc_memory_held *held);
+void fdc_memory_let_go(struct fdc_serve *serve, struct fdc_memory_held *held);
 void fdc_regions_register(struct fdc_serve *serve);
 void fdc_regions_release_ctx(struct fdc_serve *serve, struct fdc_ctx *ctx);
+
+/* ---- array.c: what becomes of swept handles ---- */
+
+void fdc_arrays_forget(struct fdc_serve *serve, void *value, void *aux);
+void fdc_arrays_end(struct fdc_serve *serve, void *value, void *aux);
+void fdc_mipmaps_forget(struct fdc_serve *serve, void *value, void *aux);
+void fdc_mipmaps_end(struct fdc_serve *serve, void *value, void *aux);
 
 /* ---- module.c ---- */
 

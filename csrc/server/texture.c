@@ -1,13 +1,14 @@
 /*
  * Texture and surface objects: their values are the driver's, because kernels get them,
  * and are kept here so that nothing but what was given out is destroyed. Arrays in their
- * descriptions travel as handles, addresses must be the session's. And the levels of
- * mipmapped arrays.
+ * descriptions travel as handles, addresses must be the session's.
  */
 #include "server/serve.h"
 #include "server_hooks.h"
 
 #include <stdlib.h>
+
+#include "fdc/array.h"
 
 struct object {
     uint64_t number;
@@ -106,23 +107,6 @@ objects_take(struct fdc_request *request, uint64_t number, bool surface)
     return found;
 }
 
-/* Bytes of one channel, at most. */
-static uint64_t
-channel_size(CUarray_format format)
-{
-    switch ((int)format) {
-    case CU_AD_FORMAT_UNSIGNED_INT8:
-    case CU_AD_FORMAT_SIGNED_INT8:
-        return 1;
-    case CU_AD_FORMAT_UNSIGNED_INT16:
-    case CU_AD_FORMAT_SIGNED_INT16:
-    case CU_AD_FORMAT_HALF:
-        return 2;
-    default:
-        return 4;
-    }
-}
-
 /* The description with the driver's values in it. */
 static CUresult
 resource(struct fdc_request *request, const CUDA_RESOURCE_DESC *from, CUDA_RESOURCE_DESC *to)
@@ -155,8 +139,8 @@ resource(struct fdc_request *request, const CUDA_RESOURCE_DESC *from, CUDA_RESOU
             from->res.pitch2D.numChannels > 4)
             return CUDA_ERROR_INVALID_VALUE;
         /* the last row ends with its last element */
-        row = from->res.pitch2D.width * channel_size(from->res.pitch2D.format) *
-              from->res.pitch2D.numChannels;
+        row = fdc_channel_size(from->res.pitch2D.format);
+        row = from->res.pitch2D.width * (row != 0 ? row : 4) * from->res.pitch2D.numChannels;
         return fdc_memory_check(
             serve, from->res.pitch2D.devPtr,
             (from->res.pitch2D.height - 1) * from->res.pitch2D.pitchInBytes + row);
@@ -235,44 +219,6 @@ fdc_server_call_cuSurfObjectDestroy(struct fdc_request *request,
 
     if (objects_take(request, req->surfObject, true))
         result = request->driver->cuSurfObjectDestroy((CUsurfObject)req->surfObject);
-    fdc_request_answer(request, result, NULL, 0);
-    return 0;
-}
-
-/* ---- levels of mipmapped arrays: arrays whose aux is the whole ---- */
-
-int
-fdc_server_call_cuMipmappedArrayGetLevel(struct fdc_request *request,
-                                         const struct fdc_req_cuMipmappedArrayGetLevel *req)
-{
-    CUarray level = NULL;
-    CUresult result;
-    void *whole;
-
-    result = fdc_handle_get(request->serve, FDC_KIND_MIPMAP, req->hMipmappedArray, &whole);
-    if (result == CUDA_SUCCESS && request->driver->cuMipmappedArrayGetLevel == NULL)
-        result = CUDA_ERROR_NOT_SUPPORTED;
-    if (result == CUDA_SUCCESS)
-        result = request->driver->cuMipmappedArrayGetLevel(&level, whole, req->level);
-    if (result == CUDA_SUCCESS)
-        result = fdc_handle_put_aux(request->serve, FDC_KIND_ARRAY, req->pLevelArray, level,
-                                    whole, request->ctx);
-    fdc_request_answer(request, result, NULL, 0);
-    return 0;
-}
-
-int
-fdc_server_call_cuMipmappedArrayDestroy(struct fdc_request *request,
-                                        const struct fdc_req_cuMipmappedArrayDestroy *req)
-{
-    CUresult result;
-    void *whole;
-
-    result = fdc_handle_drop(request->serve, FDC_KIND_MIPMAP, req->hMipmappedArray, &whole);
-    if (result == CUDA_SUCCESS) {
-        fdc_handle_sweep_aux(request->serve, FDC_KIND_ARRAY, whole);
-        result = request->driver->cuMipmappedArrayDestroy(whole);
-    }
     fdc_request_answer(request, result, NULL, 0);
     return 0;
 }

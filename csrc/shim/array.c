@@ -1,8 +1,59 @@
 /* Arrays and mipmapped arrays: made by the worker, described here. */
 #include <string.h>
 
+#include "fdc/array.h"
 #include "memory.h"
 #include "cuda_calls.h"
+
+/* The bytes show in cuMemGetInfo, and leave less to allocate. */
+static void
+charge(struct fdc_device *device, int64_t bytes)
+{
+    if (device->arena != NULL)
+        fdc_arena_charge(device->arena, bytes);
+    else
+        __atomic_add_fetch(&device->plain, (uint64_t)bytes, __ATOMIC_RELAXED);
+}
+
+/* After the worker has forgotten it: its bytes are the slice's again. */
+static void
+array_gone(struct fdc_array *array)
+{
+    charge(array->object.context->device, -(int64_t)array->bytes);
+    fdc_object_drop(array);
+}
+
+static void
+mipmap_gone(struct fdc_mipmap *mipmap)
+{
+    charge(mipmap->object.context->device, -(int64_t)mipmap->bytes);
+    fdc_object_drop(mipmap);
+}
+
+static void
+array_with(void *object, void *user)
+{
+    struct fdc_array *array = object;
+
+    if (array->object.context == user)
+        array_gone(array);
+}
+
+static void
+mipmap_with(void *object, void *user)
+{
+    struct fdc_mipmap *mipmap = object;
+
+    if (mipmap->object.context == user)
+        mipmap_gone(mipmap);
+}
+
+void
+fdc_array_context_gone(struct fdc_context *context)
+{
+    fdc_object_each(FDC_KIND_MIPMAP, mipmap_with, context);
+    fdc_object_each(FDC_KIND_ARRAY, array_with, context);
+}
 
 static CUresult
 create_send(struct fdc_call *call, uint64_t handle, const CUDA_ARRAY3D_DESCRIPTOR *desc)
@@ -48,6 +99,8 @@ cuArray3DCreate_v2(CUarray *pHandle, const CUDA_ARRAY3D_DESCRIPTOR *pAllocateArr
         fdc_object_drop(array);
         return result;
     }
+    array->bytes = fdc_array_bytes(&array->desc, 1);
+    charge(call.context->device, (int64_t)array->bytes);
     *pHandle = (CUarray)(uintptr_t)array->object.handle;
     return CUDA_SUCCESS;
 }
@@ -87,7 +140,7 @@ cuArrayDestroy(CUarray hArray)
     req->hArray = array->object.handle;
     result = fdc_call_send(&call);
     if (result == CUDA_SUCCESS)
-        fdc_object_drop(array);
+        array_gone(array);
     return result;
 }
 
@@ -190,6 +243,8 @@ cuMipmappedArrayCreate(CUmipmappedArray *pHandle,
         fdc_object_drop(mipmap);
         return result;
     }
+    mipmap->bytes = fdc_array_bytes(&mipmap->desc, mipmap->levels);
+    charge(call.context->device, (int64_t)mipmap->bytes);
     *pHandle = (CUmipmappedArray)(uintptr_t)mipmap->object.handle;
     return CUDA_SUCCESS;
 }
@@ -284,6 +339,6 @@ cuMipmappedArrayDestroy(CUmipmappedArray hMipmappedArray)
     for (i = 0; i < mipmap->levels; i++)
         if (mipmap->level[i] != NULL)
             fdc_object_drop(mipmap->level[i]);
-    fdc_object_drop(mipmap);
+    mipmap_gone(mipmap);
     return CUDA_SUCCESS;
 }

@@ -107,15 +107,17 @@ struct fdc_array {
     CUDA_ARRAY3D_DESCRIPTOR desc;
     uint32_t element; /* bytes, 0: not known here */
     bool level;       /* of a mipmapped array, which it ends with */
+    uint64_t bytes;   /* of the slice; a level's are its array's */
 };
 struct fdc_mipmap {
     struct fdc_object object;
     CUDA_ARRAY3D_DESCRIPTOR desc;
     unsigned levels;
+    uint64_t bytes;
     struct fdc_array *level[32]; /* those that the program has asked for */
 };
-/* texture.c: bytes of one channel of a format that a texture can have, else 0. */
-uint32_t fdc_channel_size(CUarray_format format);
+/* array.c: they end with their context. */
+void fdc_array_context_gone(struct fdc_context *context);
 struct fdc_copy3d;
 /* memcpy3d.c: a box between device memory and arrays, as a graph's node wants it. */
 CUresult fdc_box_device(struct fdc_session *session, const CUDA_MEMCPY3D *copy,

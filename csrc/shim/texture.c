@@ -5,6 +5,7 @@
  */
 #include <stdlib.h>
 
+#include "fdc/array.h"
 #include "memory.h"
 #include "cuda_calls.h"
 
@@ -22,26 +23,6 @@ struct texture {
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* a leaf */
 static struct texture *table[BUCKETS];
-
-uint32_t
-fdc_channel_size(CUarray_format format)
-{
-    switch ((int)format) {
-    case CU_AD_FORMAT_UNSIGNED_INT8:
-    case CU_AD_FORMAT_SIGNED_INT8:
-        return 1;
-    case CU_AD_FORMAT_UNSIGNED_INT16:
-    case CU_AD_FORMAT_SIGNED_INT16:
-    case CU_AD_FORMAT_HALF:
-        return 2;
-    case CU_AD_FORMAT_UNSIGNED_INT32:
-    case CU_AD_FORMAT_SIGNED_INT32:
-    case CU_AD_FORMAT_FLOAT:
-        return 4;
-    default:
-        return 0;
-    }
-}
 
 static struct texture **
 bucket(uint64_t number)
@@ -71,15 +52,6 @@ find(uint64_t number, bool surface)
     return at;
 }
 
-static void
-array_gone(void *object, void *user)
-{
-    struct fdc_object *o = object;
-
-    if (o->context == user)
-        fdc_object_drop(o);
-}
-
 void
 fdc_texture_context_gone(struct fdc_context *context)
 {
@@ -99,8 +71,7 @@ fdc_texture_context_gone(struct fdc_context *context)
         }
     }
     pthread_mutex_unlock(&lock);
-    fdc_object_each(FDC_KIND_MIPMAP, array_gone, context);
-    fdc_object_each(FDC_KIND_ARRAY, array_gone, context);
+    fdc_array_context_gone(context);
 }
 
 /* ---- creation ---- */

@@ -491,6 +491,50 @@ test_programs_own_memory_counts(void)
     client_close(&client, 0);
 }
 
+static void
+test_arrays_count(void)
+{
+    static struct client client;
+    CUDA_ARRAY3D_DESCRIPTOR desc = {
+        .Width = 4096, .Height = 4096, .Format = CU_AD_FORMAT_FLOAT, .NumChannels = 1,
+    };
+    uint64_t base, array = FDC_HANDLE(FDC_KIND_ARRAY, 1, 1), level = array + 16;
+    uint64_t mipmap = FDC_HANDLE(FDC_KIND_MIPMAP, 1, 1);
+
+    client_open_sized(&client, 96 << 20);
+    base = client_attach(&client);
+    CHECK_EQ(CALL(&client, cuArray3DCreate_v2, .pHandle = array, .pAllocateArray = desc), 0);
+    client_grow(&client, base, 32 << 20);
+    CHECK_EQ(CALL(&client, fdcMemGrow, .address = base + (32 << 20), .size = 2 << 20),
+             CUDA_ERROR_OUT_OF_MEMORY);
+    CHECK_EQ(CALL(&client, cuArray3DCreate_v2, .pHandle = level, .pAllocateArray = desc),
+             CUDA_ERROR_OUT_OF_MEMORY);
+    SEND(&client, cuArrayDestroy, 0, .hArray = array);
+
+    /* A third more for the levels, which are not arrays to destroy. */
+    desc.Width = desc.Height = 2048;
+    CHECK_EQ(CALL(&client, cuMipmappedArrayCreate, .pHandle = mipmap,
+                  .pMipmappedArrayDesc = desc, .numMipmapLevels = 12), 0);
+    CHECK_EQ(CALL(&client, fdcMemGrow, .address = base + (32 << 20), .size = 44 << 20),
+             CUDA_ERROR_OUT_OF_MEMORY);
+    SEND(&client, cuMipmappedArrayGetLevel, 0, .pLevelArray = level,
+         .hMipmappedArray = mipmap, .level = 1);
+    SEND(&client, cuArrayDestroy, 0, .hArray = level);
+    CHECK_EQ(CALL(&client, cuStreamSynchronize, .hStream = LEGACY), 0);
+    CHECK_EQ(((struct fdc_reply *)client.reply)->first_result, CUDA_ERROR_INVALID_HANDLE);
+    SEND(&client, cuMipmappedArrayDestroy, 0, .hMipmappedArray = mipmap);
+    SEND(&client, cuArrayDestroy, 0, .hArray = level);
+    CHECK_EQ(CALL(&client, cuStreamSynchronize, .hStream = LEGACY), 0);
+    CHECK_EQ(((struct fdc_reply *)client.reply)->first_result, CUDA_ERROR_INVALID_HANDLE);
+
+    /* What is left goes with its context. */
+    CHECK_EQ(CALL(&client, cuArray3DCreate_v2, .pHandle = array, .pAllocateArray = desc), 0);
+    CHECK_EQ(CALL(&client, fdcContextClose, .context = CTX), 0);
+    CHECK_EQ(CALL(&client, fdcContextOpen, .context = CTX), 0);
+    client_grow(&client, base + (32 << 20), 64 << 20);
+    client_close(&client, 0);
+}
+
 /* The worker's own memory, which a driver would write to as gladly. */
 static void
 test_addresses_of_the_worker_are_refused(void)
@@ -657,6 +701,7 @@ main(void)
     RUN(test_captured_graph_runs_again_and_again);
     RUN(test_context_starts_afresh_after_reset);
     RUN(test_programs_own_memory_counts);
+    RUN(test_arrays_count);
     RUN(test_addresses_of_the_worker_are_refused);
     RUN(test_lies_end_the_session);
     RUN(test_killed_client_leaves_nothing);

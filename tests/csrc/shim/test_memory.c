@@ -494,6 +494,31 @@ test_threads_copy_at_once(void)
     worker_exit();
 }
 
+static void
+test_arrays_count_as_memory(void)
+{
+    CUDA_ARRAY3D_DESCRIPTOR desc = {
+        .Width = 1024, .Height = 1024, .Format = CU_AD_FORMAT_FLOAT, .NumChannels = 2,
+    };
+    size_t before, with, after, total;
+    CUmipmappedArray mipmap;
+    CUarray array;
+
+    worker_context();
+    CHECK_EQ(cuMemGetInfo_v2(&before, &total), 0);
+    CHECK_EQ(cuArray3DCreate_v2(&array, &desc), 0);
+    CHECK_EQ(cuMemGetInfo_v2(&with, &total), 0);
+    CHECK_EQ(before - with, 8 << 20);
+    CHECK_EQ(cuMipmappedArrayCreate(&mipmap, &desc, 2), 0);
+    CHECK_EQ(cuMemGetInfo_v2(&with, &total), 0);
+    CHECK_EQ(before - with, 18 << 20);
+    CHECK_EQ(cuArrayDestroy(array), 0);
+    CHECK_EQ(cuMipmappedArrayDestroy(mipmap), 0);
+    CHECK_EQ(cuMemGetInfo_v2(&after, &total), 0);
+    CHECK_EQ(after, before);
+    worker_exit();
+}
+
 int
 main(void)
 {
@@ -512,5 +537,6 @@ main(void)
     RUN(test_pools_keep_books);
     RUN(test_sets_are_seen_by_copies);
     RUN(test_threads_copy_at_once);
+    RUN(test_arrays_count_as_memory);
     return failed;
 }
