@@ -9,7 +9,7 @@ JOBS ?= $(shell nproc)
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build gen lock test test-c bench lint fix check clean tools
+.PHONY: help demo build gen lock test test-gpu test-c bench lint fix check clean tools
 
 help:  ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | \
@@ -56,8 +56,10 @@ lock: | $(BIN)/python  ## accept the wire's changes into csrc/spec/wire.lock
 test: $(VENV)/.test build  ## every test that needs no GPU (ARGS='-k name' for pytest)
 	$(BIN)/python -m pytest -m 'not gpu' $(ARGS)
 
-test-gpu: $(VENV)/.test build  ## the same tests on this machine's GPU
-	$(BIN)/python -m pytest -m gpu $(ARGS)
+test-gpu: build  ## what is assumed of a driver, asked of this machine's (DRIVER=path)
+	$(CC) -Icsrc/include -Ibuild/gen -o build/assumptions tests/gpu/assumptions.c \
+	    -ldl -lpthread
+	build/assumptions $(DRIVER)
 
 test-c: | $(BIN)/python  ## the C tests alone (SAN=address|undefined|thread, T=ring)
 	$(MAKE) -C csrc -j$(JOBS) test-c PYTHON=$(abspath $(BIN))/python
