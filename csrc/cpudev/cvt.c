@@ -74,13 +74,16 @@ round_int(f64 v, unsigned mode)
 }
 
 static u64
-to_int(f64 v, unsigned t)
+to_int(f64 v, unsigned t, unsigned from)
 {
     unsigned size = fdcpu_type_size(t) * 8;
     bool sign = fdcpu_type_signed(t);
 
-    if (v != v)                 /* NaN: 0 up to 32 bits, the top bit for 64 */
-        return size == 64 ? 1ull << 63 : 0;
+    if (v != v) {               /* NaN: 0, but the top bit from or to 64 bits */
+        if (size < 64 && from != T_F64)
+            return 0;
+        return sign ? ~0ull << (size - 1) : 1ull << (size - 1);
+    }
     if (sign) {
         f64 hi = ldexp(1, (int)size - 1);
 
@@ -383,7 +386,7 @@ convert(u32 aux, u64 raw)
     if (!fdcpu_type_float(dt)) {
         if (!n.flt)
             return int_to_int(n, dt, aux);
-        return to_int(round_int(n.f, mode == RND_NONE ? RND_RZ : mode), dt);
+        return to_int(round_int(n.f, mode == RND_NONE ? RND_RZ : mode), dt, st);
     }
     if (aux & CVT_INT) {
         v = round_int(to_double(n, RND_RN), mode);

@@ -743,6 +743,13 @@ dec_finish(struct dec *d)
     d->nfix = 0;
 }
 
+/* Only cvt has a result in a register wider than its type, extended by its own sign. */
+static bool
+is_cvt(const struct dec *d)
+{
+    return d->base_n == 3 && !memcmp(d->form, "cvt", 3);
+}
+
 /* An instruction whose operands are just those of the op's signature, in order. */
 void
 dec_simple(struct dec *d, enum fdcpu_op op)
@@ -762,7 +769,8 @@ dec_simple(struct dec *d, enum fdcpu_op op)
         }
     dec_need(d, at, at);
     if (sig[0] >= 'A' && sig[0] <= 'Z')
-        v[0] = dec_dst(d, &d->op[0], (char)(sig[0] | 32), fdcpu_type_signed(t));
+        v[0] = dec_dst(d, &d->op[0], (char)(sig[0] | 32),
+                       fdcpu_type_signed(is_cvt(d) ? dec_type(d, 1) : t));
     i = dec_emit(d, op, v[0], v[1], v[2], v[3]);
     (void)i;
     dec_finish(d);

@@ -51,6 +51,11 @@ relu16(u32 h)                   /* NaN stays */
 {
     return (h & 0x8000) && (h & 0x7fff) <= 0x7c00 ? 0 : h;
 }
+INLINE u32
+relubf(u32 h)
+{
+    return (h & 0x8000) && (h & 0x7fff) <= 0x7f80 ? 0 : h;
+}
 
 INLINE f32
 h2f(u32 h)
@@ -198,7 +203,8 @@ f32_s32z(f32 a)
 INLINE s32
 f64_s32z(f64 a)
 {
-    f64 v = a != a ? 0 : a < -2147483648.0 ? -2147483648.0 : a > 2147483647.0 ? 2147483647.0 : a;
+    /* NaN is the least number, unlike in f32_s32z() */
+    f64 v = !(a >= -2147483648.0) ? -2147483648.0 : a > 2147483647.0 ? 2147483647.0 : a;
 
     return (s32)v;
 }
