@@ -731,6 +731,10 @@ def make_setp(form: str, mods: list[str]) -> Case:
                 Out(1, [int(COMBINE[combine](p, not q)) for p, q in pairs]),
             ], **need,  # type: ignore[arg-type]
         )  # fmt: skip
+    if "f16" in t:  # these have one result, or a pair of packed ones
+        return Case(
+            form, f"{form} %d0, %a0, %a1;", ins, [Out(1, [int(p) for p in first])], **need  # type: ignore[arg-type]
+        )
     return Case(
         form, f"{form} %d0, %a0, %a1;\n{form} %d1|%d2, %a0, %a1;", ins,
         [
@@ -1265,6 +1269,8 @@ def make_cvt(form: str, mods: list[str]) -> Case:
         case.body += f"\n{form} %d{k}, %a0;"
         wide = [signed(w, SIZES[dt]) & mask(32) if dt[0] == "s" else w for w in want]
         case.outs.append(Out(32, wide))
+        case.body += f"\n{form} %d{k + 1}, %a0;"
+        case.outs.append(Out(64, [signed(w, 32) & mask(64) if dt[0] == "s" else w for w in wide]))
     if st in INTEGERS and SIZES[st] < 32:
         k = len(case.outs)
         case.regs = ".reg .b32 %w;"
