@@ -70,6 +70,8 @@ bench: $(VENV)/.bench build  ## the benchmarks
 lint: $(VENV)/.dev  ## what reading the sources alone can find
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check fdcore cli
+	@mkdir -p build/mypy
+	@ln -sfn ../../cli build/mypy/fdcore_cli
 	$(BIN)/mypy
 
 fix: $(VENV)/.dev  ## format, and mend what can be mended by machine

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from bench.conftest import ROADS, Interleaved, virtual_clock
 
 pytestmark = pytest.mark.benchmark(timer=virtual_clock)

@@ -3,8 +3,6 @@
 import sys
 from collections.abc import Sequence
 
-from fdcore_cli import options
-
 from fdcore import __version__
 
 HELP = """\

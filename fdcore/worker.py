@@ -1,9 +1,10 @@
 """A worker: one process that serves one session, then ends.
 
-fdserver starts it with one end of a SOCK_SEQPACKET pair (--control-fd N) and later sends
-the session's sockets over it: messages are JSON objects, see workers.py. The main thread
-is the session's executor, in C, without the interpreter; a small thread here listens to
-the server. If the server dies, the session goes on until its client has gone.
+fdserver starts it with one end of a SOCK_SEQPACKET pair (--control-fd N) and later
+sends the session's sockets over it: messages are JSON objects, see workers.py. The main
+thread is the session's executor, in C, without the interpreter; a small thread here
+listens to the server. If the server dies, the session goes on until its client has
+gone.
 """
 
 import errno
@@ -23,8 +24,8 @@ from fdcore.errors import FdcoreError
 
 MESSAGE_ROOM = 1 << 16
 DESCRIPTORS = 4
-# What cleaning up may take once the client has gone. The process's end frees whatever the
-# driver still holds.
+# What cleaning up may take once the client has gone. The process's end frees whatever
+# the driver still holds.
 GRACE_MS = 700
 
 

@@ -112,7 +112,8 @@ def talk(
             return await asyncio.wait_for(work(opened), ANSWER_SECONDS)
 
     try:
-        return asyncio.run(capnp.run(all_of_it()))
+        result: T = asyncio.run(capnp.run(all_of_it()))
+        return result
     except (TimeoutError, asyncio.TimeoutError):
         raise TransportError(f"{address}: the server did not answer in time") from None
     except capnp.KjException as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+
 from tests.e2e.conftest import MEMORY_MB, ROADS, Outcome, Run, Server, build_c, run
 from tests.e2e.test_programs import SEMANTICS, same
 

@@ -6,6 +6,7 @@ import importlib.util
 from pathlib import Path
 
 import pytest
+
 from tests.e2e.conftest import APPS, ROADS, Outcome, Run, build_c, build_cu
 
 
