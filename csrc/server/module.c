@@ -14,6 +14,7 @@
 #define IMAGE_MAX (1ull << 30)          /* bytes of one image */
 #define IMAGES_BYTES (2ull << 30)       /* ... of all that are under way */
 #define IMAGES_MAX 4096
+#define WRAPPER_MAGIC 0x466243b1u       /* of a fat binary's wrapper, which holds addresses */
 #define LOG_BYTES 16384
 #define PARAMS_MAX 4096                 /* parameters of one kernel */
 #define KERNELS_MAX (1u << 20)
@@ -186,6 +187,19 @@ inside(uint64_t size, uint64_t offset, uint64_t entry, uint64_t count)
     return offset <= size && entry * count <= size - offset;
 }
 
+static bool
+is_fatbin(const uint8_t *at, uint64_t size)
+{
+    return size >= 16 && word(at, 4) == 0xba55ed50;
+}
+
+static bool
+fatbin_sound(const uint8_t *at, uint64_t size)
+{
+    return word(at + 6, 2) >= 16 && word(at + 6, 2) <= size &&
+           word(at + 8, 8) <= size - word(at + 6, 2);
+}
+
 /* The lengths that a driver trusts in an image: it gets no size beside it. */
 static bool
 image_sound(const struct image *image)
@@ -193,9 +207,8 @@ image_sound(const struct image *image)
     const uint8_t *at = image->bytes;
     uint64_t size = image->size;
 
-    if (size >= 16 && word(at, 4) == 0xba55ed50)
-        return word(at + 6, 2) >= 16 && word(at + 6, 2) <= size &&
-               word(at + 8, 8) <= size - word(at + 6, 2);
+    if (is_fatbin(at, size))
+        return fatbin_sound(at, size);
     if (size >= 64 && memcmp(at, "\177ELF", 4) == 0) {
         uint64_t sections = word(at + 40, 8), nsections = word(at + 60, 2);
         uint64_t entry = word(at + 58, 2);
@@ -214,7 +227,48 @@ image_sound(const struct image *image)
         return true;
     }
     /* A wrapper holds addresses; everything else is text. */
-    return size < 4 || word(at, 4) != 0x466243b1;
+    return size < 4 || word(at, 4) != WRAPPER_MAGIC;
+}
+
+/* What a program's own wrapper would be, over the image's fat binaries. */
+struct wrapper {
+    uint32_t magic, version;
+    const void *data;
+    const void **unit;
+    const void *list[];                 /* all but the first, and NULL */
+};
+
+/* NULL: the image lies, or there is no memory. */
+static struct wrapper *
+wrapper_make(const struct image *image)
+{
+    const struct fdc_units *units = (const void *)image->bytes;
+    struct wrapper *wrapper;
+
+    if (image->size < sizeof(*units) || units->count < 2 || units->count > FDC_UNITS_MAX ||
+        !inside(image->size, sizeof(*units), sizeof(units->unit[0]), units->count))
+        return NULL;
+    wrapper = calloc(1, sizeof(*wrapper) + units->count * sizeof(wrapper->list[0]));
+    if (wrapper == NULL)
+        return NULL;
+    wrapper->magic = WRAPPER_MAGIC;
+    wrapper->version = 2;
+    wrapper->unit = wrapper->list;
+    for (uint32_t i = 0; i < units->count; i++) {
+        uint64_t offset = units->unit[i].offset, size = units->unit[i].size;
+        const uint8_t *at = image->bytes + offset;
+
+        if (offset % 8 != 0 || !inside(image->size, offset, 1, size) ||
+            !is_fatbin(at, size) || !fatbin_sound(at, size)) {
+            free(wrapper);
+            return NULL;
+        }
+        if (i == 0)
+            wrapper->data = at;
+        else
+            wrapper->list[i - 1] = at;
+    }
+    return wrapper;
 }
 
 /* ---- loaded code ---- */
@@ -535,9 +589,9 @@ options_read(const struct fdc_request *request, struct fdc_span jit_span,
     return 0;
 }
 
-/* Loads the image and makes the code object and its table. */
+/* Loads what is sound and makes the code object and its table. */
 static CUresult
-load(struct fdc_serve *serve, const struct image *image, bool library,
+load(struct fdc_serve *serve, const void *bytes, bool library,
      struct options *options, struct fdc_code **made, struct table *table)
 {
     const struct fdc_driver *driver = serve->driver;
@@ -559,11 +613,11 @@ load(struct fdc_serve *serve, const struct image *image, bool library,
     jit(options, CU_JIT_ERROR_LOG_BUFFER, error);
     jit(options, CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES, (void *)(uintptr_t)(LOG_BYTES - 1));
     if (!library)
-        result = driver->cuModuleLoadDataEx((CUmodule *)&code->value, image->bytes,
+        result = driver->cuModuleLoadDataEx((CUmodule *)&code->value, bytes,
                                             options->njit, options->jit,
                                             options->jit_value);
     else if (FDC_HAS(driver, cuLibraryLoadData))
-        result = driver->cuLibraryLoadData((CUlibrary *)&code->value, image->bytes,
+        result = driver->cuLibraryLoadData((CUlibrary *)&code->value, bytes,
                                            options->jit, options->jit_value,
                                            options->njit, NULL, NULL, 0);
     else
@@ -595,13 +649,14 @@ load(struct fdc_serve *serve, const struct image *image, bool library,
 
 static int
 serve_load(struct fdc_request *request, bool library, uint64_t handle, uint64_t number,
-           struct fdc_span jit_span, struct fdc_span library_span, struct fdc_chunk blob,
-           uint64_t *total)
+           uint32_t image_kind, struct fdc_span jit_span, struct fdc_span library_span,
+           struct fdc_chunk blob, uint64_t *total)
 {
     struct fdc_serve *serve = request->serve;
     struct options options;
     struct table table = { 0 };
     struct fdc_code *code = NULL;
+    struct wrapper *wrapper = NULL;
     struct image *image;
     uint8_t digest[32];
     int kind = library ? FDC_KIND_LIBRARY : FDC_KIND_MODULE;
@@ -619,8 +674,12 @@ serve_load(struct fdc_request *request, bool library, uint64_t handle, uint64_t 
         result = CUDA_ERROR_INVALID_IMAGE;
         goto out;
     }
-    result = image_sound(image) ? load(serve, image, library, &options, &code, &table)
-                                : CUDA_ERROR_INVALID_IMAGE;
+    result = CUDA_ERROR_INVALID_IMAGE;
+    if (image_kind == FDC_IMAGE_UNITS)
+        wrapper = wrapper_make(image);
+    if (wrapper != NULL || (image_kind != FDC_IMAGE_UNITS && image_sound(image)))
+        result = load(serve, wrapper != NULL ? (void *)wrapper : image->bytes, library,
+                      &options, &code, &table);
     if (result == CUDA_SUCCESS) {
         result = fdc_handle_put_aux(serve, kind, handle, code->value, code,
                                     library ? 0 : request->ctx);
@@ -638,6 +697,7 @@ serve_load(struct fdc_request *request, bool library, uint64_t handle, uint64_t 
 out:
     if (image != NULL)
         image_free(image);
+    free(wrapper);
     free(table.bytes);
     if (err < 0)
         return err;
@@ -651,7 +711,7 @@ fdc_server_call_fdcModuleLoad(struct fdc_request *request,
     struct fdc_rep_fdcModuleLoad reply = { 0 };
     int result;
 
-    result = serve_load(request, false, req->module, req->image, req->options,
+    result = serve_load(request, false, req->module, req->image, req->kind, req->options,
                         (struct fdc_span){ 0 }, req->blob, &reply.total);
     if (result < 0)
         return result;
@@ -666,7 +726,7 @@ fdc_server_call_fdcLibraryLoad(struct fdc_request *request,
     struct fdc_rep_fdcLibraryLoad reply = { 0 };
     int result;
 
-    result = serve_load(request, true, req->library, req->image, req->options,
+    result = serve_load(request, true, req->library, req->image, req->kind, req->options,
                         req->library_options, req->blob, &reply.total);
     if (result < 0)
         return result;
@@ -753,7 +813,7 @@ link_add(struct fdc_serve *serve, CUlinkState state, const struct fdc_link_input
     if (image == NULL)
         return CUDA_ERROR_INVALID_VALUE;
     fdc_sha256(image->bytes, image->size, digest);
-    if (memcmp(digest, image->digest.bytes, sizeof(digest)) == 0)
+    if (memcmp(digest, image->digest.bytes, sizeof(digest)) == 0 && image_sound(image))
         result = serve->driver->cuLinkAddData_v2(state, input->type, image->bytes,
                                                  image->size, name, 0, NULL, NULL);
     image_free(image);

@@ -2,16 +2,10 @@
 #ifndef FDC_SHIM_CODE_H
 #define FDC_SHIM_CODE_H
 
+#include "fdc/table.h"
 #include "shim.h"
 
-enum fdc_image_kind {
-    FDC_IMAGE_PTX,
-    FDC_IMAGE_CUBIN,
-    FDC_IMAGE_FATBIN,
-    FDC_IMAGE_LINKED
-};
-
-/* An image where the program has it, or a copy of a file (owned). */
+/* An image where the program has it, or a copy of ours (owned). */
 struct fdc_image {
     const void *bytes;
     uint64_t size;
@@ -19,8 +13,8 @@ struct fdc_image {
     void *owned;
 };
 
-/* image.c: kind and length by the first bytes; the file's content; upload (the number
- * is what the load call names). */
+/* image.c: kind and length by the first bytes (owned is to be freed); the file's content;
+ * upload (the number is what the load call names). */
 CUresult fdc_image_look(const void *image, struct fdc_image *found);
 CUresult fdc_image_read(const char *path, struct fdc_image *found);
 CUresult fdc_file_read(const char *path, struct fdc_image *found);

@@ -64,13 +64,55 @@ elf_size(const void *image)
     return end;
 }
 
+/* A copy of all the fat binaries that a wrapper names, since its addresses mean nothing
+ * elsewhere: data is the linked one, each of aux a unit's. */
+static CUresult
+units_copy(const void *data, const void *const *aux, struct fdc_image *found)
+{
+    uint64_t count = 1, at, size;
+    struct fdc_units *units;
+    uint32_t magic;
+
+    while (count <= FDC_UNITS_MAX && aux[count - 1] != NULL)
+        count++;
+    if (count > FDC_UNITS_MAX)
+        return CUDA_ERROR_INVALID_IMAGE;
+    at = size = sizeof(*units) + count * sizeof(units->unit[0]);
+    for (uint64_t i = 0; i < count; i++) {
+        const void *unit = i == 0 ? data : aux[i - 1];
+
+        memcpy(&magic, unit, sizeof(magic));
+        if (magic != FATBIN_MAGIC || fatbin_size(unit) == 0)
+            return CUDA_ERROR_INVALID_IMAGE;
+        size += FDC_ALIGN_UP(fatbin_size(unit), 8ull);
+        if (size > IMAGE_MAX)
+            return CUDA_ERROR_INVALID_IMAGE;
+    }
+    units = calloc(1, size);
+    if (units == NULL)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    units->count = (uint32_t)count;
+    for (uint64_t i = 0; i < count; i++) {
+        const void *unit = i == 0 ? data : aux[i - 1];
+
+        units->unit[i].offset = at;
+        units->unit[i].size = fatbin_size(unit);
+        memcpy((char *)units + at, unit, units->unit[i].size);
+        at += FDC_ALIGN_UP(units->unit[i].size, 8ull);
+    }
+    found->bytes = found->owned = units;
+    found->size = size;
+    found->kind = FDC_IMAGE_UNITS;
+    return CUDA_SUCCESS;
+}
+
 CUresult
 fdc_image_look(const void *image, struct fdc_image *found)
 {
     struct {
         uint32_t magic, version;
         const void *data;
-        const void *aux;
+        const void *const *aux; /* version 2: each unit's, NULL at the end */
     } wrapper;
     uint32_t magic;
 
@@ -90,6 +132,8 @@ fdc_image_look(const void *image, struct fdc_image *found)
         memcpy(&wrapper, image, sizeof(wrapper));
         if (wrapper.data == NULL)
             return CUDA_ERROR_INVALID_IMAGE;
+        if (wrapper.version >= 2 && wrapper.aux != NULL && wrapper.aux[0] != NULL)
+            return units_copy(wrapper.data, wrapper.aux, found);
         found->bytes = wrapper.data;
         memcpy(&magic, wrapper.data, sizeof(magic));
     }
@@ -163,6 +207,8 @@ fdc_image_read(const char *path, struct fdc_image *found)
     } else if (memcmp(file.bytes, ELFMAG, SELFMAG) == 0) {
         /* A file says its length; headers that lie would be read past it. */
         found->kind = FDC_IMAGE_CUBIN;
+    } else if (memcmp(file.bytes, &(uint32_t){WRAPPER_MAGIC}, 4) == 0) {
+        result = CUDA_ERROR_INVALID_IMAGE; /* addresses in a file */
     } else {
         result = fdc_image_look(file.bytes, found);
         if (result == CUDA_SUCCESS &&

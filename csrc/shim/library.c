@@ -69,8 +69,10 @@ cuLibraryLoadData(CUlibrary *library, const void *code, CUjit_option *jitOptions
     result = fdc_image_look(code, &found);
     if (result != CUDA_SUCCESS)
         return result;
-    return library_load(&call, library, &found, jitOptions, jitOptionsValues,
-                        numJitOptions, libraryOptions, numLibraryOptions);
+    result = library_load(&call, library, &found, jitOptions, jitOptionsValues,
+                          numJitOptions, libraryOptions, numLibraryOptions);
+    free(found.owned);
+    return result;
 }
 
 FDC_EXPORT CUresult

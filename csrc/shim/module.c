@@ -559,7 +559,9 @@ cuModuleLoadDataEx(CUmodule *module, const void *image, unsigned int numOptions,
         result = fdc_image_look(image, &found);
     if (result != CUDA_SUCCESS)
         return result;
-    return module_load(module, &found, &jit, &call);
+    result = module_load(module, &found, &jit, &call);
+    free(found.owned);
+    return result;
 }
 
 FDC_EXPORT CUresult

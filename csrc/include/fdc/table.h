@@ -1,5 +1,5 @@
 /*
- * The two tables that the worker gives the client as blobs, so that later questions are
+ * The tables that the worker gives the client as blobs, so that later questions are
  * answered locally: the snapshot of the devices at attach, and the kernels of an image
  * at load. Flat, little endian, 8-byte aligned; offsets count from the table's start.
  */
@@ -56,6 +56,23 @@ struct fdc_table_module {
     uint32_t log_offset, log_size;      /* JIT info log */
     uint32_t error_offset, error_size;  /* JIT error log */
     uint32_t pad;
+};
+
+/* What an image is, as the load calls say. */
+enum fdc_image_kind {
+    FDC_IMAGE_PTX, FDC_IMAGE_CUBIN, FDC_IMAGE_FATBIN, FDC_IMAGE_LINKED,
+    FDC_IMAGE_UNITS,                    /* struct fdc_units */
+};
+
+/* The fat binaries that a wrapper of version 2 names (relocatable device code): the
+ * linked one, then each unit's. Only they travel; the worker makes a wrapper of its own. */
+#define FDC_UNITS_MAX 4096
+struct fdc_units {
+    uint32_t count;
+    uint32_t pad;
+    struct {
+        uint64_t offset, size;          /* offset: from the image's start */
+    } unit[];
 };
 
 /* What a link run is made of, and what comes of it. */

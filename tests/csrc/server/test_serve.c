@@ -225,6 +225,81 @@ test_image_must_have_its_hash(void)
     client_close(&client, 0);
 }
 
+/* Loads or links bytes as an image of this kind. */
+static int
+load_bytes(struct client *client, const void *bytes, size_t size, uint32_t kind, bool link)
+{
+    struct fdc_req_fdcImageBegin begin = { .image = 77, .size = size };
+    struct {
+        struct fdc_req_fdcLinkRun req;
+        struct fdc_link_input input;
+        char name[8];
+    } run = {
+        .req = {
+            .inputs = { sizeof(run.req), sizeof(run.input) },
+            .inputs_size = sizeof(run.input),
+            .names = { sizeof(run.req) + sizeof(run.input), 8 },
+            .names_size = 8,
+            .blob = { 0, 65536 },
+        },
+        .input = { .image = 77, .type = CU_JIT_INPUT_FATBINARY },
+        .name = "input",
+    };
+    uint64_t ticket;
+
+    fdc_sha256(bytes, size, begin.sha256.bytes);
+    client_send(client, &begin, sizeof(begin), FDC_ID_fdcImageBegin, 0);
+    memcpy(client->up, bytes, size);
+    ticket = SEND(client, fdcImageChunk, FDC_MSG_DONE, .image = 77, .chunk = { 0, size });
+    CHECK_EQ(client_wait_done(client, ticket), 0);
+    if (link)
+        return client_call(client, &run, sizeof(run), FDC_ID_fdcLinkRun);
+    return CALL(client, fdcModuleLoad, .module = FDC_HANDLE(FDC_KIND_MODULE, 1, 9),
+                .image = 77, .kind = kind, .blob = { 0, 65536 });
+}
+
+/* An image is bytes, never addresses: not as a whole, and not where it has parts. */
+static void
+test_images_that_lie_are_refused(void)
+{
+    static struct client client;
+    struct { uint32_t magic, version; uint64_t data, aux; } wrapper = {
+        0x466243b1, 2, 0x1000, 0x1000,
+    };
+    struct { uint32_t magic; uint16_t version, head; uint64_t size; } fatbin = {
+        0xba55ed50, 1, 16, 0,
+    };
+    struct {
+        uint32_t count, pad;
+        struct { uint64_t offset, size; } unit[2];
+        uint8_t bytes[64];
+    } units = { .count = 2, .unit = { { 40, 16 }, { 56, 16 } } };
+
+    client_open(&client);
+    client_attach(&client);
+    CHECK_EQ(load_bytes(&client, &wrapper, sizeof(wrapper), FDC_IMAGE_FATBIN, false),
+             CUDA_ERROR_INVALID_IMAGE);
+    CHECK_EQ(load_bytes(&client, &wrapper, sizeof(wrapper), 0, true),
+             CUDA_ERROR_INVALID_IMAGE);
+#define UNITS load_bytes(&client, &units, sizeof(units), FDC_IMAGE_UNITS, false)
+    CHECK_EQ(UNITS, CUDA_ERROR_INVALID_IMAGE);          /* no fat binaries */
+    memcpy(units.bytes, &fatbin, 16);
+    memcpy(units.bytes + 16, &fatbin, 16);
+    CHECK(UNITS != CUDA_ERROR_INVALID_IMAGE);           /* sound, but empty */
+    units.count = UINT32_MAX;
+    CHECK_EQ(UNITS, CUDA_ERROR_INVALID_IMAGE);
+    units.count = 2;
+    units.unit[1].offset = UINT64_MAX - 7;
+    CHECK_EQ(UNITS, CUDA_ERROR_INVALID_IMAGE);
+    units.unit[1].offset = sizeof(units) - 8;
+    CHECK_EQ(UNITS, CUDA_ERROR_INVALID_IMAGE);
+    units.unit[1].offset = 56;
+    fatbin.size = 4096;
+    memcpy(units.bytes + 16, &fatbin, 16);
+    CHECK_EQ(UNITS, CUDA_ERROR_INVALID_IMAGE);
+    client_close(&client, 0);
+}
+
 static void
 test_streams_and_events_keep_order(void)
 {
@@ -693,6 +768,7 @@ main(void)
     RUN(test_module_adds);
     RUN(test_library_adds);
     RUN(test_image_must_have_its_hash);
+    RUN(test_images_that_lie_are_refused);
     RUN(test_streams_and_events_keep_order);
     RUN(test_host_function_holds_its_stream);
     RUN(test_waiting_thread_holds_up_nobody);

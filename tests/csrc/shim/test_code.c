@@ -407,6 +407,89 @@ test_nodes_of_a_captured_graph_keep_their_names(void)
     worker_exit();
 }
 
+/* A fat binary of one PTX text, as the compiler writes it. */
+static void *
+fatbin_of(const char *ptx)
+{
+    struct {
+        uint32_t magic;
+        uint16_t version, head_size;
+        uint64_t size;
+        uint16_t kind, entry_version;
+        uint32_t entry_size, text_size, pad0, compressed, options;
+        uint16_t minor, major;
+        uint32_t arch, name_offset, name_size;
+        uint64_t flags, pad1, full_size;
+    } head = {
+        .magic = 0xba55ed50,
+        .version = 1,
+        .head_size = 16,
+        .kind = 1,
+        .entry_version = 0x101,
+        .entry_size = 64,
+        .text_size = (uint32_t)FDC_ALIGN_UP(strlen(ptx) + 1, 8),
+        .major = 7,
+        .arch = 70,
+    };
+    char *made = calloc(1, sizeof(head) + head.text_size);
+
+    _Static_assert(sizeof(head) == 80, "no gaps");
+    head.size = 64 + head.text_size;
+    memcpy(made, &head, sizeof(head));
+    memcpy(made + sizeof(head), ptx, strlen(ptx));
+    return made;
+}
+
+/* Relocatable device code: the wrapper names a fat binary for each unit. */
+static void
+test_wrapper_of_several_units_is_linked_at_load(void)
+{
+    static const char caller[] =
+        ".version 7.0\n.target sm_70\n.address_size 64\n"
+        ".extern .func (.param .b32 out) seven();\n"
+        ".visible .entry add(.param .u64 out)\n{\n"
+        "  .reg .b32 %r<4>; .reg .b64 %rd<4>;\n"
+        "  ld.param.u64 %rd1, [out]; mov.u32 %r1, %tid.x;\n"
+        "  mul.wide.u32 %rd2, %r1, 4; add.u64 %rd1, %rd1, %rd2;\n"
+        "  { .param .b32 back; call.uni (back), seven, (); ld.param.b32 %r2, [back]; }\n"
+        "  st.global.u32 [%rd1], %r2;\n  ret;\n}\n";
+    static const char callee[] =
+        ".version 7.0\n.target sm_70\n.address_size 64\n"
+        ".visible .func (.param .b32 out) seven()\n{\n"
+        "  .reg .b32 %r<2>;\n  mov.u32 %r1, 7; st.param.b32 [out], %r1;\n  ret;\n}\n";
+    const void *units[3] = {fatbin_of(caller), fatbin_of(callee), NULL};
+    void *linked = fatbin_of(callee);
+    struct {
+        uint32_t magic, version;
+        const void *data;
+        const void *const *units;
+    } wrapper = {0x466243b1, 2, linked, units};
+    CUdeviceptr memory;
+    CUlibrary library;
+    CUfunction add;
+    CUmodule module;
+    CUkernel kernel;
+    void *params[] = {&memory};
+
+    worker_context();
+    memory = zeroes();
+    CHECK_EQ(cuModuleLoadData(&module, &wrapper), 0);
+    CHECK_EQ(cuModuleGetFunction(&add, module, "add"), 0);
+    CHECK_EQ(cuLaunchKernel(add, 1, 1, 1, N, 1, 1, 0, NULL, params, NULL), 0);
+    check_all(memory, 7);
+    CHECK_EQ(cuModuleUnload(module), 0);
+    CHECK_EQ(cuMemsetD32_v2(memory, 0, N), 0);
+    CHECK_EQ(cuLibraryLoadData(&library, &wrapper, NULL, NULL, 0, NULL, NULL, 0), 0);
+    CHECK_EQ(cuLibraryGetKernel(&kernel, library, "add"), 0);
+    CHECK_EQ(cuLaunchKernel((CUfunction)kernel, 1, 1, 1, N, 1, 1, 0, NULL, params, NULL), 0);
+    check_all(memory, 7);
+    CHECK_EQ(cuLibraryUnload(library), 0);
+    free((void *)units[0]);
+    free((void *)units[1]);
+    free(linked);
+    worker_exit();
+}
+
 int
 main(void)
 {
@@ -420,5 +503,6 @@ main(void)
     RUN(test_linked_image_can_be_loaded);
     RUN(test_graph_of_every_kind_of_node);
     RUN(test_nodes_of_a_captured_graph_keep_their_names);
+    RUN(test_wrapper_of_several_units_is_linked_at_load);
     return failed;
 }
