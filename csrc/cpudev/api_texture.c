@@ -3,8 +3,8 @@
  * number, which is the object's handle.
  *
  * A kernel that runs keeps what it has looked up: a destroyed object's memory is freed
- * when no kernel runs. An object on an array that is destroyed is one no longer; memory
- * of linear and pitched textures is checked by the engine at each access.
+ * when no kernel runs. An object on an array that is destroyed is none to kernels any
+ * more; memory of linear and pitched textures is checked by the engine at each access.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -24,6 +24,7 @@ struct object {
     uint64_t handle;
     struct fdcpu_ctx *ctx;
     bool surface, has_view;
+    _Atomic bool dead; /* its array is gone; it can still be destroyed */
     struct fdcpu_array *arrays[FDCPU_MAX_LEVELS]; /* what it lies on; compared only */
     struct fdcpu_texture texture;
     CUDA_RESOURCE_DESC resource;
@@ -87,7 +88,7 @@ fdcpu_texture_find(void *ctx, uint64_t number, bool surface)
     struct object *o =
         fdcpu_handle_get(surface ? FDCPU_H_SURFACE : FDCPU_H_TEXTURE, number);
 
-    return o != NULL && o->ctx == ctx ? &o->texture : NULL;
+    return o != NULL && o->ctx == ctx && !o->dead ? &o->texture : NULL;
 }
 
 static void
@@ -97,10 +98,8 @@ forget_if_on(void *obj, void *user)
     uint32_t i;
 
     for (i = 0; i < FDCPU_MAX_LEVELS; i++)
-        if (o->arrays[i] == user) {
-            retire(o);
-            return;
-        }
+        if (o->arrays[i] == user)
+            o->dead = true;
 }
 
 void

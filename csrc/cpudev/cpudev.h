@@ -299,7 +299,7 @@ struct fdcpu_mipmap {
 /* Bytes of one channel, 0: a format that is not supported. */
 size_t fdcpu_format_size(CUarray_format format);
 void fdcpu_array_drop_ctx(struct fdcpu_ctx *ctx);
-/* Objects on this array are no longer any; the caller waits for kernels afterwards. */
+/* Kernels find objects on this array no more; the caller waits for those that run. */
 void fdcpu_texture_forget(const struct fdcpu_array *array);
 void fdcpu_texture_drop_ctx(struct fdcpu_ctx *ctx);
 /* Around a kernel's run: what it has looked up stays. */
