@@ -5,6 +5,10 @@
 #include "fpconv.h"
 #include "vm.h"
 
+#ifdef __AVX2__
+#include <immintrin.h>
+#endif
+
 #ifdef __FMA__
 #define FMA32(a, b, c) __builtin_fmaf(a, b, c)
 #define FMA64(a, b, c) __builtin_fma(a, b, c)
@@ -96,18 +100,48 @@
             d[l] = (td)VALUE3(ta, tb, tc, expr);                                             \
         FDCPU_NEXT;                                                                          \
     }
+#if defined(__AVX2__)
+/* A vector of lanes at a time: its comparison has all bits set or none. */
+#ifdef __AVX512DQ__
+enum { VECTOR = 64 };
+INLINE u32 bits_of_4(__m512i v) { return _mm512_movepi32_mask(v); }
+INLINE u32 bits_of_8(__m512i v) { return _mm512_movepi64_mask(v); }
+#define AS_MASK(v) ((__m512i)(v))
+#else
+enum { VECTOR = 32 };
+INLINE u32 bits_of_4(__m256i v) { return (u32)_mm256_movemask_ps(_mm256_castsi256_ps(v)); }
+INLINE u32 bits_of_8(__m256i v) { return (u32)_mm256_movemask_pd(_mm256_castsi256_pd(v)); }
+#define AS_MASK(v) ((__m256i)(v))
+#endif
+typedef u32 v_u32 __attribute__((vector_size(VECTOR)));
+typedef s32 v_s32 __attribute__((vector_size(VECTOR)));
+typedef u64 v_u64 __attribute__((vector_size(VECTOR)));
+typedef s64 v_s64 __attribute__((vector_size(VECTOR)));
+typedef f32 v_f32 __attribute__((vector_size(VECTOR)));
+typedef f64 v_f64 __attribute__((vector_size(VECTOR)));
+#define COMPARE(ta, expr)                                                                    \
+    for (u32 k = 0; k < FDCPU_LANES * sizeof(ta) / VECTOR; k++) {                            \
+        v_##ta a = ((const v_##ta *)(const void *)pa)[k];                                    \
+        v_##ta b = ((const v_##ta *)(const void *)pb)[k];                                    \
+        v |= (sizeof(ta) == 4 ? bits_of_4(AS_MASK(expr)) : bits_of_8(AS_MASK(expr)))         \
+             << k * (VECTOR / sizeof(ta));                                                   \
+    }
+#else
+#define COMPARE(ta, expr)                                                                    \
+    if (sizeof(ta) == 4) {                                                                   \
+        LANES(l) v |= VALUE2(ta, ta, expr) ? fdcpu_bit[l] : 0;                               \
+    } else {                                                                                 \
+        uint64_t w = 0;                                                                      \
+        LANES(l) w |= VALUE2(ta, ta, expr) ? fdcpu_bit64[l] : 0;                             \
+        v = (uint32_t)w;                                                                     \
+    }
+#endif
 #define CMP(name, ta, expr, forms)                                                           \
     static FDCPU_HANDLER(op_##name)                                                          \
     {                                                                                        \
         uint32_t q = FDCPU_GUARD, v = 0, *d = &FDCPU_PRED(i->d);                             \
         const ta *pa = ALIGNED(ta, i->a), *pb = ALIGNED(ta, i->b);                           \
-        if (sizeof(ta) == 4) {                                                               \
-            LANES(l) v |= VALUE2(ta, ta, expr) ? fdcpu_bit[l] : 0;                           \
-        } else {                                                                             \
-            uint64_t w = 0;                                                                  \
-            LANES(l) w |= VALUE2(ta, ta, expr) ? fdcpu_bit64[l] : 0;                         \
-            v = (uint32_t)w;                                                                 \
-        }                                                                                    \
+        COMPARE(ta, expr)                                                                    \
         v ^= 0u - i->aux;                                                                    \
         *d = (*d & ~q) | (v & q);                                                            \
         FDCPU_NEXT;                                                                          \
@@ -194,13 +228,22 @@ static FDCPU_HANDLER(op_chk)
     FDCPU_NEXT;
 }
 
+/* Goes on at n, which is an OP_chk: what that does is done here. */
+#define GO_BLOCK(n)                                                                          \
+    do {                                                                                     \
+        const struct fdcpu_insn *block_ = (n);                                               \
+        if (__builtin_expect(block_ >= x->merge_ip, 0))                                      \
+            FDCPU_STOP(block_, WHY_MERGE);                                                   \
+        FDCPU_GO(block_ + 1);                                                                \
+    } while (0)
+
 static FDCPU_HANDLER(op_bra)
 {
     const struct fdcpu_insn *to = i + i->imm;
 
     if (i->imm <= 0 && --x->fuel < 0)
         FDCPU_STOP(to, WHY_YIELD);
-    FDCPU_GO(to);
+    GO_BLOCK(to);
 }
 
 static FDCPU_HANDLER(op_brap)
@@ -209,7 +252,7 @@ static FDCPU_HANDLER(op_brap)
     const struct fdcpu_insn *to = i + i->imm;
 
     if (!t)
-        FDCPU_NEXT;
+        GO_BLOCK(i + 1);
     if (t != m) {
         x->taken = t;
         x->target = to;
@@ -217,7 +260,7 @@ static FDCPU_HANDLER(op_brap)
     }
     if (i->imm <= 0 && --x->fuel < 0)
         FDCPU_STOP(to, WHY_YIELD);
-    FDCPU_GO(to);
+    GO_BLOCK(to);
 }
 
 static FDCPU_HANDLER(op_ldp32)

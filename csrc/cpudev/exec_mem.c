@@ -5,6 +5,10 @@
 #include "fpconv.h"
 #include "vm.h"
 
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
+
 #define LANES(l) for (int l = 0; l < FDCPU_LANES; l++)
 #define IVDEP _Pragma("GCC ivdep")
 #define COLD __attribute__((noinline, cold))
@@ -200,8 +204,200 @@ store(struct fdcpu_exec *x, const struct fdcpu_insn *i, uint32_t m, char *r, int
     return true;
 }
 
+/* ---- the usual: a full warp whose halves are each a row or one element ---- */
+
+/*
+ * Halves, for blocks are often 16 wide. A half whose addresses follow one another, or are
+ * all the same, is one vector access, and its bounds are those of two lanes.
+ */
+enum { HALF = FDCPU_LANES / 2 };
+enum pattern { P_ANY, P_ROW, P_SAME };
+
+#define STEPS(s)                                                                             \
+    { 0, 1 * s, 2 * s, 3 * s, 4 * s, 5 * s, 6 * s, 7 * s, 8 * s, 9 * s, 10 * s, 11 * s,      \
+      12 * s, 13 * s, 14 * s, 15 * s }
+static const u32 steps32[4][HALF] __attribute__((aligned(64))) = { STEPS(1), STEPS(2),
+                                                                   STEPS(4), STEPS(8) };
+static const u64 steps64[4][HALF] __attribute__((aligned(64))) = { STEPS(1), STEPS(2),
+                                                                   STEPS(4), STEPS(8) };
+
+static inline __attribute__((always_inline)) enum pattern
+pattern32(const u32 *a, unsigned shift)
+{
+#ifdef __AVX512F__
+    __m512i v = _mm512_load_si512(a), first = _mm512_set1_epi32((int)a[0]);
+    __m512i row = _mm512_add_epi32(first, _mm512_load_si512(steps32[shift]));
+
+    return !_mm512_cmpneq_epi32_mask(v, row) ? P_ROW
+           : !_mm512_cmpneq_epi32_mask(v, first) ? P_SAME : P_ANY;
+#else
+    u32 row = 0, same = 0;
+
+    for (int l = 0; l < HALF; l++) {
+        row |= a[l] - a[0] - steps32[shift][l];
+        same |= a[l] - a[0];
+    }
+    return !row ? P_ROW : !same ? P_SAME : P_ANY;
+#endif
+}
+
+static inline __attribute__((always_inline)) enum pattern
+pattern64(const u64 *a, unsigned shift)
+{
+#ifdef __AVX512F__
+    __m512i v = _mm512_load_si512(a), w = _mm512_load_si512(a + 8);
+    __m512i first = _mm512_set1_epi64((long long)a[0]);
+    __m512i row = _mm512_add_epi64(first, _mm512_load_si512(steps64[shift]));
+    __m512i more = _mm512_add_epi64(first, _mm512_load_si512(steps64[shift] + 8));
+
+    return !(_mm512_cmpneq_epi64_mask(v, row) | _mm512_cmpneq_epi64_mask(w, more)) ? P_ROW
+           : !(_mm512_cmpneq_epi64_mask(v, first) | _mm512_cmpneq_epi64_mask(w, first))
+               ? P_SAME : P_ANY;
+#else
+    u64 row = 0, same = 0;
+
+    for (int l = 0; l < HALF; l++) {
+        row |= a[l] - a[0] - steps64[shift][l];
+        same |= a[l] - a[0];
+    }
+    return !row ? P_ROW : !same ? P_SAME : P_ANY;
+#endif
+}
+
+struct halves {
+    uint64_t at[2];             /* host addresses of the first lanes */
+    enum pattern pattern[2];
+};
+
+/* False where the long way must decide. */
+static inline __attribute__((always_inline)) bool
+find_halves(struct fdcpu_exec *x, const struct fdcpu_insn *i, char *r, struct halves *h,
+            int space, unsigned shift, bool store)
+{
+    uint64_t add = (uint64_t)i->imm, size = 1ull << shift, end[2], lo, hi;
+
+    if (i->aux & MEM_A32) {
+        const u32 *a = FDCPU_REG(u32, i->a);
+
+        for (int k = 0; k < 2; k++) {
+            h->pattern[k] = pattern32(a + k * HALF, shift);
+            h->at[k] = a[k * HALF] + add;
+        }
+    } else {
+        const u64 *a = FDCPU_REG(u64, i->a);
+
+        for (int k = 0; k < 2; k++) {
+            h->pattern[k] = pattern64(a + k * HALF, shift);
+            h->at[k] = a[k * HALF] + add;
+        }
+    }
+    if (h->pattern[0] == P_ANY || h->pattern[1] == P_ANY)
+        return false;
+    for (int k = 0; k < 2; k++)
+        end[k] = h->at[k] + (h->pattern[k] == P_ROW ? size * HALF : size);
+    lo = h->at[0] < h->at[1] ? h->at[0] : h->at[1];
+    hi = end[0] > end[1] ? end[0] : end[1];
+    /* below 2^62 nothing above has wrapped */
+    if (((h->at[0] | h->at[1]) & (size - 1)) || (h->at[0] | h->at[1]) >> 62)
+        return false;
+    if (space == SP_SHARED) {
+        if (hi > x->shared_size)
+            return false;
+        h->at[0] += (uintptr_t)x->shared;
+        h->at[1] += (uintptr_t)x->shared;
+        return true;
+    }
+    return fdcpu_in_range(x, i, lo, hi, store);
+}
+
+#define LOAD_HALVES(tm, td, shift)                                                           \
+    {                                                                                        \
+        if (!find_halves(x, i, r, &h, space, shift, false))                                  \
+            return false;                                                                    \
+        for (int k = 0; k < 2; k++) {                                                        \
+            td *d = (td *)__builtin_assume_aligned(r + i->d, FDCPU_SLOT) + k * HALF;         \
+            const tm *p = (const tm *)(uintptr_t)h.at[k];                                    \
+            if (h.pattern[k] == P_ROW) {                                                     \
+                IVDEP for (int l = 0; l < HALF; l++) d[l] = (td)p[l];                        \
+            } else {                                                                         \
+                td v = (td)*p;                                                               \
+                IVDEP for (int l = 0; l < HALF; l++) d[l] = v;                               \
+            }                                                                                \
+        }                                                                                    \
+        return true;                                                                         \
+    }
+#define STORE_HALVES(tm, td, shift)                                                          \
+    {                                                                                        \
+        if (!find_halves(x, i, r, &h, space, shift, true))                                   \
+            return false;                                                                    \
+        for (int k = 0; k < 2; k++) {           /* in order: the last lane's value stays */  \
+            const td *s = (const td *)__builtin_assume_aligned(r + i->d, FDCPU_SLOT) +       \
+                          k * HALF;                                                          \
+            tm *p = (tm *)(uintptr_t)h.at[k];                                                \
+            if (h.pattern[k] == P_ROW) {                                                     \
+                IVDEP for (int l = 0; l < HALF; l++) p[l] = (tm)s[l];                        \
+            } else {                                                                         \
+                *p = (tm)s[HALF - 1];                                                        \
+            }                                                                                \
+        }                                                                                    \
+        return true;                                                                         \
+    }
+
+/* aux of what may go the short way: the plain access of one element of these types */
+enum { MEM_LONG = MEM_FRAME | MEM_ACQUIRE | MEM_RELEASE | MEM_VOLATILE };
+
+/* True when all is done, false when nothing is. */
+static inline __attribute__((always_inline)) bool
+load_halves(struct fdcpu_exec *x, const struct fdcpu_insn *i, uint32_t q, char *r, int space)
+{
+    struct halves h;
+
+    if (q != FDCPU_FULL || i->n || (i->aux & MEM_LONG))
+        return false;
+    switch (i->aux & MEM_TYPE) {
+    case T_B32: case T_U32: case T_S32: case T_F32: case T_F16X2: case T_BF16X2:
+        LOAD_HALVES(u32, u32, 2)
+    case T_B64: case T_U64: case T_S64: case T_F64:
+        LOAD_HALVES(u64, u64, 3)
+    case T_U8: case T_B8:
+        LOAD_HALVES(u8, u32, 0)
+    case T_U16: case T_B16: case T_F16: case T_BF16:
+        LOAD_HALVES(u16, u32, 1)
+    default:
+        return false;
+    }
+}
+
+static inline __attribute__((always_inline)) bool
+store_halves(struct fdcpu_exec *x, const struct fdcpu_insn *i, uint32_t q, char *r, int space)
+{
+    struct halves h;
+
+    if (q != FDCPU_FULL || i->n || (i->aux & MEM_LONG))
+        return false;
+    switch (i->aux & MEM_TYPE) {
+    case T_B32: case T_U32: case T_S32: case T_F32: case T_F16X2: case T_BF16X2:
+        STORE_HALVES(u32, u32, 2)
+    case T_B64: case T_U64: case T_S64: case T_F64:
+        STORE_HALVES(u64, u64, 3)
+    case T_U8: case T_B8: case T_S8:
+        STORE_HALVES(u8, u32, 0)
+    case T_U16: case T_B16: case T_F16: case T_BF16: case T_S16:
+        STORE_HALVES(u16, u32, 1)
+    default:
+        return false;
+    }
+}
+
+static inline __attribute__((always_inline)) bool
+no_halves(struct fdcpu_exec *x, const struct fdcpu_insn *i, uint32_t q, char *r, int space)
+{
+    (void)x, (void)i, (void)q, (void)r, (void)space;
+    return false;
+}
+
 /* Kept apart from the handlers, so that their jump to the next one stays a jump. */
-#define MEMORY(name, work, space)                                                            \
+#define MEMORY(name, quick, work, space)                                                     \
     static __attribute__((noinline)) bool                                                    \
     do_##name(struct fdcpu_exec *x, const struct fdcpu_insn *i, uint32_t m, char *r)         \
     {                                                                                        \
@@ -210,15 +406,15 @@ store(struct fdcpu_exec *x, const struct fdcpu_insn *i, uint32_t m, char *r, int
     FDCPU_HANDLER(FDCPU_SYM(fdcpu_op_##name));                                               \
     FDCPU_HANDLER(FDCPU_SYM(fdcpu_op_##name))                                                \
     {                                                                                        \
-        if (!do_##name(x, i, m, r))                                                          \
+        if (!quick(x, i, FDCPU_GUARD, r, space) && !do_##name(x, i, m, r))                   \
             FDCPU_STOP(i, WHY_FAULT);                                                        \
         FDCPU_NEXT;                                                                          \
     }
-MEMORY(ld_global, load, SP_GLOBAL)
-MEMORY(ld_shared, load, SP_SHARED)
-MEMORY(ld_local, load, SP_LOCAL)
-MEMORY(ld_any, load, SP_GENERIC)
-MEMORY(st_global, store, SP_GLOBAL)
-MEMORY(st_shared, store, SP_SHARED)
-MEMORY(st_local, store, SP_LOCAL)
-MEMORY(st_any, store, SP_GENERIC)
+MEMORY(ld_global, load_halves, load, SP_GLOBAL)
+MEMORY(ld_shared, load_halves, load, SP_SHARED)
+MEMORY(ld_local, no_halves, load, SP_LOCAL)
+MEMORY(ld_any, load_halves, load, SP_GENERIC)
+MEMORY(st_global, store_halves, store, SP_GLOBAL)
+MEMORY(st_shared, store_halves, store, SP_SHARED)
+MEMORY(st_local, no_halves, store, SP_LOCAL)
+MEMORY(st_any, store_halves, store, SP_GENERIC)

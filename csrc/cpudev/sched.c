@@ -148,6 +148,26 @@ fill_constants(const struct fdcpu_code *code, char *regs)
     }
 }
 
+/* Registers that differ from block to block. */
+static void
+fill_place(struct fdcpu_warp *w, const struct fdcpu_code *code, char *regs)
+{
+    static const enum fdcpu_special places[] = { SR_CTAID_X, SR_CTAID_Y, SR_CTAID_Z,
+                                                 SR_CLUSTERID_X, SR_CLUSTERID_Y,
+                                                 SR_CLUSTERID_Z };
+    const struct fdcpu_block *b = w->block;
+
+    for (uint32_t k = 0; k < 6; k++)
+        if (code->special[places[k]])
+            fill32(regs + code->special[places[k]], b->ctaid[k % 3]);
+    if (code->special[SR_SMID]) {
+        uint32_t n = b->worker->x.job->env->sm_count;
+
+        fill32(regs + code->special[SR_SMID], (uint32_t)(b->number % (n ? n : 1)));
+    }
+}
+
+/* Registers that stay as they are from block to block. */
 static void
 fill_special(struct fdcpu_warp *w, const struct fdcpu_code *code, char *regs)
 {
@@ -181,15 +201,14 @@ fill_special(struct fdcpu_warp *w, const struct fdcpu_code *code, char *regs)
         case SR_NTID_X: v = dim[0]; break;
         case SR_NTID_Y: v = dim[1]; break;
         case SR_NTID_Z: v = dim[2]; break;
-        case SR_CTAID_X: case SR_CLUSTERID_X: v = b->ctaid[0]; break;
-        case SR_CTAID_Y: case SR_CLUSTERID_Y: v = b->ctaid[1]; break;
-        case SR_CTAID_Z: case SR_CLUSTERID_Z: v = b->ctaid[2]; break;
+        case SR_CTAID_X: case SR_CTAID_Y: case SR_CTAID_Z: case SR_SMID:
+        case SR_CLUSTERID_X: case SR_CLUSTERID_Y: case SR_CLUSTERID_Z:
+            continue;
         case SR_NCTAID_X: case SR_NCLUSTERID_X: v = grid[0]; break;
         case SR_NCTAID_Y: case SR_NCLUSTERID_Y: v = grid[1]; break;
         case SR_NCTAID_Z: case SR_NCLUSTERID_Z: v = grid[2]; break;
         case SR_WARPID: v = w->index; break;
         case SR_NWARPID: v = MAX_WARPS; break;
-        case SR_SMID: v = (uint32_t)(b->number % (job->env->sm_count ? job->env->sm_count : 1)); break;
         case SR_NSMID: v = job->env->sm_count ? job->env->sm_count : 1; break;
         case SR_GRIDID: v = (uint32_t)job->grid_id; break;
         case SR_ENVREG1: v = (uint32_t)(job->workspace >> 32); break;
@@ -372,6 +391,7 @@ barrier_release(struct fdcpu_block *b, uint32_t id)
     }
     memset(bar, 0, sizeof(*bar));
     bar->all = true;
+    b->bars &= ~(1u << id);
 }
 
 static bool
@@ -379,8 +399,6 @@ barrier_full(const struct fdcpu_block *b, const struct fdcpu_barrier *bar)
 {
     uint32_t sum = 0;
 
-    if (!bar->used)
-        return false;
     for (uint32_t n = 0; n < b->nwarps; n++) {
         uint32_t live = b->warp[n].live, in = bar->arrived[n] & live;
 
@@ -397,8 +415,8 @@ barrier_full(const struct fdcpu_block *b, const struct fdcpu_barrier *bar)
 static void
 barrier_check_all(struct fdcpu_block *b)
 {
-    for (uint32_t id = 0; id < MAX_BARRIERS; id++)
-        if (b->bar[id].used && barrier_full(b, &b->bar[id]))
+    FDCPU_EACH(id, b->bars)
+        if (barrier_full(b, &b->bar[id]))
             barrier_release(b, id);
 }
 
@@ -419,7 +437,7 @@ barrier_arrive(struct fdcpu_exec *x, struct fdcpu_warp *w, const struct fdcpu_in
         return false;
     }
     bar = &b->bar[id];
-    bar->used = true;
+    b->bars |= 1u << id;
     if (count)
         bar->expected = count;
     bar->arrived[w->index] |= q;
@@ -478,6 +496,7 @@ call_enter(struct fdcpu_exec *x, struct fdcpu_worker *wk, struct fdcpu_warp *w,
     }
     fill_special(w, code, f->regs);
     /* texts may disagree about a function: what both know is passed */
+    fill_place(w, code, f->regs);
     for (uint32_t k = 0; k < func->nparams && i->aux + k < i->n; k++) {
         const struct fdcpu_formal *p = &func->params[k];
         const struct fdcpu_ext *a = &e[i->aux + k];
@@ -800,9 +819,10 @@ block_free(struct fdcpu_block *b)
 }
 
 static struct fdcpu_block *
-block_make(struct fdcpu_job *job)
+block_make(struct fdcpu_worker *wk)
 {
     const struct fdcpu_code *code = job->prog->entry;
+    struct fdcpu_job *job = wk->x.job;
     struct fdcpu_block *b;
     uint32_t stride = code->local_size ? code->local_size | 64 : 0;
     size_t shared = ((size_t)job->shared_size + 127) & ~(size_t)127;
@@ -811,6 +831,8 @@ block_make(struct fdcpu_job *job)
     if (!b)
         return NULL;
     b->nwarps = job->nwarps;
+    b->worker = wk;
+    b->bars = (1u << MAX_BARRIERS) - 1;         /* to be set up */
     b->files = aligned_alloc(FDCPU_SLOT, (size_t)job->nwarps * code->file_size);
     b->shared = aligned_alloc(1024, (shared + 1023 + 1024) & ~(size_t)1023);
     if (!b->files || !b->shared)
@@ -829,6 +851,7 @@ block_make(struct fdcpu_job *job)
         w->base.local_top = code->local_size;
         fill_constants(code, w->base.regs);
         if (stride) {
+        fill_special(w, code, w->base.regs);
             w->local = aligned_alloc(64, (size_t)stride * FDCPU_LANES);
             if (!w->local)
                 goto err;
@@ -852,10 +875,9 @@ block_begin(struct fdcpu_worker *wk, uint64_t number)
     if (b)
         wk->spare = b->next;
     else
-        b = block_make(job);
+        b = block_make(wk);
     if (!b)
         return NULL;
-    b->worker = wk;
     b->number = number;
     b->ctaid[0] = (uint32_t)(number % grid[0]);
     b->ctaid[1] = (uint32_t)(number / grid[0] % grid[1]);
@@ -863,10 +885,12 @@ block_begin(struct fdcpu_worker *wk, uint64_t number)
     b->live = job->threads;
     b->spins = 0;
     b->text_used = 0;
-    memset(b->bar, 0, sizeof(b->bar));
-    for (uint32_t id = 0; id < MAX_BARRIERS; id++)
+    FDCPU_EACH(id, b->bars) {
+        memset(&b->bar[id], 0, sizeof(b->bar[id]));
         b->bar[id].all = true;
     for (uint32_t n = 0; n < b->nwarps; n++) {
+    }
+    b->bars = 0;
         struct fdcpu_warp *w = &b->warp[n];
 
         w->live = w->lanes;
@@ -874,7 +898,7 @@ block_begin(struct fdcpu_worker *wk, uint64_t number)
         w->grid_in = 0;
         w->base.refs = 1;       /* never falls to zero */
         w->base.local_top = w->base.code->local_size;
-        fill_special(w, w->base.code, w->base.regs);
+        fill_place(w, w->base.code, w->base.regs);
         split_add(w, w->base.code->insn, &w->base, w->lanes);
     }
     return b;

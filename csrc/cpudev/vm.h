@@ -52,7 +52,7 @@ struct fdcpu_barrier {
     uint32_t expected;          /* threads, 0: all of the block */
     uint32_t arrived[MAX_WARPS];
     uint32_t popc, any;         /* of the predicates given to bar.red */
-    bool all, used;
+    bool all;
 };
 
 struct fdcpu_block {
@@ -64,6 +64,7 @@ struct fdcpu_block {
     uint32_t spins;             /* rounds in which every warp only jumped back */
     uint8_t *shared;
     char *files;                /* register files of the warps */
+    uint32_t bars;              /* those that lanes have come to */
     struct fdcpu_barrier bar[MAX_BARRIERS];
     char *text;                 /* printf output */
     size_t text_used, text_size;
