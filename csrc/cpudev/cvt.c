@@ -319,13 +319,14 @@ to_tf32(f32 v, unsigned mode, u32 aux)
 
     if (v != v)
         return 0x7fffffff;
+    if ((aux & CVT_RELU) && v < 0)
+        return 0;
     if (isinf(v))
         return (aux & CVT_SATFINITE) ? (signbit(v) ? 0xff7fe000u : 0x7f7fe000u) : f32_bits(v);
     w = round_to((f64)v, 10, -126, mode == RND_NONE ? RND_RNA : mode);
     if (fabs(w) > 0x1.ffcp127)
         return (aux & CVT_SATFINITE) || mode == RND_RZ ? (v < 0 ? 0xff7fe000u : 0x7f7fe000u)
                                                       : (v < 0 ? 0xff800000u : 0x7f800000u);
-    w = relu_or_sat(w, aux & CVT_RELU);
     return f32_bits((f32)w);
 }
 

@@ -464,7 +464,9 @@ lower_cvt(struct dec *d)
             return false;
         a = dec_src(d, &d->op[1], 'w', T_F32);
         b = dec_src(d, &d->op[2], 'w', T_F32);
-        dec_emit(d, OP_cvt_pack, dec_dst(d, &d->op[0], 'w', false), a, b, 0)->aux = aux;
+        dec_emit(d, OP_cvt_pack, dec_dst(d, &d->op[0], 'w', false), a, b,
+                 dec_const(d, 0, 'w', 0))
+            ->aux = aux;
         dec_finish(d);
         return true;
     }
@@ -693,6 +695,52 @@ wrapped(struct dec *d, enum fdcpu_op op, enum fdcpu_op post, enum fdcpu_op pre)
     dec_finish(d);
 }
 
+/* min and max .xorsign.abs: of the magnitudes, with the sign that a product would have. */
+static bool
+lower_xorsign(struct dec *d)
+{
+    enum fdcpu_type t = dec_type(d, 0);
+    bool two = t == T_F16X2 || t == T_BF16X2;
+    enum fdcpu_op put = t == T_F32 ? OP_sign32 : t == T_F16 ? OP_signf16 : t == T_BF16 ? OP_signbf16
+                        : t == T_F16X2 ? OP_signf16x2 : OP_signbf16x2;
+    uint32_t rest = dec_const(d, t == T_F32 ? 0x7fffffffu : two ? 0x7fff7fffu : 0x7fff, 'w', 0);
+    uint32_t a, b, m[2], s = tmp(d, 'w'), v = tmp(d, 'w');
+    char form[256], *p;
+    int op;
+
+    if (!dec_mod(d, "abs") || dec_class(t) != 'w' || !fdcpu_type_float(t))
+        return false;
+    snprintf(form, sizeof(form), "%.*s", (int)d->form_n, d->form);
+    p = strstr(form, ".xorsign.abs");
+    if (!p)
+        return false;
+    memmove(p, p + 12, strlen(p + 12) + 1);
+    p = strstr(form, ".ftz");
+    if (p && t == T_F16)
+        return false;
+    op = fdcpu_form_find(form, (unsigned)strlen(form));
+    if (p && op < 0) {          /* magnitudes are flushed before */
+        memmove(p, p + 4, strlen(p + 4) + 1);
+        op = fdcpu_form_find(form, (unsigned)strlen(form));
+    }
+    if (op < 0)
+        return false;
+    dec_need(d, 3, 3);
+    a = dec_src(d, &d->op[1], 'w', t);
+    b = dec_src(d, &d->op[2], 'w', t);
+    dec_emit(d, OP_xor32, s, a, b, 0);
+    for (int k = 0; k < 2; k++) {
+        m[k] = tmp(d, 'w');
+        dec_emit(d, OP_and32, m[k], k ? b : a, rest, 0);
+        if (p && t == T_F32)
+            dec_emit(d, OP_ftz32, m[k], m[k], 0, 0);
+    }
+    dec_emit(d, (enum fdcpu_op)op, v, m[0], m[1], 0);
+    dec_emit(d, put, dec_dst(d, &d->op[0], 'w', false), v, s, 0);
+    dec_finish(d);
+    return true;
+}
+
 bool
 dec_arith(struct dec *d)
 {
@@ -702,13 +750,23 @@ dec_arith(struct dec *d)
 
     if (lower_rounded(d))
         return true;
+    if (dec_mod(d, "xorsign"))
+        return lower_xorsign(d);
     if (dec_mod(d, "sat") && fdcpu_type_float(t)) {
+        enum fdcpu_op pre = OP_nop, post = t == T_F64 ? OP_satf64 : t == T_F16 ? OP_satf16
+                                           : t == T_F16X2 ? OP_satf16x2 : OP_satf32;
+
         without(d, "sat", form, sizeof(form));
         op = fdcpu_form_find(form, (unsigned)strlen(form));
+        if (op < 0 && dec_mod(d, "ftz") && (t == T_F16 || t == T_F16X2)) {
+            char *p = strstr(form, ".ftz");     /* what saturates has no subnormals flushed */
+
+            memmove(p, p + 4, strlen(p + 4) + 1);
+            op = fdcpu_form_find(form, (unsigned)strlen(form));
+            pre = t == T_F16 ? OP_ftz16 : OP_ftz16x2;
+        }
         if (op >= 0) {
-            wrapped(d, (enum fdcpu_op)op,
-                    t == T_F64 ? OP_satf64 : t == T_F16 ? OP_satf16
-                                         : t == T_F16X2 ? OP_satf16x2 : OP_satf32, OP_nop);
+            wrapped(d, (enum fdcpu_op)op, post, pre);
             return true;
         }
     }

@@ -41,6 +41,12 @@ fz(f32 v)
     return bits_f32((u & 0x7f800000u) ? u : u & 0x80000000u);
 }
 INLINE u32 fzh(u32 h) { return (h & 0x7c00) ? h : h & 0x8000; }
+INLINE u32 fzbf(u32 h) { return (h & 0x7f80) ? h : h & 0x8000; }
+INLINE u32
+sign_half(u32 h, u32 sign, u32 inf)
+{
+    return (h & 0x7fff) > inf ? h : h | (sign & 0x8000);
+}
 INLINE u32 x2(u32 lo, u32 hi) { return (lo & 0xffff) | hi << 16; }
 INLINE u32 SATH(u32 h)
 {

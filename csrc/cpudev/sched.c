@@ -400,13 +400,14 @@ barrier_full(const struct fdcpu_block *b, const struct fdcpu_barrier *bar)
     uint32_t sum = 0;
 
     for (uint32_t n = 0; n < b->nwarps; n++) {
-        uint32_t live = b->warp[n].live, in = bar->arrived[n] & live;
+        /* who has arrived and is gone since still counts */
+        uint32_t in = bar->arrived[n], missing = b->warp[n].live & ~in;
 
         if (!bar->expected) {
-            if (in != live)
+            if (missing)
                 return false;
         } else if (in) {
-            sum += in == live ? FDCPU_LANES : (uint32_t)__builtin_popcount(in);
+            sum += missing ? (uint32_t)__builtin_popcount(in) : FDCPU_LANES;
         }
     }
     return !bar->expected || sum >= bar->expected;
