@@ -55,6 +55,15 @@ class Control:
         return order if isinstance(order, dict) else {}, fds
 
 
+def piped(descriptor: int) -> int:
+    """The reading end of a pipe that the descriptor becomes the other end of."""
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    os.dup2(writing, descriptor)
+    os.close(writing)
+    os.set_blocking(reading, False)
+    return reading
+
+
 class Worker:
     def __init__(self, control_fd: int) -> None:
         self.control = Control(control_fd)
@@ -100,12 +109,11 @@ class Worker:
         tell_ready(fds[0])
         number = bytes.fromhex(order["session"])
         session = Session(driver, road, fds, devices, number)
-        # The driver writes what kernels print to standard output: the client's, then.
-        printed, output = os.pipe2(os.O_CLOEXEC)
-        os.dup2(output, 1)
-        os.close(output)
-        os.set_blocking(printed, False)
-        session.print_from(printed)
+        # The driver writes what kernels print to standard output, failed assertions to
+        # standard error: the client's, then. The worker's own words go where they went.
+        log_fd = os.dup(2)
+        sys.stderr = os.fdopen(log_fd, "w", buffering=1)
+        session.print_from(piped(1), piped(2), log_fd)
         return session
 
     def listen(self) -> None:

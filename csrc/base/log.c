@@ -66,6 +66,13 @@ fdc_log_default(enum fdc_level level, const char *who)
     level_from_environment();
 }
 
+void
+fdc_log_to(int fd)
+{
+    if (fdc_load_relaxed(&log_fd) == STDERR_FILENO)
+        fdc_store_relaxed(&log_fd, fd);
+}
+
 bool
 fdc_log_on(enum fdc_level level)
 {

@@ -38,6 +38,7 @@ fill_env(struct fdcpu_ctx *ctx)
     ctx->env.stack_limit = ctx->limits[CU_LIMIT_STACK_SIZE];
     ctx->env.printf_limit = ctx->limits[CU_LIMIT_PRINTF_FIFO_SIZE];
     ctx->env.print = fdcpu_ctx_print;
+    ctx->env.complain = fdcpu_ctx_complain;
     ctx->env.print_user = ctx;
     ctx->env.cc = fdcpu.opt.cc;
     ctx->env.sm_count = FDCPU_SMS;
@@ -172,6 +173,14 @@ fdcpu_ctx_print(void *user, const char *bytes, size_t size)
         ctx->print_used += size;
     }
     pthread_mutex_unlock(&ctx->print_lock);
+}
+
+/* A failed assertion: on standard error, as CUDA has it. */
+void
+fdcpu_ctx_complain(void *user, const char *bytes, size_t size)
+{
+    (void)user;
+    fwrite(bytes, 1, size, stderr);
 }
 
 void

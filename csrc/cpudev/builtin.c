@@ -464,8 +464,9 @@ do_assert(struct fdcpu_exec *x, const struct fdcpu_insn *i, uint32_t q)
                  "%s:%u: %s: block: [%u,%u,%u], thread: [%u,%u,%u] Assertion `%s` failed.\n", file,
                  (u32)argument(x, i, l, k + 2), function, x->block->ctaid[0], x->block->ctaid[1],
                  x->block->ctaid[2], t % dim[0], t / dim[0] % dim[1], t / dim[0] / dim[1], message);
-    if (n > 0)
-        fdcpu_print(x, text, (size_t)n < sizeof(text) ? (size_t)n : sizeof(text) - 1);
+    if (n > 0 && x->job->env->complain)
+        x->job->env->complain(x->job->env->print_user, text,
+                              (size_t)n < sizeof(text) ? (size_t)n : sizeof(text) - 1);
     fdcpu_fault_at(x, i, (int)l, 710, "assertion failed: %.120s at %.100s:%u", message, file,
                    (u32)argument(x, i, l, k + 2));
 }

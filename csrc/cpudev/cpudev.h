@@ -201,6 +201,7 @@ CUresult fdcpu_ctx_sync(struct fdcpu_ctx *ctx);
 /* Waits for all work of every context of a device. */
 void fdcpu_device_idle(struct fdcpu_device *device);
 void fdcpu_ctx_print(void *ctx, const char *bytes, size_t size);
+void fdcpu_ctx_complain(void *ctx, const char *bytes, size_t size);
 void fdcpu_ctx_print_flush(struct fdcpu_ctx *ctx);
 /* Says once what a kernel did, and makes the context remember. */
 void fdcpu_ctx_fault(struct fdcpu_ctx *ctx, const struct fdcpu_fault *fault);

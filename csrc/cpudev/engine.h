@@ -155,6 +155,7 @@ struct fdcpu_env {
     struct fdcpu_allocator heap;        /* device malloc */
     size_t heap_limit, stack_limit, printf_limit;       /* CU_LIMIT_* */
     void (*print)(void *user, const char *bytes, size_t size);  /* device printf, in order */
+    void (*complain)(void *user, const char *bytes, size_t size);   /* assertions, any thread */
     void *print_user;
     uint32_t cc;                        /* 80 */
     uint32_t sm_count;

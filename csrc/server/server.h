@@ -53,9 +53,10 @@ void fdc_serve_stop(struct fdc_serve *serve);   /* from any thread */
 /* Before run, where this process is the session's alone: from the client's going (or stop)
  * to the end of fdc_serve_free() at most this long, then the process ends by itself. */
 void fdc_serve_grace(struct fdc_serve *serve, uint32_t grace_ms);
-/* Before run: what kernels print comes out of this descriptor (a non-blocking pipe whose
- * other end is this process's standard output) and goes to the client. 0 or -errno. */
-int fdc_serve_print_from(struct fdc_serve *serve, int fd);
+/* Before run: what kernels print comes out of these descriptors (non-blocking pipes whose
+ * other ends are this process's standard output and error; error_fd may be -1) and goes to
+ * the client. 0 or -errno. */
+int fdc_serve_print_from(struct fdc_serve *serve, int fd, int error_fd);
 void fdc_serve_free(struct fdc_serve *serve);   /* cancels, frees what the client left */
 void fdc_serve_get_counters(struct fdc_serve *serve, struct fdc_serve_counters *counters);
 

@@ -45,7 +45,7 @@ fdc_serve_new(const struct fdc_driver *driver, struct fdc_link *link,
     serve->driver = driver;
     serve->link = link;
     serve->limits = *limits;
-    serve->print_fd = -1;
+    serve->print_fd = serve->error_fd = -1;
     if (locks_new(serve))
         goto err_free;
 

@@ -363,8 +363,10 @@ take_in(struct fdc_session *session, const struct fdc_reply *reply, uint32_t siz
     if (head.id == FDC_REPLY_PRINT) {
         if (head.ticket > size - sizeof(head))
             return -EPROTO;
-        fwrite((const char *)reply + sizeof(head), 1, head.ticket, stdout);
-        fflush(stdout);
+        FILE *to = head.flags & FDC_PRINT_ERROR ? stderr : stdout;
+
+        fwrite((const char *)reply + sizeof(head), 1, head.ticket, to);
+        fflush(to);
         return 0;
     }
     if (head.first_result != 0 && session->first_result == 0) {

@@ -6,6 +6,7 @@ cdef extern from "fdc/base.h" nogil:
     enum fdc_level:
         FDC_LOG_WARN
     void fdc_log_default(fdc_level level, const char *who)
+    void fdc_log_to(int fd)
     int fdc_sock_write(int fd, const void *data, size_t size)
 
 cdef extern from "fdc/attach.h" nogil:
@@ -60,7 +61,7 @@ cdef extern from "server/server.h" nogil:
     int fdc_serve_run(fdc_serve *serve)
     void fdc_serve_stop(fdc_serve *serve)
     void fdc_serve_grace(fdc_serve *serve, uint32_t grace_ms)
-    int fdc_serve_print_from(fdc_serve *serve, int fd)
+    int fdc_serve_print_from(fdc_serve *serve, int fd, int error_fd)
     void fdc_serve_free(fdc_serve *serve)
     void fdc_serve_get_counters(fdc_serve *serve, fdc_serve_counters *counters)
 

@@ -87,11 +87,13 @@ cdef class Session:
             self.close()
         check(rc)
 
-    def print_from(self, int fd):
-        """What comes out of fd, the other end of standard output, goes to the client."""
+    def print_from(self, int fd, int error_fd, int log_fd):
+        """What comes out of fd and error_fd, the other ends of standard output and error,
+        goes to the client; what is logged goes to log_fd."""
         if self._serve == NULL or self._running:
             raise ValueError("the session cannot print")
-        check(fdc_serve_print_from(self._serve, fd))
+        fdc_log_to(log_fd)
+        check(fdc_serve_print_from(self._serve, fd, error_fd))
 
     def run(self, uint32_t grace_ms=0):
         """Serves until the client has gone; raises if the client broke the protocol.

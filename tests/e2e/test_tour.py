@@ -53,3 +53,16 @@ def test_tour(name: str, built: dict[str, str], direct: Run, remote: Run) -> Non
     remoted = remote(program, options=("-n", str(devices)))
     assert (remoted.out, remoted.status) == (alone.out, 0), (
         f"direct:\n{alone.out}\nremoted:\n{remoted.out}\n{remoted.err}")
+
+
+@pytest.mark.timeout(600)
+def test_failed_assertion_is_told_on_standard_error(
+    built: dict[str, str], direct: Run, remote: Run
+) -> None:
+    assert built["assertion"] == ""
+    for run in (direct, remote):
+        done = run(OUT / "tour-assertion")
+        told = [line for line in done.err.splitlines() if "Assertion `" in line]
+        assert told, done.err
+        assert "assertion.cu:6: " in told[0]
+        assert "Assertion `" not in done.out

@@ -58,6 +58,8 @@ enum fdc_level {
     FDC_LOG_DEBUG
 };
 void fdc_log_default(enum fdc_level level, const char *who);
+/* Where lines go that would go to standard error: it is somebody else's from now on. */
+void fdc_log_to(int fd);
 bool fdc_log_on(enum fdc_level level);
 void fdc_log(enum fdc_level level, const char *format, ...)
     __attribute__((format(printf, 2, 3)));

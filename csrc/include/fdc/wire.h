@@ -43,6 +43,9 @@ enum {
     FDC_REPLY_PRINT = 4,    /* what kernels printed: `ticket` bytes follow the head */
 };
 enum {
+    FDC_PRINT_ERROR = 1,    /* flags of FDC_REPLY_PRINT: for standard error (assertions) */
+};
+enum {
     FDC_SIDE_HOST_FN_DONE = 1,      /* ticket: the number from FDC_REPLY_HOST_FN */
 };
 

@@ -46,7 +46,8 @@ ptx_print(void *user, const char *bytes, size_t size)
 static const struct fdcpu_allocator ptx_memory = { ptx_alloc, ptx_release, NULL };
 static struct fdcpu_env ptx_env = {
     .heap = { ptx_alloc, ptx_release, NULL }, .heap_limit = 1 << 20, .stack_limit = 1024,
-    .printf_limit = 1 << 20, .print = ptx_print, .cc = 80, .sm_count = 2, .deadline_ms = 60000,
+    .printf_limit = 1 << 20, .print = ptx_print, .complain = ptx_print,
+    .cc = 80, .sm_count = 2, .deadline_ms = 60000,
 };
 
 /* Memory that kernels may touch, zeroed. */
