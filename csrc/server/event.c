@@ -13,10 +13,13 @@
 void
 fdc_event_box_put(struct fdc_event_box *box)
 {
+    struct fdc_ctx *ctx = fdc_context_at(box->serve, box->ctx);
+
     /* pairs with itself: the last one out sees all that the others did */
     if (__atomic_sub_fetch(&box->refs, 1, __ATOMIC_ACQ_REL) != 0)
         return;
-    if (fdc_context_at(box->serve, box->ctx) != NULL)
+    /* One of a context that has been reset went with it, though the index is open again. */
+    if (ctx != NULL && ctx->opened == box->epoch)
         box->serve->driver->cuEventDestroy_v2(box->event);
     free(box);
 }
@@ -37,6 +40,7 @@ box_new(struct fdc_serve *serve, uint32_t flags, uint32_t ctx, struct fdc_event_
     box->serve = serve;
     box->flags = flags;
     box->ctx = ctx;
+    box->epoch = fdc_context_here() != NULL ? fdc_context_here()->opened : 0;
     box->refs = 1;
     *made = box;
     return CUDA_SUCCESS;

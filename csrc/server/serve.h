@@ -155,7 +155,7 @@ struct fdc_event_box {
     CUevent event;
     struct fdc_serve *serve;
     uint32_t refs, flags, ctx;
-    bool recorded;
+    uint32_t epoch;                     /* the ctx->opened that it belongs to */
 };
 void fdc_event_box_put(struct fdc_event_box *box);
 /* The driver event of this handle, which must not be recorded anew while it is waited for:
@@ -305,7 +305,7 @@ struct fdc_serve {
 
     struct fdc_wait *hot;               /* executor only */
 
-    int print_fd;                       /* -1: nobody reads what kernels print */
+    int print_fd, error_fd;             /* -1: nobody reads what kernels print */
     pthread_mutex_t print_lock;         /* reading and sending; before reply_lock */
     pthread_t printer;
 
