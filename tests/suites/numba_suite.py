@@ -14,13 +14,14 @@ line into FILE as a test starts and one as it ends, so that a crash can be place
 from __future__ import annotations
 
 import argparse
+import inspect
 import os
 import signal
 import subprocess
 import sys
 import unittest
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -89,9 +90,23 @@ class Result(unittest.TextTestResult):
         self.say(self.outcome or "error", test)
 
 
+class Function(unittest.FunctionTestCase):
+    """A plain function, written to be found by pytest."""
+
+    def __init__(self, function: Callable[[], None]):
+        super().__init__(function)
+        self.name = f"{function.__module__}.{function.__name__}"
+
+    def id(self) -> str:
+        return self.name
+
+
 def child(module: str, file: str) -> None:
     Result.file = Path(file)
     suite = unittest.defaultTestLoader.loadTestsFromName(module)
+    for name, value in vars(sys.modules.get(module, unittest)).items():
+        if name.startswith("test_") and inspect.isfunction(value):
+            suite.addTest(Function(value))
     unittest.TextTestRunner(verbosity=2, resultclass=Result).run(suite)
 
 
