@@ -496,8 +496,8 @@ call_enter(struct fdcpu_exec *x, struct fdcpu_worker *wk, struct fdcpu_warp *w,
         return false;
     }
     fill_special(w, code, f->regs);
-    /* texts may disagree about a function: what both know is passed */
     fill_place(w, code, f->regs);
+    /* texts may disagree about a function: what both know is passed */
     for (uint32_t k = 0; k < func->nparams && i->aux + k < i->n; k++) {
         const struct fdcpu_formal *p = &func->params[k];
         const struct fdcpu_ext *a = &e[i->aux + k];
@@ -822,8 +822,8 @@ block_free(struct fdcpu_block *b)
 static struct fdcpu_block *
 block_make(struct fdcpu_worker *wk)
 {
-    const struct fdcpu_code *code = job->prog->entry;
     struct fdcpu_job *job = wk->x.job;
+    const struct fdcpu_code *code = job->prog->entry;
     struct fdcpu_block *b;
     uint32_t stride = code->local_size ? code->local_size | 64 : 0;
     size_t shared = ((size_t)job->shared_size + 127) & ~(size_t)127;
@@ -831,9 +831,9 @@ block_make(struct fdcpu_worker *wk)
     b = calloc(1, sizeof(*b) + job->nwarps * sizeof(b->warp[0]));
     if (!b)
         return NULL;
-    b->nwarps = job->nwarps;
     b->worker = wk;
     b->bars = (1u << MAX_BARRIERS) - 1;         /* to be set up */
+    b->nwarps = job->nwarps;
     b->files = aligned_alloc(FDCPU_SLOT, (size_t)job->nwarps * code->file_size);
     b->shared = aligned_alloc(1024, (shared + 1023 + 1024) & ~(size_t)1023);
     if (!b->files || !b->shared)
@@ -851,8 +851,8 @@ block_make(struct fdcpu_worker *wk)
         w->base.regs = b->files + (size_t)n * code->file_size;
         w->base.local_top = code->local_size;
         fill_constants(code, w->base.regs);
-        if (stride) {
         fill_special(w, code, w->base.regs);
+        if (stride) {
             w->local = aligned_alloc(64, (size_t)stride * FDCPU_LANES);
             if (!w->local)
                 goto err;
@@ -889,9 +889,9 @@ block_begin(struct fdcpu_worker *wk, uint64_t number)
     FDCPU_EACH(id, b->bars) {
         memset(&b->bar[id], 0, sizeof(b->bar[id]));
         b->bar[id].all = true;
-    for (uint32_t n = 0; n < b->nwarps; n++) {
     }
     b->bars = 0;
+    for (uint32_t n = 0; n < b->nwarps; n++) {
         struct fdcpu_warp *w = &b->warp[n];
 
         w->live = w->lanes;
