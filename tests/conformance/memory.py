@@ -76,6 +76,10 @@ def braces(names: list[str]) -> str:
 
 
 def need_vector(t: str, n: int, form: str = "") -> dict[str, object]:
+    if "cluster" in form:
+        return {"target": 90}
+    if "mmio" in form:
+        return {"version": "8.2"}
     if "volatile.local" in form:  # older assemblers took it without asking
         return {"version": "9.1"}
     if n * SIZES[t] > 128:
@@ -99,7 +103,7 @@ def make_ld(form: str, mods: list[str]) -> Case:
     narrow = max(SIZES[t], 16)
     # integers may be read into wider registers
     widths = [narrow]
-    if not is_float(t) and SIZES[t] < 64:
+    if not is_float(t) and SIZES[t] < 64 and n < 8:
         widths.append(64)
         if SIZES[t] < 32:
             widths.append(32)
@@ -446,7 +450,7 @@ def make_atom(form: str, mods: list[str]) -> Case:
     outs = []
     regs = ".reg .b64 %at, %x, %y; .reg .b32 %w;"
     narrow = max(bits, 16)
-    regs += f" .reg .b{narrow} %z;"
+    regs += f" .reg .b{narrow} %z; .reg .b64 %zl, %zh;"
     places: list[tuple[str, str]] = []
     shared = f"""mov.u64 %x, $K_s; mad.wide.u32 %x, %thr, {max(8, size)}, %x;"""
     in_space = {"global": "global", "shared": "shared"}.get(space, "")
@@ -510,6 +514,8 @@ def amount(op: str, t: str, narrow: int) -> str:
         return f"mov.b{narrow} %z, {one | one << 16 if n == 2 else one};"
     if op in ("inc", "dec"):
         return f"mov.b{narrow} %z, 1000;"
+    if narrow == 128:
+        return "cvt.u64.u32 %zl, %idx; mov.u64 %zh, 0; mov.b128 %z, {%zl, %zh};"
     convert_up = {16: "cvt.u16.u32", 32: "mov.b32", 64: "cvt.u64.u32"}[narrow]
     if op in ("min", "max"):
         return f"mul.lo.u32 %t0, %idx, 77; {convert_up} %z, %t0;"

@@ -176,12 +176,14 @@ class Runner:
             self.worker = None
 
 
-def run(cases: Sequence[Case], driver: str) -> list[Verdict]:
+def run(
+    cases: Sequence[Case], driver: str, env: dict[str, str] | None = None
+) -> list[Verdict]:
     """All of them, those with the same target together."""
     groups: dict[tuple[int, str, str], list[Case]] = {}
     for case in cases:
         groups.setdefault((case.target, case.features, case.version), []).append(case)
-    runner = Runner(driver)
+    runner = Runner(driver, env)
     out: list[Verdict] = []
     try:
         for group in groups.values():
@@ -193,7 +195,9 @@ def run(cases: Sequence[Case], driver: str) -> list[Verdict]:
     return [by_form[c.form] for c in cases]
 
 
-def run_forms(listed: Sequence[str], driver: str) -> list[Verdict]:
+def run_forms(
+    listed: Sequence[str], driver: str, env: dict[str, str] | None = None
+) -> list[Verdict]:
     from tests.conformance.forms import make
 
     cases: list[Case] = []
@@ -203,6 +207,6 @@ def run_forms(listed: Sequence[str], driver: str) -> list[Verdict]:
             cases.append(make(form))
         except Untested as e:
             out[form] = Verdict(form, UNTESTED, str(e))
-    for v in run(cases, driver):
+    for v in run(cases, driver, env):
         out[v.form] = v
     return [out[form] for form in listed]

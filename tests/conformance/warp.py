@@ -382,6 +382,7 @@ def make_mbarrier(form: str, mods: list[str]) -> Case:
             @!%p bra $K_w0;
             xor.b32 %t1, %thr, 127; mov.u32 %s, $K_s; mad.lo.u32 %s, %t1, 4, %s;
             ld.shared.u32 %d0, [%s];
+            bar.sync 1;
             @%q bra $K_end;
             mbarrier.arrive.shared.b64 %st, [%b];
             $K_w1: mbarrier.test_wait.shared.b64 %p, [%b], %st;
