@@ -106,11 +106,10 @@ fdc_shape_check(struct fdc_device *device, const struct fdc_func *func,
             return CUDA_ERROR_INVALID_VALUE;
     }
     threads = (uint64_t)shape->block[0] * shape->block[1] * shape->block[2];
-    if (threads > (uint32_t)limit[CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_BLOCK])
+    if (threads > (uint32_t)limit[CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_BLOCK] ||
+        (attribute[CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK] > 0 &&
+         threads > (uint32_t)attribute[CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK]))
         return CUDA_ERROR_INVALID_VALUE;
-    if (attribute[CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK] > 0 &&
-        threads > (uint32_t)attribute[CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK])
-        return CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES;
     /* Without opting in: what a block may have, less what the kernel has statically. */
     dynamic = (uint32_t)limit[CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK];
     dynamic = dynamic > statics ? dynamic - statics : 0;
