@@ -177,6 +177,8 @@ fdc_server_call_cuStreamWaitEvent(struct fdc_request *request,
     result = fdc_handle_stream(request->serve, req->hStream, &stream);
     if (result == CUDA_SUCCESS && box == NULL)
         result = CUDA_ERROR_INVALID_HANDLE;
+    if (result == CUDA_SUCCESS && fdc_load_relaxed(&request->serve->captures) != 0)
+        result = fdc_capture_prepare(request->serve, stream);
     if (result == CUDA_SUCCESS)
         result = request->driver->cuStreamWaitEvent(stream, box->event, req->Flags);
     fdc_request_answer(request, result, NULL, 0);

@@ -9,6 +9,25 @@
 #include <errno.h>
 #include <stdlib.h>
 
+/* The stream may be captured from now on: what it was given before, and what the NULL
+ * stream was if it is a blocking one, is joined while that can be. */
+CUresult
+fdc_capture_prepare(struct fdc_serve *serve, CUstream stream)
+{
+    struct fdc_ctx *ctx = fdc_context_here();
+    unsigned flags = 0;
+    CUresult result;
+
+    if (ctx == NULL || stream == CU_STREAM_LEGACY || fdc_stream_is_capturing(serve, stream))
+        return CUDA_SUCCESS;
+    result = fdc_context_join(ctx, stream);
+    if (result == CUDA_SUCCESS)
+        result = serve->driver->cuStreamGetFlags(stream, &flags);
+    if (result == CUDA_SUCCESS && !(flags & CU_STREAM_NON_BLOCKING))
+        result = fdc_context_join_legacy(ctx);
+    return result;
+}
+
 int
 fdc_server_call_fdcCaptureBegin(struct fdc_request *request,
                                 const struct fdc_req_fdcCaptureBegin *req)
@@ -26,11 +45,9 @@ fdc_server_call_fdcCaptureBegin(struct fdc_request *request,
     if (result == CUDA_SUCCESS && fdc_stream_is_capturing(serve, stream))
         result = CUDA_ERROR_ILLEGAL_STATE;
     if (result == CUDA_SUCCESS)
-        result = fdc_context_join(ctx, stream);
+        result = fdc_capture_prepare(serve, stream);
     if (result == CUDA_SUCCESS)
         result = driver->cuStreamGetFlags(stream, &flags);
-    if (result == CUDA_SUCCESS && !(flags & CU_STREAM_NON_BLOCKING))
-        result = fdc_context_join_legacy(ctx);
     if (result == CUDA_SUCCESS)
         result = driver->cuStreamBeginCapture_v2(stream, CU_STREAM_CAPTURE_MODE_RELAXED);
     if (result == CUDA_SUCCESS) {

@@ -105,6 +105,9 @@ CUresult fdc_context_join(struct fdc_ctx *ctx, CUstream stream);
 CUresult fdc_context_join_legacy(struct fdc_ctx *ctx);
 bool fdc_stream_is_capturing(struct fdc_serve *serve, CUstream stream);
 
+/* graph.c: before a stream begins or joins a capture. */
+CUresult fdc_capture_prepare(struct fdc_serve *serve, CUstream stream);
+
 /* ---- done.c ---- */
 
 struct fdc_done {
