@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from tests.conformance import floats
+from tests.conformance.driver import Image
 
 BLOCK = 128
 
@@ -59,6 +60,7 @@ class Case:
     cooperative: bool = False
     param: bytes = b""  # a fourth parameter, passed by value
     param_decl: str = ""
+    image: Image | None = None  # its object's number is the fourth parameter
     result: int = 0  # CUresult that the launch has to end with
     note: str = ""
     name: str = ""

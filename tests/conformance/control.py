@@ -205,7 +205,3 @@ def make_stack(form: str, mods: list[str]) -> Case:
         lanes=LANES, regs=".reg .b64 %p, %q, %r, %sv;", version="8.0",
     )  # fmt: skip
 
-
-@maker("tex", "tld4", "suld", "sust", "sured", "txq", "suq")
-def make_tex(form: str, mods: list[str]) -> Case:
-    raise Untested("textures and surfaces")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes as c
 import os
 import pickle
+import struct
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,22 @@ class Failed(Exception):
     def __init__(self, call: str, result: int, said: str = "") -> None:
         super().__init__(f"{call}: {result} {said}".strip())
         self.result = result
+
+
+@dataclass
+class Image:
+    """An array, or linear memory, and the texture or surface object on it."""
+
+    extent: tuple[int, int, int]
+    format: int  # CUarray_format
+    channels: int
+    data: bytes
+    linear: bool = False
+    layered: bool = False
+    cube: bool = False
+    surface: bool = False
+    integer: bool = False  # elements are read as whole numbers
+    after: bool = False  # the array's elements are the memory that the kernel leaves
 
 
 @dataclass
@@ -36,6 +53,7 @@ class Job:
     cooperative: bool = False
     param: bytes = b""
     grid: int = 0
+    image: Image | None = None
 
 
 @dataclass
@@ -108,7 +126,12 @@ class Driver:
                 "cuMemcpyHtoD_v2", memory, job.memory, c.c_size_t(len(job.memory))
             )
         values: list[object] = [source, out, memory]
-        if job.param:
+        array = c.c_void_p()
+        number = c.c_uint64()
+        if job.image:
+            self.make_image(job.image, array, number)
+            values.append(number)
+        elif job.param:
             values.append(c.create_string_buffer(job.param, len(job.param)))
         pointers = (c.c_void_p * len(values))(*[c.addressof(v) for v in values])  # type: ignore[arg-type]
         grid = job.grid or (job.lanes + job.block - 1) // job.block
@@ -123,9 +146,61 @@ class Driver:
                 job.dynamic, None, pointers, None,
             )  # fmt: skip
         self.call("cuCtxSynchronize")
+        if job.image and job.image.after:
+            self.copy_image(job.image, array, memory, False)
+        if job.image:
+            kind = "Surf" if job.image.surface else "Tex"
+            self.call(f"cu{kind}ObjectDestroy", number)
+            if array:
+                self.call("cuArrayDestroy", array)
         return Answer(
             0, "", self.read(out, job.output_size), self.read(memory, len(job.memory))
         )
+
+    def make_image(self, image: Image, array: c.c_void_p, number: c.c_uint64) -> None:
+        resource = (c.c_uint32 * 36)()  # CUDA_RESOURCE_DESC
+        data = self.buffer("image", len(image.data))
+        self.call("cuMemcpyHtoD_v2", data, image.data, c.c_size_t(len(image.data)))
+        if image.linear:
+            resource[0] = 2  # CU_RESOURCE_TYPE_LINEAR
+            struct.pack_into(
+                "<QIIQ", resource, 8, data.value, image.format, image.channels,
+                len(image.data),
+            )  # fmt: skip
+        else:
+            # CUDA_ARRAY3D_LAYERED 1, SURFACE_LDST 2, CUBEMAP 4
+            flags = image.layered | image.surface << 1 | image.cube << 2
+            described = c.create_string_buffer(
+                struct.pack(
+                    "<QQQIII4x", *image.extent, image.format, image.channels, flags
+                ),
+                40,
+            )
+            self.call("cuArray3DCreate_v2", c.byref(array), described)
+            self.copy_image(image, array, data, True)
+            struct.pack_into("<Q", resource, 8, array.value)
+        if image.surface:
+            self.call("cuSurfObjectCreate", c.byref(number), resource)
+            return
+        # clamped at the border, points; CU_TRSF_READ_AS_INTEGER 1; cubes: normalized 2
+        clamp = 1
+        texture = c.create_string_buffer(
+            struct.pack("<7I", clamp, clamp, clamp, 0, image.integer | image.cube << 1, 0, 0),
+            104,
+        )
+        self.call("cuTexObjectCreate", c.byref(number), resource, texture, None)
+
+    def copy_image(
+        self, image: Image, array: c.c_void_p, data: c.c_uint64, into: bool
+    ) -> None:
+        width, height, depth = (max(n, 1) for n in image.extent)
+        row = len(image.data) // (height * depth)
+        # x, y, z, level; kind 2: device memory, 3: an array; host, device, array; pitch
+        memory = struct.pack("<QQQQI4xQQQQQQ", 0, 0, 0, 0, 2, 0, data.value, 0, 0, row, height)
+        there = struct.pack("<QQQQI4xQQQQQQ", 0, 0, 0, 0, 3, 0, 0, array.value, 0, 0, 0)
+        both = memory + there if into else there + memory
+        size = struct.pack("<QQQ", row, height, depth)
+        self.call("cuMemcpy3D_v2", c.create_string_buffer(both + size, 200))
 
     def read(self, at: c.c_uint64, size: int) -> bytes:
         if not size:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from tests.conformance import alu, control, matrix, memory, warp
+from tests.conformance import alu, control, matrix, memory, texture, warp
 from tests.conformance.case import Case, Untested
 
 HERE = Path(__file__).parent
@@ -15,6 +15,7 @@ MAKERS = {
     **warp.MAKERS,
     **matrix.MAKERS,
     **control.MAKERS,
+    **texture.MAKERS,
 }
 
 

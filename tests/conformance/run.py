@@ -113,6 +113,7 @@ def job(case: Case, name: str) -> Job:
         case.dynamic,
         case.cooperative,
         case.param,
+        image=case.image,
     )
 
 
