@@ -262,7 +262,8 @@ print_one(struct fdcpu_exec *x, const struct fdcpu_insn *i, uint32_t lane, u64 f
                 args += 4;
                 if (w > 500 || w < -500)
                     w = 500;
-                n += (size_t)snprintf(spec + n, n < 20 ? 12 : 0, "%d", w);
+                if (n < 20)
+                    n += (size_t)snprintf(spec + n, 12, "%d", w);
             } else if (*p >= '0' && *p <= '9') {
                 if (++digits <= 3 && n < 30)
                     spec[n++] = *p;

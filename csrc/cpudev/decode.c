@@ -451,6 +451,8 @@ address_operand(struct dec *d, struct opnd *o)
     while (fdcpu_accept(&d->r, ',')) {      /* textures: coordinates */
         struct opnd *v = dec_alloc(d, (MAX_VEC + 1) * sizeof(*v));
 
+        if (x->c == '[' || o->nvec == MAX_OPERANDS)
+            DEC_FAIL(d, "what is no coordinate in %.*s", (int)d->form_n, d->form);
         operand(d, v);
         o->vec = v;
         o->nvec++;
@@ -491,7 +493,7 @@ operand(struct dec *d, struct opnd *o)
             if (x->kind != TOK_WORD)
                 DEC_FAIL(d, "expected a predicate after '|'");
             word_operand(d, &q);
-            if (q.kind == O_REG && d->vreg[q.reg].cls != 'p')
+            if (q.kind == O_REG && (d->vreg[q.reg].cls != 'p' || d->vreg[q.reg].fixed))
                 DEC_FAIL(d, "expected a predicate after '|'");
             o->has_pair = true;
             o->pair = q.kind == O_REG ? q.reg : UINT32_MAX;
@@ -508,6 +510,8 @@ operand(struct dec *d, struct opnd *o)
             if (x->kind != TOK_WORD)
                 DEC_FAIL(d, "expected a register after '|'");
             word_operand(d, &q);
+            if (q.kind == O_REG && (d->vreg[q.reg].cls != 'p' || d->vreg[q.reg].fixed))
+                DEC_FAIL(d, "expected a predicate after '|'");
             o->has_pair = true;
             o->pair = q.kind == O_REG ? q.reg : UINT32_MAX;
         }
@@ -1138,12 +1142,25 @@ dec_free(struct dec *d)
     free(d);
 }
 
+static void
+code_free(struct fdcpu_code *code)
+{
+    if (!code)
+        return;
+    free(code->insn);
+    free(code->ext);
+    free(code->consts);
+    free(code->table);
+    free(code);
+}
+
 /* Decodes one function. Returns 0 or a CUresult with a message in func->prog_error. */
 static int
 decode(struct fdcpu_program *prog, struct dec_program *build, struct fdcpu_func *f,
        struct fdcpu_code **out, char *message, size_t size)
 {
-    struct fdcpu_code *code = NULL;
+    struct fdcpu_code *volatile made = NULL;
+    struct fdcpu_code *code;
     struct dec *d = calloc(1, sizeof(*d));
 
     if (!d)
@@ -1159,6 +1176,7 @@ decode(struct fdcpu_program *prog, struct dec_program *build, struct fdcpu_func 
         int result = d->r.result;
 
         snprintf(message, size, "%s: %s", f->name, d->r.message);
+        code_free(made);
         dec_free(d);
         return result;
     }
@@ -1179,7 +1197,9 @@ decode(struct fdcpu_program *prog, struct dec_program *build, struct fdcpu_func 
     dec_emit(d, f->entry ? OP_exit : OP_ret, 0, 0, 0, 0);
     resolve_labels(d);
 
-    code = calloc(1, sizeof(*code));
+    if (d->frame_size > MAX_FRAME)
+        DEC_FAIL(d, "too much local memory");
+    made = code = calloc(1, sizeof(*code));
     if (!code)
         fdcpu_fail(&d->r, 2, "out of memory");
     code->func = f;
@@ -1190,18 +1210,6 @@ decode(struct fdcpu_program *prog, struct dec_program *build, struct fdcpu_func 
     *out = code;
     dec_free(d);
     return 0;
-}
-
-static void
-code_free(struct fdcpu_code *code)
-{
-    if (!code)
-        return;
-    free(code->insn);
-    free(code->ext);
-    free(code->consts);
-    free(code->table);
-    free(code);
 }
 
 void

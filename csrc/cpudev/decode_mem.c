@@ -87,6 +87,8 @@ address(struct dec *d, const struct opnd *o, int space, struct address *a)
     }
     if (a->space == SP_CONST)
         a->space = SP_GLOBAL;
+    if (a->space == SP_PARAM && !a->param)
+        DEC_FAIL(d, "no parameter in %.*s", (int)d->form_n, d->form);
     a->aux |= (uint32_t)a->space << MEM_SPACE_SHIFT;
 }
 
@@ -401,12 +403,14 @@ lower_call(struct dec *d)
             uint32_t off, size;
 
             if (o->kind == O_SYM && o->name && o->name->kind == N_FRAME) {
+                if (o->imm > o->name->size)
+                    DEC_FAIL(d, "argument outside of '%.*s'", (int)o->n, o->s);
                 off = o->name->index + (uint32_t)o->imm;
-                size = o->name->size;
+                size = o->name->size - (uint32_t)o->imm;
             } else if (o->kind == O_SINK) {
                 off = hidden(d, 16);
                 size = 16;
-            } else if (o->kind == O_REG || o->kind == O_IMM) {
+            } else if (o->kind == O_REG || (o->kind == O_IMM && pass)) {
                 char cls = o->kind == O_REG ? d->vreg[o->reg].cls : 'w';
                 enum fdcpu_type t = cls == 'l' ? T_U64 : T_U32;
 

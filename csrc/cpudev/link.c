@@ -33,7 +33,7 @@ log_add(char *buf, size_t size, size_t *used, const char *format, ...)
 /* ---- initialisers ---- */
 
 static uint64_t
-operand_value(struct fdcpu_reader *r, uint32_t text, unsigned size, bool flt)
+operand_value(struct fdcpu_reader *r, uint32_t text, unsigned size, bool flt, bool mask)
 {
     struct fdcpu_lex *x = &r->x;
     uint64_t v;
@@ -98,15 +98,13 @@ operand_value(struct fdcpu_reader *r, uint32_t text, unsigned size, bool flt)
     } else if (x->kind == TOK_INT) {
         v = negative ? -x->num : x->num;
         fdcpu_lex_next(x);
-        if (x->c == '(') {              /* 0xFF00(address): one byte of it */
-            uint64_t mask = v, whole;
+        if (x->c == '(' && mask) {      /* 0xFF00(address): one byte of it */
+            uint64_t whole;
 
             fdcpu_lex_next(x);
-            whole = operand_value(r, text, 8, false);
+            whole = operand_value(r, text, 8, false, false);
             fdcpu_expect(r, ')');
-            if (!mask)
-                return 0;
-            return (whole & mask) >> __builtin_ctzll(mask);
+            return v ? (whole & v) >> __builtin_ctzll(v) : 0;
         }
         return v;
     } else {
@@ -138,7 +136,8 @@ initialise(struct fdcpu_reader *r, struct fdcpu_gvar *v)
         } else if (r->x.kind == TOK_END) {
             fdcpu_fail(r, 218, "initialiser has no end");
         } else {
-            uint64_t value = operand_value(r, v->text, size, fdcpu_type_float(v->type));
+            uint64_t value = operand_value(r, v->text, size, fdcpu_type_float(v->type),
+                                           true);
 
             if (at + size > end)
                 fdcpu_fail(r, 218, "too many values for '%s'", v->pub.name);

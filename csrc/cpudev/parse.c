@@ -665,7 +665,7 @@ header(struct fdcpu_reader *r)
         double d;
 
         memcpy(&d, &r->x.num, 8);
-        major = (uint64_t)(d * 10 + 0.5);
+        major = d >= 1 && d < 100 ? (uint64_t)(d * 10 + 0.5) : 0;
     }
     if (major < 10 || major > 999)
         fdcpu_fail(r, 222, ".version %llu.%llu", (unsigned long long)(major / 10),

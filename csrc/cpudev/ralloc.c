@@ -261,6 +261,66 @@ find_lives(struct dec *d)
     return l.life;
 }
 
+/* ---- checks ---- */
+
+/* Handlers trust the width of every register: what the decoder let pass ends here. */
+static void
+check_register(struct dec *d, const struct fdcpu_insn *i, uint32_t v, char want)
+{
+    bool writes = want >= 'A' && want <= 'Z';
+    char cls = (char)(want | 32);
+
+    if (cls == 'x')
+        cls = 'p';
+    if (cls == 'm')
+        cls = i->aux & MEM_A32 ? 'w' : 'l';
+    if (v == V_TRUE && want == 'w')     /* no operand: the masks have room for a slot */
+        return;
+    if (v < d->nvreg && d->vreg[v].cls == cls && !(writes && d->vreg[v].fixed))
+        return;
+    d->r.x.line = i->line;
+    DEC_FAIL(d, "operands that do not fit (%s)", fdcpu_ops[i->op].name);
+}
+
+static void
+check_insn(struct dec *d, const struct fdcpu_insn *i)
+{
+    const char *sig = fdcpu_ops[i->op].sig;
+    uint32_t v[4] = { i->d, i->a, i->b, i->c };
+
+    check_register(d, i, i->pred >> 1, 'p');
+    for (uint32_t k = 0; sig[k] && k < 4; k++) {
+        char want = sig[k];
+
+        switch (i->op) {
+        case OP_ld_global: case OP_ld_shared: case OP_ld_local: case OP_ld_any:
+        case OP_st_global: case OP_st_shared: case OP_st_local: case OP_st_any:
+            if (k == 0 && i->n)         /* a vector: all in ext */
+                continue;
+            if (k == 0)
+                want = (char)(dec_class((enum fdcpu_type)(i->aux & MEM_TYPE)) -
+                              (want == 'W' ? 32 : 0));
+            break;
+        case OP_cpasync:
+            if (k == 2)                 /* the source has a flag of its own */
+                want = i->aux2 & 0x100 ? 'w' : 'l';
+            break;
+        default:
+            break;
+        }
+        if (want != '-')
+            check_register(d, i, v[k], want);
+    }
+    for (uint32_t k = 0; k < i->n; k++) {
+        const struct fdcpu_ext *e = &d->ext[i->ext + k];
+
+        if (e->cls != 'a' && e->cls != 'r')
+            check_register(d, i, e->reg, e->cls);
+        else if (e->reg > d->frame_size || e->size > d->frame_size - e->reg)
+            DEC_FAIL(d, "argument outside of the frame");
+    }
+}
+
 /* ---- places ---- */
 
 struct pool {
@@ -329,6 +389,8 @@ place(struct dec *d, struct fdcpu_code *code)
 void
 dec_allocate(struct dec *d, struct fdcpu_code *code)
 {
+    for (uint32_t k = 0; k < d->ninsn; k++)
+        check_insn(d, &d->insn[k]);
     place(d, code);
     for (uint32_t k = 0; k < d->ninsn; k++) {
         struct fdcpu_insn *i = &d->insn[k];
