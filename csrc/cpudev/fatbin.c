@@ -18,6 +18,7 @@
 #define FATBIN_MAGIC 0xBA55ED50u
 #define SECTION ".fdcpu.ptx"
 #define TEXT_MAX (1ull << 30)
+#define RATIO_MAX 1024 /* of an entry's text to its compressed bytes */
 
 enum { ENTRY_PTX = 1, ENTRY_ELF = 2, FLAG_LZ4 = 0x2000, FLAG_ZSTD = 0x8000 };
 enum { INPUT_CUBIN, INPUT_PTX, INPUT_FATBIN, INPUT_OBJECT, INPUT_LIBRARY, INPUT_NVVM };
@@ -32,7 +33,7 @@ struct fatbin {
     uint32_t magic;
     uint16_t version, header_size;
     uint64_t size; /* of what follows */
-};
+} __attribute__((packed)); /* found at any address in an object */
 
 struct entry {
     uint16_t kind, version;
@@ -40,7 +41,7 @@ struct entry {
     uint16_t minor, major;
     uint32_t arch, name_offset, name_size;
     uint64_t flags, pad1, full_size;
-};
+} __attribute__((packed));
 _Static_assert(sizeof(struct entry) == 64, "an entry's fixed part");
 
 /* ---- the list ---- */
@@ -123,7 +124,8 @@ unpack(struct fdcpu_image *image, const struct entry *e, const char *payload,
 
     if (e->compressed == 0)
         return add_copy(image, payload, e->size, name);
-    if (e->compressed > e->size || e->full_size > TEXT_MAX)
+    if (e->compressed > e->size || e->full_size > TEXT_MAX ||
+        e->full_size / RATIO_MAX > e->compressed)
         return CUDA_ERROR_INVALID_IMAGE;
     pthread_once(&codecs_once, open_codecs);
     text = malloc(e->full_size + 1);
@@ -299,8 +301,8 @@ static CUresult
 open_elf(struct fdcpu_image *image, const char *file, size_t room)
 {
     const Elf64_Ehdr *head = (const void *)file;
-    const Elf64_Shdr *section;
-    const char *names, *p;
+    const Elf64_Shdr *section, *names;
+    const char *p;
     uint64_t n, size, left;
     CUresult result;
     unsigned int i;
@@ -311,13 +313,17 @@ open_elf(struct fdcpu_image *image, const char *file, size_t room)
         head->e_shstrndx >= head->e_shnum)
         goto machine_code;
     section = (const void *)(file + head->e_shoff);
-    names = file + section[head->e_shstrndx].sh_offset;
+    names = &section[head->e_shstrndx];
+    /* The types too: nobody has checked the length of a section without bytes. */
+    if (head->e_shoff % 8 != 0 || names->sh_type != SHT_STRTAB ||
+        names->sh_offset > room || names->sh_size > room - names->sh_offset)
+        goto machine_code;
     for (i = 1; i < head->e_shnum; i++) {
-        if (section[i].sh_name + sizeof(SECTION) > section[head->e_shstrndx].sh_size ||
-            section[head->e_shstrndx].sh_offset > room ||
-            strcmp(names + section[i].sh_name, SECTION) != 0)
+        if (section[i].sh_name + sizeof(SECTION) > names->sh_size ||
+            memcmp(file + names->sh_offset + section[i].sh_name, SECTION,
+                   sizeof(SECTION)) != 0)
             continue;
-        if (section[i].sh_offset > room ||
+        if (section[i].sh_type != SHT_PROGBITS || section[i].sh_offset > room ||
             section[i].sh_size > room - section[i].sh_offset || section[i].sh_size < 8)
             return CUDA_ERROR_INVALID_IMAGE;
         p = file + section[i].sh_offset;

@@ -42,7 +42,12 @@ elf_size(const void *image)
     const Elf64_Ehdr *head = image;
     uint64_t end = sizeof(*head);
 
-    if (head->e_ident[EI_CLASS] != ELFCLASS64)
+    /* Before offsets are followed: whether it is one, and not some memory that begins so. */
+    if (head->e_ident[EI_CLASS] != ELFCLASS64 ||
+        head->e_ident[EI_DATA] != ELFDATA2LSB ||
+        head->e_ident[EI_VERSION] != EV_CURRENT || head->e_ehsize != sizeof(*head))
+        return 0;
+    if (head->e_phoff > IMAGE_MAX || head->e_shoff > IMAGE_MAX)
         return 0;
     if (head->e_phnum != 0)
         end = larger(end, head->e_phoff + (uint64_t)head->e_phnum * head->e_phentsize);
@@ -202,7 +207,8 @@ fdc_image_read(const char *path, struct fdc_image *found)
     if (result != CUDA_SUCCESS)
         return result;
     *found = file;
-    if (file.size < 16) {
+    if (file.size < 16 || memcmp(file.bytes, &(uint32_t){WRAPPER_MAGIC}, 4) == 0) {
+        /* The address in a wrapper means nothing in a file. */
         result = CUDA_ERROR_INVALID_IMAGE;
     } else if (memcmp(file.bytes, ELFMAG, SELFMAG) == 0) {
         /* A file says its length; headers that lie would be read past it. */
