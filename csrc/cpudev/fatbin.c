@@ -358,7 +358,8 @@ open_any(struct fdcpu_image *image, const void *data, size_t room, const char *n
 {
     uint32_t magic;
 
-    if (room < 4)
+    /* All kinds begin with four bytes, none of them 0. */
+    if (room < 4 || strnlen(data, 4) < 4)
         return CUDA_ERROR_INVALID_IMAGE;
     memcpy(&magic, data, 4);
     if (magic == WRAPPER_MAGIC)

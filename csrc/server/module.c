@@ -190,13 +190,13 @@ inside(uint64_t size, uint64_t offset, uint64_t entry, uint64_t count)
 static bool
 is_fatbin(const uint8_t *at, uint64_t size)
 {
-    return size >= 16 && word(at, 4) == 0xba55ed50;
+    return size >= 4 && word(at, 4) == 0xba55ed50;
 }
 
 static bool
 fatbin_sound(const uint8_t *at, uint64_t size)
 {
-    return word(at + 6, 2) >= 16 && word(at + 6, 2) <= size &&
+    return size >= 16 && word(at + 6, 2) >= 16 && word(at + 6, 2) <= size &&
            word(at + 8, 8) <= size - word(at + 6, 2);
 }
 
@@ -209,10 +209,14 @@ image_sound(const struct image *image)
 
     if (is_fatbin(at, size))
         return fatbin_sound(at, size);
-    if (size >= 64 && memcmp(at, "\177ELF", 4) == 0) {
-        uint64_t sections = word(at + 40, 8), nsections = word(at + 60, 2);
-        uint64_t entry = word(at + 58, 2);
+    if (size >= 4 && memcmp(at, "\177ELF", 4) == 0) {
+        uint64_t sections, nsections, entry;
 
+        if (size < 64)
+            return false;
+        sections = word(at + 40, 8);
+        nsections = word(at + 60, 2);
+        entry = word(at + 58, 2);
         if (at[4] != 2 || (nsections != 0 && entry < 64) ||
             !inside(size, word(at + 32, 8), word(at + 54, 2), word(at + 56, 2)) ||
             !inside(size, sections, entry, nsections))
