@@ -186,7 +186,7 @@ open_fatbin(struct fdcpu_image *image, const void *data, size_t room, const char
     size_t used = 0;
 
     if (room < sizeof(*head) || head->header_size < sizeof(*head) ||
-        head->size > room - head->header_size)
+        head->header_size > room || head->size > room - head->header_size)
         return CUDA_ERROR_INVALID_IMAGE;
     p = (const char *)data + head->header_size;
     end = p + head->size;

@@ -2,14 +2,14 @@
  * Containers of code for the CPU device: fat binaries with their compressed entries, ELF
  * files, archives. The first byte says which way in: the linker's, which knows the
  * length, or a module's, which does not and relies on what the worker has checked
- * before, so only images that pass that check go there.
+ * before, so only images that pass that check go there, alone or several as units.
  */
 #include "fuzz.h"
 
 #include "server/module.c"      /* image_sound() */
 #include "cpudev/cpudev.h"
 
-enum { NAMES = 6 };
+enum { NAMES = 6 };            /* of kinds of linker inputs */
 
 static void
 look_at(const struct fdcpu_image *opened)
@@ -33,13 +33,20 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         return 0;
     fdcpu.opt.cc = 80;
     fdc_log_default(FDC_LOG_OFF, "fuzz");
-    way = data[0] % (NAMES + 1);
+    way = data[0] % (NAMES + 2);
     image.size = size - 1;
     image.bytes = malloc(image.size + 1);
     FUZZ_CHECK(image.bytes != NULL);
     memcpy(image.bytes, data + 1, image.size);
     image.bytes[image.size] = '\0';
-    if (way == NAMES) {
+    if (way > NAMES) {
+        struct wrapper *wrapper = wrapper_make(&image);
+
+        result = CUDA_ERROR_INVALID_IMAGE;
+        if (wrapper != NULL)
+            result = fdcpu_image_open(&opened, wrapper);
+        free(wrapper);
+    } else if (way == NAMES) {
         if (image_sound(&image))
             result = fdcpu_image_open(&opened, image.bytes);
         else
