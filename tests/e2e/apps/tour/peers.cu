@@ -17,6 +17,7 @@ int main()
         CK(cudaMalloc(&memory[d], n * sizeof(int)));
         CK(cudaStreamCreate(&streams[d]));
         CK(cudaMemset(memory[d], 0, n * sizeof(int)));
+        CK(cudaDeviceSynchronize()); // another device's stream does not wait for it
     }
     CK(cudaSetDevice(0));
     CK(cudaMemcpy(memory[0], host.data(), n * sizeof(int), cudaMemcpyHostToDevice));
