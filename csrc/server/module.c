@@ -260,10 +260,11 @@ wrapper_make(const struct image *image)
     wrapper->unit = wrapper->list;
     for (uint32_t i = 0; i < units->count; i++) {
         uint64_t offset = units->unit[i].offset, size = units->unit[i].size;
-        const uint8_t *at = image->bytes + offset;
+        const uint8_t *at = NULL;       /* only once it is known to be inside */
 
-        if (offset % 8 != 0 || !inside(image->size, offset, 1, size) ||
-            !is_fatbin(at, size) || !fatbin_sound(at, size)) {
+        if (offset % 8 == 0 && inside(image->size, offset, 1, size))
+            at = image->bytes + offset;
+        if (at == NULL || !is_fatbin(at, size) || !fatbin_sound(at, size)) {
             free(wrapper);
             return NULL;
         }
