@@ -912,6 +912,8 @@ fdcpu_print(struct fdcpu_exec *x, const char *bytes, size_t size)
 {
     struct fdcpu_block *b = x->block;
 
+    if (size == 0)
+        return;
     if (b->text_used + size > b->text_size) {
         size_t want = (b->text_used + size) * 2 + 256;
         char *bigger = realloc(b->text, want);
