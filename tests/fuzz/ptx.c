@@ -7,7 +7,13 @@
 #include "engine.h"
 #include "ptx_mutate.h"
 
-enum { TEXTS = 4, BUFFER = 4096, KERNELS = 8, DEADLINE_MS = 10, MEMORY = 16 << 20 };
+enum { TEXTS = 4, BUFFER = 4096, DEADLINE_MS = 10, MEMORY = 16 << 20 };
+
+#ifdef PTX_READ_ONLY
+static const uint32_t kernels = 0;
+#else
+static const uint32_t kernels = 8;
+#endif
 
 static uint64_t
 allocate(void *user, size_t size, size_t align)
@@ -116,7 +122,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     memset(buffer, 0, BUFFER);
     range = (struct fdcpu_range){ (uintptr_t)buffer, (uintptr_t)buffer + BUFFER, 0, 0 };
     FUZZ_CHECK(fdcpu_mem_add(&range) == 0);
-    for (uint32_t i = 0; i < fdcpu_module_func_count(module) && i < KERNELS; i++)
+    for (uint32_t i = 0; i < fdcpu_module_func_count(module) && i < kernels; i++)
         launch(fdcpu_module_func_at(module, i), buffer);
     for (uint32_t i = 0; i < fdcpu_module_var_count(module); i++) {
         const struct fdcpu_var *var = fdcpu_module_var_at(module, i);
