@@ -11,7 +11,8 @@
 
 #include <stdlib.h>
 
-/* insn.aux: m | n << 8 | k << 16 | WMMA; aux2: types of d, a, b, c; imm: register counts */
+/* insn.aux: m | n << 8 | k << 16 | flags; aux2: types of d, a, b, c; imm: register counts */
+enum { MMA_QUADS = 1 << 25, MMA_A_COL = 1 << 26, MMA_B_COL = 1 << 27 };
 enum { MMA_WMMA = 1 << 28, MMA_SAT = 1 << 29, MMA_XOR = 1 << 30, MMA_AND = 1u << 31 };
 enum { X_S4 = T_COUNT, X_U4, X_B1 };    /* element types that registers never have */
 /* wmma loads and stores: aux2: rows | cols << 8 | column-major << 16 | type << 24 */
@@ -81,11 +82,34 @@ fragment(struct dec *d, struct opnd *o, bool dst, unsigned type)
     return n;
 }
 
+/* Volta's m8n8k4 of f16: the order of a and b, and exactly the registers it has. */
+static uint32_t
+quad_flags(struct dec *d, const unsigned t[4], const uint32_t n[4])
+{
+    uint32_t flags = MMA_QUADS, orders = 0;
+
+    for (uint32_t k = 0; k < d->nmod; k++) {
+        bool col = is(d->mod[k].s, d->mod[k].n, "col");
+
+        if (!col && !is(d->mod[k].s, d->mod[k].n, "row"))
+            continue;
+        if (col)
+            flags |= orders == 0 ? MMA_A_COL : MMA_B_COL;
+        orders++;
+    }
+    if (orders != 2 || t[2] != T_F16 || n[1] != 2 || n[2] != 2)
+        return 0;
+    for (int k = 0; k < 4; k += 3)
+        if (!(t[k] == T_F16 && n[k] == 4) && !(t[k] == T_F32 && n[k] == 8))
+            return 0;
+    return flags;
+}
+
 /* Sources first: what they need must be emitted before; then ext in the order d a b c. */
 static bool
 decode_mma(struct dec *d, bool wmma)
 {
-    uint32_t mnk[3], ntypes = 0, n[4], ext;
+    uint32_t mnk[3], ntypes = 0, n[4], ext, quads = 0;
     unsigned t[4], bits;
     struct fdcpu_insn *i;
 
@@ -104,8 +128,6 @@ decode_mma(struct dec *d, bool wmma)
     } else if (ntypes != 4) {
         return false;
     }
-    if (!wmma && mnk[0] == 8 && mnk[2] == 4 && t[1] == T_F16)
-        return false;                   /* Volta's quad pairs */
     ext = d->next;
     n[0] = fragment(d, &d->op[0], true, t[0]);
     n[1] = fragment(d, &d->op[1], false, t[1]);
@@ -121,11 +143,16 @@ decode_mma(struct dec *d, bool wmma)
     }
     if (mnk[0] > 32 || mnk[1] > 32 || mnk[2] > 256)
         return false;
+    if (!wmma && mnk[0] == 8 && mnk[1] == 8 && mnk[2] == 4 && t[1] == T_F16) {
+        quads = quad_flags(d, t, n);
+        if (!quads)
+            return false;
+    }
     i = dec_emit(d, OP_mma, 0, 0, 0, 0);
     i->ext = ext;
     i->n = (uint16_t)(n[0] + n[1] + n[2] + n[3]);
     i->aux = mnk[0] | mnk[1] << 8 | (mnk[2] & 0xff) << 16 | (mnk[2] == 256 ? 1u << 24 : 0) |
-             (wmma ? MMA_WMMA : 0) | (dec_mod(d, "satfinite") ? MMA_SAT : 0) |
+             quads | (wmma ? MMA_WMMA : 0) | (dec_mod(d, "satfinite") ? MMA_SAT : 0) |
              (dec_mod(d, "xor") ? MMA_XOR : 0) | (dec_mod(d, "and") ? MMA_AND : 0);
     i->aux2 = t[0] | t[1] << 8 | t[2] << 16 | t[3] << 24;
     i->imm = (int64_t)(n[0] | n[1] << 8 | n[2] << 16 | n[3] << 24);
@@ -442,9 +469,73 @@ do_mma(struct fdcpu_exec *x, const struct fdcpu_insn *i, char *r)
     return true;
 }
 
+/* Where element s of lane l lies in the 8 x 8 matrix of its quad pair. */
+static inline uint32_t
+quad_place(unsigned type, uint32_t l, uint32_t s)
+{
+    uint32_t half = l >> 4 << 2;
+
+    if (type == T_F16)
+        return ((l & 3) + half) * 8 + s;
+    return ((l & 1) + (s & 2) + half) * 8 + (s & 4) + (l & 2) + (s & 1);
+}
+
+/*
+ * Four products of 8 x 4 and 4 x 8, one for each pair of quads: lanes 4q to 4q+3 and 16 more.
+ * The lower quad holds four rows of a and four columns of b, the upper one the other four.
+ */
+static __attribute__((noinline)) void
+do_quads(struct fdcpu_exec *x, const struct fdcpu_insn *i, char *r)
+{
+    unsigned dt = i->aux2 & 255, ct = i->aux2 >> 24;
+    uint32_t first_c = (uint32_t)(i->imm & 255) + 4;
+    unsigned dbits = element_bits(dt), cbits = element_bits(ct);
+
+    for (uint32_t q = 0; q < 4; q++) {
+        f64 a[8][4], b[4][8], c[64];
+
+        for (uint32_t k = 0; k < 8; k++) {
+            uint32_t l = q * 4 + (k & 3) + (k >> 2) * 16, half = k & 4;
+
+            for (uint32_t s = 0; s < 4; s++) {
+                f64 va = element_float(T_F16, get_raw(x, i, r, first_c - 4, 16, l, s));
+                f64 vb = element_float(T_F16, get_raw(x, i, r, first_c - 2, 16, l, s));
+
+                if (i->aux & MMA_A_COL)
+                    a[s + half][k & 3] = va;
+                else
+                    a[k][s] = va;
+                if (i->aux & MMA_B_COL)
+                    b[s][k] = vb;
+                else
+                    b[k & 3][s + half] = vb;
+            }
+            for (uint32_t s = 0; s < 8; s++)
+                c[quad_place(ct, l, s)] =
+                    element_float(ct, get_raw(x, i, r, first_c, cbits, l, s));
+        }
+        for (uint32_t e = 0; e < 64; e++)
+            for (uint32_t k = 0; k < 4; k++)
+                c[e] += a[e / 8][k] * b[k][e % 8];
+        for (uint32_t k = 0; k < 8; k++) {
+            uint32_t l = q * 4 + (k & 3) + (k >> 2) * 16;
+
+            for (uint32_t s = 0; s < 8; s++) {
+                f64 f = c[quad_place(dt, l, s)];
+
+                put_raw(x, i, r, 0, dbits, l, s, dt == T_F16 ? d2h(f) : f32_bits(cn((f32)f)));
+            }
+        }
+    }
+}
+
 OPEN(mma)
 {
     ALL_LANES
+    if (i->aux & MMA_QUADS) {
+        do_quads(x, i, r);
+        FDCPU_NEXT;
+    }
     if (!do_mma(x, i, r))
         FDCPU_STOP(i, WHY_FAULT);
     FDCPU_NEXT;

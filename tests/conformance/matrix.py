@@ -288,8 +288,6 @@ def place_a(t: str, shape: tuple[int, int, int], lane: int, i: int) -> tuple[int
     per = 32 // bits  # elements of a register
     reg, e = divmod(i, per)
     if m == 8:
-        if t == "f16":
-            raise Untested("the quad-pair layout of m8n8k4")
         return g, tig * per + e
     # registers: rows g, g + 8, then the upper half of the columns
     if k * bits == 128:  # two registers
