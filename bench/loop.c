@@ -7,7 +7,9 @@
  *   read N         N synchronous copies of 4 bytes to the host
  *   launch N P     N launches of an empty kernel with P parameters: issued, completed
  *   wait N         N times a launch and a synchronise
+ *   info N         N times the free memory
  *   up BYTES N     N synchronous copies to the device, pageable      down BYTES N
+ *   pinup BYTES N  N asynchronous ones from pinned memory            pindown BYTES N
  *
  * Answer: "ns_total ns_issue" a line.
  */
@@ -71,7 +73,7 @@ main(void)
     CUdevice device;
     CUstream stream;
     CUdeviceptr p;
-    void *host;
+    void *host, *pinned;
 
     for (int i = 0; i < PARAMS_MAX; i++)
         params[i] = &values[i];
@@ -83,6 +85,8 @@ main(void)
     CHECK(cuMemAlloc_v2(&p, 64 << 20));
     host = malloc(64 << 20);
     memset(host, 1, 64 << 20);
+    CHECK(cuMemHostAlloc(&pinned, 64 << 20, 0));
+    memset(pinned, 1, 64 << 20);
     setvbuf(stdout, NULL, _IOLBF, 0);
     puts("ready");
     while (fgets(line, sizeof(line), stdin) != NULL) {
@@ -126,6 +130,22 @@ main(void)
             start = now();
             for (long i = 0; i < b; i++)
                 CHECK(cuMemcpyDtoH_v2(host, p, (size_t)a));
+        } else if (strcmp(word, "pinup") == 0 && a <= 64 << 20) {
+            start = now();
+            for (long i = 0; i < b; i++)
+                CHECK(cuMemcpyHtoDAsync_v2(p, pinned, (size_t)a, stream));
+            CHECK(cuStreamSynchronize(stream));
+        } else if (strcmp(word, "pindown") == 0 && a <= 64 << 20) {
+            start = now();
+            for (long i = 0; i < b; i++)
+                CHECK(cuMemcpyDtoHAsync_v2(pinned, p, (size_t)a, stream));
+            CHECK(cuStreamSynchronize(stream));
+        } else if (strcmp(word, "info") == 0) {
+            size_t free, total;
+
+            start = now();
+            for (long i = 0; i < a; i++)
+                CHECK(cuMemGetInfo_v2(&free, &total));
         } else {
             continue;
         }

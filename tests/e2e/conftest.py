@@ -2,6 +2,9 @@
 
 `direct` puts the CPU device in front of the program; `shm` and `tcp` go through a
 server that serves the same CPU device. The outputs, exit codes included, must agree.
+
+With FD_TEST_DRIVER=PATH, a real driver's library, the same programs run on that driver
+instead: `direct` is the program by itself, and the servers serve the machine's GPUs.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,8 +30,24 @@ BIN = Path(sysconfig.get_path("scripts"))
 ROADS = ("shm", "tcp")
 # The CPU device is as unkind as a driver here: what remoting must not rely on.
 STRICT = {"FD_CPU_STRICT": "1"}
+DRIVER = os.environ.get("FD_TEST_DRIVER", "")
 DEVICES = 2
 MEMORY_MB = 1024
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if DRIVER:
+        for item in items:
+            if item.get_closest_marker("cpu_device"):
+                item.add_marker(pytest.mark.skip(reason="is about the CPU device"))
+
+
+def compile_into(target: Path, command: Sequence[str | Path]) -> None:
+    """Runs a compiler whose output appears whole: other tests may want the same."""
+    OUT.mkdir(parents=True, exist_ok=True)
+    made = target.with_name(f"{target.name}.{os.getpid()}")
+    subprocess.run([*command, "-o", made], check=True)
+    made.replace(target)
 
 
 def nvcc() -> Path | None:
@@ -55,14 +74,13 @@ def build_cu(name: str, *flags: str, tag: str = "") -> Path:
         library = compiler.parent.parent / "lib"
         # The wheels have no plain libcudart.so, which -cudart shared links with.
         for runtime in library.glob("libcudart.so.*"):
-            link = OUT / "libcudart.so"
+            link = OUT / f"libcudart.so.{os.getpid()}"
             link.unlink(missing_ok=True)
             link.symlink_to(runtime)
-        subprocess.run(
-            [compiler, "-arch=compute_80", *flags, "-o", target, source,
-             f"-L{library}", f"-L{OUT}", "-Xlinker", "-rpath", "-Xlinker", library],
-            check=True,
-        )
+            link.replace(OUT / "libcudart.so")
+        compile_into(target, [
+            compiler, "-arch=compute_80", *flags, source,
+            f"-L{library}", f"-L{OUT}", "-Xlinker", "-rpath", "-Xlinker", library])
     return target
 
 
@@ -70,14 +88,11 @@ def build_c(name: str) -> Path:
     """Builds apps/NAME.c against our own headers and libcuda.so.1 (looked up at run time)."""
     source, target = APPS / f"{name}.c", OUT / name
     if not newer(target, source, APPS / "app.h"):
-        OUT.mkdir(parents=True, exist_ok=True)
-        subprocess.run(
-            ["gcc", "-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Wno-unused-function",
-             f"-I{ROOT / 'build' / 'gen'}", f"-I{ROOT / 'csrc' / 'include'}",
-             "-o", target, source, f"-L{ROOT / 'build' / 'lib'}", "-l:libcuda.so.1",
-             "-lpthread", "-Wl,--allow-shlib-undefined"],
-            check=True,
-        )
+        compile_into(target, [
+            "gcc", "-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Wno-unused-function",
+            f"-I{ROOT / 'build' / 'gen'}", f"-I{ROOT / 'csrc' / 'include'}",
+            source, f"-L{ROOT / 'build' / 'lib'}", "-l:libcuda.so.1",
+            "-lpthread", "-Wl,--allow-shlib-undefined"])
     return target
 
 
@@ -115,15 +130,15 @@ class Server:
         self.state = state
         self.log = state / "log"
         state.mkdir(parents=True, exist_ok=True)
+        gpus = ["--driver", DRIVER] if DRIVER else ["--cpu-devices", str(devices)]
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [BIN / "fdserver", "--listen", self.address, "--cpu-devices", str(devices),
-                 "--state", state],
+                [BIN / "fdserver", "--listen", self.address, *gpus, "--state", state],
                 env={**os.environ, **STRICT, "FD_CPU_MEMORY_MB": str(MEMORY_MB), **(env or {})},
                 stdout=log, stderr=log,
             )
         host, port = self.address.rsplit(":", 1)
-        for _ in range(200):
+        for _ in range(600):
             if self.process.poll() is not None:
                 break
             try:
@@ -165,6 +180,8 @@ Run = Callable[..., Outcome]
 def direct() -> Run:
     def go(*program: str | Path, devices: int = 1, env: dict[str, str] | None = None,
            memory: int = MEMORY_MB, feed: str = "") -> Outcome:
+        if DRIVER:
+            return run([*program], env or {}, feed=feed)
         return run([BIN / "fdrun", "--direct", "--", *program],
                    {**STRICT, "FD_CPU_DEVICES": str(devices), "FD_CPU_MEMORY_MB": str(memory),
                     **(env or {})}, feed=feed)

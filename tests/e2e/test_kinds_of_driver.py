@@ -13,6 +13,8 @@ import pytest
 from tests.e2e.conftest import MEMORY_MB, ROADS, Outcome, Run, Server, build_c, run
 from tests.e2e.test_programs import SEMANTICS, same
 
+pytestmark = pytest.mark.cpu_device
+
 KINDS = ("hints", "novmm")
 
 

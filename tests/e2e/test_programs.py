@@ -57,7 +57,7 @@ def test_compressed_fat_binaries(compress: str, road: str, direct: Run, remote: 
 
 
 @pytest.mark.parametrize("road", ROADS)
-@pytest.mark.parametrize("devices", (1, 2))
+@pytest.mark.parametrize("devices", (1, pytest.param(2, marks=pytest.mark.cpu_device)))
 def test_features(devices: int, road: str, direct: Run, remote: Run) -> None:
     program = build_cu("features")
     same(direct(program, devices=devices),

@@ -13,6 +13,7 @@ import pytest
 from tests.e2e.conftest import BIN, MEMORY_MB, ROADS, Run, Server, build_c, run
 
 
+@pytest.mark.cpu_device
 @pytest.mark.parametrize("road", ROADS)
 def test_slice_is_the_limit(road: str, direct: Run, remote: Run) -> None:
     program = build_c("out_of_memory")

@@ -30,7 +30,7 @@
                 cuMemHostRegister_v2) X(cuMemHostUnregister)                           \
                 X(cuMemHostGetDevicePointer_v2) X(cuMemcpyHtoD_v2) X(                  \
                     cuMemcpyDtoH_v2) X(cuMemcpyHtoDAsync_v2) X(cuMemcpyDtoHAsync_v2)   \
-                    X(cuMemsetD8Async) X(cuMemsetD32Async) X(cuModuleLoadData) X(      \
+                    X(cuMemAllocAsync) X(cuMemFreeAsync) X(cuMemsetD8Async) X(cuMemsetD32Async) X(cuModuleLoadData) X(      \
                         cuModuleGetFunction) X(cuLaunchKernel) X(cuLaunchHostFunc)     \
                         X(cuStreamCreate) X(cuStreamDestroy_v2) X(cuStreamSynchronize) \
                             X(cuStreamQuery) X(cuStreamWaitEvent) X(cuEventCreate)     \
@@ -264,6 +264,48 @@ ask_shared_memory(void)
     NEED(cuMemFree_v2(d));
     munmap(mine, size);
     munmap(other, size);
+}
+
+static const char store_ptx[] =
+    ".version 6.0\n.target sm_50\n.address_size 64\n"
+    ".visible .entry store(.param .u64 p)\n{\n.reg .b64 %a;\n.reg .b32 %x;\n"
+    "ld.param.u64 %a, [p];\nld.global.u32 %x, [%a];\nadd.u32 %x, %x, 5;\n"
+    "st.global.u32 [%a], %x;\nret;\n}\n";
+
+/* Pinned memory of a session: shared, at an address that both sides can have. */
+static void
+ask_kernels_on_shared_memory(void)
+{
+    const size_t size = 2u << 20;
+    int fd = memfd_create("assumptions", MFD_CLOEXEC);
+    volatile unsigned *mine, *other;
+    CUdeviceptr seen = 0;
+    CUmodule module;
+    CUfunction store;
+    void *params[] = {&seen};
+
+    if (fd < 0 || ftruncate(fd, (off_t)size) != 0) {
+        say(0, "memfd_create");
+        return;
+    }
+    mine = mmap((void *)0x4e0000000000, size, PROT_READ | PROT_WRITE,
+                MAP_SHARED | MAP_FIXED_NOREPLACE, fd, 0);
+    other = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    close(fd);
+    say(mine == (void *)0x4e0000000000, "host memory can be mapped at 0x4e0000000000");
+    NEED(cuModuleLoadData(&module, store_ptx));
+    NEED(cuModuleGetFunction(&store, module, "store"));
+    NEED(cuMemHostRegister_v2(
+        (void *)mine, size, CU_MEMHOSTREGISTER_DEVICEMAP | CU_MEMHOSTREGISTER_PORTABLE));
+    NEED(cuMemHostGetDevicePointer_v2(&seen, (void *)mine, 0));
+    say(seen == (CUdeviceptr)mine, "and has that address for kernels");
+    *other = 37;
+    NEED(cuLaunchKernel(store, 1, 1, 1, 1, 1, 1, 0, NULL, params, NULL));
+    NEED(cuCtxSynchronize());
+    say(*other == 42, "a kernel's store to it shows in the other mapping");
+    NEED(cuMemHostUnregister((void *)mine));
+    munmap((void *)mine, size);
+    munmap((void *)other, size);
 }
 
 struct copy {
@@ -530,6 +572,42 @@ ask_capture(void)
     NEED(cuStreamDestroy_v2(apart));
 }
 
+/* What graphs do with host memory and with allocations. */
+static void
+ask_graphs(void)
+{
+    static unsigned pageable[4096];
+    CUdeviceptr d, made = 0;
+    CUstream stream;
+    CUgraph graph;
+    CUgraphExec exec;
+    CUresult result;
+    unsigned word = 0;
+
+    NEED(cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING));
+    NEED(cuMemAlloc_v2(&d, sizeof(pageable)));
+    NEED(cuStreamBeginCapture_v2(stream, CU_STREAM_CAPTURE_MODE_RELAXED));
+    result = p_cuMemcpyHtoDAsync_v2(d, pageable, sizeof(pageable), stream);
+    NEED(cuStreamEndCapture(stream, &graph));
+    say(result == CUDA_SUCCESS, "a copy from pageable memory can be captured");
+    if (result == CUDA_SUCCESS) {
+        NEED(cuGraphInstantiateWithFlags(&exec, graph, 0));
+        pageable[4095] = 77;
+        NEED(cuGraphLaunch(exec, stream));
+        NEED(cuStreamSynchronize(stream));
+        NEED(cuMemcpyDtoH_v2(&word, d + sizeof(pageable) - 4, 4));
+        say(word == 77, "it reads its source when the graph runs");
+    }
+    NEED(cuStreamBeginCapture_v2(stream, CU_STREAM_CAPTURE_MODE_RELAXED));
+    result = p_cuMemAllocAsync(&made, 1u << 20, stream);
+    printf("INFO  a captured cuMemAllocAsync is %d and gives 0x%llx\n", (int)result, made);
+    if (result == CUDA_SUCCESS)
+        p_cuMemFreeAsync(made, stream);
+    NEED(cuStreamEndCapture(stream, &graph));
+    NEED(cuMemFree_v2(d));
+    NEED(cuStreamDestroy_v2(stream));
+}
+
 int
 main(int argc, char **argv)
 {
@@ -551,12 +629,14 @@ main(int argc, char **argv)
     ask_addresses();
     ask_mappings();
     ask_shared_memory();
+    ask_kernels_on_shared_memory();
     ask_copies();
     ask_copies_back();
     ask_queue();
     ask_events();
     ask_free();
     ask_capture();
+    ask_graphs();
     printf("%d failed\n", failures);
     return failures != 0;
 }
