@@ -479,12 +479,6 @@ cuCtxCreate_v2(CUcontext *pctx, unsigned int flags, CUdevice dev)
 }
 
 FDC_EXPORT CUresult
-cuCtxCreate(CUcontext *pctx, unsigned int flags, CUdevice dev)
-{
-    return create(pctx, flags, dev);
-}
-
-FDC_EXPORT CUresult
 cuCtxCreate_v3(CUcontext *pctx, CUexecAffinityParam *paramsArray, int numParams,
                unsigned int flags, CUdevice dev)
 {

@@ -100,6 +100,18 @@ cuDeviceTotalMem_v2(size_t *bytes, CUdevice dev)
     return CUDA_SUCCESS;
 }
 
+/* The first revision, which counts in 32 bits and says at most what fits. */
+FDC_EXPORT CUresult
+cuDeviceTotalMem(unsigned int *bytes, CUdevice dev)
+{
+    size_t all;
+    CUresult result = cuDeviceTotalMem_v2(bytes != NULL ? &all : NULL, dev);
+
+    if (result == CUDA_SUCCESS)
+        *bytes = all > UINT32_MAX ? UINT32_MAX : (unsigned int)all;
+    return result;
+}
+
 FDC_EXPORT CUresult
 cuDeviceGetAttribute(int *pi, CUdevice_attribute attrib, CUdevice dev)
 {

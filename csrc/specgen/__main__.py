@@ -26,6 +26,7 @@ def outputs(spec: Spec, framing: str) -> dict[str, str]:
     return {
         "proto.h": emit_wire.proto_h(spec),
         "wire.md": emit_wire.wire_md(spec, framing),
+        "refused.md": emit_wire.refused_md(spec),
         "protocol.hash": layout.protocol_hash(spec).hex() + "\n",
         "shim_calls.c": emit_shim.shim_calls_c(spec),
         "shim_hooks.h": emit_shim.shim_hooks_h(spec),

@@ -163,11 +163,24 @@ def likeness_exists(spec: Spec, call: Call) -> Iterator[str]:
             yield f"like {call.like}, whose {name} is not given"
 
 
+def refusals_have_reasons(spec: Spec, call: Call) -> Iterator[str]:
+    if call.mode != "refused" and call.why:
+        yield f"mode {call.mode} with a why"
+    if call.why and call.why not in {reason.name for reason in spec.reasons}:
+        yield f"why is {call.why}, which reasons.toml does not have"
+
+
+def one_answer_is_local(spec: Spec, call: Call) -> Iterator[str]:
+    if call.gives and (call.mode != "local" or call.like):
+        yield "gives goes with mode local, alone"
+
+
 EACH = (
     pointers_have_words, words_name_parameters, names_are_free, counts_are_known,
     types_are_known, by_value_types_travel, generated_parts_can_be_generated,
     async_answers_nothing, async_lists_its_errors, ids_are_given, hooks_have_a_place,
-    internal_is_internal, drops_a_handle, likeness_exists,
+    internal_is_internal, drops_a_handle, likeness_exists, refusals_have_reasons,
+    one_answer_is_local,
 )  # fmt: skip
 
 

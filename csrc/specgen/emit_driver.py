@@ -70,6 +70,31 @@ def refusals(calls: list[Call], refuse: str, weak: bool) -> list[str]:
     return out
 
 
+def one_answers(spec: Spec, ready: str, weak: bool) -> list[str]:
+    """Calls whose only answer is said: handles are looked at, and the driver's state."""
+    out = []
+    for call in public(spec):
+        handles = [p for p in call.params if not p.stars and spec.types[p.base].handle]
+        for symbol, _, _ in call.symbols if call.gives else ():
+            attribute = "__attribute__((weak)) " if weak else ""
+            lines = [f"    CUresult result = {ready};\n\n"]
+            for param in handles:
+                lines.append(
+                    f"    if (result == CUDA_SUCCESS && {param.name} == NULL)\n"
+                    "        return CUDA_ERROR_INVALID_HANDLE;\n"
+                )
+            lines.append(
+                "    return result != CUDA_SUCCESS ? result "
+                f": CUDA_ERROR_{call.gives};\n"
+            )
+            out.append(
+                f"{attribute}FDC_EXPORT\n{prototype(call, symbol)}\n{{\n"
+                + "".join(lines)
+                + "}\n\n"
+            )
+    return out
+
+
 def cpudev_calls_c(spec: Spec) -> str:
     out = [banner()]
     out.append(
@@ -81,7 +106,13 @@ def cpudev_calls_c(spec: Spec) -> str:
         '        fdc_log(FDC_LOG_WARN, "%s is not implemented", name);\n'
         "    return CUDA_ERROR_NOT_SUPPORTED;\n}\n\n"
     )
-    return "".join(out + refusals(public(spec), "refuse", weak=True))
+    out += refusals([c for c in public(spec) if not c.gives], "refuse", weak=True)
+    out.append(
+        "/* ---- one answer, always ---- */\n\n"
+        "CUresult cuCtxGetCurrent(CUcontext *pctx);\n\nstatic CUresult\nready(void)\n{\n    CUcontext current;\n\n"
+        "    return cuCtxGetCurrent(&current);\n}\n\n"
+    )
+    return "".join(out + one_answers(spec, "ready()", weak=True))
 
 
 def _without_name(param: Param) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ctext import arguments, banner, pointee, prototype, wrap
-from emit_driver import public, refusals
+from emit_driver import one_answers, public, refusals
 from model import Call, Param, Spec, Type, Word
 
 LARGEST_SPAN = 32768  # bytes; what is larger goes through a region
@@ -371,9 +371,13 @@ def shim_calls_c(spec: Spec) -> str:
     out += refusals(
         [c for c in public(spec) if c.mode == "refused"], "fdc_refuse", False
     )
+    out.append("/* ---- one answer, always ---- */\n\n")
+    out += one_answers(spec, "fdc_session_check()", False)
     out.append("/* ---- written by hand elsewhere ---- */\n\n")
     hand = [
-        c for c in public(spec) if c.shim_hand or (c.mode == "local" and not c.like)
+        c
+        for c in public(spec)
+        if c.shim_hand or (c.mode == "local" and not c.like and not c.gives)
     ]
     out += refusals(hand, "fdc_refuse", True)
     return "".join(out)

@@ -85,6 +85,32 @@ def _table(fields: tuple[Field, ...], call: Call) -> str:
     )
 
 
+def _sentence(text: str) -> str:
+    text = " ".join(text.split())
+    return text[0].upper() + text[1:]
+
+
+def refused_md(spec: Spec) -> str:
+    """What is refused, by reason; and what has one answer only."""
+    out = [banner("md"), "# Calls that are refused\n\n"]
+    out.append(
+        "They are exported, answer `CUDA_ERROR_NOT_SUPPORTED` and log their name once.\n\n"
+    )
+    out.append("| why | calls |\n|---|---|\n")
+    refused = sorted((c for c in spec.calls if c.why), key=lambda c: c.name)
+    for reason in spec.reasons:
+        names = " ".join(f"`{c.name}`" for c in refused if c.why == reason.name)
+        if names:
+            out.append(f"| {_sentence(reason.text)} | {names} |\n")
+    out.append("\n# Calls that have one answer\n\nIt is the driver's own.\n\n")
+    given = sorted((c for c in spec.calls if c.gives), key=lambda c: c.name)
+    out.append("| answer | calls |\n|---|---|\n")
+    for answer in sorted({c.gives for c in given}):
+        names = " ".join(f"`{c.name}`" for c in given if c.gives == answer)
+        out.append(f"| `CUDA_ERROR_{answer}` | {names} |\n")
+    return "".join(out)
+
+
 def wire_md(spec: Spec, framing: str) -> str:
     out = [banner("md"), framing.rstrip() + "\n\n## The calls\n\n"]
     for call in sorted((c for c in spec.calls if c.travels), key=lambda c: c.id):

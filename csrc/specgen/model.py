@@ -80,6 +80,8 @@ class Call:
     drops: str = ""
     fails: tuple[str, ...] = ()
     note: str = ""
+    why: str = ""  # the reason of a refusal
+    gives: str = ""  # the one CUresult that a local call ever has
 
     @property
     def travels(self) -> bool:
@@ -106,6 +108,15 @@ class Call:
 
     def param(self, name: str) -> Param | None:
         return next((p for p in self.params if p.name == name), None)
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why calls are refused: a section of reasons.toml."""
+
+    name: str
+    text: str
+    listed: bool  # its calls count among those that are allowed to be missing
 
 
 @dataclass(frozen=True)
@@ -142,6 +153,7 @@ class Spec:
     calls: tuple[Call, ...]
     files: tuple[str, ...] = ()
     layouts: dict[str, Layout] = field(default_factory=dict)
+    reasons: tuple[Reason, ...] = ()
 
     def find(self, name: str) -> Call | None:
         return next((c for c in self.calls if c.name == name), None)

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import minitoml
-from model import HOOKS, MODES, NEEDS, Call, Param, Spec, SpecError, Type, Word
+from model import (
+    HOOKS, MODES, NEEDS, Call, Param, Reason, Spec, SpecError, Type, Word,
+)  # fmt: skip
 
 KEYS = {
     "id", "mode", "c", "since", "twin", "ptr", "shim", "like", "hooks", "needs", "slow",
-    "work", "unsafe", "internal", "makes", "drops", "fails", "note",
+    "work", "unsafe", "internal", "makes", "drops", "fails", "note", "why",
+    "gives",
 }  # fmt: skip
 
 SIZES = {
@@ -139,18 +142,32 @@ def read_call(where: str, name: str, says: dict[str, Any]) -> Call:
         work=says.get("work", False), unsafe=says.get("unsafe", False),
         internal=says.get("internal", False), drops=says.get("drops", ""),
         fails=(fails,) if isinstance(fails, str) else tuple(fails), note=says.get("note", ""),
+        why=says.get("why", ""), gives=says.get("gives", ""),
     )  # fmt: skip
+
+
+def read_reasons(path: Path) -> tuple[Reason, ...]:
+    if not path.exists():
+        return ()
+    found = []
+    for name, says in load(path).items():
+        if set(says) != {"text", "listed"}:
+            raise SpecError(path.name, name, "a reason has text and listed")
+        found.append(Reason(name, says["text"], says["listed"]))
+    return tuple(found)
 
 
 def read_spec(folder: Path) -> Spec:
     types = read_types(folder / "types.toml")
     calls: list[Call] = []
     seen: dict[str, str] = {}
-    files = sorted(p for p in folder.glob("*.toml") if p.name != "types.toml")
+    others = ("types.toml", "reasons.toml")
+    files = sorted(p for p in folder.glob("*.toml") if p.name not in others)
     for path in files:
         for name, says in load(path).items():
             if name in seen:
                 raise SpecError(path.name, name, f"is in {seen[name]} already")
             seen[name] = path.name
             calls.append(read_call(path.name, name, says))
-    return Spec(types, tuple(calls), tuple(p.name for p in files))
+    reasons = read_reasons(folder / "reasons.toml")
+    return Spec(types, tuple(calls), tuple(p.name for p in files), reasons=reasons)

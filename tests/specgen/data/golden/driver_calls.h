@@ -11,6 +11,8 @@ struct fdc_driver {
     CUresult (*cuLaunchHostFunc)(CUstream hStream, CUhostFn fn, void *userData);
     CUresult (*cuMemsetD8Async)(CUdeviceptr dstDevice, unsigned char uc, size_t N,
                                 CUstream hStream);
+    CUresult (*cuModuleGetGlobal)(CUdeviceptr_v1 *dptr, unsigned int *bytes, CUmodule hmod,
+                                  const char *name);
     CUresult (*cuModuleGetGlobal_v2)(CUdeviceptr *dptr, size_t *bytes, CUmodule hmod,
                                      const char *name);
     CUresult (*cuStreamCreate)(CUstream *phStream, unsigned int Flags);
@@ -20,6 +22,7 @@ struct fdc_driver {
 #define FDC_DRIVER_CALLS(X) \
     X(cuLaunchHostFunc) \
     X(cuMemsetD8Async) \
+    X(cuModuleGetGlobal) \
     X(cuModuleGetGlobal_v2) \
     X(cuStreamCreate)
 

@@ -211,5 +211,18 @@ CUresult cuLaunchHostFunc_ptsz(CUstream hStream, CUhostFn fn, void *userData)
     return fdc_refuse("cuLaunchHostFunc_ptsz", &said);
 }
 
+/* ---- one answer, always ---- */
+
+FDC_EXPORT
+CUresult cuModuleGetGlobal(CUdeviceptr_v1 *dptr, unsigned int *bytes, CUmodule hmod,
+                           const char *name)
+{
+    CUresult result = fdc_session_check();
+
+    if (result == CUDA_SUCCESS && hmod == NULL)
+        return CUDA_ERROR_INVALID_HANDLE;
+    return result != CUDA_SUCCESS ? result : CUDA_ERROR_INVALID_CONTEXT;
+}
+
 /* ---- written by hand elsewhere ---- */
 
