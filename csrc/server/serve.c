@@ -428,35 +428,3 @@ fdc_pool_stop(struct fdc_serve *serve)
         pthread_cond_wait(&serve->pool_gone, &serve->pool_lock);
     pthread_mutex_unlock(&serve->pool_lock);
 }
-
-struct later {
-    void (*fn)(struct fdc_request *, void *);
-    void *user;
-};
-
-static void
-later_run(struct fdc_request *kept, void *user)
-{
-    struct later *later = user;
-
-    if (kept->ctx != 0)
-        fdc_context_use(kept->serve, kept->ctx);
-    later->fn(kept, later->user);
-    free(later);
-}
-
-int
-fdc_request_later(struct fdc_request *kept, void (*fn)(struct fdc_request *, void *),
-                  void *user)
-{
-    struct later *later = malloc(sizeof(*later));
-    int err;
-
-    if (later == NULL)
-        return -ENOMEM;
-    *later = (struct later){ fn, user };
-    err = fdc_pool_add(kept->serve, kept, later_run, later);
-    if (err)
-        free(later);
-    return err;
-}

@@ -178,7 +178,6 @@ void fdc_memory_free(struct fdc_serve *serve);          /* gives everything back
 void fdc_memory_piece(struct fdc_serve *serve, int device, uint64_t size, uint64_t *base,
                       uint64_t *got);
 uint64_t fdc_memory_granularity(struct fdc_serve *serve, int device);
-void fdc_memory_context_reset(struct fdc_serve *serve, int device);
 uint64_t fdc_memory_used(struct fdc_serve *serve, int device);
 uint64_t fdc_memory_limit(struct fdc_serve *serve, int device);
 /* Whether a copy may name these addresses: the session's pieces, blocks and globals. */

@@ -97,9 +97,6 @@ void fdc_request_answer_always(struct fdc_request *request, CUresult result, voi
 /* Heap copy, for later; freed by answering it with fdc_request_finish(). */
 struct fdc_request *fdc_request_keep(const struct fdc_request *request);
 void fdc_request_finish(struct fdc_request *request, CUresult result, void *reply, uint32_t size);
-/* Runs fn(request, user) on a helper thread (the kept copy), with the request's context
- * current. 0, or -EAGAIN, -ENOMEM (then the request is the caller's still). */
-int fdc_request_later(struct fdc_request *kept, void (*fn)(struct fdc_request *, void *), void *user);
 
 /* Handles: the driver's value of a client's handle. kind: as FDC_KIND_ in shim.h. 0 or CUresult 400. */
 CUresult fdc_handle_get(struct fdc_serve *serve, int kind, uint64_t handle, void **value);

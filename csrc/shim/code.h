@@ -82,6 +82,14 @@ CUresult fdc_code_load(struct fdc_call *call, const struct fdc_image *image,
 CUresult fdc_code_unload(struct fdc_call *call, struct fdc_unit *unit);
 CUresult fdc_code_func(struct fdc_session *session, struct fdc_code *code,
                        enum fdc_kind kind, uint32_t index, struct fdc_func **func);
+/* The MODULE or LIBRARY behind a handle, and what both are asked for. */
+CUresult fdc_unit_find(enum fdc_kind kind, const void *handle, struct fdc_unit **unit);
+CUresult fdc_unit_count(enum fdc_kind kind, const void *handle, unsigned int *count);
+/* Handles of its kernels (of this kind: FUNCTION, KERNEL): the one of a name; the first. */
+CUresult fdc_unit_named(enum fdc_kind kind, const void *handle, enum fdc_kind what,
+                        const char *name, void **named);
+CUresult fdc_unit_each(enum fdc_kind kind, const void *handle, enum fdc_kind what,
+                       void **each, unsigned int room);
 /* The kernel of this name; code->count: none. */
 uint32_t fdc_code_named(const struct fdc_code *code, const char *name);
 CUresult fdc_code_global(struct fdc_call *call, struct fdc_code *code, const char *name,

@@ -400,6 +400,15 @@ context_of(CUcontext ctx, struct fdc_context **context)
     return CUDA_SUCCESS;
 }
 
+/* For a question about a context, which answers into `out`. */
+static CUresult
+asked_of(CUcontext ctx, const void *out, struct fdc_context **context)
+{
+    CUresult result = context_of(ctx, context);
+
+    return result == CUDA_SUCCESS && out == NULL ? CUDA_ERROR_INVALID_VALUE : result;
+}
+
 FDC_EXPORT CUresult
 cuCtxGetDevice_v2(CUdevice *device, CUcontext ctx)
 {
@@ -424,12 +433,10 @@ FDC_EXPORT CUresult
 cuCtxGetFlags(unsigned int *flags)
 {
     struct fdc_context *context;
-    CUresult result = context_of(NULL, &context);
+    CUresult result = asked_of(NULL, flags, &context);
 
     if (result != CUDA_SUCCESS)
         return result;
-    if (flags == NULL)
-        return CUDA_ERROR_INVALID_VALUE;
     *flags = fdc_load_relaxed(&context->flags);
     return CUDA_SUCCESS;
 }
@@ -452,12 +459,10 @@ FDC_EXPORT CUresult
 cuCtxGetApiVersion(CUcontext ctx, unsigned int *version)
 {
     struct fdc_context *context;
-    CUresult result = context_of(ctx, &context);
+    CUresult result = asked_of(ctx, version, &context);
 
     if (result != CUDA_SUCCESS)
         return result;
-    if (version == NULL)
-        return CUDA_ERROR_INVALID_VALUE;
     *version = context->version;
     return CUDA_SUCCESS;
 }
@@ -466,12 +471,10 @@ FDC_EXPORT CUresult
 cuCtxGetId(CUcontext ctx, unsigned long long *ctxId)
 {
     struct fdc_context *context;
-    CUresult result = context_of(ctx, &context);
+    CUresult result = asked_of(ctx, ctxId, &context);
 
     if (result != CUDA_SUCCESS)
         return result;
-    if (ctxId == NULL)
-        return CUDA_ERROR_INVALID_VALUE;
     *ctxId = context->id;
     return CUDA_SUCCESS;
 }
@@ -495,12 +498,10 @@ FDC_EXPORT CUresult
 cuCtxGetExecAffinity(CUexecAffinityParam *pExecAffinity, CUexecAffinityType type)
 {
     struct fdc_context *context;
-    CUresult result = context_of(NULL, &context);
+    CUresult result = asked_of(NULL, pExecAffinity, &context);
 
     if (result != CUDA_SUCCESS)
         return result;
-    if (pExecAffinity == NULL)
-        return CUDA_ERROR_INVALID_VALUE;
     (void)type;
     return CUDA_ERROR_UNSUPPORTED_EXEC_AFFINITY;
 }
@@ -511,12 +512,10 @@ FDC_EXPORT CUresult
 cuCtxGetCacheConfig(CUfunc_cache *pconfig)
 {
     struct fdc_context *context;
-    CUresult result = context_of(NULL, &context);
+    CUresult result = asked_of(NULL, pconfig, &context);
 
     if (result != CUDA_SUCCESS)
         return result;
-    if (pconfig == NULL)
-        return CUDA_ERROR_INVALID_VALUE;
     *pconfig = (CUfunc_cache)(fdc_load_relaxed(&context->config) & 0xff);
     return CUDA_SUCCESS;
 }
@@ -540,12 +539,10 @@ FDC_EXPORT CUresult
 cuCtxGetSharedMemConfig(CUsharedconfig *pConfig)
 {
     struct fdc_context *context;
-    CUresult result = context_of(NULL, &context);
+    CUresult result = asked_of(NULL, pConfig, &context);
 
     if (result != CUDA_SUCCESS)
         return result;
-    if (pConfig == NULL)
-        return CUDA_ERROR_INVALID_VALUE;
     *pConfig = CU_SHARED_MEM_CONFIG_FOUR_BYTE_BANK_SIZE; /* since compute 5.0 */
     return CUDA_SUCCESS;
 }
@@ -567,12 +564,10 @@ FDC_EXPORT CUresult
 cuCtxGetLimit(size_t *pvalue, CUlimit limit)
 {
     struct fdc_context *context;
-    CUresult result = context_of(NULL, &context);
+    CUresult result = asked_of(NULL, pvalue, &context);
 
     if (result != CUDA_SUCCESS)
         return result;
-    if (pvalue == NULL)
-        return CUDA_ERROR_INVALID_VALUE;
     if ((unsigned)limit >= CU_LIMIT_MAX)
         return CUDA_ERROR_INVALID_VALUE;
     *pvalue = __atomic_load_n(&context->limit[limit], __ATOMIC_RELAXED);

@@ -117,75 +117,24 @@ cuLibraryUnload(CUlibrary library)
     return fdc_code_unload(&call, unit);
 }
 
-static CUresult
-library_find(CUlibrary library, struct fdc_unit **unit)
-{
-    CUresult result = fdc_session_check();
-
-    if (result != CUDA_SUCCESS)
-        return result;
-    *unit = fdc_object_find(FDC_KIND_LIBRARY, library);
-    return *unit != NULL ? CUDA_SUCCESS : CUDA_ERROR_INVALID_HANDLE;
-}
-
 FDC_EXPORT CUresult
 cuLibraryGetKernel(CUkernel *pKernel, CUlibrary library, const char *name)
 {
-    struct fdc_unit *unit;
-    struct fdc_func *func;
-    CUresult result;
-    uint32_t index;
-
-    result = library_find(library, &unit);
-    if (result != CUDA_SUCCESS)
-        return result;
-    if (pKernel == NULL || name == NULL)
-        return CUDA_ERROR_INVALID_VALUE;
-    index = fdc_code_named(unit->code, name);
-    if (index == unit->code->count)
-        return CUDA_ERROR_NOT_FOUND;
-    result =
-        fdc_code_func(unit->object.session, unit->code, FDC_KIND_KERNEL, index, &func);
-    if (result == CUDA_SUCCESS)
-        *pKernel = (CUkernel)(uintptr_t)func->object.handle;
-    return result;
+    return fdc_unit_named(FDC_KIND_LIBRARY, library, FDC_KIND_KERNEL, name,
+                          (void **)pKernel);
 }
 
 FDC_EXPORT CUresult
 cuLibraryGetKernelCount(unsigned int *count, CUlibrary lib)
 {
-    struct fdc_unit *unit;
-    CUresult result;
-
-    result = library_find(lib, &unit);
-    if (result != CUDA_SUCCESS)
-        return result;
-    if (count == NULL)
-        return CUDA_ERROR_INVALID_VALUE;
-    *count = unit->code->count;
-    return CUDA_SUCCESS;
+    return fdc_unit_count(FDC_KIND_LIBRARY, lib, count);
 }
 
 FDC_EXPORT CUresult
 cuLibraryEnumerateKernels(CUkernel *kernels, unsigned int numKernels, CUlibrary lib)
 {
-    struct fdc_unit *unit;
-    struct fdc_func *func;
-    CUresult result;
-
-    result = library_find(lib, &unit);
-    if (result != CUDA_SUCCESS)
-        return result;
-    if (kernels == NULL)
-        return CUDA_ERROR_INVALID_VALUE;
-    for (unsigned int i = 0; i < numKernels && i < unit->code->count; i++) {
-        result =
-            fdc_code_func(unit->object.session, unit->code, FDC_KIND_KERNEL, i, &func);
-        if (result != CUDA_SUCCESS)
-            return result;
-        kernels[i] = (CUkernel)(uintptr_t)func->object.handle;
-    }
-    return CUDA_SUCCESS;
+    return fdc_unit_each(FDC_KIND_LIBRARY, lib, FDC_KIND_KERNEL, (void **)kernels,
+                         numKernels);
 }
 
 /* The module of a library in the current context: another handle of the same code. */
@@ -195,7 +144,7 @@ cuLibraryGetModule(CUmodule *pMod, CUlibrary library)
     struct fdc_unit *unit, *module;
     CUresult result;
 
-    result = library_find(library, &unit);
+    result = fdc_unit_find(FDC_KIND_LIBRARY, library, &unit);
     if (result != CUDA_SUCCESS)
         return result;
     if (pMod == NULL)

@@ -632,47 +632,47 @@ cuModuleGetLoadingMode(CUmoduleLoadingMode *mode)
     return CUDA_SUCCESS;
 }
 
-static CUresult
-module_find(CUmodule hmod, struct fdc_unit **unit)
+CUresult
+fdc_unit_find(enum fdc_kind kind, const void *handle, struct fdc_unit **unit)
 {
     CUresult result = fdc_session_check();
 
     if (result != CUDA_SUCCESS)
         return result;
-    *unit = fdc_object_find(FDC_KIND_MODULE, hmod);
+    *unit = fdc_object_find(kind, handle);
     return *unit != NULL ? CUDA_SUCCESS : CUDA_ERROR_INVALID_HANDLE;
 }
 
-FDC_EXPORT CUresult
-cuModuleGetFunction(CUfunction *hfunc, CUmodule hmod, const char *name)
+CUresult
+fdc_unit_named(enum fdc_kind kind, const void *handle, enum fdc_kind what,
+               const char *name, void **named)
 {
     struct fdc_unit *unit;
     struct fdc_func *func;
     CUresult result;
     uint32_t index;
 
-    result = module_find(hmod, &unit);
+    result = fdc_unit_find(kind, handle, &unit);
     if (result != CUDA_SUCCESS)
         return result;
-    if (hfunc == NULL || name == NULL)
+    if (named == NULL || name == NULL)
         return CUDA_ERROR_INVALID_VALUE;
     index = fdc_code_named(unit->code, name);
     if (index == unit->code->count)
         return CUDA_ERROR_NOT_FOUND;
-    result = fdc_code_func(unit->object.session, unit->code, FDC_KIND_FUNCTION, index,
-                           &func);
+    result = fdc_code_func(unit->object.session, unit->code, what, index, &func);
     if (result == CUDA_SUCCESS)
-        *hfunc = (CUfunction)(uintptr_t)func->object.handle;
+        *named = (void *)(uintptr_t)func->object.handle;
     return result;
 }
 
-FDC_EXPORT CUresult
-cuModuleGetFunctionCount(unsigned int *count, CUmodule mod)
+CUresult
+fdc_unit_count(enum fdc_kind kind, const void *handle, unsigned int *count)
 {
     struct fdc_unit *unit;
     CUresult result;
 
-    result = module_find(mod, &unit);
+    result = fdc_unit_find(kind, handle, &unit);
     if (result != CUDA_SUCCESS)
         return result;
     if (count == NULL)
@@ -681,27 +681,47 @@ cuModuleGetFunctionCount(unsigned int *count, CUmodule mod)
     return CUDA_SUCCESS;
 }
 
-FDC_EXPORT CUresult
-cuModuleEnumerateFunctions(CUfunction *functions, unsigned int numFunctions,
-                           CUmodule mod)
+CUresult
+fdc_unit_each(enum fdc_kind kind, const void *handle, enum fdc_kind what, void **each,
+              unsigned int room)
 {
     struct fdc_unit *unit;
     struct fdc_func *func;
     CUresult result;
 
-    result = module_find(mod, &unit);
+    result = fdc_unit_find(kind, handle, &unit);
     if (result != CUDA_SUCCESS)
         return result;
-    if (functions == NULL)
+    if (each == NULL)
         return CUDA_ERROR_INVALID_VALUE;
-    for (unsigned int i = 0; i < numFunctions && i < unit->code->count; i++) {
-        result = fdc_code_func(unit->object.session, unit->code, FDC_KIND_FUNCTION, i,
-                               &func);
+    for (unsigned int i = 0; i < room && i < unit->code->count; i++) {
+        result = fdc_code_func(unit->object.session, unit->code, what, i, &func);
         if (result != CUDA_SUCCESS)
             return result;
-        functions[i] = (CUfunction)(uintptr_t)func->object.handle;
+        each[i] = (void *)(uintptr_t)func->object.handle;
     }
     return CUDA_SUCCESS;
+}
+
+FDC_EXPORT CUresult
+cuModuleGetFunction(CUfunction *hfunc, CUmodule hmod, const char *name)
+{
+    return fdc_unit_named(FDC_KIND_MODULE, hmod, FDC_KIND_FUNCTION, name,
+                          (void **)hfunc);
+}
+
+FDC_EXPORT CUresult
+cuModuleGetFunctionCount(unsigned int *count, CUmodule mod)
+{
+    return fdc_unit_count(FDC_KIND_MODULE, mod, count);
+}
+
+FDC_EXPORT CUresult
+cuModuleEnumerateFunctions(CUfunction *functions, unsigned int numFunctions,
+                           CUmodule mod)
+{
+    return fdc_unit_each(FDC_KIND_MODULE, mod, FDC_KIND_FUNCTION, (void **)functions,
+                         numFunctions);
 }
 
 FDC_EXPORT CUresult

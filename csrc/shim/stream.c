@@ -9,6 +9,7 @@
 #include <stdlib.h>
 
 #include "cuda_calls.h"
+#include "memory.h"
 
 #define MARK_EVERY 256u
 #define MARKS_OUT 2u /* so at most 3 * 256 calls are unfinished */
@@ -376,6 +377,20 @@ cuStreamDestroy(CUstream hStream)
 
 /* ---- waiting and asking ---- */
 
+/* Opens a call about how far a stream is, which a capturing one cannot be asked. */
+static CUresult
+progress_of(struct fdc_call *call, uint16_t id, CUstream value, unsigned how,
+            struct fdc_stream **stream)
+{
+    CUresult result = fdc_call_open(call, id, FDC_NEEDS_CONTEXT);
+
+    if (result == CUDA_SUCCESS)
+        result = fdc_stream_resolve(call, value, how & ~FDC_STREAM_WORK, stream);
+    if (result == CUDA_SUCCESS && fdc_load_relaxed(&call->session->capturing) != 0)
+        result = fdc_capture_refuse(*stream);
+    return result;
+}
+
 static CUresult
 synchronize(CUstream value, unsigned how)
 {
@@ -385,11 +400,7 @@ synchronize(CUstream value, unsigned how)
     struct fdc_call call;
     CUresult result;
 
-    result = fdc_call_open(&call, FDC_ID_cuStreamSynchronize, FDC_NEEDS_CONTEXT);
-    if (result == CUDA_SUCCESS)
-        result = fdc_stream_resolve(&call, value, how, &stream);
-    if (result == CUDA_SUCCESS && fdc_load_relaxed(&call.session->capturing) != 0)
-        result = fdc_capture_refuse(stream);
+    result = progress_of(&call, FDC_ID_cuStreamSynchronize, value, how, &stream);
     if (result != CUDA_SUCCESS)
         return result;
     if (stream_is_idle(stream))
@@ -409,17 +420,7 @@ synchronize(CUstream value, unsigned how)
     return result;
 }
 
-FDC_EXPORT CUresult
-cuStreamSynchronize(CUstream hStream)
-{
-    return synchronize(hStream, 0);
-}
-
-FDC_EXPORT CUresult
-cuStreamSynchronize_ptsz(CUstream hStream)
-{
-    return synchronize(hStream, FDC_STREAM_PER_THREAD_ZERO);
-}
+FDC_TWINS(cuStreamSynchronize, _ptsz, (CUstream hStream), synchronize(hStream, how))
 
 static CUresult
 query(CUstream value, unsigned how)
@@ -430,11 +431,7 @@ query(CUstream value, unsigned how)
     struct fdc_call call;
     CUresult result;
 
-    result = fdc_call_open(&call, FDC_ID_cuStreamQuery, FDC_NEEDS_CONTEXT);
-    if (result == CUDA_SUCCESS)
-        result = fdc_stream_resolve(&call, value, how, &stream);
-    if (result == CUDA_SUCCESS && fdc_load_relaxed(&call.session->capturing) != 0)
-        result = fdc_capture_refuse(stream);
+    result = progress_of(&call, FDC_ID_cuStreamQuery, value, how, &stream);
     if (result != CUDA_SUCCESS)
         return result;
     if (stream_is_idle(stream))
@@ -450,17 +447,7 @@ query(CUstream value, unsigned how)
     return result;
 }
 
-FDC_EXPORT CUresult
-cuStreamQuery(CUstream hStream)
-{
-    return query(hStream, 0);
-}
-
-FDC_EXPORT CUresult
-cuStreamQuery_ptsz(CUstream hStream)
-{
-    return query(hStream, FDC_STREAM_PER_THREAD_ZERO);
-}
+FDC_TWINS(cuStreamQuery, _ptsz, (CUstream hStream), query(hStream, how))
 
 /* ---- local questions ---- */
 
@@ -480,113 +467,38 @@ stream_of(CUstream value, unsigned how, struct fdc_stream **stream)
     }
     result = fdc_call_open(&call, 0, FDC_NEEDS_CONTEXT);
     if (result == CUDA_SUCCESS)
-        result = fdc_stream_resolve(&call, value, how, stream);
+        result = fdc_stream_resolve(&call, value, how & ~FDC_STREAM_WORK, stream);
     return result;
 }
 
+/* The stream that a question is about, which answers into `out`. */
 static CUresult
-get_flags(CUstream value, unsigned *flags, unsigned how)
+asked_of(CUstream value, const void *out, unsigned how, struct fdc_stream **stream)
 {
-    struct fdc_stream *stream;
-    CUresult result = stream_of(value, how, &stream);
+    CUresult result = stream_of(value, how, stream);
 
-    if (result != CUDA_SUCCESS)
-        return result;
-    if (flags == NULL)
-        return CUDA_ERROR_INVALID_VALUE;
-    *flags = stream->flags;
-    return CUDA_SUCCESS;
+    return result == CUDA_SUCCESS && out == NULL ? CUDA_ERROR_INVALID_VALUE : result;
 }
 
-FDC_EXPORT CUresult
-cuStreamGetFlags(CUstream hStream, unsigned int *flags)
-{
-    return get_flags(hStream, flags, 0);
-}
+/* A question about a stream and its twin: the answer is an expression over `stream`. */
+#define QUESTION(name, type, answer)                                                   \
+    static CUresult name##_asked(CUstream value, type *out, unsigned how)              \
+    {                                                                                  \
+        struct fdc_stream *stream;                                                     \
+        CUresult result = asked_of(value, out, how, &stream);                          \
+                                                                                       \
+        if (result == CUDA_SUCCESS)                                                    \
+            *out = (answer);                                                           \
+        return result;                                                                 \
+    }                                                                                  \
+    FDC_TWINS(name, _ptsz, (CUstream hStream, type * out), name##_asked(hStream, out, how))
 
-FDC_EXPORT CUresult
-cuStreamGetFlags_ptsz(CUstream hStream, unsigned int *flags)
-{
-    return get_flags(hStream, flags, FDC_STREAM_PER_THREAD_ZERO);
-}
-
-static CUresult
-get_priority(CUstream value, int *priority, unsigned how)
-{
-    struct fdc_stream *stream;
-    CUresult result = stream_of(value, how, &stream);
-
-    if (result != CUDA_SUCCESS)
-        return result;
-    if (priority == NULL)
-        return CUDA_ERROR_INVALID_VALUE;
-    *priority = stream->priority;
-    return CUDA_SUCCESS;
-}
-
-FDC_EXPORT CUresult
-cuStreamGetPriority(CUstream hStream, int *priority)
-{
-    return get_priority(hStream, priority, 0);
-}
-
-FDC_EXPORT CUresult
-cuStreamGetPriority_ptsz(CUstream hStream, int *priority)
-{
-    return get_priority(hStream, priority, FDC_STREAM_PER_THREAD_ZERO);
-}
-
-static CUresult
-get_id(CUstream value, unsigned long long *id, unsigned how)
-{
-    struct fdc_stream *stream;
-    CUresult result = stream_of(value, how, &stream);
-
-    if (result != CUDA_SUCCESS)
-        return result;
-    if (id == NULL)
-        return CUDA_ERROR_INVALID_VALUE;
-    *id = stream->id;
-    return CUDA_SUCCESS;
-}
-
-FDC_EXPORT CUresult
-cuStreamGetId(CUstream hStream, unsigned long long *streamId)
-{
-    return get_id(hStream, streamId, 0);
-}
-
-FDC_EXPORT CUresult
-cuStreamGetId_ptsz(CUstream hStream, unsigned long long *streamId)
-{
-    return get_id(hStream, streamId, FDC_STREAM_PER_THREAD_ZERO);
-}
-
-static CUresult
-get_device(CUstream value, CUdevice *device, unsigned how)
-{
-    struct fdc_stream *stream;
-    CUresult result = stream_of(value, how, &stream);
-
-    if (result != CUDA_SUCCESS)
-        return result;
-    if (device == NULL)
-        return CUDA_ERROR_INVALID_VALUE;
-    *device = stream->object.context->device->ordinal;
-    return CUDA_SUCCESS;
-}
-
-FDC_EXPORT CUresult
-cuStreamGetDevice(CUstream hStream, CUdevice *device)
-{
-    return get_device(hStream, device, 0);
-}
-
-FDC_EXPORT CUresult
-cuStreamGetDevice_ptsz(CUstream hStream, CUdevice *device)
-{
-    return get_device(hStream, device, FDC_STREAM_PER_THREAD_ZERO);
-}
+QUESTION(cuStreamGetFlags, unsigned int, stream->flags)
+QUESTION(cuStreamGetPriority, int, stream->priority)
+QUESTION(cuStreamGetId, unsigned long long, stream->id)
+QUESTION(cuStreamGetDevice, CUdevice, stream->object.context->device->ordinal)
+QUESTION(cuStreamGetCtx, CUcontext,
+         (CUcontext)(uintptr_t)stream->object.context->object.handle)
 
 static CUresult
 get_context(CUstream value, CUcontext *context, CUgreenCtx *green, unsigned how)
@@ -605,29 +517,9 @@ get_context(CUstream value, CUcontext *context, CUgreenCtx *green, unsigned how)
     return CUDA_SUCCESS;
 }
 
-FDC_EXPORT CUresult
-cuStreamGetCtx(CUstream hStream, CUcontext *pctx)
-{
-    return get_context(hStream, pctx, NULL, 0);
-}
-
-FDC_EXPORT CUresult
-cuStreamGetCtx_ptsz(CUstream hStream, CUcontext *pctx)
-{
-    return get_context(hStream, pctx, NULL, FDC_STREAM_PER_THREAD_ZERO);
-}
-
-FDC_EXPORT CUresult
-cuStreamGetCtx_v2(CUstream hStream, CUcontext *pCtx, CUgreenCtx *pGreenCtx)
-{
-    return get_context(hStream, pCtx, pGreenCtx, 0);
-}
-
-FDC_EXPORT CUresult
-cuStreamGetCtx_v2_ptsz(CUstream hStream, CUcontext *pCtx, CUgreenCtx *pGreenCtx)
-{
-    return get_context(hStream, pCtx, pGreenCtx, FDC_STREAM_PER_THREAD_ZERO);
-}
+FDC_TWINS(cuStreamGetCtx_v2, _ptsz,
+          (CUstream hStream, CUcontext * pCtx, CUgreenCtx *pGreenCtx),
+          get_context(hStream, pCtx, pGreenCtx, how))
 
 FDC_EXPORT CUresult
 cuStreamGetGreenCtx(CUstream hStream, CUgreenCtx *phCtx)
