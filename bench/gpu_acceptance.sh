@@ -3,7 +3,8 @@
 # assumes of it, runs the programs of tests/e2e on the driver and through a server, and
 # measures what remoting costs real programs. No network is needed.
 #
-#   bench/gpu_acceptance.sh [--wheels DIR] [--out DIR] [--seconds N] [--driver PATH] [STAGE ...]
+#   bench/gpu_acceptance.sh [--wheels DIR] [--out DIR] [--seconds N] [--driver PATH]
+#                           [--workloads NAME,NAME] [STAGE ...]
 #
 # Stages: assumptions, tests, golden, calls, models; all of them unless some are named.
 # --wheels has the Python packages that this machine lacks (pycapnp, say); PyTorch and
@@ -12,14 +13,14 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-wheels='' out=build/gpu/out seconds=540 driver=()
+wheels='' out=build/gpu/out seconds=540 more=()
 while [ $# -gt 0 ]; do
     case $1 in
     --wheels) wheels=$2; shift 2 ;;
     --out) out=$2; shift 2 ;;
     --seconds) seconds=$2; shift 2 ;;
-    --driver) driver=(--driver "$2"); shift 2 ;;
-    -*) sed -n 6p "$0" >&2; exit 2 ;;
+    --driver | --workloads) more+=("$1" "$2"); shift 2 ;;
+    -*) sed -n 6,7p "$0" >&2; exit 2 ;;
     *) break ;;
     esac
 done
@@ -50,4 +51,4 @@ fi
 echo "built in $((SECONDS - started)) s"
 export PYTHONUNBUFFERED=1
 exec "$venv/bin/python" -m bench.gpu.acceptance --out "$out" \
-    --seconds $((seconds - SECONDS + started)) "${driver[@]}" "$@"
+    --seconds $((seconds - SECONDS + started)) "${more[@]}" "$@"

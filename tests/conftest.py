@@ -1,11 +1,20 @@
 """Fixtures of every test below."""
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support import Server, compile_c, start_server
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Failures into the file of FD_TEST_FAILURES as they come: a run may be cut off."""
+    file = os.environ.get("FD_TEST_FAILURES")
+    if file and report.failed and not hasattr(report, "node"):
+        with open(file, "a") as out:
+            out.write(f"==== {report.nodeid} ({report.when})\n{report.longreprtext}\n")
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import ctypes.util
 import json
 import os
 import select
+import signal
 import statistics
 import subprocess
 import sys
@@ -41,6 +42,16 @@ CALLS = (
     ("up 64 MiB pinned", f"pinup {64 << 20} 8", 8, False),
     ("down 64 MiB pinned", f"pindown {64 << 20} 8", 8, False),
 )
+
+
+# All programs of the tour at once, before several processes of pytest want them.
+BUILD_TOUR = """
+import os
+from concurrent.futures import ThreadPoolExecutor
+from tests.e2e.test_tour import NAMES, build
+with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    print(*filter(None, pool.map(build, NAMES)))
+"""
 
 
 class Ended(Exception):
@@ -95,6 +106,7 @@ class Asked:
 class Acceptance:
     def __init__(self, out: Path, driver: str, seconds: float) -> None:
         self.out, self.driver = out, driver
+        self.workloads = [name for name, _ in MODELS]
         self.deadline = time.monotonic() + seconds
         self.results: dict[str, object] = {}
         self.table: list[str] = []
@@ -111,12 +123,17 @@ class Acceptance:
                                 stdin=subprocess.DEVNULL)
 
     def finish(self, process: subprocess.Popen[bytes], seconds: float) -> int | None:
+        """Its exit status; None: it was interrupted, so that it sums up, then killed."""
         try:
             return process.wait(max(seconds, 1))
         except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGINT)
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-            return None
+        return None
 
     def save(self) -> None:
         (self.out / "results.json").write_text(json.dumps(self.results, indent=1))
@@ -142,12 +159,16 @@ class Acceptance:
         """The test programs, and the conformance kernels, at the same time."""
         running = {}
         if tests:
+            subprocess.run([sys.executable, "-c", BUILD_TOUR], cwd=ROOT, check=False,
+                           env={**os.environ, "FD_TEST_DRIVER": self.driver})
             options = ["-n", str(min(os.cpu_count() or 1, 8)), "--timeout", "120",
                        # compiles for minutes, and is about the CPU device's engine
                        "-k", "not cupy_sweep"]
             running["tests"] = self.start(
                 "tests", [sys.executable, "-m", "pytest", "-q", "-ra", *options,
-                          "tests/e2e"], {"FD_TEST_DRIVER": self.driver})
+                          "tests/e2e"],
+                {"FD_TEST_DRIVER": self.driver,
+                 "FD_TEST_FAILURES": str(self.out / "failures.log")})
         if golden:
             running["golden"] = self.start(
                 "golden", [sys.executable, "-m", "tests.conformance", "--driver",
@@ -286,6 +307,8 @@ class Acceptance:
             found = self.results.setdefault("models", {})
             assert isinstance(found, dict)
             for name, count in MODELS:
+                if name not in self.workloads:
+                    continue
                 if self.left() < 20:
                     self.table.append(f"| {name} | no time left |")
                     continue
@@ -293,14 +316,15 @@ class Acceptance:
 
                 def figure(answer: str, count: int = count) -> float:
                     word, checksum = answer.split(maxsplit=1)
+                    if word == "failed":
+                        raise ValueError(checksum)
                     sums.setdefault(checksum, []).append(word)
                     return float(word) / count
 
                 taken = self.rounds(roads, name, f"{name} {count}", 5, figure, 90)
                 found[name] = {"seconds": taken, "checksums": list(sums)}
                 self.row(name, taken, 1e3, "ms")
-                if len(sums) > 6:
-                    print(f"{name}: checksums {list(sums)[:8]}")
+                print(f"{name}: {len(sums)} checksums {list(sums)[:8]}")
         finally:
             self.stop(roads)
 
@@ -329,12 +353,14 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=540)
     parser.add_argument("--driver", default=system_driver())
+    parser.add_argument("--workloads", default=",".join(name for name, _ in MODELS))
     parser.add_argument("stages", nargs="*", metavar="STAGE", help=", ".join(STAGES))
     given = parser.parse_args()
     wanted = given.stages or list(STAGES)
     if unknown := [stage for stage in wanted if stage not in STAGES]:
         parser.error(f"no stage is called {unknown[0]}: {', '.join(STAGES)}")
     accept = Acceptance(given.out.absolute(), given.driver, given.seconds)
+    accept.workloads = given.workloads.split(",")
     accept.table.append(f"{card()}; driver library {given.driver}")
     print(accept.table[0], flush=True)
     stages: list[tuple[str, Callable[[], None]]] = [

@@ -439,18 +439,11 @@ ask_queue(void)
 }
 
 static void
-bump(void *arg)
-{
-    __atomic_add_fetch((int *)arg, 1, __ATOMIC_SEQ_CST);
-}
-
-static void
 ask_events(void)
 {
     struct gate first = GATE, second = GATE;
     CUstream a, b;
     CUevent e;
-    int n = 0;
 
     NEED(cuStreamCreate(&a, CU_STREAM_NON_BLOCKING));
     NEED(cuStreamCreate(&b, CU_STREAM_NON_BLOCKING));
@@ -458,18 +451,46 @@ ask_events(void)
     NEED(cuLaunchHostFunc(a, gate_wait, &first));
     NEED(cuEventRecord(e, a));
     NEED(cuStreamWaitEvent(b, e, 0));
-    NEED(cuLaunchHostFunc(b, bump, &n));
     NEED(cuLaunchHostFunc(a, gate_wait, &second));
     NEED(cuEventRecord(e, a));
+    usleep(100000);
+    say(p_cuStreamQuery(b) == CUDA_ERROR_NOT_READY, "a stream waits for an event");
     gate_open(&first);
     usleep(200000);
-    say(__atomic_load_n(&n, __ATOMIC_SEQ_CST) == 1,
+    say(p_cuStreamQuery(b) == CUDA_SUCCESS,
         "a wait holds for the recording at the time of the call");
     say(p_cuEventQuery(e) == CUDA_ERROR_NOT_READY,
         "the later recording is not done yet");
     NEED(cuEventDestroy_v2(e));
     say(1, "an event may be destroyed while work is to record it");
     gate_open(&second);
+    NEED(cuStreamSynchronize(a));
+    NEED(cuStreamSynchronize(b));
+    NEED(cuStreamDestroy_v2(a));
+    NEED(cuStreamDestroy_v2(b));
+}
+
+static void
+bump(void *arg)
+{
+    __atomic_add_fetch((int *)arg, 1, __ATOMIC_SEQ_CST);
+}
+
+static void
+ask_host_functions(void)
+{
+    struct gate gate = GATE;
+    CUstream a, b;
+    int n = 0;
+
+    NEED(cuStreamCreate(&a, CU_STREAM_NON_BLOCKING));
+    NEED(cuStreamCreate(&b, CU_STREAM_NON_BLOCKING));
+    NEED(cuLaunchHostFunc(a, gate_wait, &gate));
+    NEED(cuLaunchHostFunc(b, bump, &n));
+    usleep(200000);
+    printf("INFO  a host function %s behind one of another stream\n",
+           __atomic_load_n(&n, __ATOMIC_SEQ_CST) ? "does not wait" : "waits");
+    gate_open(&gate);
     NEED(cuStreamSynchronize(a));
     NEED(cuStreamSynchronize(b));
     NEED(cuStreamDestroy_v2(a));
@@ -634,6 +655,7 @@ main(int argc, char **argv)
     ask_copies_back();
     ask_queue();
     ask_events();
+    ask_host_functions();
     ask_free();
     ask_capture();
     ask_graphs();
