@@ -1,6 +1,6 @@
 /*
- * Contexts of a session. The context of index 1 + n is the primary context of the lease's
- * device n; others are made by the program. Each open context has a non-blocking stream of
+ * Contexts of a session. From contexts_first on, agreed at attach, are the primary contexts
+ * of the lease's devices; others are made by the program. Each open context has a non-blocking stream of
  * the worker's own: to wait for "everything so far", that stream waits for an event on
  * every stream that had work, so nothing context-wide is ever called and the NULL stream
  * is left alone while something is being captured.
@@ -46,7 +46,7 @@ fdc_context_at(struct fdc_serve *serve, uint32_t index)
 struct fdc_ctx *
 fdc_context_of_device(struct fdc_serve *serve, int device)
 {
-    return fdc_context_at(serve, 1u + (uint32_t)device);
+    return fdc_context_at(serve, fdc_load_relaxed(&serve->contexts_first) + (uint32_t)device);
 }
 
 CUresult
@@ -290,7 +290,7 @@ primary_open(struct fdc_serve *serve, uint64_t handle, int device)
 
     if (fdc_slot_find(serve, FDC_KIND_CONTEXT, handle) != NULL)
         return CUDA_SUCCESS;
-    ctx = context_new(serve, 1u + (uint32_t)device, device, true);
+    ctx = context_new(serve, FDC_HANDLE_INDEX(handle), device, true);
     if (ctx == NULL)
         return CUDA_ERROR_OUT_OF_MEMORY;
     result = driver->cuDevicePrimaryCtxRetain(&value, serve->device[device]);
@@ -310,7 +310,8 @@ fdc_server_call_fdcContextOpen(struct fdc_request *request,
     CUresult result = CUDA_ERROR_INVALID_DEVICE;
 
     if (req->device >= 0 && req->device < serve->limits.devices &&
-        req->context == FDC_HANDLE(FDC_KIND_CONTEXT, 1, 1 + req->device)) {
+        req->context == FDC_HANDLE(FDC_KIND_CONTEXT, 1,
+                                   fdc_load_relaxed(&serve->contexts_first) + (uint32_t)req->device)) {
         pthread_mutex_lock(&serve->context_lock);
         result = primary_open(serve, req->context, req->device);
         pthread_mutex_unlock(&serve->context_lock);
@@ -331,7 +332,7 @@ fdc_server_call_fdcContextCreate(struct fdc_request *request,
     if (req->device < 0 || req->device >= serve->limits.devices)
         goto answer;
     result = CUDA_ERROR_INVALID_HANDLE;
-    if (index <= FDC_DEVICES_MAX || FDC_HANDLE_KIND(req->context) != FDC_KIND_CONTEXT ||
+    if (index - fdc_load_relaxed(&serve->contexts_first) < FDC_DEVICES_MAX || FDC_HANDLE_KIND(req->context) != FDC_KIND_CONTEXT ||
         fdc_context_at(serve, index) != NULL)
         goto answer;
     result = serve->driver->cuCtxCreate_v2(&value, req->flags, serve->device[req->device]);

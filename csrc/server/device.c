@@ -111,6 +111,12 @@ fdc_server_call_fdcAttach(struct fdc_request *request, const struct fdc_req_fdcA
     void *snapshot;
     int err;
 
+    if (!fdc_memory_range(request->serve, req->range, req->range_size)) {
+        fdc_request_answer(request, CUDA_ERROR_INVALID_VALUE, NULL, 0);
+        return 0;
+    }
+    if (req->contexts != 0)
+        fdc_store_relaxed(&request->serve->contexts_first, req->contexts);
     snapshot = fdc_snapshot_make(request->serve, &size, &result);
     if (snapshot == NULL) {
         fdc_request_answer(request, result, NULL, 0);

@@ -47,6 +47,7 @@ struct fdc_memory {
     size_t maps, room;
     struct piece *global;               /* module variables that were asked for */
     size_t globals;
+    uint64_t base, part;                /* addresses: of device 0's part on, of each part */
     uint64_t used[FDC_DEVICES_MAX], limit[FDC_DEVICES_MAX];
     uint64_t granularity[FDC_DEVICES_MAX];
 };
@@ -80,6 +81,38 @@ granularity_of(struct fdc_serve *serve, int device)
     return granularity;
 }
 
+/* What each device has of a range: enough for several times its memory. */
+static uint64_t
+part_of(uint64_t size, int devices)
+{
+    size /= (uint64_t)devices;
+    size = size < PER_DEVICE ? size : PER_DEVICE;
+    return size - size % PIECE_MIN;
+}
+
+bool
+fdc_memory_range(struct fdc_serve *serve, uint64_t base, uint64_t size)
+{
+    struct fdc_memory *memory = serve->memory;
+    uint64_t part;
+    bool fits;
+
+    if (size == 0)
+        return true;
+    part = part_of(size, serve->limits.devices);
+    fits = base >= RANGE_LO && base < RANGE_HI && size <= RANGE_HI - base &&
+           base % PIECE_MIN == 0 && part != 0;
+    pthread_mutex_lock(&memory->lock);
+    if (memory->pieces != 0)            /* it had to be said before */
+        fits = fits && memory->base == base && memory->part == part;
+    if (fits) {
+        memory->base = base;
+        memory->part = part;
+    }
+    pthread_mutex_unlock(&memory->lock);
+    return fits;
+}
+
 struct fdc_memory *
 fdc_memory_new(struct fdc_serve *serve)
 {
@@ -89,6 +122,8 @@ fdc_memory_new(struct fdc_serve *serve)
     if (memory == NULL)
         return NULL;
     pthread_mutex_init(&memory->lock, NULL);
+    memory->base = RANGE_LO;
+    memory->part = part_of(RANGE_HI - RANGE_LO, serve->limits.devices);
     for (int i = 0; i < serve->limits.devices; i++) {
         total = 0;
         serve->driver->cuDeviceTotalMem_v2(&total, serve->device[i]);
@@ -194,18 +229,21 @@ fdc_memory_let_go(struct fdc_serve *serve, struct fdc_memory_held *held)
 
 /* ---- pieces ---- */
 
-/* Reserves at the hint. Takes what the driver gives if it lies in the range, or at all. */
+/* Reserves at the hint. Takes what the driver gives if it lies in the session's range, or at
+ * all. */
 static CUresult
 reserve(struct fdc_serve *serve, uint64_t hint, uint64_t size, bool anywhere, uint64_t *base)
 {
     const struct fdc_driver *driver = serve->driver;
+    uint64_t lo = serve->memory->base;
+    uint64_t hi = lo + (uint64_t)serve->limits.devices * serve->memory->part;
     CUdeviceptr got = 0;
     CUresult result;
 
     result = driver->cuMemAddressReserve(&got, size, 0, hint, 0);
     if (result != CUDA_SUCCESS)
         return result;
-    if (got == hint || anywhere || (got >= RANGE_LO && got <= RANGE_HI - size)) {
+    if (got == hint || anywhere || (got >= lo && got <= hi - size)) {
         *base = got;
         return CUDA_SUCCESS;
     }
@@ -218,29 +256,30 @@ fdc_memory_piece(struct fdc_serve *serve, int device, uint64_t size, uint64_t *b
                  uint64_t *got)
 {
     struct fdc_memory *memory = serve->memory;
-    uint64_t start = RANGE_LO + ((uint64_t)device & 15) * PER_DEVICE, offset = 0;
-    uint64_t floor, wanted = size;
+    uint64_t floor, wanted = size, start, part, step, offset = 0;
     CUresult result = CUDA_ERROR_NOT_FOUND;
 
     *base = *got = 0;
     if (memory->granularity[device] == 0)
         return;
     pthread_mutex_lock(&memory->lock);
-    if (memory->pieces == PIECES_MAX || size > PER_DEVICE)
+    part = memory->part;
+    start = memory->base + (uint64_t)device * part;
+    if (memory->pieces == PIECES_MAX || size > part)
         goto unlock;
     floor = FDC_ALIGN_UP(size > PIECE_MIN ? size : PIECE_MIN, 2ull << 20);
     size = 2 * memory->limit[device] > PIECE ? 2 * memory->limit[device] : PIECE;
     size = FDC_ALIGN_UP(size > floor ? size : floor, PIECE_MIN);
+    step = FDC_ALIGN_UP(part / 8, 2ull << 20);
     for (int i = 0; i < memory->pieces; i++)
         if (memory->piece[i].device == device && memory->piece[i].base >= start &&
-            memory->piece[i].base < start + PER_DEVICE)
+            memory->piece[i].base < start + part)
             offset = memory->piece[i].base + memory->piece[i].size - start;
     /* Smaller ones, then other places, before whatever the driver gives. */
     for (; size >= floor && result != CUDA_SUCCESS; size /= 2) {
-        for (int i = 0; i < 4 && result != CUDA_SUCCESS; i++)
-            if (offset + size <= PER_DEVICE)
-                result = reserve(serve, start + ((offset + (uint64_t)i * (PER_DEVICE / 8)) &
-                                                 (PER_DEVICE - 1)), size, false, base);
+        for (uint64_t i = 0; i < 4 && result != CUDA_SUCCESS; i++)
+            if (offset + i * step + size <= part)
+                result = reserve(serve, start + offset + i * step, size, false, base);
         if (result != CUDA_SUCCESS)
             result = reserve(serve, 0, size, true, base);
         if (result == CUDA_SUCCESS)

@@ -174,6 +174,8 @@ void fdc_wait_hand_over(struct fdc_serve *serve);
 
 struct fdc_memory;
 struct fdc_memory *fdc_memory_new(struct fdc_serve *serve);
+/* Where its memory shall lie, said before any does; false: it cannot. */
+bool fdc_memory_range(struct fdc_serve *serve, uint64_t base, uint64_t size);
 void fdc_memory_free(struct fdc_serve *serve);          /* gives everything back */
 void fdc_memory_piece(struct fdc_serve *serve, int device, uint64_t size, uint64_t *base,
                       uint64_t *got);
@@ -280,6 +282,7 @@ struct fdc_serve {
     struct fdc_slots *slots;            /* [FDC_KINDS] */
     pthread_mutex_t context_lock;       /* opening and closing contexts, the list */
     struct fdc_ctx *contexts;
+    uint32_t contexts_first;            /* index of device 0's primary context, atomic */
     uint32_t epoch;                     /* counts destroyed contexts, atomic */
     uint32_t captures;                  /* under way, atomic */
 

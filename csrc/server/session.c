@@ -46,6 +46,7 @@ fdc_serve_new(const struct fdc_driver *driver, struct fdc_link *link,
     serve->link = link;
     serve->limits = *limits;
     serve->print_fd = serve->error_fd = -1;
+    serve->contexts_first = 1;
     if (locks_new(serve))
         goto err_free;
 

@@ -1,7 +1,8 @@
 /*
- * Attaching: FD_SESSION names a private file that says where the worker is and holds the
- * secret to prove. Connects, does the handshake of fdc/attach.h, makes the link, fetches
- * the snapshot of the devices. The reason of a failure is logged once.
+ * Attaching: FD_SESSION names a private file that says where the workers are, one a server,
+ * and holds the secrets to prove. Connects to each, does the handshake of fdc/attach.h,
+ * makes the link, agrees on addresses and fetches the snapshot of the devices. The reason
+ * of a failure is logged once.
  */
 #include "process.h"
 
@@ -11,6 +12,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
@@ -23,9 +25,16 @@
 
 #define CONNECT_MS 10000
 #define HANDSHAKE_US 60000000 /* a worker may have to start */
-#define FILE_MAX 4096
+#define FILE_MAX 65536
 
+#define RANGE_LO 0x400000000000ull /* device addresses of all sessions */
+#define RANGE_HI 0x500000000000ull
+#define RANGE_UNIT (1ull << 30)
+
+/* One server's part of the file. */
 struct place {
+    char server[64]; /* what people call it */
+    uint32_t gpus;   /* how many the lease has */
     uint8_t lease[16], secret[32];
     bool lease_known, secret_known;
     char unix_path[108];
@@ -34,14 +43,23 @@ struct place {
     enum fdc_road road; /* 0: whatever there is */
 };
 
-/* Why there is no session, for people. */
+struct range {
+    uint64_t base, size;
+};
+
+struct places {
+    struct place one[FDC_SESSIONS];
+    int count;
+};
+
+/* Why there is no session, for people. place: whose, NULL where it is nobody's. */
 static CUresult
-no_session(const char *what, int err)
+no_session(const struct place *place, const char *what, int err)
 {
-    if (err != 0)
-        fdc_log(FDC_LOG_ERROR, "no session: %s: %s", what, strerror(-err));
-    else
-        fdc_log(FDC_LOG_ERROR, "no session: %s", what);
+    const char *server = place != NULL ? place->server : "";
+
+    fdc_log(FDC_LOG_ERROR, "no session%s%s: %s%s%s", server[0] != '\0' ? " with " : "",
+            server, what, err != 0 ? ": " : "", err != 0 ? strerror(-err) : "");
     return CUDA_ERROR_NO_DEVICE;
 }
 
@@ -80,10 +98,11 @@ road_from(const char *text, enum fdc_road *road)
     return true;
 }
 
-/* One line, key and value. Unknown keys are for others. */
+/* One line, key and value; "server" begins a server's part. Unknown keys are for others. */
 static bool
-place_line(struct place *place, char *line)
+place_line(struct places *places, char *line)
 {
+    struct place *place = &places->one[places->count - 1];
     char *save = NULL;
     char *key = strtok_r(line, " \t\r", &save);
     char *value = key != NULL ? strtok_r(NULL, " \t\r", &save) : NULL;
@@ -93,6 +112,15 @@ place_line(struct place *place, char *line)
         return true;
     if (value == NULL)
         return false;
+    if (strcmp(key, "server") == 0) {
+        if (place->server[0] != '\0') {
+            if (places->count == FDC_SESSIONS)
+                return false;
+            place = &places->one[places->count++];
+        }
+        snprintf(place->server, sizeof(place->server), "%s", value);
+        return true;
+    }
     if (strcmp(key, "lease") == 0)
         return place->lease_known = from_hex(value, place->lease, sizeof(place->lease));
     if (strcmp(key, "secret") == 0)
@@ -110,6 +138,9 @@ place_line(struct place *place, char *line)
             return false;
         strcpy(place->host, value);
         strcpy(place->port, more);
+    } else if (strcmp(key, "gpus") == 0) {
+        place->gpus = (uint32_t)strtoul(value, NULL, 10);
+        return place->gpus >= 1 && place->gpus <= 64;
     } else if (strcmp(key, "fd") == 0) {
         place->fd[0] = atoi(value);
         place->fd[1] = more != NULL ? atoi(more) : -1;
@@ -119,38 +150,54 @@ place_line(struct place *place, char *line)
 }
 
 static CUresult
-place_read(const char *path, struct place *place)
+places_parse(const char *path, struct places *places, char *text)
 {
-    char text[FILE_MAX + 1], *line, *save = NULL;
-    struct stat status;
-    ssize_t got;
-    int fd, number = 0;
+    char *line, *save = NULL;
+    int number = 0;
 
-    fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
-    if (fd < 0)
-        return no_session(path, -errno);
-    if (fstat(fd, &status) != 0 || !S_ISREG(status.st_mode) ||
-        (status.st_mode & (S_IRWXG | S_IRWXO)) != 0) {
-        close(fd);
-        return no_session("the file of FD_SESSION may be read by others", 0);
-    }
-    got = read(fd, text, FILE_MAX);
-    close(fd);
-    if (got < 0)
-        return no_session(path, -errno);
-    text[got] = '\0';
     for (line = strtok_r(text, "\n", &save); line != NULL;
          line = strtok_r(NULL, "\n", &save)) {
         number++;
-        if (!place_line(place, line)) {
-            explicit_bzero(text, sizeof(text));
+        if (!place_line(places, line)) {
             fdc_log(FDC_LOG_ERROR, "no session: %s: line %d is not understood", path,
                     number);
             return CUDA_ERROR_NO_DEVICE;
         }
     }
-    explicit_bzero(text, sizeof(text));
     return CUDA_SUCCESS;
+}
+
+static CUresult
+places_read(const char *path, struct places *places)
+{
+    struct stat status;
+    CUresult result;
+    ssize_t got;
+    char *text;
+    int fd;
+
+    fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
+    if (fd < 0)
+        return no_session(NULL, path, -errno);
+    if (fstat(fd, &status) != 0 || !S_ISREG(status.st_mode) ||
+        (status.st_mode & (S_IRWXG | S_IRWXO)) != 0) {
+        close(fd);
+        return no_session(NULL, "the file of FD_SESSION may be read by others", 0);
+    }
+    text = calloc(1, FILE_MAX + 1);
+    if (text == NULL) {
+        close(fd);
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    }
+    got = read(fd, text, FILE_MAX);
+    if (got < 0)
+        result = no_session(NULL, path, -errno);
+    else
+        result = places_parse(path, places, text);
+    close(fd);
+    explicit_bzero(text, FILE_MAX);
+    free(text);
+    return result;
 }
 
 /* ---- connecting ---- */
@@ -308,21 +355,20 @@ handshake(int fd, const struct place *place, uint32_t kind, enum fdc_road road,
     struct fdc_attach_hello hello;
     struct fdc_attach_request request = {.magic = FDC_ATTACH_MAGIC};
     struct fdc_attach_answer answer;
-    char theirs[17], ours[17];
+    char theirs[17], ours[17], differ[96];
     int err;
 
     err = fdc_sock_read(fd, &hello, sizeof(hello), HANDSHAKE_US);
     if (err)
-        return no_session("the server does not greet", err);
+        return no_session(place, "the server does not greet", err);
     if (hello.magic != FDC_ATTACH_MAGIC || hello.version != 1)
-        return no_session("the server speaks another language", 0);
+        return no_session(place, "the server speaks another language", 0);
     if (memcmp(hello.protocol, protocol, sizeof(protocol)) != 0) {
         hash_text(hello.protocol, theirs);
         hash_text(protocol, ours);
-        fdc_log(FDC_LOG_ERROR,
-                "no session: the server's protocol is %s, this client's %s", theirs,
-                ours);
-        return CUDA_ERROR_NO_DEVICE;
+        snprintf(differ, sizeof(differ),
+                 "the server's protocol is %s, this client's %s", theirs, ours);
+        return no_session(place, differ, 0);
     }
     request.kind = kind;
     request.road = road;
@@ -331,39 +377,39 @@ handshake(int fd, const struct place *place, uint32_t kind, enum fdc_road road,
     memcpy(request.session, session, 16);
     memcpy(request.protocol, protocol, 32);
     if (getrandom(request.nonce, 32, 0) != 32)
-        return no_session("no random numbers", -errno);
+        return no_session(place, "no random numbers", -errno);
     program_name(request.program, sizeof(request.program));
     prove_client(place, &hello, &request);
     err = fdc_sock_write(fd, &request, sizeof(request));
     if (!err)
         err = fdc_sock_read(fd, &answer, sizeof(answer), HANDSHAKE_US);
     if (err)
-        return no_session("the server hangs up", err);
+        return no_session(place, "the server hangs up", err);
     if (answer.magic != FDC_ATTACH_MAGIC)
-        return no_session("the server's answer makes no sense", 0);
+        return no_session(place, "the server's answer makes no sense", 0);
     if (answer.error != 0) {
         answer.reason[sizeof(answer.reason) - 1] = '\0';
-        return no_session(answer.reason, 0);
+        return no_session(place, answer.reason, 0);
     }
     if (!proof_of_server(place, &hello, &request, answer.proof))
-        return no_session("the server does not know the lease's secret", 0);
+        return no_session(place, "the server does not know the lease's secret", 0);
     return CUDA_SUCCESS;
 }
 
 static CUresult
-await_ready(int fd)
+await_ready(const struct place *place, int fd)
 {
     struct fdc_attach_ready ready;
     int err;
 
     err = fdc_sock_read(fd, &ready, sizeof(ready), HANDSHAKE_US);
     if (err)
-        return no_session("the worker does not start", err);
+        return no_session(place, "the worker does not start", err);
     if (ready.magic != FDC_ATTACH_MAGIC)
-        return no_session("the worker makes no sense", 0);
+        return no_session(place, "the worker makes no sense", 0);
     if (ready.error != 0) {
         ready.reason[sizeof(ready.reason) - 1] = '\0';
-        return no_session(ready.reason, 0);
+        return no_session(place, ready.reason, 0);
     }
     return CUDA_SUCCESS;
 }
@@ -392,19 +438,20 @@ reach(struct place *place, enum fdc_road *road, int socks[2], int *count)
     if (*road == 0)
         *road = place->unix_path[0] != '\0' ? FDC_ROAD_SHM : FDC_ROAD_TCP;
     if (!place->lease_known || !place->secret_known)
-        return no_session("the file of FD_SESSION names no lease and secret", 0);
+        return no_session(place, "the file of FD_SESSION names no lease and secret", 0);
     if (*road == FDC_ROAD_SHM ? place->unix_path[0] == '\0' : place->host[0] == '\0')
-        return no_session("the file of FD_SESSION has no address for this transport",
+        return no_session(place, "the file of FD_SESSION has no address for this transport",
                           0);
     if (getrandom(session, sizeof(session), 0) != sizeof(session))
-        return no_session("no random numbers", -errno);
+        return no_session(place, "no random numbers", -errno);
 
     do {
         socks[*count] = *road == FDC_ROAD_SHM ? connect_unix(place->unix_path)
                                               : connect_tcp(place->host, place->port);
         if (socks[*count] < 0) {
-            result = no_session(*road == FDC_ROAD_SHM ? place->unix_path : place->host,
-                                socks[*count]);
+            result = no_session(
+                place, *road == FDC_ROAD_SHM ? place->unix_path : place->host,
+                socks[*count]);
             goto err_close;
         }
         (*count)++;
@@ -414,7 +461,7 @@ reach(struct place *place, enum fdc_road *road, int socks[2], int *count)
         if (result != CUDA_SUCCESS)
             goto err_close;
     } while (*road == FDC_ROAD_TCP && *count < 2);
-    result = await_ready(socks[0]);
+    result = await_ready(place, socks[0]);
     if (result == CUDA_SUCCESS)
         return CUDA_SUCCESS;
 
@@ -442,7 +489,7 @@ snapshot_fits(const struct fdc_snapshot *snapshot, uint64_t size)
 }
 
 static CUresult
-fetch_snapshot(struct fdc_session *session)
+fetch_snapshot(struct fdc_session *session, const struct range *range)
 {
     struct fdc_call call = {.session = session, .id = FDC_ID_fdcAttach};
     struct fdc_rep_fdcAttach reply;
@@ -460,6 +507,9 @@ fetch_snapshot(struct fdc_session *session)
         goto out;
     }
     req->blob = chunk;
+    req->range = range->base;
+    req->range_size = range->size;
+    req->contexts = fdc_context_first(session);
     result = fdc_call_wait(&call, &reply, sizeof(reply));
     if (result != CUDA_SUCCESS)
         goto out;
@@ -486,25 +536,41 @@ said(const char *name)
     return value != NULL && value[0] != '\0' && strcmp(value, "0") != 0;
 }
 
-CUresult
-fdc_attach(struct fdc_session **made)
+/* The session's link is there: everything that has to be known before calls are made. */
+static CUresult
+session_begin(struct fdc_session *session, const struct place *place,
+              const struct range *range)
 {
-    const char *path = getenv("FD_SESSION"), *transport = getenv("FD_TRANSPORT");
-    struct place place = {0};
+    CUresult result;
+    int err;
+
+    session->shared = fdc_link_is_shared(session->link);
+    err = fdc_call_setup(session);
+    if (err)
+        return no_session(place, "no memory", err);
+    result = fdc_stage_make(session);
+    if (result != CUDA_SUCCESS) {
+        no_session(place, "no staging memory", 0);
+        return result;
+    }
+    result = fetch_snapshot(session, range);
+    if (result != CUDA_SUCCESS)
+        return no_session(place, "the worker gives no devices", 0);
+    session->driver_version = session->snapshot->driver_version;
+    return CUDA_SUCCESS;
+}
+
+static CUresult
+attach_one(struct place *place, int number, const struct range *range,
+           struct fdc_session **made)
+{
     struct fdc_session *session;
-    enum fdc_road road;
     int socks[2] = {-1, -1}, count, err;
+    enum fdc_road road;
     CUresult result;
 
-    if (path == NULL || path[0] == '\0')
-        return no_session("FD_SESSION is not set", 0);
-    result = place_read(path, &place);
-    if (result == CUDA_SUCCESS && transport != NULL && transport[0] != '\0' &&
-        !road_from(transport, &place.road))
-        result = no_session("FD_TRANSPORT is not understood", 0);
-    if (result == CUDA_SUCCESS)
-        result = reach(&place, &road, socks, &count);
-    explicit_bzero(place.secret, sizeof(place.secret));
+    result = reach(place, &road, socks, &count);
+    explicit_bzero(place->secret, sizeof(place->secret));
     if (result != CUDA_SUCCESS)
         return result;
 
@@ -513,48 +579,107 @@ fdc_attach(struct fdc_session **made)
         result = CUDA_ERROR_OUT_OF_MEMORY;
         goto err_close;
     }
+    session->number = number;
+    memcpy(session->server, place->server, sizeof(session->server));
     session->sync = said("FD_SYNC") || said("CUDA_LAUNCH_BLOCKING");
     err = fdc_link_client(road, socks, count, &session->link);
     if (err) {
-        result = no_session("the data connection", err);
+        result = no_session(place, "the data connection", err);
         goto err_free;
     }
-    session->shared = fdc_link_is_shared(session->link);
-    err = fdc_call_setup(session);
-    if (err) {
-        result = no_session("no memory", err);
-        goto err_link;
+    result = session_begin(session, place, range);
+    if (result == CUDA_SUCCESS) {
+        *made = session;
+        return CUDA_SUCCESS;
     }
-    result = fdc_stage_make(session);
-    if (result != CUDA_SUCCESS) {
-        no_session("no staging memory", 0);
-        goto err_link;
-    }
-    result = fetch_snapshot(session);
-    if (result != CUDA_SUCCESS) {
-        result = no_session("the worker gives no devices", 0);
-        goto err_link;
-    }
-    session->driver_version = session->snapshot->driver_version;
-    fdc_session_devices(session, getenv("CUDA_VISIBLE_DEVICES"));
-    err = fdc_context_setup(session);
-    if (err) {
-        result = CUDA_ERROR_OUT_OF_MEMORY;
-        goto err_link;
-    }
-    fdc_stats_setup(session);
-    fdc_log(FDC_LOG_INFO, "session is open: %d devices over %s", session->devices,
-            session->shared ? "shared memory" : "a connection");
-    *made = session;
-    return CUDA_SUCCESS;
-
-err_link:
     fdc_link_free(session->link); /* the session's few KiB stay: this happens once */
     return result;
+
 err_free:
     free(session);
 err_close:
     while (count > 0)
         close(socks[--count]);
     return result;
+}
+
+/* Each server has a part of the addresses that goes with how many GPUs it lends. */
+static void
+share_out(const struct places *places, struct range *range)
+{
+    uint64_t at = RANGE_LO, part;
+    uint32_t all = 0;
+    int i;
+
+    for (i = 0; i < places->count; i++)
+        all += places->one[i].gpus != 0 ? places->one[i].gpus : 1;
+    for (i = 0; i < places->count; i++) {
+        part = (RANGE_HI - RANGE_LO) / all *
+               (places->one[i].gpus != 0 ? places->one[i].gpus : 1);
+        part -= part % RANGE_UNIT;
+        range[i] = (struct range){at, part};
+        at += part;
+    }
+}
+
+/* To each server; all or none. */
+static CUresult
+attach_all(struct places *places, struct fdc_session **made)
+{
+    struct range range[FDC_SESSIONS];
+    CUresult result = CUDA_SUCCESS;
+    int count;
+
+    share_out(places, range);
+    for (count = 0; count < places->count && result == CUDA_SUCCESS; count++)
+        result = attach_one(&places->one[count], count, &range[count], &made[count]);
+    if (result == CUDA_SUCCESS)
+        return CUDA_SUCCESS;
+    for (count--; count > 0; count--)
+        fdc_link_free(made[count - 1]->link);
+    return result;
+}
+
+CUresult
+fdc_attach(void)
+{
+    const char *path = getenv("FD_SESSION"), *transport = getenv("FD_TRANSPORT");
+    struct places *places;
+    struct fdc_session *session;
+    enum fdc_road road;
+    CUresult result;
+    int i;
+
+    if (path == NULL || path[0] == '\0')
+        return no_session(NULL, "FD_SESSION is not set", 0);
+    places = calloc(1, sizeof(*places));
+    if (places == NULL)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    places->count = 1;
+    result = places_read(path, places);
+    if (result == CUDA_SUCCESS && transport != NULL && transport[0] != '\0') {
+        if (!road_from(transport, &road))
+            result = no_session(NULL, "FD_TRANSPORT is not understood", 0);
+        for (i = 0; i < places->count; i++)
+            places->one[i].road = road;
+    }
+    if (result == CUDA_SUCCESS)
+        result = attach_all(places, fdc_process.session);
+    if (result == CUDA_SUCCESS)
+        fdc_process.sessions = places->count;
+    explicit_bzero(places, sizeof(*places));
+    free(places);
+    if (result != CUDA_SUCCESS)
+        return result;
+
+    fdc_session_devices(getenv("CUDA_VISIBLE_DEVICES"), getenv("CUDA_DEVICE_ORDER"));
+    for (i = 0; (session = fdc_session_at(i)) != NULL; i++) {
+        if (fdc_context_setup(session) != 0)
+            return CUDA_ERROR_OUT_OF_MEMORY;
+        fdc_stats_setup(session);
+        fdc_log(FDC_LOG_INFO, "session is open: %d devices over %s%s%s",
+                session->devices, session->shared ? "shared memory" : "a connection",
+                session->server[0] != '\0' ? " of " : "", session->server);
+    }
+    return CUDA_SUCCESS;
 }

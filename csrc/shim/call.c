@@ -68,32 +68,41 @@ stats_line(const char *line, int size)
         return; /* nobody listens */
 }
 
-/* FD_STATS=1: at exit, what was sent and waited for, by the name of the call. */
+/* FD_STATS=1: at exit, what was sent and waited for, by the name of the call, of all
+ * sessions together. */
 static void
 stats_print(void)
 {
-    struct fdc_session *session = fdc_session_only;
+    unsigned long long messages = 0, waits = 0;
+    struct fdc_session *session;
     char line[160];
     unsigned id;
     int n;
 
-    if (session == NULL || session->stats == NULL || fdc_process.forked)
+    if (fdc_process.forked)
         return;
-    n = snprintf(line, sizeof(line), "fdcore: messages %llu waits %llu\n",
-                 (unsigned long long)fdc_load_relaxed(&session->messages),
-                 (unsigned long long)fdc_load_relaxed(&session->waits));
+    for (int i = 0; (session = fdc_session_at(i)) != NULL; i++) {
+        messages += fdc_load_relaxed(&session->messages);
+        waits += fdc_load_relaxed(&session->waits);
+    }
+    n = snprintf(line, sizeof(line), "fdcore: messages %llu waits %llu\n", messages,
+                 waits);
     stats_line(line, n);
     for (id = 0; id < 0x10000; id++) {
         const char *name;
 
-        if (session->stats->messages[id] == 0)
+        messages = waits = 0;
+        for (int i = 0; (session = fdc_session_at(i)) != NULL; i++) {
+            if (session->stats == NULL)
+                continue;
+            messages += fdc_load_relaxed(&session->stats->messages[id]);
+            waits += fdc_load_relaxed(&session->stats->waits[id]);
+        }
+        if (messages == 0)
             continue;
         name = fdc_call_name((uint16_t)id);
-        n = snprintf(
-            line, sizeof(line), "fdcore: %-36s messages %-8llu waits %llu\n",
-            name != NULL ? name : "?",
-            (unsigned long long)fdc_load_relaxed(&session->stats->messages[id]),
-            (unsigned long long)fdc_load_relaxed(&session->stats->waits[id]));
+        n = snprintf(line, sizeof(line), "fdcore: %-36s messages %-8llu waits %llu\n",
+                     name != NULL ? name : "?", messages, waits);
         stats_line(line, n);
     }
 }
@@ -106,7 +115,7 @@ fdc_stats_setup(struct fdc_session *session)
     if (value == NULL || value[0] == '\0' || strcmp(value, "0") == 0)
         return;
     session->stats = calloc(1, sizeof(*session->stats));
-    if (session->stats != NULL)
+    if (session->stats != NULL && session->number == 0)
         atexit(stats_print);
 }
 
@@ -228,7 +237,7 @@ fdc_ticket_take(struct fdc_session *session, struct fdc_ticket *ticket)
         }
         __atomic_sub_fetch(&tickets->done, 1, __ATOMIC_RELAXED);
         if (fdc_intake_until(session, &tickets->given, seen, -1) == -EPIPE)
-            return fdc_process_check();
+            return (CUresult)fdc_load_relaxed(&session->dead);
     }
 }
 
@@ -334,7 +343,7 @@ fdc_session_kill(struct fdc_session *session, const char *why)
                                      CUDA_ERROR_DEVICE_UNAVAILABLE, false,
                                      __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
         return;
-    fdc_store_relaxed(&fdc_process.state, CUDA_ERROR_DEVICE_UNAVAILABLE);
+    fdc_session_lost();
     fdc_log(FDC_LOG_ERROR, "session is over: %s", why);
     fdc_link_shutdown(session->link);
     pthread_mutex_lock(&session->intake);
@@ -572,9 +581,10 @@ fdc_call_open(struct fdc_call *call, uint16_t id, unsigned needs)
     self = fdc_thread_self();
     if (FDC_UNLIKELY(self->in_hostfn))
         return CUDA_ERROR_NOT_PERMITTED;
-    call->session = fdc_session_only;
+    call->session = fdc_process.session[0];
     call->context = NULL;
     call->id = id;
+    call->bound = false;
     call->result = CUDA_SUCCESS;
     call->msg = NULL;
     call->work = NULL;
@@ -586,13 +596,29 @@ fdc_call_open(struct fdc_call *call, uint16_t id, unsigned needs)
         result = fdc_context_activate(call->context);
         if (result != CUDA_SUCCESS)
             return result;
-        call->session = call->context->device->session;
+        call->session = call->context->object.session;
     } else if (self->depth > 0) {
         call->context = self->stack[self->depth - 1];
+        call->session = call->context->object.session;
     }
     if (FDC_UNLIKELY((needs & FDC_UNSAFE_IN_CAPTURE) != 0 &&
-                     fdc_load_relaxed(&call->session->capturing) != 0))
-        return fdc_capture_guard(call->session);
+                     fdc_load_relaxed(&fdc_process.capturing) != 0))
+        return fdc_capture_guard();
+    return CUDA_SUCCESS;
+}
+
+CUresult
+fdc_call_open_in(struct fdc_call *call, struct fdc_session *session, uint16_t id)
+{
+    CUresult result = fdc_call_open(call, id, FDC_NEEDS_INIT);
+
+    if (result != CUDA_SUCCESS)
+        return result;
+    if (call->session != session) {
+        call->session = session;
+        call->context = NULL;
+    }
+    call->bound = true;
     return CUDA_SUCCESS;
 }
 

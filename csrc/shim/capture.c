@@ -35,15 +35,13 @@ capture_of_id(struct fdc_session *session, uint64_t id)
 
 /* ---- rules that other areas ask for ---- */
 
-CUresult
-fdc_capture_guard(struct fdc_session *session)
+static CUresult
+guard(struct fdc_session *session)
 {
     struct fdc_thread *self = fdc_thread_self();
     struct fdc_capture *capture;
     CUresult result = CUDA_SUCCESS;
 
-    if (self->capture_mode == CU_STREAM_CAPTURE_MODE_RELAXED)
-        return CUDA_SUCCESS;
     pthread_mutex_lock(&session->capture_lock);
     for (capture = session->captures; capture != NULL; capture = capture->next) {
         bool concerned = capture->thread == self->number
@@ -57,6 +55,24 @@ fdc_capture_guard(struct fdc_session *session)
         }
     }
     pthread_mutex_unlock(&session->capture_lock);
+    return result;
+}
+
+/* A capture forbids them to the whole process, on every server's devices. */
+CUresult
+fdc_capture_guard(void)
+{
+    CUresult result = CUDA_SUCCESS, one;
+    struct fdc_session *session;
+
+    if (fdc_load_relaxed(&fdc_process.capturing) == 0 ||
+        fdc_thread_self()->capture_mode == CU_STREAM_CAPTURE_MODE_RELAXED)
+        return CUDA_SUCCESS;
+    for (int i = 0; (session = fdc_session_at(i)) != NULL; i++) {
+        one = guard(session);
+        if (one != CUDA_SUCCESS)
+            result = one;
+    }
     return result;
 }
 
@@ -210,6 +226,7 @@ capture_end(struct fdc_session *session, struct fdc_capture *capture)
         ;
     *link = capture->next;
     __atomic_sub_fetch(&session->capturing, 1, __ATOMIC_RELAXED);
+    __atomic_sub_fetch(&fdc_process.capturing, 1, __ATOMIC_RELAXED);
     free(capture);
 }
 
@@ -273,6 +290,7 @@ begin(CUstream value, CUstreamCaptureMode mode, unsigned how)
     capture->next = session->captures;
     session->captures = capture;
     __atomic_add_fetch(&session->capturing, 1, __ATOMIC_RELAXED);
+    __atomic_add_fetch(&fdc_process.capturing, 1, __ATOMIC_RELAXED);
     __atomic_store_n(&stream->capture, capture, __ATOMIC_RELAXED);
     pthread_mutex_unlock(&session->capture_lock);
 
@@ -424,12 +442,11 @@ status_of(CUstream value, unsigned how, CUstreamCaptureStatus *status, cuuint64_
     result = fdc_process_check();
     if (result != CUDA_SUCCESS)
         return result;
-    session = fdc_session_only;
     if ((uintptr_t)value > 2) {
         stream = fdc_object_find(FDC_KIND_STREAM, value);
         if (stream == NULL)
             return CUDA_ERROR_INVALID_HANDLE;
-    } else if (fdc_load_relaxed(&session->capturing) == 0) {
+    } else if (fdc_load_relaxed(&fdc_process.capturing) == 0) {
         return CUDA_SUCCESS;
     } else {
         result = fdc_call_open(&call, 0, FDC_NEEDS_CONTEXT);
@@ -438,6 +455,7 @@ status_of(CUstream value, unsigned how, CUstreamCaptureStatus *status, cuuint64_
         if (result != CUDA_SUCCESS)
             return result;
     }
+    session = stream->object.session;
     if (fdc_load_relaxed(&session->capturing) == 0)
         return CUDA_SUCCESS;
     pthread_mutex_lock(&session->capture_lock);

@@ -35,13 +35,14 @@ context_new(struct fdc_session *session, struct fdc_device *device)
     return context;
 }
 
-/* The primary contexts: index 1 + n is the worker's device n, visible here or not. */
+/* The primary contexts: the worker's device n has index `first` + n, visible here or not. */
 int
 fdc_context_setup(struct fdc_session *session)
 {
-    uint32_t remote;
+    uint32_t remote, first = fdc_context_first(session);
     int i;
 
+    fdc_handles_skip(FDC_KIND_CONTEXT, first - 1);
     for (remote = 0; remote < session->snapshot->device_count; remote++) {
         struct fdc_device *device = NULL;
         struct fdc_context *context;
@@ -57,7 +58,7 @@ fdc_context_setup(struct fdc_session *session)
             device->primary = context;
     }
     /* The worker keeps these indices for primary contexts. */
-    fdc_handles_skip(FDC_KIND_CONTEXT, FDC_COUNT(session->device));
+    fdc_handles_skip(FDC_KIND_CONTEXT, first + FDC_COUNT(session->device) - 1);
     return 0;
 }
 
@@ -612,6 +613,8 @@ cuCtxSynchronize_v2(CUcontext ctx)
     if (result == CUDA_SUCCESS)
         result = context_of(ctx, &context);
     if (result == CUDA_SUCCESS)
+        result = fdc_call_join(&call, &context->object);
+    if (result == CUDA_SUCCESS)
         result = fdc_context_activate(context);
     if (result == CUDA_SUCCESS)
         result = fdc_capture_refuse_context(context);
@@ -650,7 +653,7 @@ context_create(CUcontext *pctx, unsigned flags, CUdevice dev)
         return CUDA_ERROR_INVALID_DEVICE;
     if (pctx == NULL || !flags_fit(flags))
         return CUDA_ERROR_INVALID_VALUE;
-    context = context_new(fdc_session_only, device);
+    context = context_new(device->session, device);
     if (context == NULL)
         return CUDA_ERROR_OUT_OF_MEMORY;
     context->flags = flags;

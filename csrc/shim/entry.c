@@ -13,24 +13,25 @@ struct fdc_process fdc_process = {
     .state = CUDA_ERROR_NOT_INITIALIZED,
     .init = PTHREAD_MUTEX_INITIALIZER,
 };
-struct fdc_session *fdc_session_only;
 __thread struct fdc_thread *fdc_self;
 
 /* In the child only: nobody else runs here yet. What the parent had is not touched; the
- * child's copy of the link is given up, so that the worker sees the parent's end. */
+ * child's copies of the links are given up, so that the worker sees the parent's end. */
 static void
 forked(void)
 {
-    struct fdc_session *session = fdc_session_only;
+    struct fdc_session *session;
+    int i;
 
     pthread_mutex_init(&fdc_process.init, NULL);
     fdc_handles_reset();
-    if (session != NULL)
+    for (i = 0; (session = fdc_session_at(i)) != NULL; i++)
         fdc_link_abandon(session->link);
-    if (fdc_process.attaching || (session != NULL && fdc_process.initialised))
+    if (fdc_process.attaching || (i > 0 && fdc_process.initialised))
         fdc_process.forked = true;
-    if (session != NULL && !fdc_process.initialised) {
-        fdc_session_only = NULL; /* attached only to learn the version */
+    if (i > 0 && !fdc_process.initialised) {
+        /* attached only to learn the version */
+        fdc_process.sessions = fdc_process.devices = 0;
         memset(fdc_process.handles[FDC_KIND_CONTEXT].chunk, 0,
                sizeof(fdc_process.handles[FDC_KIND_CONTEXT].chunk));
         fdc_process.handles[FDC_KIND_CONTEXT].fresh = 1;

@@ -61,6 +61,9 @@ cuEventDestroy_v2(CUevent hEvent)
     event = fdc_object_find(FDC_KIND_EVENT, hEvent);
     if (event == NULL)
         return CUDA_ERROR_INVALID_HANDLE;
+    result = fdc_call_join(&call, &event->object);
+    if (result != CUDA_SUCCESS)
+        return result;
     call.context = event->object.context;
     req = fdc_call_begin(&call, sizeof(*req));
     if (req == NULL)
@@ -209,11 +212,14 @@ ask(CUevent value, uint16_t id)
     event = fdc_object_find(FDC_KIND_EVENT, value);
     if (event == NULL)
         return CUDA_ERROR_INVALID_HANDLE;
+    result = fdc_call_join(&call, &event->object);
+    if (result != CUDA_SUCCESS)
+        return result;
     if (FDC_UNLIKELY(__atomic_load_n(&event->capture, __ATOMIC_RELAXED) != 0))
         return fdc_capture_refuse_event(call.session, event);
     /* Asking is among the unsafe calls, waiting is not. */
     if (id == FDC_ID_cuEventQuery && fdc_load_relaxed(&call.session->capturing) != 0) {
-        result = fdc_capture_guard(call.session);
+        result = fdc_capture_guard();
         if (result != CUDA_SUCCESS)
             return result;
     }
@@ -271,6 +277,11 @@ cuEventElapsedTime_v2(float *pMilliseconds, CUevent hStart, CUevent hEnd)
     if (start == NULL || end == NULL ||
         ((start->flags | end->flags) & CU_EVENT_DISABLE_TIMING) != 0)
         return CUDA_ERROR_INVALID_HANDLE;
+    result = fdc_call_join(&call, &start->object);
+    if (result == CUDA_SUCCESS)
+        result = fdc_call_join(&call, &end->object);
+    if (result != CUDA_SUCCESS)
+        return result;
     if (__atomic_load_n(&start->capture, __ATOMIC_RELAXED) != 0)
         result = fdc_capture_refuse_event(call.session, start);
     if (result == CUDA_SUCCESS && __atomic_load_n(&end->capture, __ATOMIC_RELAXED) != 0)

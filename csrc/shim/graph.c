@@ -231,6 +231,26 @@ open(struct fdc_call *call, uint16_t id)
     return fdc_call_open(call, id, FDC_NEEDS_CONTEXT);
 }
 
+/* A node and its graph are where the current context is: one worker runs all of it. */
+static CUresult
+at_graph(struct fdc_call *call, const struct fdc_object *object)
+{
+    static uint32_t said;
+
+    if (object == NULL)
+        return CUDA_ERROR_INVALID_HANDLE;
+    if (object->session != call->session)
+        return fdc_refuse("a graph over several servers", &said);
+    return fdc_call_join(call, object);
+}
+
+/* A call that needs no context goes where the graph or node is. */
+static CUresult
+join(struct fdc_call *call, const struct fdc_object *object)
+{
+    return object != NULL ? fdc_call_join(call, object) : CUDA_ERROR_INVALID_HANDLE;
+}
+
 static CUresult
 add(struct fdc_call *call, CUgraphNode *out, CUgraph graph, const CUgraphNode *deps,
     size_t count, const struct body *body, struct fdc_node **made)
@@ -243,8 +263,9 @@ add(struct fdc_call *call, CUgraphNode *out, CUgraph graph, const CUgraphNode *d
 
     if (out == NULL || (count != 0 && deps == NULL) || count > 1u << 16)
         return CUDA_ERROR_INVALID_VALUE;
-    if (graph_find(graph) == NULL)
-        return CUDA_ERROR_INVALID_HANDLE;
+    result = at_graph(call, graph_find(graph));
+    if (result != CUDA_SUCCESS)
+        return result;
     for (size_t i = 0; i < count; i++) {
         struct fdc_node *dep = node_find(deps[i]);
 
@@ -293,10 +314,14 @@ set(struct fdc_call *call, CUgraphExec exec, CUgraphNode handle,
     struct fdc_node *node = node_find(handle);
     struct fdc_req_fdcGraphSet *req;
     struct fdc_reply reply;
+    CUresult result;
 
     if (node == NULL ||
         (exec != NULL && fdc_object_find(FDC_KIND_GRAPH_EXEC, exec) == NULL))
         return CUDA_ERROR_INVALID_HANDLE;
+    result = at_graph(call, &node->object);
+    if (result != CUDA_SUCCESS)
+        return result;
     if (node->type != body->type)
         return CUDA_ERROR_INVALID_VALUE;
     call->id = FDC_ID_fdcGraphSet;
@@ -803,6 +828,9 @@ list_nodes(const struct listing *asked, CUgraphNode *nodes, CUgraphNode *to,
         return result;
     if (count == NULL)
         return CUDA_ERROR_INVALID_VALUE;
+    result = join(&call, graph_find((CUgraph)(uintptr_t)asked->graph));
+    if (result != CUDA_SUCCESS)
+        return result;
     result = list_ask(&call, asked, NULL, 0, &list);
     if (result != CUDA_SUCCESS)
         return result;
@@ -937,8 +965,9 @@ edges_change(CUgraph graph, const CUgraphNode *from, const CUgraphNode *to,
     result = fdc_call_open(&call, FDC_ID_fdcGraphEdges, FDC_NEEDS_INIT);
     if (result != CUDA_SUCCESS)
         return result;
-    if (graph_find(graph) == NULL)
-        return CUDA_ERROR_INVALID_HANDLE;
+    result = join(&call, graph_find(graph));
+    if (result != CUDA_SUCCESS)
+        return result;
     if (count == 0)
         return CUDA_SUCCESS;
     if (from == NULL || to == NULL || count > 1u << 15)
@@ -1036,8 +1065,9 @@ cuGraphDestroyNode(CUgraphNode hNode)
     if (result != CUDA_SUCCESS)
         return result;
     node = node_find(hNode);
-    if (node == NULL)
-        return CUDA_ERROR_INVALID_HANDLE;
+    result = join(&call, node != NULL ? &node->object : NULL);
+    if (result != CUDA_SUCCESS)
+        return result;
     result = forget(&call, &node->object.handle, 1, true);
     if (result == CUDA_SUCCESS)
         node_drop(node);
@@ -1076,8 +1106,9 @@ cuGraphDestroy(CUgraph hGraph)
     if (result != CUDA_SUCCESS)
         return result;
     graph = graph_find(hGraph);
-    if (graph == NULL)
-        return CUDA_ERROR_INVALID_HANDLE;
+    result = join(&call, graph);
+    if (result != CUDA_SUCCESS)
+        return result;
     members = malloc(sizeof(*members));
     if (members == NULL)
         return CUDA_ERROR_OUT_OF_MEMORY;
@@ -1118,8 +1149,9 @@ cuGraphClone(CUgraph *phGraphClone, CUgraph originalGraph)
     result = fdc_call_open(&call, FDC_ID_fdcGraphClone, FDC_NEEDS_INIT);
     if (result != CUDA_SUCCESS)
         return result;
-    if (graph_find(originalGraph) == NULL)
-        return CUDA_ERROR_INVALID_HANDLE;
+    result = join(&call, graph_find(originalGraph));
+    if (result != CUDA_SUCCESS)
+        return result;
     if (phGraphClone == NULL)
         return CUDA_ERROR_INVALID_VALUE;
     clone = fdc_graph_new(call.session, call.context);
@@ -1155,8 +1187,13 @@ cuGraphNodeFindInClone(CUgraphNode *phNode, CUgraphNode hOriginalNode,
     if (result != CUDA_SUCCESS)
         return result;
     original = node_find(hOriginalNode);
-    if (original == NULL || graph_find(hClonedGraph) == NULL)
+    if (original == NULL)
         return CUDA_ERROR_INVALID_HANDLE;
+    result = join(&call, &original->object);
+    if (result == CUDA_SUCCESS)
+        result = join(&call, graph_find(hClonedGraph));
+    if (result != CUDA_SUCCESS)
+        return result;
     if (phNode == NULL)
         return CUDA_ERROR_INVALID_VALUE;
     fresh = node_new(call.session, (uint64_t)(uintptr_t)hClonedGraph, original->type);
@@ -1192,8 +1229,9 @@ cuGraphChildGraphNodeGetGraph(CUgraphNode hNode, CUgraph *phGraph)
     if (result != CUDA_SUCCESS)
         return result;
     node = node_find(hNode);
-    if (node == NULL)
-        return CUDA_ERROR_INVALID_HANDLE;
+    result = join(&call, node != NULL ? &node->object : NULL);
+    if (result != CUDA_SUCCESS)
+        return result;
     if (phGraph == NULL || node->type != CU_GRAPH_NODE_TYPE_GRAPH)
         return CUDA_ERROR_INVALID_VALUE;
     if (node->child == 0) {
@@ -1276,9 +1314,11 @@ cuGraphExecUpdate_v2(CUgraphExec hGraphExec, CUgraph hGraph,
     result = fdc_call_open(&call, FDC_ID_fdcGraphUpdate, FDC_NEEDS_INIT);
     if (result != CUDA_SUCCESS)
         return result;
-    if (fdc_object_find(FDC_KIND_GRAPH_EXEC, hGraphExec) == NULL ||
-        graph_find(hGraph) == NULL)
-        return CUDA_ERROR_INVALID_HANDLE;
+    result = join(&call, fdc_object_find(FDC_KIND_GRAPH_EXEC, hGraphExec));
+    if (result == CUDA_SUCCESS)
+        result = join(&call, graph_find(hGraph));
+    if (result != CUDA_SUCCESS)
+        return result;
     if (resultInfo == NULL)
         return CUDA_ERROR_INVALID_VALUE;
     req = fdc_call_begin(&call, sizeof(*req));

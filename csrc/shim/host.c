@@ -62,10 +62,10 @@ cuMemFreeHost(void *p)
         fdc_call_open(&call, FDC_ID_fdcMark, FDC_NEEDS_INIT | FDC_UNSAFE_IN_CAPTURE);
     if (result != CUDA_SUCCESS || p == NULL)
         return result;
-    if (!fdc_place_find(call.session, (uint64_t)(uintptr_t)p, &place) ||
+    if (!fdc_place_find((uint64_t)(uintptr_t)p, &place) ||
         place.origin != FDC_BY_HOST_ALLOC || place.base != (uint64_t)(uintptr_t)p)
         return CUDA_ERROR_INVALID_VALUE;
-    result = fdc_pending_wait(call.session, p, place.size);
+    result = fdc_pending_wait(p, place.size);
     if (result != CUDA_SUCCESS)
         return result;
     if (fdc_place_del(place.base) != 0)
@@ -122,10 +122,10 @@ cuMemHostUnregister(void *p)
         fdc_call_open(&call, FDC_ID_fdcMark, FDC_NEEDS_INIT | FDC_UNSAFE_IN_CAPTURE);
     if (result != CUDA_SUCCESS)
         return result;
-    if (!fdc_place_find(call.session, (uint64_t)(uintptr_t)p, &place) ||
+    if (!fdc_place_find((uint64_t)(uintptr_t)p, &place) ||
         place.origin != FDC_BY_HOST_REGISTER || place.base != (uint64_t)(uintptr_t)p)
         return CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED;
-    result = fdc_pending_wait(call.session, p, place.size);
+    result = fdc_pending_wait(p, place.size);
     if (result != CUDA_SUCCESS)
         return result;
     return fdc_place_del(place.base) == 0 ? CUDA_SUCCESS
@@ -142,7 +142,7 @@ find_host(void *p, struct fdc_place *place)
     result = fdc_call_open(&call, FDC_ID_fdcMark, FDC_NEEDS_CONTEXT);
     if (result != CUDA_SUCCESS)
         return result;
-    if (!fdc_place_find(call.session, (uint64_t)(uintptr_t)p, place) ||
+    if (!fdc_place_find((uint64_t)(uintptr_t)p, place) ||
         place->where != FDC_HOST_PINNED)
         return CUDA_ERROR_INVALID_VALUE;
     return CUDA_SUCCESS;

@@ -23,6 +23,7 @@ library_open(struct fdc_call *call)
         if (device == NULL)
             return CUDA_ERROR_NO_DEVICE;
         call->context = device->primary;
+        call->session = device->session;
     }
     return fdc_context_activate(call->context);
 }
@@ -114,7 +115,8 @@ cuLibraryUnload(CUlibrary library)
     unit = fdc_object_find(FDC_KIND_LIBRARY, library);
     if (unit == NULL)
         return CUDA_ERROR_INVALID_HANDLE;
-    return fdc_code_unload(&call, unit);
+    result = fdc_call_join(&call, &unit->object);
+    return result == CUDA_SUCCESS ? fdc_code_unload(&call, unit) : result;
 }
 
 FDC_EXPORT CUresult

@@ -100,7 +100,7 @@ copy_up(struct fdc_call *call, struct fdc_stream *stream, uint64_t dst, const ch
 
     if (fdc_stream_capturing(stream))
         return fdc_copy_refuse_capture();
-    result = fdc_pending_wait(session, src, size);
+    result = fdc_pending_wait(src, size);
     if (result != CUDA_SUCCESS)
         return result;
 
@@ -164,7 +164,7 @@ copy_down(struct fdc_call *call, struct fdc_stream *stream, char *dst, uint64_t 
 
     if (fdc_stream_capturing(stream))
         return fdc_copy_refuse_capture();
-    result = fdc_pending_wait(session, dst, size);
+    result = fdc_pending_wait(dst, size);
     if (result != CUDA_SUCCESS)
         return result;
     call->id = FDC_ID_fdcCopyDown;
@@ -251,7 +251,7 @@ static CUresult
 classify(struct fdc_session *session, uint64_t address, uint64_t size, bool device,
          struct fdc_place *place)
 {
-    (void)fdc_place_find(session, address, place);
+    (void)fdc_place_find(address, place);
     if (place->where == FDC_NOWHERE || (device && place->where == FDC_HOST_PAGEABLE))
         return CUDA_ERROR_INVALID_VALUE;
     if (place->where == FDC_DEVICE)

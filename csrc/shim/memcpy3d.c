@@ -91,7 +91,7 @@ linear_end(struct fdc_session *session, const struct form *form, const struct bo
         __builtin_add_overflow(reach, box->width, &reach) || reach > 1ull << 47)
         return CUDA_ERROR_INVALID_VALUE;
 
-    (void)fdc_place_find(session, address + offset, &place);
+    (void)fdc_place_find(address + offset, &place);
     if (place.where == FDC_NOWHERE || (!host && place.where == FDC_HOST_PAGEABLE))
         return CUDA_ERROR_INVALID_VALUE;
     if (place.where == FDC_DEVICE) {
@@ -244,7 +244,7 @@ box_up(struct fdc_call *call, struct fdc_stream *stream, const struct box *box)
     uint64_t put;
     int err;
 
-    result = fdc_pending_wait(session, box->src.bytes, host_span(&box->src, box));
+    result = fdc_pending_wait(box->src.bytes, host_span(&box->src, box));
     if (result != CUDA_SUCCESS)
         return result;
     call->id = FDC_ID_fdcCopy3DUp;
@@ -296,7 +296,7 @@ box_down(struct fdc_call *call, struct fdc_stream *stream, const struct box *box
     struct part part = {0};
     CUresult result, waited;
 
-    result = fdc_pending_wait(session, box->dst.bytes, host_span(&box->dst, box));
+    result = fdc_pending_wait(box->dst.bytes, host_span(&box->dst, box));
     if (result != CUDA_SUCCESS)
         return result;
     memset(&what, 0, sizeof(what));

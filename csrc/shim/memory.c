@@ -12,21 +12,15 @@
 CUresult
 fdc_memory_setup(struct fdc_session *session)
 {
-    struct fdc_memory *memory = calloc(1, sizeof(*memory));
+    struct fdc_memory *memory;
+    CUresult result;
 
+    result = fdc_space_setup();
+    if (result != CUDA_SUCCESS)
+        return result;
+    memory = calloc(1, sizeof(*memory));
     if (memory == NULL)
         return CUDA_ERROR_OUT_OF_MEMORY;
-    memory->places = fdc_ranges_new();
-    memory->ranges = fdc_ranges_new();
-    memory->reserved = fdc_ranges_new();
-    if (memory->places == NULL || memory->ranges == NULL || memory->reserved == NULL) {
-        fdc_ranges_delete(memory->places);
-        fdc_ranges_delete(memory->ranges);
-        fdc_ranges_delete(memory->reserved);
-        free(memory);
-        return CUDA_ERROR_OUT_OF_MEMORY;
-    }
-    pthread_rwlock_init(&memory->lock, NULL);
     pthread_mutex_init(&memory->setup, NULL);
     pthread_mutex_init(&memory->pending_lock, NULL);
     session->memory = memory;
@@ -74,6 +68,7 @@ fence_done(struct fdc_ticket *ticket)
 }
 
 struct contexts {
+    struct fdc_session *session;
     struct fdc_context *context[256];
     int count;
 };
@@ -84,14 +79,15 @@ context_active(void *object, void *user)
     struct fdc_context *context = object;
     struct contexts *contexts = user;
 
-    if (fdc_load_acquire(&context->active) && contexts->count < 256)
+    if (context->object.session == contexts->session &&
+        fdc_load_acquire(&context->active) && contexts->count < 256)
         contexts->context[contexts->count++] = context;
 }
 
 CUresult
 fdc_memory_fence(struct fdc_session *session, bool wait)
 {
-    struct contexts contexts = {.count = 0};
+    struct contexts contexts = {.session = session};
     CUresult result = CUDA_SUCCESS;
     struct fdc_req_fdcFence *req;
     struct fdc_ticket *ticket;
@@ -108,7 +104,7 @@ fdc_memory_fence(struct fdc_session *session, bool wait)
     fence->position = fdc_load_acquire(&session->position);
     fdc_object_each(FDC_KIND_CONTEXT, context_active, &contexts);
     for (int i = 0; i < contexts.count && result == CUDA_SUCCESS; i++) {
-        result = fdc_call_open(&call, FDC_ID_fdcFence, FDC_NEEDS_INIT);
+        result = fdc_call_open_in(&call, session, FDC_ID_fdcFence);
         if (result != CUDA_SUCCESS)
             break;
         ticket = calloc(1, sizeof(*ticket));
@@ -155,7 +151,7 @@ void
 fdc_memory_retire(struct fdc_context *context, uint64_t position)
 {
     struct fdc_session *session = context->device->session;
-    struct contexts contexts = {.count = 0};
+    struct contexts contexts = {.session = session};
 
     if (session->memory == NULL)
         return;
@@ -181,7 +177,7 @@ grow(void *user, uint64_t address, uint64_t size)
     struct fdc_call call;
     CUresult result;
 
-    result = fdc_call_open(&call, FDC_ID_fdcMemGrow, FDC_NEEDS_INIT);
+    result = fdc_call_open_in(&call, device->session, FDC_ID_fdcMemGrow);
     if (result != CUDA_SUCCESS)
         return result;
     req = fdc_call_begin(&call, sizeof(*req));
@@ -196,11 +192,11 @@ grow(void *user, uint64_t address, uint64_t size)
 static void
 shrink(void *user, uint64_t address)
 {
+    struct fdc_device *device = user;
     struct fdc_req_fdcMemShrink *req;
     struct fdc_call call;
 
-    (void)user;
-    if (fdc_call_open(&call, FDC_ID_fdcMemShrink, FDC_NEEDS_INIT) != CUDA_SUCCESS)
+    if (fdc_call_open_in(&call, device->session, FDC_ID_fdcMemShrink) != CUDA_SUCCESS)
         return;
     req = fdc_call_begin(&call, sizeof(*req));
     if (req == NULL)
@@ -219,7 +215,7 @@ piece(void *user, uint64_t size, uint64_t *base, uint64_t *got)
     CUresult result;
 
     for (int tries = 0; tries < 8; tries++) {
-        result = fdc_call_open(&call, FDC_ID_fdcMemPiece, FDC_NEEDS_INIT);
+        result = fdc_call_open_in(&call, device->session, FDC_ID_fdcMemPiece);
         if (result != CUDA_SUCCESS)
             return result;
         req = fdc_call_begin(&call, sizeof(*req));
@@ -392,7 +388,7 @@ fdc_memory_free(struct fdc_call *call, CUdeviceptr address)
 {
     struct fdc_place place;
 
-    if (!fdc_place_find(call->session, address, &place) || place.where != FDC_DEVICE ||
+    if (!fdc_place_find(address, &place) || place.where != FDC_DEVICE ||
         place.base != address ||
         (place.origin != FDC_BY_ALLOC && place.origin != FDC_BY_PLAIN &&
          place.origin != FDC_BY_POOL))
@@ -402,8 +398,11 @@ fdc_memory_free(struct fdc_call *call, CUdeviceptr address)
         return CUDA_ERROR_INVALID_VALUE;
     if (place.origin == FDC_BY_POOL)
         fdc_pool_freed(place.owner, place.size);
-    if (place.device->arena == NULL)
+    if (place.device->arena == NULL) {
+        call->session = place.device->session;
+        call->context = place.context;
         return plain_free(call, address, place.device, place.size);
+    }
     return fdc_arena_free(place.device->arena, address);
 }
 
@@ -449,7 +448,7 @@ cuMemFree_v2(CUdeviceptr dptr)
     result = fdc_call_open(&call, FDC_ID_fdcMemShrink, FDC_NEEDS_CONTEXT);
     if (result != CUDA_SUCCESS || dptr == 0)
         return result;
-    result = fdc_capture_guard(call.session);
+    result = fdc_capture_guard();
     if (result != CUDA_SUCCESS)
         return result;
     return fdc_memory_free(&call, dptr);
@@ -523,11 +522,12 @@ fdc_memory_context_gone(struct fdc_context *context)
         return;
     do {
         gone.count = 0;
-        fdc_place_sweep(device->session, is_gone, &gone);
+        fdc_place_sweep(is_gone, &gone);
         for (int i = 0; i < gone.count; i++) {
             if (device->arena != NULL)
                 (void)fdc_arena_free(device->arena, gone.address[i]);
-            else if (fdc_call_open(&call, FDC_ID_fdcMemFreePlain, FDC_NEEDS_INIT) == 0)
+            else if (fdc_call_open_in(&call, device->session,
+                                      FDC_ID_fdcMemFreePlain) == CUDA_SUCCESS)
                 (void)plain_free(&call, gone.address[i], device, gone.size[i]);
         }
     } while (gone.count == 64);

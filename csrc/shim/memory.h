@@ -25,12 +25,18 @@ struct fdc_pending {
     struct fdc_ticket ticket;
 };
 
+/* The addresses of this process and all its sessions, which are disjoint. */
+struct fdc_space {
+    pthread_rwlock_t lock;
+    struct fdc_ranges *places;   /* -> struct fdc_place, heap */
+    struct fdc_ranges *ranges;   /* the sessions' addresses -> struct fdc_device */
+    struct fdc_ranges *reserved; /* cuMemAddressReserve -> struct fdc_device */
+    uint64_t buffers;            /* buffer ids given, atomic */
+};
+struct fdc_space *fdc_space(void);
+CUresult fdc_space_setup(void); /* once, before the first session */
+
 struct fdc_memory {
-    pthread_rwlock_t lock;        /* places and ranges */
-    struct fdc_ranges *places;    /* -> struct fdc_place, heap */
-    struct fdc_ranges *ranges;    /* the session's addresses -> struct fdc_device */
-    struct fdc_ranges *reserved;  /* cuMemAddressReserve -> struct fdc_device */
-    uint64_t buffers;             /* buffer ids given, atomic */
     pthread_mutex_t setup;        /* arenas being made */
     pthread_mutex_t pending_lock; /* a leaf: taken under intake too */
     struct fdc_pending *pending;
@@ -51,32 +57,28 @@ CUresult fdc_memory_alloc(struct fdc_call *call, uint64_t size, enum fdc_origin 
                           uint64_t owner, CUdeviceptr *address);
 CUresult fdc_memory_free(struct fdc_call *call, CUdeviceptr address);
 
-/* place.c: as fdc_place_of, by session; true when it is in a live allocation. */
-bool fdc_place_find(struct fdc_session *session, uint64_t address,
-                    struct fdc_place *place);
+/* place.c: as fdc_place_of; true when it is in a live allocation. */
+bool fdc_place_find(uint64_t address, struct fdc_place *place);
 /* Changes a flag of a live place in place: 0 or -ENOENT. */
-int fdc_place_set_sync(struct fdc_session *session, uint64_t address, bool on);
+int fdc_place_set_sync(uint64_t address, bool on);
 /* Remembers a device's access to the mappings of a range. */
-void fdc_place_set_access(struct fdc_session *session, uint64_t address, uint64_t size,
-                          int device, unsigned flags);
+void fdc_place_set_access(uint64_t address, uint64_t size, int device, unsigned flags);
 /* pool.c: bytes of a pool that came back. */
 void fdc_pool_freed(uint64_t pool, uint64_t size);
 /* Says that these addresses are the device's, and keeps this process out of them. 0, or
  * -EEXIST where something of this process's own is mapped there. */
 int fdc_place_range(struct fdc_device *device, uint64_t base, uint64_t size);
 /* Forgets the live places for which drop() says so. */
-void fdc_place_sweep(struct fdc_session *session,
-                     bool (*drop)(const struct fdc_place *place, void *user),
+void fdc_place_sweep(bool (*drop)(const struct fdc_place *place, void *user),
                      void *user);
 
-/* Device memory [address, +size): 0, or INVALID_VALUE where it is not all in one live
- * allocation (or in adjacent mappings). */
+/* Device memory of the session at [address, +size): 0, or INVALID_VALUE where it is not all
+ * in one live allocation (or in adjacent mappings). */
 CUresult fdc_place_device(struct fdc_session *session, uint64_t address, uint64_t size,
                           struct fdc_place *place);
 
 /* pending.c: waits until no pending copy is going to write there. */
-CUresult fdc_pending_wait(struct fdc_session *session, const void *address,
-                          uint64_t size);
+CUresult fdc_pending_wait(const void *address, uint64_t size);
 /* A chunk of DOWN and what becomes of its bytes when they are there; gather may be
  * NULL. */
 CUresult fdc_pending_new(struct fdc_session *session, const struct fdc_pending *what,

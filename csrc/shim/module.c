@@ -340,7 +340,7 @@ code_forget(struct fdc_session *session, struct fdc_unit *unit)
         fdc_object_drop(code->module);
     code->module = NULL;
     pthread_mutex_unlock(&code->lock);
-    fdc_place_sweep(session, place_of_code, code);
+    fdc_place_sweep(place_of_code, code);
     fdc_object_drop(unit);
     code_retire(session, code);
 }
@@ -614,7 +614,8 @@ cuModuleUnload(CUmodule hmod)
         return CUDA_ERROR_INVALID_HANDLE;
     if (unit->code->library)
         return CUDA_ERROR_NOT_PERMITTED; /* the library's to unload */
-    return fdc_code_unload(&call, unit);
+    result = fdc_call_join(&call, &unit->object);
+    return result == CUDA_SUCCESS ? fdc_code_unload(&call, unit) : result;
 }
 
 FDC_EXPORT CUresult

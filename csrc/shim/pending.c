@@ -88,7 +88,7 @@ unlink_pending(struct fdc_memory *memory, struct fdc_pending *pending)
     if (pending->next != NULL)
         pending->next->link = pending->link;
     __atomic_sub_fetch(&memory->pending_count, 1, __ATOMIC_RELEASE);
-    /* pairs with the acquire in fdc_pending_wait() */
+    /* pairs with the acquire in wait_in() */
     __atomic_add_fetch(&memory->arrived, 1, __ATOMIC_RELEASE);
     pthread_mutex_unlock(&memory->pending_lock);
 }
@@ -212,8 +212,8 @@ overlaps(struct fdc_memory *memory, const char *address, uint64_t size)
     return found;
 }
 
-CUresult
-fdc_pending_wait(struct fdc_session *session, const void *address, uint64_t size)
+static CUresult
+wait_in(struct fdc_session *session, const void *address, uint64_t size)
 {
     struct fdc_memory *memory = session->memory;
     uint32_t seen;
@@ -228,4 +228,15 @@ fdc_pending_wait(struct fdc_session *session, const void *address, uint64_t size
             return (CUresult)fdc_load_relaxed(&session->dead);
     }
     return CUDA_SUCCESS;
+}
+
+CUresult
+fdc_pending_wait(const void *address, uint64_t size)
+{
+    CUresult result = CUDA_SUCCESS;
+    struct fdc_session *session;
+
+    for (int i = 0; result == CUDA_SUCCESS && (session = fdc_session_at(i)) != NULL; i++)
+        result = wait_in(session, address, size);
+    return result;
 }

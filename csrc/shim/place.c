@@ -1,7 +1,7 @@
 /*
- * What an address belongs to: device memory of the session, pinned memory of this
- * process, or nothing we know. Also keeps this process out of the session's addresses,
- * so that the two can always be told apart.
+ * What an address belongs to: device memory of a session, pinned memory of this
+ * process, or nothing we know. Also keeps this process out of the sessions' addresses,
+ * so that they can always be told apart.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -14,25 +14,57 @@
 #include <unistd.h>
 
 #include "memory.h"
+#include "process.h"
 
 #ifndef MAP_FIXED_NOREPLACE
 #define MAP_FIXED_NOREPLACE 0x100000
 #endif
 
-bool
-fdc_place_find(struct fdc_session *session, uint64_t address, struct fdc_place *place)
+CUresult
+fdc_space_setup(void)
 {
-    struct fdc_memory *memory = session->memory;
+    struct fdc_space *space;
+
+    if (fdc_process.space != NULL)
+        return CUDA_SUCCESS;
+    space = calloc(1, sizeof(*space));
+    if (space == NULL)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    space->places = fdc_ranges_new();
+    space->ranges = fdc_ranges_new();
+    space->reserved = fdc_ranges_new();
+    if (space->places == NULL || space->ranges == NULL || space->reserved == NULL) {
+        fdc_ranges_delete(space->places);
+        fdc_ranges_delete(space->ranges);
+        fdc_ranges_delete(space->reserved);
+        free(space);
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    }
+    pthread_rwlock_init(&space->lock, NULL);
+    fdc_process.space = space;
+    return CUDA_SUCCESS;
+}
+
+struct fdc_space *
+fdc_space(void)
+{
+    return fdc_process.space;
+}
+
+bool
+fdc_place_find(uint64_t address, struct fdc_place *place)
+{
+    struct fdc_space *space = fdc_space();
     struct fdc_place *found;
     struct fdc_device *device = NULL;
 
-    pthread_rwlock_rdlock(&memory->lock);
-    found = fdc_ranges_find(memory->places, address, NULL, NULL);
+    pthread_rwlock_rdlock(&space->lock);
+    found = fdc_ranges_find(space->places, address, NULL, NULL);
     if (found != NULL)
         *place = *found;
     else
-        device = fdc_ranges_find(memory->ranges, address, NULL, NULL);
-    pthread_rwlock_unlock(&memory->lock);
+        device = fdc_ranges_find(space->ranges, address, NULL, NULL);
+    pthread_rwlock_unlock(&space->lock);
     if (found != NULL)
         return true;
     memset(place, 0, sizeof(*place));
@@ -45,7 +77,7 @@ fdc_place_find(struct fdc_session *session, uint64_t address, struct fdc_place *
 void
 fdc_place_of(const void *address, struct fdc_place *place)
 {
-    (void)fdc_place_find(fdc_session_only, (uint64_t)(uintptr_t)address, place);
+    (void)fdc_place_find((uint64_t)(uintptr_t)address, place);
 }
 
 CUresult
@@ -55,7 +87,8 @@ fdc_place_device(struct fdc_session *session, uint64_t address, uint64_t size,
     struct fdc_place here;
     uint64_t left = size;
 
-    if (!fdc_place_find(session, address, &here) || here.where != FDC_DEVICE)
+    if (!fdc_place_find(address, &here) || here.where != FDC_DEVICE ||
+        here.device->session != session)
         return CUDA_ERROR_INVALID_VALUE;
     if (place != NULL)
         *place = here;
@@ -69,7 +102,8 @@ fdc_place_device(struct fdc_session *session, uint64_t address, uint64_t size,
             return CUDA_ERROR_INVALID_VALUE;
         left -= inside;
         address += inside;
-        if (!fdc_place_find(session, address, &here) || here.origin != FDC_BY_MAP)
+        if (!fdc_place_find(address, &here) || here.origin != FDC_BY_MAP ||
+            here.device->session != session)
             return CUDA_ERROR_INVALID_VALUE;
     }
 }
@@ -77,9 +111,7 @@ fdc_place_device(struct fdc_session *session, uint64_t address, uint64_t size,
 int
 fdc_place_add(uint64_t base, uint64_t size, const struct fdc_place *place)
 {
-    struct fdc_session *session =
-        place->device != NULL ? place->device->session : fdc_session_only;
-    struct fdc_memory *memory = session->memory;
+    struct fdc_space *space = fdc_space();
     struct fdc_place *copy = malloc(sizeof(*copy));
     int err;
 
@@ -88,10 +120,10 @@ fdc_place_add(uint64_t base, uint64_t size, const struct fdc_place *place)
     *copy = *place;
     copy->base = base;
     copy->size = size;
-    copy->buffer_id = __atomic_add_fetch(&memory->buffers, 1, __ATOMIC_RELAXED);
-    pthread_rwlock_wrlock(&memory->lock);
-    err = fdc_ranges_add(memory->places, base, size, copy);
-    pthread_rwlock_unlock(&memory->lock);
+    copy->buffer_id = __atomic_add_fetch(&space->buffers, 1, __ATOMIC_RELAXED);
+    pthread_rwlock_wrlock(&space->lock);
+    err = fdc_ranges_add(space->places, base, size, copy);
+    pthread_rwlock_unlock(&space->lock);
     if (err)
         free(copy);
     return err;
@@ -100,67 +132,65 @@ fdc_place_add(uint64_t base, uint64_t size, const struct fdc_place *place)
 int
 fdc_place_del(uint64_t base)
 {
-    struct fdc_memory *memory = fdc_session_only->memory;
+    struct fdc_space *space = fdc_space();
     struct fdc_place *place;
 
-    pthread_rwlock_wrlock(&memory->lock);
-    place = fdc_ranges_del(memory->places, base);
-    pthread_rwlock_unlock(&memory->lock);
+    pthread_rwlock_wrlock(&space->lock);
+    place = fdc_ranges_del(space->places, base);
+    pthread_rwlock_unlock(&space->lock);
     free(place);
     return place != NULL ? 0 : -ENOENT;
 }
 
 int
-fdc_place_set_sync(struct fdc_session *session, uint64_t address, bool on)
+fdc_place_set_sync(uint64_t address, bool on)
 {
-    struct fdc_memory *memory = session->memory;
+    struct fdc_space *space = fdc_space();
     struct fdc_place *place;
 
-    pthread_rwlock_wrlock(&memory->lock);
-    place = fdc_ranges_find(memory->places, address, NULL, NULL);
+    pthread_rwlock_wrlock(&space->lock);
+    place = fdc_ranges_find(space->places, address, NULL, NULL);
     if (place != NULL)
         place->sync_memops = on;
-    pthread_rwlock_unlock(&memory->lock);
+    pthread_rwlock_unlock(&space->lock);
     return place != NULL ? 0 : -ENOENT;
 }
 
 void
-fdc_place_set_access(struct fdc_session *session, uint64_t address, uint64_t size,
-                     int device, unsigned flags)
+fdc_place_set_access(uint64_t address, uint64_t size, int device, unsigned flags)
 {
-    struct fdc_memory *memory = session->memory;
+    struct fdc_space *space = fdc_space();
     uint64_t at = address, base, length;
     struct fdc_place *place;
 
     if (device < 0 || device >= 32)
         return;
-    pthread_rwlock_wrlock(&memory->lock);
-    while ((place = fdc_ranges_next(memory->places, at, &base, &length)) != NULL &&
+    pthread_rwlock_wrlock(&space->lock);
+    while ((place = fdc_ranges_next(space->places, at, &base, &length)) != NULL &&
            base < address + size) {
         place->access &= ~(3ull << (2 * device));
         place->access |= (uint64_t)(flags & 3) << (2 * device);
         at = base + length;
     }
-    pthread_rwlock_unlock(&memory->lock);
+    pthread_rwlock_unlock(&space->lock);
 }
 
 void
-fdc_place_sweep(struct fdc_session *session,
-                bool (*drop)(const struct fdc_place *place, void *user), void *user)
+fdc_place_sweep(bool (*drop)(const struct fdc_place *place, void *user), void *user)
 {
-    struct fdc_memory *memory = session->memory;
+    struct fdc_space *space = fdc_space();
     uint64_t at = 0, base, size;
     struct fdc_place *place;
 
-    pthread_rwlock_wrlock(&memory->lock);
-    while ((place = fdc_ranges_next(memory->places, at, &base, &size)) != NULL) {
+    pthread_rwlock_wrlock(&space->lock);
+    while ((place = fdc_ranges_next(space->places, at, &base, &size)) != NULL) {
         at = base + size;
         if (drop(place, user)) {
-            fdc_ranges_del(memory->places, base);
+            fdc_ranges_del(space->places, base);
             free(place);
         }
     }
-    pthread_rwlock_unlock(&memory->lock);
+    pthread_rwlock_unlock(&space->lock);
 }
 
 /* Whether something readable of this process is mapped in the range. */
@@ -187,7 +217,7 @@ readable_inside(uint64_t base, uint64_t size)
 int
 fdc_place_range(struct fdc_device *device, uint64_t base, uint64_t size)
 {
-    struct fdc_memory *memory = device->session->memory;
+    struct fdc_space *space = fdc_space();
     uint64_t first = base & ~4095ull, end = FDC_ALIGN_UP(base + size, 4096ull);
     long got;
     int err;
@@ -205,8 +235,8 @@ fdc_place_range(struct fdc_device *device, uint64_t base, uint64_t size)
             return -EEXIST;
         }
     }
-    pthread_rwlock_wrlock(&memory->lock);
-    err = fdc_ranges_add(memory->ranges, base, size, device);
-    pthread_rwlock_unlock(&memory->lock);
+    pthread_rwlock_wrlock(&space->lock);
+    err = fdc_ranges_add(space->ranges, base, size, device);
+    pthread_rwlock_unlock(&space->lock);
     return err;
 }

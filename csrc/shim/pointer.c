@@ -97,7 +97,7 @@ cuPointerGetAttribute(void *data, CUpointer_attribute which, CUdeviceptr ptr)
         return result;
     if (data == NULL)
         return CUDA_ERROR_INVALID_VALUE;
-    found = fdc_place_find(fdc_session_only, ptr, &place);
+    found = fdc_place_find(ptr, &place);
     result = attribute(&place, found, which, ptr, value);
     if (result == CUDA_SUCCESS)
         (void)attribute(&place, found, which, ptr, data);
@@ -116,7 +116,7 @@ cuPointerGetAttributes(unsigned int count, CUpointer_attribute *which, void **da
         return result;
     if (count == 0 || which == NULL || data == NULL)
         return CUDA_ERROR_INVALID_VALUE;
-    found = fdc_place_find(fdc_session_only, ptr, &place);
+    found = fdc_place_find(ptr, &place);
     for (unsigned int i = 0; i < count; i++)
         if (data[i] != NULL)
             (void)attribute(&place, found, which[i], ptr, data[i]);
@@ -134,9 +134,8 @@ cuPointerSetAttribute(const void *value, CUpointer_attribute which, CUdeviceptr 
     if (value == NULL || which != CU_POINTER_ATTRIBUTE_SYNC_MEMOPS)
         return CUDA_ERROR_INVALID_VALUE;
     memcpy(&on, value, sizeof(on));
-    return fdc_place_set_sync(fdc_session_only, ptr, on != 0) == 0
-               ? CUDA_SUCCESS
-               : CUDA_ERROR_INVALID_VALUE;
+    return fdc_place_set_sync(ptr, on != 0) == 0 ? CUDA_SUCCESS
+                                                 : CUDA_ERROR_INVALID_VALUE;
 }
 
 FDC_EXPORT CUresult
@@ -149,7 +148,7 @@ cuMemGetAddressRange_v2(CUdeviceptr *base, size_t *size, CUdeviceptr ptr)
         return result;
     if (fdc_context_current() == NULL)
         return CUDA_ERROR_INVALID_CONTEXT;
-    if (!fdc_place_find(fdc_session_only, ptr, &place))
+    if (!fdc_place_find(ptr, &place))
         return CUDA_ERROR_NOT_FOUND;
     if (base != NULL)
         *base = place.base;

@@ -10,6 +10,7 @@
 
 #define FDC_HANDLE_CHUNK 1024u
 #define FDC_HANDLE_CHUNKS 1024u
+#define FDC_SESSIONS 16
 
 struct fdc_handle_slot {
     struct fdc_object *object; /* atomic */
@@ -37,6 +38,12 @@ struct fdc_process {
     uint32_t threads;        /* numbers given, atomic */
     uint64_t ids;            /* unique ids given (streams, contexts), atomic */
     struct fdc_thread spare; /* when there is no memory for a thread's own */
+    struct fdc_session *session[FDC_SESSIONS]; /* in the order of FD_SESSION's file */
+    int sessions;
+    struct fdc_device *device[64]; /* what the program sees, by ordinal */
+    int devices;
+    struct fdc_space *space; /* place.c: whose every address is */
+    uint32_t capturing;      /* captures under way in all sessions, atomic */
     struct fdc_handle_table handles[FDC_KINDS];
 };
 
@@ -66,11 +73,14 @@ uint64_t fdc_process_id(void); /* the next unique id */
 void fdc_handles_reset(void); /* after fork: locks that nobody holds any more */
 void fdc_handles_skip(enum fdc_kind kind, uint32_t last); /* new ones come after it */
 
-/* attach.c: a session that is ready for calls, or why there is none (logged). */
-CUresult fdc_attach(struct fdc_session **session);
+/* attach.c: fills fdc_process.session with sessions that are ready for calls, or says why
+ * there is none (logged). */
+CUresult fdc_attach(void);
 /* session.c */
-int fdc_session_devices(struct fdc_session *session, const char *visible);
+void fdc_session_devices(const char *visible, const char *order);
 uint32_t fdc_session_version(void);
+/* A worker has gone: every call fails once none is left. */
+void fdc_session_lost(void);
 
 /* call.c */
 int fdc_call_setup(struct fdc_session *session);
@@ -88,6 +98,12 @@ struct fdc_stream *fdc_stream_make(struct fdc_session *session,
 void fdc_stream_thread_gone(struct fdc_thread *thread);
 
 /* context.c */
+/* Index of the first of its primary contexts: what is agreed at attach. */
+static inline uint32_t
+fdc_context_first(const struct fdc_session *session)
+{
+    return 1u + (uint32_t)session->number * (uint32_t)FDC_COUNT(session->device);
+}
 int fdc_context_setup(struct fdc_session *session);
 
 /* capture.c */

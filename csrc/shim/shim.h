@@ -80,7 +80,7 @@ struct fdc_stage;
 
 struct fdc_device {
     struct fdc_session *session;
-    int ordinal;                        /* the program's, after CUDA_VISIBLE_DEVICES */
+    int ordinal;                        /* the program's, over all sessions */
     int remote;                         /* the worker's */
     const struct fdc_snapshot_device *snapshot;
     struct fdc_context *primary;
@@ -107,13 +107,15 @@ struct fdc_context {
 
 struct fdc_session {
     struct fdc_link *link;
+    int number;                         /* its place among the sessions */
+    char server[64];                    /* what people call it */
     bool shared;                        /* regions are shared memory */
     uint32_t dead;                      /* nonzero: CUresult to give from now on */
     pthread_mutex_t order;              /* claim .. commit on the command lane */
     uint64_t position;                  /* messages committed so far; under order */
     pthread_mutex_t intake;             /* peek .. release on the reply lane */
     struct fdc_snapshot *snapshot;
-    struct fdc_device device[64];
+    struct fdc_device device[64];       /* those of the worker's that the program sees */
     int devices;
     struct fdc_stage *up, *down;        /* stage.c */
     uint64_t waits, messages;           /* counters, FD_STATS */
@@ -138,9 +140,9 @@ struct fdc_session {
     struct fdc_codes *codes;            /* module.c, likewise */
 };
 
-/* The one session of this process; NULL before cuInit succeeded. Several servers will mean
- * several sessions: take it from the object or the context at hand, not from here. */
-extern struct fdc_session *fdc_session_only;
+/* The sessions of this process, one a server; NULL: there are no more. Whose a call is says
+ * the context or the object at hand (fdc_call_open, fdc_call_join). */
+struct fdc_session *fdc_session_at(int number);
 CUresult fdc_session_open(void);        /* cuInit's work, once, thread-safe */
 /* What this process has to answer every call with: 0, 3 (not initialised, forked), dead. */
 CUresult fdc_session_check(void);
@@ -177,6 +179,7 @@ struct fdc_call {
     struct fdc_session *session;
     struct fdc_context *context;
     uint16_t id;
+    bool bound;                         /* an object of the call's lives in the session */
     CUresult result;
     struct fdc_msg *msg;
     struct fdc_stream *work;            /* stream.c: what FD_SYNC waits for afterwards */
@@ -184,8 +187,25 @@ struct fdc_call {
     struct fdc_ticket own;
 };
 
-/* 0, or what the call has to return at once. */
+/* 0, or what the call has to return at once. The session is the current context's; without
+ * one the first, until an object says more. */
 CUresult fdc_call_open(struct fdc_call *call, uint16_t id, unsigned needs);
+/* The same for a message of the shim's own to this session. */
+CUresult fdc_call_open_in(struct fdc_call *call, struct fdc_session *session, uint16_t id);
+/* The call names this object and so goes where it lives. INVALID_HANDLE: another object of
+ * the call lives elsewhere. */
+static inline CUresult
+fdc_call_join(struct fdc_call *call, const struct fdc_object *object)
+{
+    if (FDC_UNLIKELY(object->session != call->session)) {
+        if (call->bound)
+            return CUDA_ERROR_INVALID_HANDLE;
+        call->session = object->session;
+        call->context = object->context;
+    }
+    call->bound = true;
+    return CUDA_SUCCESS;
+}
 /* Claims size bytes (head included) and fills the head. NULL: call->result says why. */
 void *fdc_call_begin(struct fdc_call *call, uint32_t size);
 /* Commits; nobody waits. */
@@ -263,7 +283,7 @@ CUresult fdc_stream_resolve(struct fdc_call *call, CUstream value, unsigned how,
 uint64_t fdc_stream_wire(const struct fdc_stream *stream);
 bool fdc_stream_capturing(const struct fdc_stream *stream);
 /* For unsafe calls: 0, or 900 after having invalidated the captures concerned. */
-CUresult fdc_capture_guard(struct fdc_session *session);
+CUresult fdc_capture_guard(void);
 /* What cuStreamEndCapture makes (graph.c): a GRAPH object as every other, without a trip. */
 void *fdc_graph_new(struct fdc_session *session, struct fdc_context *context);
 
@@ -286,7 +306,7 @@ struct fdc_place {
     unsigned flags;                     /* host: CU_MEMHOSTALLOC_/REGISTER flags */
     uint64_t access;                    /* mapped: two bits for each device */
 };
-/* What the address belongs to. An address inside the session's range but in no live
+/* What the address belongs to. An address inside a session's range but in no live
  * allocation is FDC_NOWHERE; unknown addresses are pageable. */
 void fdc_place_of(const void *address, struct fdc_place *place);
 int fdc_place_add(uint64_t base, uint64_t size, const struct fdc_place *place);

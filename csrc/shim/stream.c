@@ -131,7 +131,8 @@ fdc_stream_thread_gone(struct fdc_thread *thread)
             continue;
         stream = fdc_object_find(FDC_KIND_STREAM,
                                  (void *)(uintptr_t)thread->per_thread[i].stream);
-        if (stream == NULL || fdc_call_open(&call, 0, FDC_NEEDS_INIT) != CUDA_SUCCESS)
+        if (stream == NULL || fdc_call_open(&call, 0, FDC_NEEDS_INIT) != CUDA_SUCCESS ||
+            fdc_call_join(&call, &stream->object) != CUDA_SUCCESS)
             continue;
         fdc_capture_stream_gone(stream);
         call.context = stream->object.context;
@@ -190,7 +191,7 @@ mark_send(struct fdc_call *call, struct fdc_stream *stream, uint32_t number)
            (int32_t)(number - seen) > (int32_t)MARKS_OUT) {
         fdc_link_flush(session->link, FDC_LANE_COMMAND);
         if (fdc_intake_until(session, &stream->marks_done, seen, -1) == -EPIPE)
-            return fdc_process_check();
+            return (CUresult)fdc_load_relaxed(&session->dead);
     }
     mark = calloc(1, sizeof(*mark));
     if (mark == NULL)
@@ -269,6 +270,9 @@ fdc_stream_resolve(struct fdc_call *call, CUstream value, unsigned how,
         stream = fdc_object_find(FDC_KIND_STREAM, value);
         if (FDC_UNLIKELY(stream == NULL))
             return CUDA_ERROR_INVALID_HANDLE;
+        result = fdc_call_join(call, &stream->object);
+        if (FDC_UNLIKELY(result != CUDA_SUCCESS))
+            return result;
     }
     *resolved = stream;
     if ((how & FDC_STREAM_WORK) != 0)
@@ -364,6 +368,9 @@ cuStreamDestroy_v2(CUstream hStream)
     stream = fdc_object_find(FDC_KIND_STREAM, hStream);
     if (stream == NULL || stream->legacy || stream->per_thread)
         return CUDA_ERROR_INVALID_HANDLE;
+    result = fdc_call_join(&call, &stream->object);
+    if (result != CUDA_SUCCESS)
+        return result;
     fdc_capture_stream_gone(stream);
     call.context = stream->object.context;
     return stream_destroy(&call, stream);

@@ -62,7 +62,7 @@ FDC_EXPORT CUresult
 cuMemAddressReserve(CUdeviceptr *ptr, size_t size, size_t alignment, CUdeviceptr addr,
                     unsigned long long flags)
 {
-    struct fdc_memory *memory;
+    struct fdc_space *space = fdc_space();
     struct fdc_device *device;
     struct fdc_arena *arena;
     struct fdc_call call;
@@ -86,10 +86,9 @@ cuMemAddressReserve(CUdeviceptr *ptr, size_t size, size_t alignment, CUdeviceptr
     result = fdc_arena_reserve(arena, size, alignment, addr, &address);
     if (result != CUDA_SUCCESS)
         return result;
-    memory = call.session->memory;
-    pthread_rwlock_wrlock(&memory->lock);
-    err = fdc_ranges_add(memory->reserved, address, size, device);
-    pthread_rwlock_unlock(&memory->lock);
+    pthread_rwlock_wrlock(&space->lock);
+    err = fdc_ranges_add(space->reserved, address, size, device);
+    pthread_rwlock_unlock(&space->lock);
     if (err) {
         fdc_arena_unreserve(arena, address, size);
         return CUDA_ERROR_OUT_OF_MEMORY;
@@ -99,15 +98,15 @@ cuMemAddressReserve(CUdeviceptr *ptr, size_t size, size_t alignment, CUdeviceptr
 }
 
 static bool
-any_mapped(struct fdc_session *session, uint64_t address, uint64_t size)
+any_mapped(uint64_t address, uint64_t size)
 {
-    struct fdc_memory *memory = session->memory;
+    struct fdc_space *space = fdc_space();
     uint64_t base;
     void *place;
 
-    pthread_rwlock_rdlock(&memory->lock);
-    place = fdc_ranges_next(memory->places, address, &base, NULL);
-    pthread_rwlock_unlock(&memory->lock);
+    pthread_rwlock_rdlock(&space->lock);
+    place = fdc_ranges_next(space->places, address, &base, NULL);
+    pthread_rwlock_unlock(&space->lock);
     return place != NULL && base < address + size;
 }
 
@@ -115,22 +114,22 @@ FDC_EXPORT CUresult
 cuMemAddressFree(CUdeviceptr ptr, size_t size)
 {
     struct fdc_device *device;
-    struct fdc_memory *memory;
+    struct fdc_space *space;
     uint64_t base, whole;
     CUresult result = fdc_session_check();
 
     if (result != CUDA_SUCCESS)
         return result;
-    memory = fdc_session_only->memory;
-    if (any_mapped(fdc_session_only, ptr, size))
+    space = fdc_space();
+    if (any_mapped(ptr, size))
         return CUDA_ERROR_INVALID_VALUE;
-    pthread_rwlock_wrlock(&memory->lock);
-    device = fdc_ranges_find(memory->reserved, ptr, &base, &whole);
+    pthread_rwlock_wrlock(&space->lock);
+    device = fdc_ranges_find(space->reserved, ptr, &base, &whole);
     if (device != NULL && (base != ptr || whole != size))
         device = NULL;
     if (device != NULL)
-        fdc_ranges_del(memory->reserved, ptr);
-    pthread_rwlock_unlock(&memory->lock);
+        fdc_ranges_del(space->reserved, ptr);
+    pthread_rwlock_unlock(&space->lock);
     if (device == NULL)
         return CUDA_ERROR_INVALID_VALUE;
     fdc_arena_unreserve(device->arena, ptr, size);
@@ -168,12 +167,14 @@ cuMemCreate(CUmemGenericAllocationHandle *handle, size_t size,
     struct fdc_call call;
     CUresult result;
 
-    result = fdc_call_open(&call, FDC_ID_fdcMemCreate, FDC_NEEDS_INIT);
+    result = fdc_session_check();
     if (result != CUDA_SUCCESS)
         return result;
     if (handle == NULL || size == 0 || flags != 0)
         return CUDA_ERROR_INVALID_VALUE;
     result = prop_check(prop, &device);
+    if (result == CUDA_SUCCESS)
+        result = fdc_call_open_in(&call, device->session, FDC_ID_fdcMemCreate);
     if (result == CUDA_SUCCESS && (size & (device->snapshot->granularity - 1)) != 0)
         result = CUDA_ERROR_INVALID_VALUE;
     if (result == CUDA_SUCCESS)
@@ -217,8 +218,9 @@ err_free:
 /* One holder less; the last tells the worker and gives the bytes back to the slice. The
  * worker itself keeps mapped memory until it is unmapped. */
 static CUresult
-made_put(struct fdc_session *session, struct fdc_made *made, bool mapping)
+made_put(struct fdc_made *made, bool mapping)
 {
+    struct fdc_session *session = made->device->session;
     struct fdc_req_fdcMemRelease *req;
     CUresult result = CUDA_SUCCESS;
     bool last_handle, gone;
@@ -233,7 +235,7 @@ made_put(struct fdc_session *session, struct fdc_made *made, bool mapping)
     gone = made->handles == 0 && made->mappings == 0;
     pthread_mutex_unlock(&session->memory->setup);
     if (last_handle) {
-        result = fdc_call_open(&call, FDC_ID_fdcMemRelease, FDC_NEEDS_INIT);
+        result = fdc_call_open_in(&call, session, FDC_ID_fdcMemRelease);
         if (result == CUDA_SUCCESS) {
             req = fdc_call_begin(&call, sizeof(*req));
             if (req != NULL) {
@@ -281,7 +283,7 @@ cuMemRelease(CUmemGenericAllocationHandle handle)
     pthread_mutex_unlock(&object->object.session->memory->setup);
     if (last)
         fdc_object_drop(object);
-    return made_put(fdc_session_only, made, false);
+    return made_put(made, false);
 }
 
 FDC_EXPORT CUresult
@@ -314,20 +316,22 @@ cuMemMap(CUdeviceptr ptr, size_t size, size_t offset,
     struct fdc_made *made;
     struct fdc_call call;
     uint64_t base, whole;
-    void *reserved;
+    struct fdc_device *reserved;
+    struct fdc_space *space;
 
     if (object == NULL)
         return result;
     made = object->made;
-    result = fdc_call_open(&call, FDC_ID_fdcMemMap, FDC_NEEDS_INIT);
+    result = fdc_call_open_in(&call, made->device->session, FDC_ID_fdcMemMap);
     if (result != CUDA_SUCCESS)
         return result;
     memory = call.session->memory;
-    pthread_rwlock_rdlock(&memory->lock);
-    reserved = fdc_ranges_find(memory->reserved, ptr, &base, &whole);
-    pthread_rwlock_unlock(&memory->lock);
+    space = fdc_space();
+    pthread_rwlock_rdlock(&space->lock);
+    reserved = fdc_ranges_find(space->reserved, ptr, &base, &whole);
+    pthread_rwlock_unlock(&space->lock);
     if (size == 0 || flags != 0 || offset != 0 || size != made->size ||
-        reserved == NULL || ptr - base > whole || size > whole - (ptr - base) ||
+        reserved == NULL || reserved->session != call.session || ptr - base > whole || size > whole - (ptr - base) ||
         ((ptr | size) & (made->device->snapshot->granularity - 1)) != 0)
         return CUDA_ERROR_INVALID_VALUE;
 
@@ -354,25 +358,24 @@ cuMemMap(CUdeviceptr ptr, size_t size, size_t offset,
         result = fdc_call_wait(&call, &reply, sizeof(reply));
     }
     if (result != CUDA_SUCCESS && fdc_place_del(ptr) == 0)
-        (void)made_put(call.session, made, true);
+        (void)made_put(made, true);
     return result;
 }
 
 /* Walks the mappings that make up the range; false: it is not made of whole ones. */
 static bool
 walk(struct fdc_session *session, uint64_t address, uint64_t size,
-     void (*each)(struct fdc_session *session, const struct fdc_place *place,
-                  void *user),
-     void *user)
+     void (*each)(const struct fdc_place *place))
 {
     struct fdc_place place;
 
     while (size > 0) {
-        if (!fdc_place_find(session, address, &place) || place.origin != FDC_BY_MAP ||
-            place.base != address || place.size > size)
+        if (!fdc_place_find(address, &place) || place.origin != FDC_BY_MAP ||
+            place.device->session != session || place.base != address ||
+            place.size > size)
             return false;
         if (each != NULL)
-            each(session, &place, user);
+            each(&place);
         address += place.size;
         size -= place.size;
     }
@@ -380,11 +383,24 @@ walk(struct fdc_session *session, uint64_t address, uint64_t size,
 }
 
 static void
-unmap_one(struct fdc_session *session, const struct fdc_place *place, void *user)
+unmap_one(const struct fdc_place *place)
 {
-    (void)user;
     if (fdc_place_del(place->base) == 0)
-        (void)made_put(session, (struct fdc_made *)(uintptr_t)place->owner, true);
+        (void)made_put((struct fdc_made *)(uintptr_t)place->owner, true);
+}
+
+/* A call about mappings goes where the first of them lies. */
+static CUresult
+mapped_open(struct fdc_call *call, uint16_t id, uint64_t address)
+{
+    CUresult result = fdc_session_check();
+    struct fdc_place place;
+
+    if (result != CUDA_SUCCESS)
+        return result;
+    if (!fdc_place_find(address, &place) || place.origin != FDC_BY_MAP)
+        return CUDA_ERROR_INVALID_VALUE;
+    return fdc_call_open_in(call, place.device->session, id);
 }
 
 FDC_EXPORT CUresult
@@ -395,10 +411,10 @@ cuMemUnmap(CUdeviceptr ptr, size_t size)
     struct fdc_call call;
     CUresult result;
 
-    result = fdc_call_open(&call, FDC_ID_fdcMemUnmap, FDC_NEEDS_INIT);
+    result = mapped_open(&call, FDC_ID_fdcMemUnmap, ptr);
     if (result != CUDA_SUCCESS)
         return result;
-    if (size == 0 || !walk(call.session, ptr, size, NULL, NULL))
+    if (size == 0 || !walk(call.session, ptr, size, NULL))
         return CUDA_ERROR_INVALID_VALUE;
     req = fdc_call_begin(&call, sizeof(*req));
     if (req == NULL)
@@ -407,7 +423,7 @@ cuMemUnmap(CUdeviceptr ptr, size_t size)
     req->size = size;
     result = fdc_call_wait(&call, &reply, sizeof(reply));
     if (result == CUDA_SUCCESS)
-        (void)walk(call.session, ptr, size, unmap_one, NULL);
+        (void)walk(call.session, ptr, size, unmap_one);
     return result;
 }
 
@@ -420,11 +436,11 @@ cuMemSetAccess(CUdeviceptr ptr, size_t size, const CUmemAccessDesc *desc, size_t
     struct fdc_call call;
     CUresult result;
 
-    result = fdc_call_open(&call, FDC_ID_fdcMemAccess, FDC_NEEDS_INIT);
+    result = mapped_open(&call, FDC_ID_fdcMemAccess, ptr);
     if (result != CUDA_SUCCESS)
         return result;
     if (desc == NULL || count == 0 || size == 0 ||
-        !walk(call.session, ptr, size, NULL, NULL))
+        !walk(call.session, ptr, size, NULL))
         return CUDA_ERROR_INVALID_VALUE;
     for (size_t i = 0; i < count && result == CUDA_SUCCESS; i++) {
         if (desc[i].location.type != CU_MEM_LOCATION_TYPE_DEVICE)
@@ -432,6 +448,8 @@ cuMemSetAccess(CUdeviceptr ptr, size_t size, const CUmemAccessDesc *desc, size_t
         device = fdc_device(desc[i].location.id);
         if (device == NULL)
             return CUDA_ERROR_INVALID_DEVICE;
+        if (device->session != call.session) /* no GPU reaches another server's memory */
+            return CUDA_ERROR_INVALID_VALUE;
         req = fdc_call_begin(&call, sizeof(*req));
         if (req == NULL)
             return call.result;
@@ -441,8 +459,7 @@ cuMemSetAccess(CUdeviceptr ptr, size_t size, const CUmemAccessDesc *desc, size_t
         req->flags = (uint32_t)desc[i].flags;
         result = fdc_call_wait(&call, &reply, sizeof(reply));
         if (result == CUDA_SUCCESS)
-            fdc_place_set_access(call.session, ptr, size, device->ordinal,
-                                 (unsigned)desc[i].flags);
+            fdc_place_set_access(ptr, size, device->ordinal, (unsigned)desc[i].flags);
     }
     return result;
 }
@@ -459,7 +476,7 @@ cuMemGetAccess(unsigned long long *flags, const CUmemLocation *location,
     if (flags == NULL || location == NULL ||
         location->type != CU_MEM_LOCATION_TYPE_DEVICE ||
         fdc_device(location->id) == NULL ||
-        !fdc_place_find(fdc_session_only, ptr, &place) || place.origin != FDC_BY_MAP)
+        !fdc_place_find(ptr, &place) || place.origin != FDC_BY_MAP)
         return CUDA_ERROR_INVALID_VALUE;
     *flags = location->id < 32 ? place.access >> (2 * location->id) & 3 : 0;
     return CUDA_SUCCESS;
@@ -476,16 +493,16 @@ cuMemRetainAllocationHandle(CUmemGenericAllocationHandle *handle, void *addr)
     if (result != CUDA_SUCCESS)
         return result;
     if (handle == NULL ||
-        !fdc_place_find(fdc_session_only, (uint64_t)(uintptr_t)addr, &place) ||
+        !fdc_place_find((uint64_t)(uintptr_t)addr, &place) ||
         place.origin != FDC_BY_MAP)
         return CUDA_ERROR_INVALID_VALUE;
     made = (struct fdc_made *)(uintptr_t)place.owner;
     object = fdc_object_find(FDC_KIND_MEMORY, (void *)(uintptr_t)made->wire);
     if (object == NULL)
         return CUDA_ERROR_NOT_SUPPORTED; /* its last handle was released */
-    pthread_mutex_lock(&fdc_session_only->memory->setup);
+    pthread_mutex_lock(&made->device->session->memory->setup);
     made->handles++;
-    pthread_mutex_unlock(&fdc_session_only->memory->setup);
+    pthread_mutex_unlock(&made->device->session->memory->setup);
     *handle = made->wire;
     return CUDA_SUCCESS;
 }

@@ -62,6 +62,7 @@ class _Stub:
         self.locals: list[str] = []
         self.body: list[str] = []
         self.fill: list[str] = []
+        self.ranges: list[str] = []
         self.size = "length" if self.layout.spans else "sizeof(*req)"
         self.new: list[tuple[Param, Word]] = []
 
@@ -89,6 +90,9 @@ class _Stub:
                 if not word.optional:
                     self.refuse(f"{name} == NULL", "CUDA_ERROR_INVALID_VALUE")
                 self.take_pointer(param, word)
+        for check in self.ranges:
+            self.say(f"result = {check};")
+            self.refuse("result != CUDA_SUCCESS", "result")
 
     def take_scalar(self, param: Param, known: Type) -> None:
         self.fill.append(f"req->{param.name} = {param.name};")
@@ -100,6 +104,9 @@ class _Stub:
         self.locals.append(f"struct fdc_device *{name}_device;")
         self.say(f"{name}_device = fdc_device({name});")
         self.refuse(f"{name}_device == NULL", "CUDA_ERROR_INVALID_DEVICE")
+        self.say(f"if ({name}_device->session != call.session) {{",
+                 f"    call.session = {name}_device->session;",
+                 "    call.context = NULL;", "}")
         self.fill.append(f"req->{name} = {name}_device->remote;")
 
     def take_handle(self, param: Param, known: Type) -> None:
@@ -107,6 +114,10 @@ class _Stub:
         self.locals.append(f"struct {known.object} *{name}_object;")
         self.say(f"{name}_object = fdc_object_find(FDC_KIND_{known.handle}, {name});")
         self.refuse(f"{name}_object == NULL", "CUDA_ERROR_INVALID_HANDLE")
+        plain = known.object == "fdc_object"
+        head = f"{name}_object" if plain else f"&{name}_object->object"
+        self.say(f"result = fdc_call_join(&call, {head});")
+        self.refuse("result != CUDA_SUCCESS", "result")
         self.fill.append(f"req->{name} = (uint64_t)(uintptr_t){name};")
 
     def take_stream(self, param: Param, known: Type) -> None:
@@ -130,8 +141,8 @@ class _Stub:
         name = param.name
         if word.count:
             value = f"(uint64_t)(uintptr_t){name}" if param.stars else name
-            self.say(f"result = check_range({value}, {word.count});")
-            self.refuse("result != CUDA_SUCCESS", "result")
+            # Last: whose memory it has to be is known once streams and handles are.
+            self.ranges.append(f"check_range(&call, {value}, {word.count})")
         cast = "(uint64_t)(uintptr_t)" if param.stars else ""
         self.fill.append(f"req->{name} = {cast}{name};")
 
@@ -321,9 +332,10 @@ put_span(void *message, uint32_t at, const void *bytes, uint32_t size)
     return at + FDC_ALIGN_UP(size, 8u);
 }
 
-/* All of the range is memory of the device, maybe of several allocations in a row. */
+/* All of the range is device memory of the call's server, maybe of several allocations in a
+ * row. */
 static inline CUresult
-check_range(uint64_t address, uint64_t size)
+check_range(struct fdc_call *call, uint64_t address, uint64_t size)
 {
     struct fdc_place place;
     uint64_t rest;
@@ -332,7 +344,7 @@ check_range(uint64_t address, uint64_t size)
         fdc_place_of((const void *)(uintptr_t)address, &place);
         if (place.where == FDC_HOST_PINNED)
             return CUDA_ERROR_NOT_SUPPORTED;
-        if (place.where != FDC_DEVICE)
+        if (place.where != FDC_DEVICE || place.device->session != call->session)
             return CUDA_ERROR_INVALID_VALUE;
         rest = place.base + place.size - address;
         if (size <= rest)

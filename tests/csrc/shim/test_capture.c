@@ -49,7 +49,7 @@ test_status_is_answered_without_asking(void)
     CHECK_EQ(cuStreamBeginCapture_v2(stream, CU_STREAM_CAPTURE_MODE_GLOBAL), 0);
     CHECK_EQ(cuStreamBeginCapture_v2(stream, CU_STREAM_CAPTURE_MODE_GLOBAL),
              CUDA_ERROR_ILLEGAL_STATE);
-    before = fdc_session_only->waits;
+    before = fdc_session_at(0)->waits;
     CHECK_EQ(status_of(stream), CU_STREAM_CAPTURE_STATUS_ACTIVE);
     CHECK_EQ(status_of(other), CU_STREAM_CAPTURE_STATUS_NONE);
     CHECK_EQ(status_of(NULL), CU_STREAM_CAPTURE_STATUS_NONE);
@@ -58,7 +58,7 @@ test_status_is_answered_without_asking(void)
     CHECK_EQ(cuStreamGetCaptureInfo(stream, &status, &again), 0);
     CHECK_EQ(status, CU_STREAM_CAPTURE_STATUS_ACTIVE);
     CHECK(id != 0 && id == again);
-    CHECK_EQ(fdc_session_only->waits, before);
+    CHECK_EQ(fdc_session_at(0)->waits, before);
     CHECK_EQ(cuStreamEndCapture(stream, &graph), 0);
     CHECK(graph != NULL);
     CHECK_EQ(status_of(stream), CU_STREAM_CAPTURE_STATUS_NONE);
@@ -241,7 +241,7 @@ other_thread(void *arg)
 
     cuCtxSetCurrent(other->context);
     cuThreadExchangeStreamCaptureMode(&other->mode);
-    other->guard = fdc_capture_guard(fdc_session_only);
+    other->guard = fdc_capture_guard();
     other->end = cuStreamEndCapture(other->stream, &graph);
     return NULL;
 }
@@ -299,7 +299,7 @@ test_modes_say_who_may_call_what_is_unsafe(void)
         mode = (CUstreamCaptureMode)cases[i].own;
         CHECK_EQ(cuThreadExchangeStreamCaptureMode(&mode), 0);
         CHECK_EQ(mode, GLOBAL);
-        refused = fdc_capture_guard(fdc_session_only) != CUDA_SUCCESS;
+        refused = fdc_capture_guard() != CUDA_SUCCESS;
         CHECK_EQ(refused, cases[i].own_refused);
         CHECK_EQ(cuThreadExchangeStreamCaptureMode(&mode), 0);
         CHECK_EQ(cuStreamEndCapture(stream, &graph),
@@ -342,7 +342,7 @@ test_a_destroyed_stream_leaves_no_capture_behind(void)
     CHECK_EQ(cuStreamBeginCapture_v2(stream, CU_STREAM_CAPTURE_MODE_GLOBAL), 0);
     CHECK_EQ(cuStreamDestroy_v2(stream), 0);
     CHECK_EQ(cuMemAlloc_v2(&address, 4096), 0);
-    CHECK_EQ(fdc_session_only->capturing, 0);
+    CHECK_EQ(fdc_session_at(0)->capturing, 0);
     worker_exit();
 }
 

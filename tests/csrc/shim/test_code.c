@@ -63,7 +63,7 @@ test_module_is_known_after_one_answer(void)
     worker_context();
     memory = zeroes();
     CHECK_EQ(cuModuleLoadData(&module, text), 0);
-    before = fdc_session_only->waits;
+    before = fdc_session_at(0)->waits;
     CHECK_EQ(cuModuleGetFunction(&add, module, "add"), 0);
     CHECK_EQ(cuModuleGetFunction(&nothing, module, "nothing"), 0);
     CHECK_EQ(cuModuleGetFunction(&nothing, module, "nowhere"), CUDA_ERROR_NOT_FOUND);
@@ -83,7 +83,7 @@ test_module_is_known_after_one_answer(void)
     CHECK_EQ(cuFuncGetModule(&of, add), 0);
     CHECK(of == module);
     CHECK_EQ(cuLaunchKernel(add, 4, 1, 1, 256, 1, 1, 0, NULL, params, NULL), 0);
-    CHECK_EQ(fdc_session_only->waits, before); /* all of it without asking */
+    CHECK_EQ(fdc_session_at(0)->waits, before); /* all of it without asking */
     check_all(memory, 8);
     CHECK_EQ(cuModuleGetGlobal_v2(&bonus, &size, module, "bonus"), 0);
     CHECK_EQ(size, 4);
@@ -124,7 +124,7 @@ test_wrong_launches_are_told_at_once(void)
     memory = zeroes();
     CHECK_EQ(cuModuleLoadData(&module, text), 0);
     CHECK_EQ(cuModuleGetFunction(&add, module, "add"), 0);
-    before = fdc_session_only->messages;
+    before = fdc_session_at(0)->messages;
     CHECK_EQ(cuLaunchKernel(NULL, 1, 1, 1, 1, 1, 1, 0, NULL, params, NULL),
              CUDA_ERROR_INVALID_HANDLE);
     CHECK_EQ(
@@ -146,7 +146,7 @@ test_wrong_launches_are_told_at_once(void)
              CUDA_ERROR_INVALID_HANDLE);
     CHECK_EQ(cuLaunchCooperativeKernel(add, 1 << 20, 1, 1, 256, 1, 1, 0, NULL, params),
              CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE);
-    CHECK_EQ(fdc_session_only->messages, before);
+    CHECK_EQ(fdc_session_at(0)->messages, before);
     packed.memory = memory;
     packed.value = 2;
     packed.n = N;

@@ -9,7 +9,7 @@
 static uint64_t
 waits(void)
 {
-    return __atomic_load_n(&fdc_session_only->waits, __ATOMIC_RELAXED);
+    return __atomic_load_n(&fdc_session_at(0)->waits, __ATOMIC_RELAXED);
 }
 
 static void

@@ -27,7 +27,7 @@ open_gate(void)
 static uint64_t
 waits(void)
 {
-    return __atomic_load_n(&fdc_session_only->waits, __ATOMIC_RELAXED);
+    return __atomic_load_n(&fdc_session_at(0)->waits, __ATOMIC_RELAXED);
 }
 
 static void

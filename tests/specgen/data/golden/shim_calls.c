@@ -17,9 +17,10 @@ put_span(void *message, uint32_t at, const void *bytes, uint32_t size)
     return at + FDC_ALIGN_UP(size, 8u);
 }
 
-/* All of the range is memory of the device, maybe of several allocations in a row. */
+/* All of the range is device memory of the call's server, maybe of several allocations in a
+ * row. */
 static inline CUresult
-check_range(uint64_t address, uint64_t size)
+check_range(struct fdc_call *call, uint64_t address, uint64_t size)
 {
     struct fdc_place place;
     uint64_t rest;
@@ -28,7 +29,7 @@ check_range(uint64_t address, uint64_t size)
         fdc_place_of((const void *)(uintptr_t)address, &place);
         if (place.where == FDC_HOST_PINNED)
             return CUDA_ERROR_NOT_SUPPORTED;
-        if (place.where != FDC_DEVICE)
+        if (place.where != FDC_DEVICE || place.device->session != call->session)
             return CUDA_ERROR_INVALID_VALUE;
         rest = place.base + place.size - address;
         if (size <= rest)
@@ -106,10 +107,10 @@ call_cuMemsetD8Async(CUdeviceptr dstDevice, unsigned char uc, size_t N,
     result = fdc_call_open(&call, FDC_ID_cuMemsetD8Async, FDC_NEEDS_CONTEXT);
     if (result != CUDA_SUCCESS)
         return result;
-    result = check_range(dstDevice, N);
+    result = fdc_stream_resolve(&call, hStream, how | FDC_STREAM_WORK, &hStream_stream);
     if (result != CUDA_SUCCESS)
         return result;
-    result = fdc_stream_resolve(&call, hStream, how | FDC_STREAM_WORK, &hStream_stream);
+    result = check_range(&call, dstDevice, N);
     if (result != CUDA_SUCCESS)
         return result;
     req = fdc_call_begin(&call, sizeof(*req));
@@ -157,6 +158,9 @@ call_cuModuleGetGlobal_v2(CUdeviceptr *dptr, size_t *bytes, CUmodule hmod,
     hmod_object = fdc_object_find(FDC_KIND_MODULE, hmod);
     if (hmod_object == NULL)
         return CUDA_ERROR_INVALID_HANDLE;
+    result = fdc_call_join(&call, hmod_object);
+    if (result != CUDA_SUCCESS)
+        return result;
     if (name == NULL)
         return CUDA_ERROR_INVALID_VALUE;
     name_length = strlen(name) + 1;

@@ -23,7 +23,7 @@ equal(const char *what, long long found, long long wanted, int line)
 }
 
 static struct fdc_session session;
-static struct fdc_device device = { .ordinal = 3, .remote = 7 };
+static struct fdc_device device = { .session = &session, .ordinal = 3, .remote = 7 };
 static struct fdc_stream streams[2];
 static struct fdc_func func = { .index = 5 };
 static struct fdc_object *objects[64];
@@ -76,6 +76,7 @@ fdc_object_new(struct fdc_session *s, enum fdc_kind kind, size_t size,
 
     (void)context;
     EQUAL(s == &session, 1);
+    object->session = s;
     live++;
     for (unsigned at = 1; at < FDC_COUNT(objects); at++) {
         if (objects[at] == NULL) {
@@ -154,6 +155,7 @@ fdc_place_of(const void *address, struct fdc_place *place)
     place->where = FDC_NOWHERE;
     if (at >= 0x1000 && at < 0x1200) {
         place->where = FDC_DEVICE;
+        place->device = &device;
         place->base = at & ~0xffull;
         place->size = 0x100;
     } else if (at == 0x9000) {
@@ -246,8 +248,8 @@ main(void)
     EQUAL(cuFill_ptds(0x1000, 9, 1), CUDA_SUCCESS);
     EQUAL(loop_stream, 0x41);
     EQUAL(loop_fills, 5);
-    EQUAL(stream_asked, 5);
-    EQUAL(work_asked, 5);
+    EQUAL(stream_asked, 8); /* ranges are looked at last */
+    EQUAL(work_asked, 8);
 
 #define ASK(maybe, few, bytes, count, name, reserved, device, function) \
     cuAsk(&map, &both, maybe, few, bytes, count, name, reserved, device, function, &size)
