@@ -29,6 +29,11 @@ def parser() -> options.Parser:
         "--driver", default="", metavar="PATH",
         help="the driver library to serve (the system's libcuda.so.1)",
     )  # fmt: skip
+    made.add_argument(
+        "--host-memory", type=options.memory, default=0, metavar="SIZE",
+        help="pinned memory of this machine that a program may have, in MiB or as 2G "
+        "(half of what there is)",
+    )  # fmt: skip
     made.add_argument("--state", type=Path, metavar="DIR", help="where its sockets are")
     made.add_argument(
         "--trusted-network", action="store_true",
@@ -64,6 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 listen=listen,
                 driver=given.driver,
                 cpu_devices=given.cpu_devices,
+                host_memory=given.host_memory,
                 trusted_network=given.trusted_network,
                 ready_fd=given.ready_fd,
                 leash_fd=given.leash_fd,

@@ -56,6 +56,7 @@ class Options:
     listen: Address | None = None
     driver: str = ""
     cpu_devices: int = 0
+    host_memory: int = 0
     trusted_network: bool = False
     # A line of JSON goes there when connections are answered.
     ready_fd: int = -1
@@ -296,7 +297,10 @@ class Server:
             session.worker = worker
             parts = [(part.ordinal, part.memory) for part in session.lease.slices]
             try:
-                worker.start(session.id, self.driver, session.road, parts, sockets)
+                worker.start(
+                    session.id, self.driver, session.road, parts, sockets,
+                    self.options.host_memory,
+                )  # fmt: skip
             except OSError:
                 await worker.stop()
                 raise

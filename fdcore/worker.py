@@ -108,7 +108,8 @@ class Worker:
             fds += bulk
         tell_ready(fds[0])
         number = bytes.fromhex(order["session"])
-        session = Session(driver, road, fds, devices, number)
+        host_memory = int(order.get("host_memory", 0))
+        session = Session(driver, road, fds, devices, number, host_memory)
         # The driver writes what kernels print to standard output, failed assertions to
         # standard error: the client's, then. The worker's own words go where they went.
         log_fd = os.dup(2)

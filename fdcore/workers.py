@@ -4,8 +4,8 @@ The server speaks with a worker over a SOCK_SEQPACKET pair: one JSON object a me
 with descriptors beside it.
 
     server to worker  {"op": "warm", "driver"}: open it already
-                      {"op": "start", "session", "driver", "road", "devices"} and the
-                      session's sockets: command[, bulk]
+                      {"op": "start", "session", "driver", "road", "devices",
+                      "host_memory"} and the session's sockets: command[, bulk]
     worker to server  {"op": "ready"}, {"op": "failed", "reason"},
                       {"op": "ended", "reason", "counters"}
 """
@@ -66,6 +66,7 @@ class Worker:
         road: str,
         devices: Sequence[tuple[int, int]],
         sockets: Sequence[socket.socket],
+        host_memory: int = 0,
     ) -> None:
         """Gives it its session. The sockets are the worker's from then on."""
         order = {
@@ -74,6 +75,7 @@ class Worker:
             "driver": driver,
             "road": road,
             "devices": [{"ordinal": n, "memory": size} for n, size in devices],
+            "host_memory": host_memory,
         }
         for sock in sockets:
             sock.setblocking(True)

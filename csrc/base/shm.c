@@ -35,6 +35,23 @@ fdc_memfd_new(const char *name, size_t size)
 }
 
 int
+fdc_memfd_new_filled(const char *name, size_t size)
+{
+    int fd = fdc_memfd_new(name, size), err;
+
+    if (fd < 0)
+        return fd;
+    do
+        err = fallocate(fd, 0, 0, (off_t)size) < 0 ? -errno : 0;
+    while (err == -EINTR);
+    if (err) {
+        close(fd);
+        return err;
+    }
+    return fd;
+}
+
+int
 fdc_memfd_check(int fd, size_t size)
 {
     struct stat info;

@@ -263,6 +263,7 @@ context_ready(struct fdc_ctx *ctx, uint64_t handle, CUcontext value)
         return result;
     }
     fdc_regions_register(serve);
+    fdc_host_register(serve);
     return CUDA_SUCCESS;
 }
 
@@ -405,6 +406,7 @@ context_shut(struct fdc_ctx *ctx)
         free(mark);
     }
     fdc_regions_release_ctx(serve, ctx);
+    fdc_host_release_ctx(serve, ctx);
     driver->cuStreamDestroy_v2(ctx->own);
     driver->cuStreamDestroy_v2(ctx->clear);
     fdc_handle_sweep(serve, FDC_KIND_CONTEXT, ctx->index, NULL);

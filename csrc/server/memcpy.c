@@ -82,6 +82,24 @@ fdc_server_call_fdcCopyDown(struct fdc_request *request,
     return 0;
 }
 
+int
+fdc_server_call_fdcCopyShared(struct fdc_request *request,
+                              const struct fdc_req_fdcCopyShared *req)
+{
+    CUstream stream;
+    CUresult result;
+
+    result = fdc_handle_stream(request->serve, req->stream, &stream);
+    if (result == CUDA_SUCCESS)
+        result = fdc_memory_check(request->serve, req->dst, req->size);
+    if (result == CUDA_SUCCESS)
+        result = fdc_memory_check(request->serve, req->src, req->size);
+    if (result == CUDA_SUCCESS)
+        result = request->driver->cuMemcpyAsync(req->dst, req->src, req->size, stream);
+    fdc_request_answer(request, result, NULL, 0);
+    return 0;
+}
+
 /* ---- boxes ---- */
 
 /* How many bytes from its base a box in linear memory ends at; false: more than any
@@ -130,6 +148,11 @@ end_of(struct fdc_request *request, const struct fdc_copy_end *end,
         *device = end->base;
         if (!reach(end, copy, &bytes))
             return CUDA_ERROR_INVALID_VALUE;
+        if (fdc_host_check(request->serve, end->base, bytes) == CUDA_SUCCESS) {
+            *type = CU_MEMORYTYPE_HOST;
+            *host = (const void *)(uintptr_t)end->base;
+            return CUDA_SUCCESS;
+        }
         return fdc_memory_check(request->serve, end->base, bytes);
     case FDC_COPY_ARRAY:
         *type = CU_MEMORYTYPE_ARRAY;

@@ -407,7 +407,7 @@ fdc_memory_check(struct fdc_serve *serve, uint64_t address, uint64_t size)
                address - memory->global[i].base <= memory->global[i].size &&
                size <= memory->global[i].size - (address - memory->global[i].base);
     pthread_mutex_unlock(&memory->lock);
-    return ours ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
+    return ours ? CUDA_SUCCESS : fdc_host_check(serve, address, size);
 }
 
 CUresult

@@ -182,7 +182,8 @@ void fdc_memory_piece(struct fdc_serve *serve, int device, uint64_t size, uint64
 uint64_t fdc_memory_granularity(struct fdc_serve *serve, int device);
 uint64_t fdc_memory_used(struct fdc_serve *serve, int device);
 uint64_t fdc_memory_limit(struct fdc_serve *serve, int device);
-/* Whether a copy may name these addresses: the session's pieces, blocks and globals. */
+/* Whether a copy may name these addresses: the session's pieces, blocks and globals, and
+ * host memory that it shares. */
 CUresult fdc_memory_check(struct fdc_serve *serve, uint64_t address, uint64_t size);
 /* Addresses that the driver chose (a module's globals) may be named from now on. */
 CUresult fdc_memory_allow(struct fdc_serve *serve, uint64_t address, uint64_t size);
@@ -197,6 +198,18 @@ bool fdc_memory_is_whole(const struct fdc_memory_held *held);
 void fdc_memory_let_go(struct fdc_serve *serve, struct fdc_memory_held *held);
 void fdc_regions_register(struct fdc_serve *serve);
 void fdc_regions_release_ctx(struct fdc_serve *serve, struct fdc_ctx *ctx);
+
+/* ---- host.c: host memory that both sides have at one address ---- */
+
+struct fdc_host;
+struct fdc_host *fdc_host_new(const struct fdc_serve_limits *limits);
+void fdc_host_free(struct fdc_serve *serve);
+uint64_t fdc_host_used(const struct fdc_host *host);
+/* Whether these bytes are such memory. */
+CUresult fdc_host_check(struct fdc_serve *serve, uint64_t address, uint64_t size);
+/* Before a context goes away; and in one that has been opened. */
+void fdc_host_release_ctx(struct fdc_serve *serve, struct fdc_ctx *ctx);
+void fdc_host_register(struct fdc_serve *serve);
 
 /* ---- array.c: what becomes of swept handles ---- */
 
@@ -315,6 +328,7 @@ struct fdc_serve {
     pthread_t printer;
 
     struct fdc_memory *memory;
+    struct fdc_host *host;
     struct fdc_images *images;
     struct fdc_hostfns *hostfns;
     struct fdc_blobs *blobs;

@@ -20,12 +20,14 @@ struct fdc_serve_limits {               /* the slice, per device of the lease */
     int devices;
     int ordinal[64];                    /* the driver's ordinals */
     uint64_t memory[64];                /* bytes the session may have, 0: all */
+    uint64_t host_memory;               /* pinned bytes of the host's, 0: half of it */
     uint8_t session[16];                /* its number, for logs and the snapshot */
 };
 
 struct fdc_serve_counters {
     uint64_t messages, replies, dones, host_functions, failures, slow, waits;
     uint64_t up_bytes, down_bytes, launches, memory_used;
+    uint64_t host_memory_used;
 };
 
 struct fdc_serve;                       /* one session, session.c */

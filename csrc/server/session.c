@@ -72,11 +72,12 @@ fdc_serve_new(const struct fdc_driver *driver, struct fdc_link *link,
         goto err_free;
     err = -ENOMEM;
     serve->memory = fdc_memory_new(serve);
+    serve->host = fdc_host_new(&serve->limits);
     serve->images = fdc_images_new();
     serve->objects = fdc_objects_new();
     serve->hostfns = fdc_hostfns_new(serve);
     serve->blobs = fdc_blobs_new();
-    if (serve->memory == NULL || serve->images == NULL || serve->hostfns == NULL ||
+    if (serve->memory == NULL || serve->host == NULL || serve->images == NULL || serve->hostfns == NULL ||
         serve->blobs == NULL || serve->objects == NULL)
         goto err_free;
     err = fdc_poller_start(serve);
@@ -233,6 +234,8 @@ fdc_serve_free(struct fdc_serve *serve)
     fdc_done_cancel(serve, NULL, CUDA_ERROR_DEINITIALIZED);
     if (serve->memory != NULL)
         fdc_memory_free(serve);
+    if (serve->host != NULL)
+        fdc_host_free(serve);
     if (serve->slots != NULL)
         fdc_contexts_close(serve);
     if (serve->hostfns != NULL)
@@ -262,4 +265,5 @@ fdc_serve_get_counters(struct fdc_serve *serve, struct fdc_serve_counters *count
     counters->memory_used = 0;
     for (int i = 0; i < serve->limits.devices; i++)
         counters->memory_used += fdc_memory_used(serve, i);
+    counters->host_memory_used = fdc_host_used(serve->host);
 }

@@ -73,7 +73,7 @@ stats_line(const char *line, int size)
 static void
 stats_print(void)
 {
-    unsigned long long messages = 0, waits = 0;
+    unsigned long long messages = 0, waits = 0, moved = 0, in_place = 0;
     struct fdc_session *session;
     char line[160];
     unsigned id;
@@ -84,9 +84,14 @@ stats_print(void)
     for (int i = 0; (session = fdc_session_at(i)) != NULL; i++) {
         messages += fdc_load_relaxed(&session->messages);
         waits += fdc_load_relaxed(&session->waits);
+        moved += fdc_load_relaxed(&session->moved);
+        in_place += fdc_load_relaxed(&session->in_place);
     }
     n = snprintf(line, sizeof(line), "fdcore: messages %llu waits %llu\n", messages,
                  waits);
+    stats_line(line, n);
+    n = snprintf(line, sizeof(line), "fdcore: bytes copied %llu in place %llu\n",
+                 moved, in_place);
     stats_line(line, n);
     for (id = 0; id < 0x10000; id++) {
         const char *name;

@@ -1,6 +1,8 @@
 /*
- * Host memory. It is this process's own: allocated here, and only remembered as pinned.
- * Kernels do not reach it yet; copies know by the place that they may be asynchronous.
+ * Host memory. Where the session can, what is allocated here is shared with the worker at
+ * one address (shared.c), and then the device reaches it. Else, and where memory of the
+ * program's own is registered, it is only remembered as pinned: copies know by the place
+ * that they may be asynchronous.
  */
 #include <errno.h>
 #include <string.h>
@@ -8,6 +10,32 @@
 
 #include "memory.h"
 #include "cuda_calls.h"
+
+/* Memory of this process alone. */
+static CUresult
+own_alloc(size_t size, uint64_t *address)
+{
+    size_t whole = FDC_ALIGN_UP(size, (size_t)4096);
+    void *memory;
+
+    if (whole < size)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    memory =
+        mmap(NULL, whole, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    *address = (uint64_t)(uintptr_t)memory;
+    return CUDA_SUCCESS;
+}
+
+static void
+release(struct fdc_session *session, const struct fdc_place *place)
+{
+    if (place->shared)
+        fdc_shared_free(session, place->base);
+    else
+        munmap((void *)(uintptr_t)place->base, FDC_ALIGN_UP(place->size, 4096ull));
+}
 
 FDC_EXPORT CUresult
 cuMemHostAlloc(void **pp, size_t bytesize, unsigned int Flags)
@@ -19,8 +47,6 @@ cuMemHostAlloc(void **pp, size_t bytesize, unsigned int Flags)
     };
     struct fdc_call call;
     CUresult result;
-    size_t size;
-    void *memory;
 
     result =
         fdc_call_open(&call, FDC_ID_fdcMark, FDC_NEEDS_CONTEXT | FDC_UNSAFE_IN_CAPTURE);
@@ -28,20 +54,20 @@ cuMemHostAlloc(void **pp, size_t bytesize, unsigned int Flags)
         return result;
     if (pp == NULL || bytesize == 0 || (Flags & ~7u) != 0)
         return CUDA_ERROR_INVALID_VALUE;
-    size = FDC_ALIGN_UP(bytesize, (size_t)4096);
-    if (size < bytesize)
-        return CUDA_ERROR_OUT_OF_MEMORY;
-    memory =
-        mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (memory == MAP_FAILED)
-        return CUDA_ERROR_OUT_OF_MEMORY;
+    result = fdc_shared_alloc(call.session, bytesize, &place.base);
+    place.shared = result == CUDA_SUCCESS;
+    if (result == CUDA_ERROR_NOT_SUPPORTED)
+        result = own_alloc(bytesize, &place.base);
+    if (result != CUDA_SUCCESS)
+        return result;
+    place.size = bytesize;
     place.context = call.context;
     place.device = call.context->device;
-    if (fdc_place_add((uint64_t)(uintptr_t)memory, bytesize, &place) != 0) {
-        munmap(memory, size);
+    if (fdc_place_add(place.base, bytesize, &place) != 0) {
+        release(call.session, &place);
         return CUDA_ERROR_OUT_OF_MEMORY;
     }
-    *pp = memory;
+    *pp = (void *)(uintptr_t)place.base;
     return CUDA_SUCCESS;
 }
 
@@ -70,7 +96,7 @@ cuMemFreeHost(void *p)
         return result;
     if (fdc_place_del(place.base) != 0)
         return CUDA_ERROR_INVALID_VALUE;
-    munmap(p, FDC_ALIGN_UP(place.size, (uint64_t)4096));
+    release(place.device->session, &place);
     return CUDA_SUCCESS;
 }
 

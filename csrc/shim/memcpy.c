@@ -103,6 +103,7 @@ copy_up(struct fdc_call *call, struct fdc_stream *stream, uint64_t dst, const ch
     result = fdc_pending_wait(src, size);
     if (result != CUDA_SUCCESS)
         return result;
+    __atomic_add_fetch(&session->moved, size, __ATOMIC_RELAXED);
 
     if (size <= FDC_INLINE_MAX) {
         struct fdc_req_fdcCopyUpInline *req;
@@ -167,6 +168,7 @@ copy_down(struct fdc_call *call, struct fdc_stream *stream, char *dst, uint64_t 
     result = fdc_pending_wait(dst, size);
     if (result != CUDA_SUCCESS)
         return result;
+    __atomic_add_fetch(&session->moved, size, __ATOMIC_RELAXED);
     call->id = FDC_ID_fdcCopyDown;
     memset(&what, 0, sizeof(what));
     what.rows = what.depth = 1;
@@ -244,6 +246,34 @@ copy_peer(struct fdc_call *call, struct fdc_stream *stream, uint64_t dst,
     return fdc_call_send(call);
 }
 
+/* Host memory that the worker has too: nothing of it passes through here. */
+static CUresult
+copy_shared(struct fdc_call *call, struct fdc_stream *stream, uint64_t dst,
+            uint64_t src, uint64_t size, bool sync)
+{
+    struct fdc_req_fdcCopyShared *req;
+    CUresult result;
+
+    call->id = FDC_ID_fdcCopyShared;
+    req = fdc_call_begin(call, sizeof(*req));
+    if (req == NULL)
+        return call->result;
+    req->dst = dst;
+    req->src = src;
+    req->size = size;
+    req->stream = fdc_stream_wire(stream);
+    result = fdc_call_send(call);
+    if (result != CUDA_SUCCESS)
+        return result;
+    __atomic_add_fetch(&call->session->in_place, size, __ATOMIC_RELAXED);
+    if (!sync)
+        return CUDA_SUCCESS;
+    result = fdc_stream_drain(call, stream);
+    if (result == CUDA_SUCCESS)
+        fdc_stream_idle(stream, call->position);
+    return result;
+}
+
 enum { COPY_SYNC = 1, DST_DEVICE = 2, SRC_DEVICE = 4 };
 
 /* What an end has to be: all of it in one live allocation, or host memory. */
@@ -251,10 +281,10 @@ static CUresult
 classify(struct fdc_session *session, uint64_t address, uint64_t size, bool device,
          struct fdc_place *place)
 {
-    (void)fdc_place_find(address, place);
+    fdc_place_look(session, address, place);
     if (place->where == FDC_NOWHERE || (device && place->where == FDC_HOST_PAGEABLE))
         return CUDA_ERROR_INVALID_VALUE;
-    if (place->where == FDC_DEVICE)
+    if (fdc_place_reached(place))
         return fdc_place_device(session, address, size, NULL);
     return address != 0 ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
 }
@@ -288,6 +318,8 @@ copy(CUdeviceptr dst, CUdeviceptr src, size_t size, CUstream value, unsigned how
             return copy_peer(&call, stream, dst, to.context, src, from.context, size);
         return copy_device(&call, stream, dst, src, size);
     }
+    if (fdc_place_reached(&to) && fdc_place_reached(&from))
+        return copy_shared(&call, stream, dst, src, size, (kind & COPY_SYNC) != 0);
     if (to.where == FDC_DEVICE) {
         result = copy_up(&call, stream, dst, (const char *)(uintptr_t)src, size);
         return result == CUDA_SUCCESS

@@ -15,7 +15,7 @@ enum { COPY_SYNC = 1 };
 /* One end of a copy, as every form of the structure says it. */
 struct end {
     struct fdc_copy_end wire; /* device memory or array */
-    bool host, pinned;
+    bool host, pinned, shared; /* shared: not host, though it is there */
     char *bytes;           /* host: the box's first byte */
     uint64_t pitch, slice; /* host: bytes between rows, slices */
 };
@@ -91,10 +91,11 @@ linear_end(struct fdc_session *session, const struct form *form, const struct bo
         __builtin_add_overflow(reach, box->width, &reach) || reach > 1ull << 47)
         return CUDA_ERROR_INVALID_VALUE;
 
-    (void)fdc_place_find(address + offset, &place);
+    fdc_place_look(session, address + offset, &place);
     if (place.where == FDC_NOWHERE || (!host && place.where == FDC_HOST_PAGEABLE))
         return CUDA_ERROR_INVALID_VALUE;
-    if (place.where == FDC_DEVICE) {
+    if (fdc_place_reached(&place)) {
+        end->shared = place.shared;
         end->wire.memory = FDC_COPY_DEVICE;
         /* The worker is told of the box alone: its range is what was checked here. */
         end->wire.base = address + offset;
@@ -385,10 +386,20 @@ copy3d(const CUDA_MEMCPY3D *copy, CUstream value, unsigned how, unsigned kind)
         result = fdc_stream_resolve(&call, value, how, &stream);
     if (result != CUDA_SUCCESS)
         return result;
-    if (!box.src.host && !box.dst.host)
-        return box_between(&call, stream, &box);
+    if (!box.src.host && !box.dst.host) {
+        result = box_between(&call, stream, &box);
+        if (result == CUDA_SUCCESS && (box.src.shared || box.dst.shared)) {
+            __atomic_add_fetch(&call.session->in_place,
+                               box.width * box.height * box.depth, __ATOMIC_RELAXED);
+            if (kind & COPY_SYNC)
+                result = fdc_stream_drain(&call, stream);
+        }
+        return result;
+    }
     if (fdc_stream_capturing(stream))
         return fdc_copy_refuse_capture();
+    __atomic_add_fetch(&call.session->moved, box.width * box.height * box.depth,
+                       __ATOMIC_RELAXED);
     if (!box.dst.host) {
         result = box_up(&call, stream, &box);
         return result == CUDA_SUCCESS

@@ -33,9 +33,23 @@ struct fence {
     struct fdc_session *session;
     uint64_t position; /* everything accepted up to here */
     uint32_t left;     /* contexts that have not passed, atomic */
+    CUresult result;   /* the first failure; under intake */
     uint32_t passed;   /* futex word */
     bool waited;       /* the waiter frees it */
 };
+
+/* All work up to this position is over. */
+static void
+retire(struct fdc_session *session, uint64_t position)
+{
+    for (int i = 0; i < session->devices; i++) {
+        struct fdc_arena *arena = fdc_load_acquire(&session->device[i].arena);
+
+        if (arena != NULL)
+            fdc_arena_retire(arena, position);
+    }
+    fdc_shared_retire(session, position);
+}
 
 static void
 fence_passed(struct fence *fence)
@@ -44,12 +58,7 @@ fence_passed(struct fence *fence)
 
     if (__atomic_sub_fetch(&fence->left, 1, __ATOMIC_ACQ_REL) != 0)
         return;
-    for (int i = 0; i < session->devices; i++) {
-        struct fdc_arena *arena = fdc_load_acquire(&session->device[i].arena);
-
-        if (arena != NULL)
-            fdc_arena_retire(arena, fence->position);
-    }
+    retire(session, fence->result == CUDA_SUCCESS ? fence->position : 0);
     if (fence->waited)
         /* pairs with the load in fdc_intake_until(); the waiter frees it then */
         fdc_store_release(&fence->passed, 1);
@@ -62,6 +71,12 @@ fence_done(struct fdc_ticket *ticket)
 {
     struct fence *fence = ticket->user;
 
+    /* A context that could not be asked, or is in an error, has told nothing. One that went
+     * away meanwhile has no more work. */
+    if (ticket->result != CUDA_SUCCESS &&
+        ticket->result != CUDA_ERROR_CONTEXT_IS_DESTROYED &&
+        fence->result == CUDA_SUCCESS)
+        fence->result = (CUresult)ticket->result;
     fdc_ticket_release(fence->session, ticket);
     free(ticket);
     fence_passed(fence);
@@ -143,6 +158,8 @@ fdc_memory_fence(struct fdc_session *session, bool wait)
     if (fdc_intake_until(session, &fence->passed, 0, -1) == -EPIPE &&
         fdc_load_acquire(&fence->passed) == 0)
         return (CUresult)fdc_load_relaxed(&session->dead); /* it is lost: rare, small */
+    if (result == CUDA_SUCCESS)
+        result = fence->result;
     free(fence);
     return result;
 }
@@ -158,12 +175,7 @@ fdc_memory_retire(struct fdc_context *context, uint64_t position)
     fdc_object_each(FDC_KIND_CONTEXT, context_active, &contexts);
     if (contexts.count != 1)
         return; /* others may still use the memory: a fence tells */
-    for (int i = 0; i < session->devices; i++) {
-        struct fdc_arena *arena = fdc_load_acquire(&session->device[i].arena);
-
-        if (arena != NULL)
-            fdc_arena_retire(arena, position);
-    }
+    retire(session, position);
 }
 
 /* ---- what an arena asks of the worker ---- */
@@ -488,6 +500,7 @@ struct gone {
     struct fdc_context *context;
     CUdeviceptr address[64];
     uint64_t size[64];
+    bool shared[64]; /* pinned memory, not the device's */
     int count;
 };
 
@@ -497,13 +510,14 @@ is_gone(const struct fdc_place *place, void *user)
 {
     struct gone *gone = user;
 
-    if (place->context != gone->context || place->where != FDC_DEVICE)
+    if (place->context != gone->context || !fdc_place_reached(place))
         return false;
     if (place->origin == FDC_BY_CODE)
         return true;
     if ((place->origin == FDC_BY_ALLOC || place->origin == FDC_BY_PLAIN ||
-         place->origin == FDC_BY_POOL) &&
+         place->origin == FDC_BY_POOL || place->origin == FDC_BY_HOST_ALLOC) &&
         gone->count < 64) {
+        gone->shared[gone->count] = place->shared;
         gone->address[gone->count] = place->base;
         gone->size[gone->count++] = place->size;
         return true;
@@ -524,7 +538,9 @@ fdc_memory_context_gone(struct fdc_context *context)
         gone.count = 0;
         fdc_place_sweep(is_gone, &gone);
         for (int i = 0; i < gone.count; i++) {
-            if (device->arena != NULL)
+            if (gone.shared[i])
+                fdc_shared_free(device->session, gone.address[i]);
+            else if (device->arena != NULL)
                 (void)fdc_arena_free(device->arena, gone.address[i]);
             else if (fdc_call_open_in(&call, device->session,
                                       FDC_ID_fdcMemFreePlain) == CUDA_SUCCESS)

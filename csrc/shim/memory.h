@@ -42,6 +42,7 @@ struct fdc_memory {
     struct fdc_pending *pending;
     uint32_t pending_count; /* atomic; what flush waiters sleep on is below */
     uint32_t arrived;       /* counts pending copies that came in, atomic */
+    struct fdc_shared *shared; /* shared.c, made at first use, atomic */
 };
 
 CUresult fdc_memory_setup(struct fdc_session *session);
@@ -59,10 +60,29 @@ CUresult fdc_memory_free(struct fdc_call *call, CUdeviceptr address);
 
 /* place.c: as fdc_place_of; true when it is in a live allocation. */
 bool fdc_place_find(uint64_t address, struct fdc_place *place);
+/* The same as a call of this session sees it: what is shared with another is only pinned. */
+void fdc_place_look(struct fdc_session *session, uint64_t address,
+                    struct fdc_place *place);
 /* Changes a flag of a live place in place: 0 or -ENOENT. */
 int fdc_place_set_sync(uint64_t address, bool on);
 /* Remembers a device's access to the mappings of a range. */
 void fdc_place_set_access(uint64_t address, uint64_t size, int device, unsigned flags);
+/* Addresses for our own use, without access: all of them or none; address 0: wherever the
+ * kernel likes. 0 or -errno. */
+int fdc_place_reserve(uint64_t *address, uint64_t size);
+/* That device and kernels reach memory of this place where it is. */
+static inline bool
+fdc_place_reached(const struct fdc_place *place)
+{
+    return place->where == FDC_DEVICE || place->shared;
+}
+
+/* shared.c: pinned memory that client and worker have at one address. NOT_SUPPORTED: this
+ * session has none. */
+CUresult fdc_shared_alloc(struct fdc_session *session, uint64_t size, uint64_t *address);
+void fdc_shared_free(struct fdc_session *session, uint64_t address);
+void fdc_shared_retire(struct fdc_session *session, uint64_t position);
+
 /* pool.c: bytes of a pool that came back. */
 void fdc_pool_freed(uint64_t pool, uint64_t size);
 /* Says that these addresses are the device's, and keeps this process out of them. 0, or
@@ -72,8 +92,8 @@ int fdc_place_range(struct fdc_device *device, uint64_t base, uint64_t size);
 void fdc_place_sweep(bool (*drop)(const struct fdc_place *place, void *user),
                      void *user);
 
-/* Device memory of the session at [address, +size): 0, or INVALID_VALUE where it is not all
- * in one live allocation (or in adjacent mappings). */
+/* Memory of the session that the device reaches, [address, +size): 0, or INVALID_VALUE
+ * where it is not all in one live allocation (or in adjacent mappings). */
 CUresult fdc_place_device(struct fdc_session *session, uint64_t address, uint64_t size,
                           struct fdc_place *place);
 

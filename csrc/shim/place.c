@@ -75,6 +75,14 @@ fdc_place_find(uint64_t address, struct fdc_place *place)
 }
 
 void
+fdc_place_look(struct fdc_session *session, uint64_t address, struct fdc_place *place)
+{
+    (void)fdc_place_find(address, place);
+    if (place->shared && place->device->session != session)
+        place->shared = false;
+}
+
+void
 fdc_place_of(const void *address, struct fdc_place *place)
 {
     (void)fdc_place_find((uint64_t)(uintptr_t)address, place);
@@ -87,7 +95,7 @@ fdc_place_device(struct fdc_session *session, uint64_t address, uint64_t size,
     struct fdc_place here;
     uint64_t left = size;
 
-    if (!fdc_place_find(address, &here) || here.where != FDC_DEVICE ||
+    if (!fdc_place_find(address, &here) || !fdc_place_reached(&here) ||
         here.device->session != session)
         return CUDA_ERROR_INVALID_VALUE;
     if (place != NULL)
@@ -106,6 +114,27 @@ fdc_place_device(struct fdc_session *session, uint64_t address, uint64_t size,
             here.device->session != session)
             return CUDA_ERROR_INVALID_VALUE;
     }
+}
+
+CUresult
+fdc_place_check(struct fdc_call *call, uint64_t address, uint64_t size)
+{
+    struct fdc_place place;
+    uint64_t rest;
+
+    while (size > 0) {
+        fdc_place_look(call->session, address, &place);
+        if (place.where == FDC_HOST_PINNED && !place.shared)
+            return CUDA_ERROR_NOT_SUPPORTED;
+        if (!fdc_place_reached(&place) || place.device->session != call->session)
+            return CUDA_ERROR_INVALID_VALUE;
+        rest = place.base + place.size - address;
+        if (size <= rest)
+            break;
+        address += rest;
+        size -= rest;
+    }
+    return CUDA_SUCCESS;
 }
 
 int
@@ -212,6 +241,29 @@ readable_inside(uint64_t base, uint64_t size)
     }
     fclose(maps);
     return found;
+}
+
+int
+fdc_place_reserve(uint64_t *address, uint64_t size)
+{
+    int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+    long got;
+
+    if (*address != 0)
+        flags |= MAP_FIXED_NOREPLACE;
+#ifdef __SANITIZE_THREAD__
+    if (*address != 0)
+        return -EEXIST; /* nothing lives outside of its own ranges */
+#endif
+    got = syscall(SYS_mmap, *address, size, PROT_NONE, flags, -1, 0);
+    if (got == -1)
+        return -errno;
+    if (*address != 0 && (uint64_t)got != *address) {
+        syscall(SYS_munmap, got, size); /* a kernel that does not know the flag */
+        return -EEXIST;
+    }
+    *address = (uint64_t)got;
+    return 0;
 }
 
 int

@@ -119,6 +119,7 @@ struct fdc_session {
     int devices;
     struct fdc_stage *up, *down;        /* stage.c */
     uint64_t waits, messages;           /* counters, FD_STATS */
+    uint64_t moved, in_place;           /* bytes of copies: through here, by the driver alone */
 
     /* What belongs to single files of the shim. */
     bool sync;                          /* FD_SYNC, CUDA_LAUNCH_BLOCKING: all calls wait */
@@ -299,6 +300,7 @@ struct fdc_place {
     enum fdc_origin origin;
     uint64_t owner;                     /* handle of the pool, mapped memory or code */
     bool sync_memops;
+    bool shared;                        /* pinned: the worker has the same memory there */
     struct fdc_device *device;          /* of device memory */
     struct fdc_context *context;
     uint64_t base, size;                /* of the allocation */
@@ -309,6 +311,9 @@ struct fdc_place {
 /* What the address belongs to. An address inside a session's range but in no live
  * allocation is FDC_NOWHERE; unknown addresses are pageable. */
 void fdc_place_of(const void *address, struct fdc_place *place);
+/* For calls that name a range of device memory: 0, or what they have to return. It may be
+ * several allocations in a row. */
+CUresult fdc_place_check(struct fdc_call *call, uint64_t address, uint64_t size);
 int fdc_place_add(uint64_t base, uint64_t size, const struct fdc_place *place);
 int fdc_place_del(uint64_t base);
 /* After a successful context-wide synchronise that was sent at this position. */

@@ -142,7 +142,7 @@ class _Stub:
         if word.count:
             value = f"(uint64_t)(uintptr_t){name}" if param.stars else name
             # Last: whose memory it has to be is known once streams and handles are.
-            self.ranges.append(f"check_range(&call, {value}, {word.count})")
+            self.ranges.append(f"fdc_place_check(&call, {value}, {word.count})")
         cast = "(uint64_t)(uintptr_t)" if param.stars else ""
         self.fill.append(f"req->{name} = {cast}{name};")
 
@@ -330,29 +330,6 @@ put_span(void *message, uint32_t at, const void *bytes, uint32_t size)
     if (size)
         memcpy((char *)message + at, bytes, size);
     return at + FDC_ALIGN_UP(size, 8u);
-}
-
-/* All of the range is device memory of the call's server, maybe of several allocations in a
- * row. */
-static inline CUresult
-check_range(struct fdc_call *call, uint64_t address, uint64_t size)
-{
-    struct fdc_place place;
-    uint64_t rest;
-
-    while (size) {
-        fdc_place_of((const void *)(uintptr_t)address, &place);
-        if (place.where == FDC_HOST_PINNED)
-            return CUDA_ERROR_NOT_SUPPORTED;
-        if (place.where != FDC_DEVICE || place.device->session != call->session)
-            return CUDA_ERROR_INVALID_VALUE;
-        rest = place.base + place.size - address;
-        if (size <= rest)
-            break;
-        address += rest;
-        size -= rest;
-    }
-    return CUDA_SUCCESS;
 }
 
 """

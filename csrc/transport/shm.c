@@ -1,7 +1,8 @@
 /*
  * The shm road: three rings and two regions in memfds of their own, which the worker's
  * end makes and seals and the client's end checks. The Unix socket that carried them
- * stays open to tell when the other process is gone.
+ * stays open to tell when the other process is gone, and for the descriptors of memory
+ * that is shared later.
  *
  * Both sides treat the memory as hostile: rings check what they read, and the sizes
  * used are the ones agreed at set-up.
@@ -289,6 +290,43 @@ shm_put_wait(struct fdc_link *link, uint64_t ticket, int64_t timeout_us)
     return 0;
 }
 
+/* ---- more memory ---- */
+
+struct given {
+    uint32_t magic, pad;
+    uint64_t tag;
+};
+
+enum { GIVEN_MAGIC = 0x4d434446 };
+
+static int
+shm_give_fd(struct fdc_link *link, uint64_t tag, int fd)
+{
+    struct given given = {.magic = GIVEN_MAGIC, .tag = tag};
+
+    return fdc_sock_send_fds(shm_of(link)->sock, &given, sizeof(given), &fd, 1);
+}
+
+static int
+shm_take_fd(struct fdc_link *link, uint64_t tag, int *fd)
+{
+    int sock = shm_of(link)->sock, fds[1], nfds = 1, err;
+    struct given given;
+
+    err = link_await_setup(sock);
+    if (!err)
+        err = fdc_sock_recv_fds(sock, &given, sizeof(given), fds, &nfds);
+    if (err)
+        return err;
+    if (nfds == 1 && given.magic == GIVEN_MAGIC && given.tag == tag) {
+        *fd = fds[0];
+        return 0;
+    }
+    if (nfds == 1)
+        close(fds[0]);
+    return -EPROTO;
+}
+
 static const struct fdc_link_ops shm_ops = {
     .free = shm_free,
     .shutdown = shm_shutdown,
@@ -302,4 +340,6 @@ static const struct fdc_link_ops shm_ops = {
     .poke = shm_poke,
     .put = shm_put,
     .put_wait = shm_put_wait,
+    .give_fd = shm_give_fd,
+    .take_fd = shm_take_fd,
 };

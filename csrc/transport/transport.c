@@ -342,6 +342,22 @@ fdc_link_is_shared(const struct fdc_link *link)
     return link->road == FDC_ROAD_SHM;
 }
 
+int
+fdc_link_give_fd(struct fdc_link *link, uint64_t tag, int fd)
+{
+    if (!link->worker || link->ops->give_fd == NULL)
+        return -EOPNOTSUPP;
+    return link->ops->give_fd(link, tag, fd);
+}
+
+int
+fdc_link_take_fd(struct fdc_link *link, uint64_t tag, int *fd)
+{
+    if (link->worker || link->ops->take_fd == NULL)
+        return -EOPNOTSUPP;
+    return link->ops->take_fd(link, tag, fd);
+}
+
 void
 fdc_link_get_stats(struct fdc_link *link, struct fdc_link_stats *stats)
 {

@@ -42,6 +42,7 @@ cdef extern from "server/server.h" nogil:
         int devices
         int ordinal[64]
         uint64_t memory[64]
+        uint64_t host_memory
         uint8_t session[16]
     struct fdc_serve_counters:
         uint64_t messages
@@ -55,6 +56,7 @@ cdef extern from "server/server.h" nogil:
         uint64_t down_bytes
         uint64_t launches
         uint64_t memory_used
+        uint64_t host_memory_used
     struct fdc_serve
     int fdc_serve_new(const fdc_driver *driver, fdc_link *link,
                       const fdc_serve_limits *limits, fdc_serve **serve)

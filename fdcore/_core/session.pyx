@@ -45,9 +45,11 @@ cdef class Session:
         self._serve = NULL
         self._running = False
 
-    def __init__(self, Driver driver, str road, fds, devices, bytes number=b""):
+    def __init__(self, Driver driver, str road, fds, devices, bytes number=b"",
+                 uint64_t host_memory=0):
         """The sockets in fds belong to the session from now on. devices: pairs of the
-        driver's ordinal and the bytes of the slice (0: all)."""
+        driver's ordinal and the bytes of the slice (0: all). host_memory: the pinned
+        bytes of this machine's that it may have (0: half of it)."""
         cdef int socks[2]
         cdef int nsocks = len(fds)
         cdef fdc_road which = FDC_ROAD_TCP if road == "tcp" else FDC_ROAD_SHM
@@ -70,6 +72,7 @@ cdef class Session:
         for i, (ordinal, memory) in enumerate(devices):
             self._limits.ordinal[i] = ordinal
             self._limits.memory[i] = memory
+        self._limits.host_memory = host_memory
         if len(number) == 16:
             memcpy(self._limits.session, <const char *>number, 16)
         size.lane[:] = [1 << 20, 1 << 20, 1 << 16]
@@ -136,6 +139,7 @@ cdef class Session:
             "down_bytes": did.down_bytes,
             "launches": did.launches,
             "memory_used": did.memory_used,
+            "host_memory_used": did.host_memory_used,
             "sleeps": sum(stats.sleeps),
             "system_calls": stats.system_calls,
         }

@@ -30,6 +30,11 @@ def test_semantics(name: str, road: str, direct: Run, remote: Run) -> None:
     same(direct(program), remote(program, road=road))
 
 
+def test_pinned_memory_is_shared(direct: Run, remote: Run) -> None:
+    program = build_c("pinned")
+    same(direct(program), remote(program, road="shm"))
+
+
 @pytest.mark.parametrize("road", ROADS)
 def test_demo_with_embedded_ptx(road: str, direct: Run, remote: Run) -> None:
     program = build_c("demo_driver")

@@ -81,6 +81,8 @@ bool fdc_equal_secret(const void *a, const void *b, size_t size);
 
 /* shm.c: a memfd of this size, which is sealed. Returns the descriptor or -errno. */
 int fdc_memfd_new(const char *name, size_t size);
+/* The same with its memory there: no touch of it can fail later. */
+int fdc_memfd_new_filled(const char *name, size_t size);
 /* Checks the seals and the size of a memfd that somebody else made. 0 or -errno. */
 int fdc_memfd_check(int fd, size_t size);
 

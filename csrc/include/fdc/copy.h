@@ -10,7 +10,8 @@
 
 enum fdc_copy_memory {
     FDC_COPY_CHUNK,         /* the message's chunk; the other fields of the end are 0 */
-    FDC_COPY_DEVICE,        /* base is a device address */
+    FDC_COPY_DEVICE,        /* base is an address of device memory, or of host memory that
+                             * both sides have there */
     FDC_COPY_ARRAY,         /* base is an ARRAY handle; x is in bytes */
 };
 

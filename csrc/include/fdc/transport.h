@@ -107,6 +107,14 @@ int fdc_link_put_wait(struct fdc_link *link, enum fdc_region region, uint64_t ti
                       int64_t timeout_us);
 /* True where both sides share the region's memory. */
 bool fdc_link_is_shared(const struct fdc_link *link);
+/*
+ * Where it is so, more memory can be shared: the worker gives the descriptor of a sealed
+ * memfd (which stays its own), and after that tells the client, which takes it. One thread
+ * of the client takes at a time; the tag, any number but 0, says that it is the one that it
+ * was told of. 0 or -errno; *fd is the client's from then on.
+ */
+int fdc_link_give_fd(struct fdc_link *link, uint64_t tag, int fd);
+int fdc_link_take_fd(struct fdc_link *link, uint64_t tag, int *fd);
 
 struct fdc_link_stats {
     uint64_t messages[FDC_LANES], bytes[FDC_LANES], waits[FDC_LANES], sleeps[FDC_LANES];

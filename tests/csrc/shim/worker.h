@@ -44,7 +44,11 @@ worker_path(char path[PATH_MAX], const char *name)
 static inline void
 worker_main(enum fdc_road road, const int *socks, int nsocks, int devices)
 {
-    struct fdc_serve_limits limits = {.devices = devices};
+    const char *host_mb = getenv("FD_TEST_HOST_MB");
+    struct fdc_serve_limits limits = {
+        .devices = devices,
+        .host_memory = host_mb != NULL ? (uint64_t)atoi(host_mb) << 20 : 0,
+    };
     struct fdc_link_size size = FDC_LINK_SIZE_DEFAULT;
     char path[PATH_MAX];
     struct fdc_driver driver;

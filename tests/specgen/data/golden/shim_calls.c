@@ -17,29 +17,6 @@ put_span(void *message, uint32_t at, const void *bytes, uint32_t size)
     return at + FDC_ALIGN_UP(size, 8u);
 }
 
-/* All of the range is device memory of the call's server, maybe of several allocations in a
- * row. */
-static inline CUresult
-check_range(struct fdc_call *call, uint64_t address, uint64_t size)
-{
-    struct fdc_place place;
-    uint64_t rest;
-
-    while (size) {
-        fdc_place_of((const void *)(uintptr_t)address, &place);
-        if (place.where == FDC_HOST_PINNED)
-            return CUDA_ERROR_NOT_SUPPORTED;
-        if (place.where != FDC_DEVICE || place.device->session != call->session)
-            return CUDA_ERROR_INVALID_VALUE;
-        rest = place.base + place.size - address;
-        if (size <= rest)
-            break;
-        address += rest;
-        size -= rest;
-    }
-    return CUDA_SUCCESS;
-}
-
 const char *
 fdc_call_name(uint16_t id)
 {
@@ -110,7 +87,7 @@ call_cuMemsetD8Async(CUdeviceptr dstDevice, unsigned char uc, size_t N,
     result = fdc_stream_resolve(&call, hStream, how | FDC_STREAM_WORK, &hStream_stream);
     if (result != CUDA_SUCCESS)
         return result;
-    result = check_range(&call, dstDevice, N);
+    result = fdc_place_check(&call, dstDevice, N);
     if (result != CUDA_SUCCESS)
         return result;
     req = fdc_call_begin(&call, sizeof(*req));

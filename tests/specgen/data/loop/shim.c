@@ -146,21 +146,15 @@ fdc_func_wire_code(const struct fdc_func *f)
 }
 
 /* Two allocations of 256 bytes in a row at 0x1000; a pinned page at 0x9000. */
-void
-fdc_place_of(const void *address, struct fdc_place *place)
+CUresult
+fdc_place_check(struct fdc_call *call, uint64_t address, uint64_t size)
 {
-    uint64_t at = (uint64_t)(uintptr_t)address;
-
-    memset(place, 0, sizeof(*place));
-    place->where = FDC_NOWHERE;
-    if (at >= 0x1000 && at < 0x1200) {
-        place->where = FDC_DEVICE;
-        place->device = &device;
-        place->base = at & ~0xffull;
-        place->size = 0x100;
-    } else if (at == 0x9000) {
-        place->where = FDC_HOST_PINNED;
-    }
+    (void)call;
+    if (address == 0x9000)
+        return CUDA_ERROR_NOT_SUPPORTED;
+    return size == 0 || (address >= 0x1000 && address + size <= 0x1200)
+               ? CUDA_SUCCESS
+               : CUDA_ERROR_INVALID_VALUE;
 }
 
 CUresult
