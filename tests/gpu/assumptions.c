@@ -30,7 +30,7 @@
                 cuMemHostRegister_v2) X(cuMemHostUnregister)                           \
                 X(cuMemHostGetDevicePointer_v2) X(cuMemcpyHtoD_v2) X(                  \
                     cuMemcpyDtoH_v2) X(cuMemcpyHtoDAsync_v2) X(cuMemcpyDtoHAsync_v2)   \
-                    X(cuMemAllocAsync) X(cuMemFreeAsync) X(cuMemsetD8Async) X(cuMemsetD32Async) X(cuModuleLoadData) X(      \
+                    X(cuLibraryLoadData) X(cuLibraryGetKernel) X(cuKernelGetFunction) X(cuMemAllocAsync) X(cuMemFreeAsync) X(cuMemsetD8Async) X(cuMemsetD32Async) X(cuModuleLoadData) X(      \
                         cuModuleGetFunction) X(cuLaunchKernel) X(cuLaunchHostFunc)     \
                         X(cuStreamCreate) X(cuStreamDestroy_v2) X(cuStreamSynchronize) \
                             X(cuStreamQuery) X(cuStreamWaitEvent) X(cuEventCreate)     \
@@ -629,6 +629,82 @@ ask_graphs(void)
     NEED(cuStreamDestroy_v2(stream));
 }
 
+/* A kernel of a library in a capture, named as a function or as the kernel itself, its
+ * parameters one by one or packed. */
+static void
+ask_library_capture(void)
+{
+    static const char *const how[] = {"function, packed", "kernel, packed",
+                                      "function, one by one", "kernel, one by one"};
+    CUlibrary library;
+    CUkernel kernel;
+    CUfunction function;
+    CUstream stream;
+    CUdeviceptr d;
+    size_t size = 8;
+    int i;
+
+    NEED(cuLibraryLoadData(&library, store_ptx, NULL, NULL, 0, NULL, NULL, 0));
+    NEED(cuLibraryGetKernel(&kernel, library, "store"));
+    NEED(cuKernelGetFunction(&function, kernel));
+    NEED(cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING));
+    NEED(cuMemAlloc_v2(&d, 4));
+    for (i = 0; i < 4; i++) {
+        void *params[] = {&d};
+        void *extra[] = {CU_LAUNCH_PARAM_BUFFER_POINTER, &d, CU_LAUNCH_PARAM_BUFFER_SIZE,
+                         &size, CU_LAUNCH_PARAM_END};
+        CUfunction f = i & 1 ? (CUfunction)kernel : function;
+        CUresult launched, ended;
+        CUgraph graph = NULL;
+
+        NEED(cuStreamBeginCapture_v2(stream, CU_STREAM_CAPTURE_MODE_RELAXED));
+        launched = p_cuLaunchKernel(f, 1, 1, 1, 1, 1, 1, 0, stream, i < 2 ? NULL : params,
+                                    i < 2 ? extra : NULL);
+        ended = p_cuStreamEndCapture(stream, &graph);
+        printf("INFO  library capture, %s: launch %d, end %d\n", how[i], (int)launched,
+               (int)ended);
+    }
+    NEED(cuMemFree_v2(d));
+    NEED(cuStreamDestroy_v2(stream));
+}
+
+/* A capture right after work of other streams that was joined, as the worker does. */
+static void
+ask_capture_after_join(void)
+{
+    CUstream own, streams[2];
+    CUevent mark;
+    CUdeviceptr d;
+    int i;
+
+    NEED(cuStreamCreate(&own, CU_STREAM_NON_BLOCKING));
+    NEED(cuStreamCreate(&streams[0], CU_STREAM_NON_BLOCKING));
+    NEED(cuStreamCreate(&streams[1], CU_STREAM_DEFAULT));
+    NEED(cuEventCreate(&mark, CU_EVENT_DISABLE_TIMING | CU_EVENT_BLOCKING_SYNC));
+    NEED(cuMemAlloc_v2(&d, 4096));
+    for (i = 0; i < 4; i++) {
+        CUstream stream = streams[i & 1];
+        CUresult worked, ended;
+        CUgraph graph = NULL;
+
+        NEED(cuMemsetD8Async(d, 1, 4096, CU_STREAM_LEGACY));
+        NEED(cuMemsetD8Async(d, 1, 4096, stream));
+        NEED(cuEventRecord(mark, stream));
+        NEED(cuStreamWaitEvent(own, mark, 0));
+        if (i & 2) {
+            NEED(cuEventRecord(mark, CU_STREAM_LEGACY));
+            NEED(cuStreamWaitEvent(own, mark, 0));
+        }
+        NEED(cuStreamBeginCapture_v2(stream, CU_STREAM_CAPTURE_MODE_RELAXED));
+        worked = p_cuMemsetD8Async(d, 2, 4096, stream);
+        ended = p_cuStreamEndCapture(stream, &graph);
+        printf("INFO  capture of a %sblocking stream after %s: work %d, end %d\n",
+               i & 1 ? "" : "non-", i & 2 ? "joining both" : "joining it", (int)worked,
+               (int)ended);
+    }
+    NEED(cuMemFree_v2(d));
+}
+
 int
 main(int argc, char **argv)
 {
@@ -659,6 +735,8 @@ main(int argc, char **argv)
     ask_free();
     ask_capture();
     ask_graphs();
+    ask_library_capture();
+    ask_capture_after_join();
     printf("%d failed\n", failures);
     return failures != 0;
 }
