@@ -237,11 +237,14 @@ static FDCPU_HANDLER(op_chk)
         FDCPU_GO(block_ + 1);                                                                \
     } while (0)
 
+/* A jump back over many instructions counts as several. */
+#define JUMP_BACK (x->fuel -= 1 + (int32_t)(-i->imm >> 8))
+
 static FDCPU_HANDLER(op_bra)
 {
     const struct fdcpu_insn *to = i + i->imm;
 
-    if (i->imm <= 0 && --x->fuel < 0)
+    if (i->imm <= 0 && JUMP_BACK < 0)
         FDCPU_STOP(to, WHY_YIELD);
     GO_BLOCK(to);
 }
@@ -258,7 +261,7 @@ static FDCPU_HANDLER(op_brap)
         x->target = to;
         FDCPU_STOP(i, WHY_DIVERGE);
     }
-    if (i->imm <= 0 && --x->fuel < 0)
+    if (i->imm <= 0 && JUMP_BACK < 0)
         FDCPU_STOP(to, WHY_YIELD);
     GO_BLOCK(to);
 }

@@ -529,9 +529,13 @@ do_quads(struct fdcpu_exec *x, const struct fdcpu_insn *i, char *r)
     }
 }
 
+enum { MMA_FUEL = 32 };        /* takes longer than most loops do for one round */
+
 OPEN(mma)
 {
     ALL_LANES
+    if ((x->fuel -= MMA_FUEL) < 0)
+        x->fuel = 0;
     if (i->aux & MMA_QUADS) {
         do_quads(x, i, r);
         FDCPU_NEXT;
