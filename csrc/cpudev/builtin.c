@@ -22,8 +22,7 @@ OPEN(call)
         FDCPU_NEXT;
     x->taken = q;
     x->callee = (uint32_t)i->imm;
-    if (--x->fuel < 0)
-        x->fuel = 0;
+    x->fuel--;
     FDCPU_STOP(i, WHY_CALL);
 }
 
@@ -46,6 +45,7 @@ OPEN(calli)
         t |= (u32)(a[l] == first) << l;
     x->taken = t;
     x->callee = (uint32_t)number - 1;
+    x->fuel--;
     FDCPU_STOP(i, WHY_CALL);
 }
 

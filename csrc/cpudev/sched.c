@@ -588,6 +588,17 @@ load_warp(struct fdcpu_exec *x, struct fdcpu_warp *w)
     x->local_stride = w->local_stride;
 }
 
+/* A split has run long enough. Whether the warp has, all its splits with it. */
+static bool
+turn_over(struct fdcpu_warp *w, struct fdcpu_split *s)
+{
+    s->age = ++w->clock;
+    if (w->fair)
+        return --w->fair == 0;
+    w->fair = runnable(w);
+    return w->fair <= 1;
+}
+
 static enum result
 warp_run(struct fdcpu_worker *wk, struct fdcpu_warp *w)
 {
@@ -645,17 +656,9 @@ warp_run(struct fdcpu_worker *wk, struct fdcpu_warp *w)
         case WHY_YIELD:
             if (fdcpu_stopped(x->job))
                 return R_YIELD;
-            s->age = ++w->clock;
-            if (w->fair) {
-                if (--w->fair == 0)
-                    return R_YIELD;
-                last = -1;
-            } else {
-                w->fair = runnable(w);
-                if (w->fair <= 1)
-                    return R_YIELD;
-                last = -1;
-            }
+            if (turn_over(w, s))
+                return R_YIELD;
+            last = -1;
             break;
         case WHY_DIVERGE:
             q = x->taken;
@@ -663,8 +666,7 @@ warp_run(struct fdcpu_worker *wk, struct fdcpu_warp *w)
             s->ip = i + 1;
             split_add(w, x->target, s->frame, q)->age = s->age;
             if (x->target <= i && --x->fuel < 0) {      /* a jump back all the same */
-                w->split[w->nsplit - 1].age = ++w->clock;
-                if (w->fair ? --w->fair == 0 : (w->fair = runnable(w)) <= 1)
+                if (turn_over(w, &w->split[w->nsplit - 1]))
                     return R_YIELD;
                 last = -1;
             }
@@ -702,6 +704,11 @@ warp_run(struct fdcpu_worker *wk, struct fdcpu_warp *w)
                 return R_FAULT;
             if (fdcpu_stopped(x->job))
                 return R_YIELD;
+            if (x->fuel < 0) {          /* recursion without a jump back goes on as long */
+                if (turn_over(w, s))
+                    return R_YIELD;
+                last = -1;
+            }
             break;
         }
         case WHY_RET:

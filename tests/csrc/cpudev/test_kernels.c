@@ -161,6 +161,28 @@ test_a_kernel_without_end_is_stopped_by_deadline_or_cancel(void)
     fdcpu_module_unload(m);
 }
 
+/* Two to the power of 50 calls, none of them deep, and no jump back. */
+static void
+test_recursion_without_end_is_stopped_too(void)
+{
+    struct fdcpu_module *m = ptx_load(PTX_HEAD
+        ".func f(.param .u32 n) {\n.reg .pred %p; .reg .b32 %r<4>;\n"
+        "ld.param.u32 %r1, [n]; setp.eq.u32 %p, %r1, 0; @%p bra $E;\n"
+        "sub.u32 %r2, %r1, 1;\n"
+        "{ .param .u32 a; st.param.u32 [a], %r2; call.uni f, (a); }\n"
+        "{ .param .u32 b; st.param.u32 [b], %r2; call.uni f, (b); }\n"
+        "$E: ret;\n}\n"
+        ".visible .entry k() {\n" REGS "mov.u32 %r1, %tid.x; add.u32 %r1, %r1, 50;\n"
+        "{ .param .u32 a; st.param.u32 [a], %r1; call.uni f, (a); } ret;\n}\n", NULL);
+
+    CHECK(m);
+    ptx_env.deadline_ms = 50;
+    CHECK_EQ(ptx_run(m, "k", 1, 1, 0), 702);
+    CHECK_EQ(ptx_run(m, "k", 3, 64, 0), 702);
+    ptx_env.deadline_ms = 60000;
+    fdcpu_module_unload(m);
+}
+
 static void
 test_recursion_and_calls_through_a_table(void)
 {
@@ -333,6 +355,7 @@ main(void)
     RUN(test_barriers_in_both_arms_and_after_early_exits);
     RUN(test_a_barrier_that_nobody_else_reaches_is_a_deadlock);
     RUN(test_a_kernel_without_end_is_stopped_by_deadline_or_cancel);
+    RUN(test_recursion_without_end_is_stopped_too);
     RUN(test_recursion_and_calls_through_a_table);
     RUN(test_shuffles_votes_and_partial_masks);
     RUN(test_constants_are_read_and_written_by_address);
