@@ -143,6 +143,8 @@ static const int fixed[] = {
     [134] = 0,
 };
 
+enum { LAST_ATTRIBUTE = 159 };  /* a driver refuses what it does not know */
+
 FDC_EXPORT CUresult
 cuDeviceGetAttribute(int *pi, CUdevice_attribute attrib, CUdevice dev)
 {
@@ -154,7 +156,7 @@ cuDeviceGetAttribute(int *pi, CUdevice_attribute attrib, CUdevice dev)
     device = fdcpu_device_get(dev);
     if (device == NULL)
         return CUDA_ERROR_INVALID_DEVICE;
-    if (pi == NULL || (int)attrib < 1 || (int)attrib > 4095)
+    if (pi == NULL || (int)attrib < 1 || (int)attrib > LAST_ATTRIBUTE)
         return CUDA_ERROR_INVALID_VALUE;
     switch ((int)attrib) {
     case 33:

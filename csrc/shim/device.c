@@ -120,7 +120,7 @@ cuDeviceGetAttribute(int *pi, CUdevice_attribute attrib, CUdevice dev)
 
     if (result != CUDA_SUCCESS)
         return result;
-    if (pi == NULL || (int)attrib <= 0)
+    if (pi == NULL || (int)attrib <= 0 || (int)attrib >= FDC_SNAPSHOT_ATTRIBUTES)
         return CUDA_ERROR_INVALID_VALUE;
     *pi = attribute(device, (unsigned)attrib);
     return CUDA_SUCCESS;

@@ -59,8 +59,9 @@ test_device_questions_are_answered(void)
     CHECK_EQ(cuDeviceGetAttribute(&value, CU_DEVICE_ATTRIBUTE_WARP_SIZE, device), 0);
     CHECK_EQ(value, 32);
     value = 77;
-    CHECK_EQ(cuDeviceGetAttribute(&value, (CUdevice_attribute)900, device), 0);
-    CHECK_EQ(value, 0);
+    CHECK_EQ(cuDeviceGetAttribute(&value, (CUdevice_attribute)900, device),
+             CUDA_ERROR_INVALID_VALUE);
+    CHECK_EQ(value, 77);
     CHECK_EQ(cuDeviceComputeCapability(&major, &minor, device), 0);
     CHECK_EQ(cuDeviceGetPCIBusId(bus, sizeof(bus), device), 0);
     CHECK_EQ(cuDeviceGetByPCIBusId(&found, bus), 0);
