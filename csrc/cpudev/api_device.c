@@ -10,6 +10,28 @@ fdcpu_device_get(CUdevice dev)
     return dev < 0 || dev >= fdcpu.ndevices ? NULL : &fdcpu.device[dev];
 }
 
+int
+fdcpu_sm_shared(void)
+{
+    switch (fdcpu.opt.cc) {
+    case 75:
+        return 65536;
+    case 86:
+    case 89:
+    case 120:
+    case 121:
+        return 102400;
+    default:
+        return fdcpu.opt.cc >= 90 ? 233472 : 167936;
+    }
+}
+
+int
+fdcpu_shared_optin(void)
+{
+    return fdcpu_sm_shared() - (fdcpu.opt.cc >= 80 ? FDCPU_SHARED_RESERVED : 0);
+}
+
 /* Attributes with fixed values, by id; those that depend on options are below. */
 static const int fixed[] = {
     [1] = FDCPU_MAX_THREADS,
@@ -87,7 +109,7 @@ static const int fixed[] = {
     [78] = 1,
     [79] = 1,
     [80] = 1,
-    [81] = FDCPU_SM_SHARED,
+    [81] = 0,
     [82] = FDCPU_SM_REGISTERS,
     [83] = 1,
     [84] = 0,
@@ -103,7 +125,7 @@ static const int fixed[] = {
     [94] = 1,
     [95] = 1,
     [96] = 0,
-    [97] = FDCPU_SHARED_OPTIN,
+    [97] = 0,
     [98] = 0,
     [99] = 1,
     [100] = 0,
@@ -173,6 +195,15 @@ cuDeviceGetAttribute(int *pi, CUdevice_attribute attrib, CUdevice dev)
         break;
     case 76:
         *pi = fdcpu.opt.cc % 10;
+        break;
+    case 81:
+        *pi = fdcpu_sm_shared();
+        break;
+    case 97:
+        *pi = fdcpu_shared_optin();
+        break;
+    case 120: /* clusters: they are accepted where nothing is run */
+        *pi = fdcpu.opt.skip_kernels && fdcpu.opt.cc >= 90;
         break;
     case 102:
     case 103:

@@ -153,7 +153,8 @@ device_identity(struct fdcpu_device *device, int physical, uint64_t host)
     device->pci_domain = 0;
     device->pci_bus = 0x40 + physical;
     device->pci_slot = 0;
-    snprintf(device->name, sizeof(device->name), "fdcore CPU device");
+    snprintf(device->name, sizeof(device->name), "fdcore CPU device%s",
+             fdcpu.opt.skip_kernels ? " (kernels skipped)" : "");
 }
 
 /* The physical device that one entry of CUDA_VISIBLE_DEVICES names, or -1. */
@@ -248,6 +249,8 @@ init_once(void)
 
     fdc_log_default(FDC_LOG_ERROR, "fdcore cpu");
     read_options(&fdcpu.opt);
+    if (fdcpu.opt.skip_kernels) /* says so, once */
+        fdc_log_default(FDC_LOG_WARN, NULL);
     find_devices();
     if (fdcpu.ndevices == 0) {
         init_result = CUDA_ERROR_NO_DEVICE;

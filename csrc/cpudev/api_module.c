@@ -460,7 +460,7 @@ fdcpu_function_set(struct fdcpu_function *f, int attribute, int value)
     switch (attribute) {
     case CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES:
         if (value < 0 ||
-            value > FDCPU_SHARED_OPTIN - (int)fdcpu_func_info(f->func)->static_shared)
+            value > fdcpu_shared_optin() - (int)fdcpu_func_info(f->func)->static_shared)
             return CUDA_ERROR_INVALID_VALUE;
         f->max_dynamic_shared = value;
         break;

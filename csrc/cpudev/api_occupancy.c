@@ -23,7 +23,7 @@ blocks_per_sm(const struct fdcpu_function *f, int threads, size_t dynamic)
     n = by < n ? by : n;
     by = FDCPU_SM_REGISTERS / regs / warps;
     n = by < n ? by : n;
-    by = (uint32_t)(FDCPU_SM_SHARED / shared);
+    by = (uint32_t)(fdcpu_sm_shared() / shared);
     n = by < n ? by : n;
     return (int)n;
 }
@@ -124,9 +124,9 @@ cuOccupancyAvailableDynamicSMemPerBlock(size_t *dynamicSmemSize, CUfunction func
     if (dynamicSmemSize == NULL || numBlocks <= 0 || blockSize <= 0)
         return CUDA_ERROR_INVALID_VALUE;
     fixed = fdcpu_func_info(f->func)->static_shared;
-    room = FDCPU_SM_SHARED / numBlocks / 128 * 128 - FDCPU_SHARED_RESERVED - fixed;
-    if (room > FDCPU_SHARED_OPTIN - fixed)
-        room = FDCPU_SHARED_OPTIN - fixed;
+    room = fdcpu_sm_shared() / numBlocks / 128 * 128 - FDCPU_SHARED_RESERVED - fixed;
+    if (room > fdcpu_shared_optin() - fixed)
+        room = fdcpu_shared_optin() - fixed;
     if (room < 0 || blocks_per_sm(f, blockSize, 0) < numBlocks)
         return CUDA_ERROR_INVALID_VALUE;
     *dynamicSmemSize = (size_t)room;

@@ -192,8 +192,11 @@ run_kernel(struct fdcpu_work *work)
     struct fdcpu_fault fault = {0};
     int result;
 
-    if (fdcpu.opt.skip_kernels)
+    if (fdcpu.opt.skip_kernels) {
+        fdcpu_log_once("FD_CPU_KERNELS=skip: no kernel is executed, so nothing that kernels "
+                       "compute is there; this is for development of fdcore only");
         return;
+    }
     if (work->u.kernel.function->dead) {
         fault.result = CUDA_ERROR_INVALID_HANDLE;
         fdcpu_ctx_fault(work->ctx, &fault);

@@ -196,6 +196,9 @@ CUresult fdcpu_enter(struct fdcpu_ctx **ctx);
 CUresult fdcpu_ctx_get(CUcontext handle, struct fdcpu_ctx **ctx);
 struct fdcpu_ctx *fdcpu_ctx_current(void);
 struct fdcpu_device *fdcpu_device_get(CUdevice dev);
+/* Shared memory of a multiprocessor, and of one block that asks for more than usual. */
+int fdcpu_sm_shared(void);
+int fdcpu_shared_optin(void);
 struct fdcpu_ctx *fdcpu_ctx_new(struct fdcpu_device *device, bool primary);
 CUresult fdcpu_ctx_sync(struct fdcpu_ctx *ctx);
 /* Waits for all work of every context of a device. */
@@ -310,12 +313,12 @@ const struct fdcpu_texture *fdcpu_texture_find(void *ctx, uint64_t number, bool 
 
 /* ---- modules (api_module.c, api_library.c, fatbin.c) ---- */
 
-struct fdcpu_image { /* PTX texts found in what the program handed over */
+struct fdcpu_image { /* PTX texts, or cubins, found in what the program handed over */
     struct fdcpu_text *texts;
     char **owned; /* buffers to free */
     int ntexts, nowned;
 };
-/* Finds the PTX. 0, 209 with a line on the log, 200, 218, 2. */
+/* Finds the code. 0, 209 with a line on the log, 200, 218, 2. */
 CUresult fdcpu_image_open(struct fdcpu_image *image, const void *data);
 /* A linker input of known size. kind is a CUjitInputType. */
 CUresult fdcpu_image_add(struct fdcpu_image *image, int kind, const void *data,
@@ -678,8 +681,6 @@ enum {
     FDCPU_SM_BLOCKS = 32,
     FDCPU_SM_REGISTERS = 65536,
     FDCPU_SHARED = 49152,
-    FDCPU_SHARED_OPTIN = 166912,
-    FDCPU_SM_SHARED = 167936,
     FDCPU_SHARED_RESERVED = 1024,
     FDCPU_PARAM_MAX = 32764,
 };

@@ -1297,6 +1297,8 @@ fdcpu_program_get(struct fdcpu_func *f)
     struct fdcpu_module *m = f->module;
     int result;
 
+    if (f->machine)
+        return 209;
     pthread_mutex_lock(&m->lock);
     if (!f->prog && !f->prog_result) {
         char message[600] = "";

@@ -76,7 +76,7 @@ struct fdcpu_jit_log {
 
 struct fdcpu_text {
     const char *name;           /* for messages: file or "image" */
-    const char *ptx;
+    const char *ptx;            /* or a cubin, whose kernels are known and do not run */
     size_t size;                /* without the NUL; ptx[size] need not be readable */
 };
 
@@ -91,6 +91,9 @@ struct fdcpu_allocator {
     void (*free)(void *user, uint64_t addr);
     void *user;
 };
+
+/* Whether bytes are machine code. */
+bool fdcpu_is_cubin(const void *bytes, size_t size);
 
 /*
  * Loads PTX texts as one linked module (several texts: .extern/.weak/.common resolved

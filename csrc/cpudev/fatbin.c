@@ -2,7 +2,8 @@
  * Finds PTX in what programs hand over as code: fat binary wrappers, fat binaries
  * (plain or compressed), files that cuLinkComplete made here, objects and archives, PTX
  * text. The system's libzstd and liblz4 are opened when the first compressed entry turns
- * up.
+ * up. Machine code is found only where kernels are skipped (FD_CPU_KERNELS=skip), and then
+ * chosen as a driver does.
  *
  * Lengths inside an image are checked against the image's own; how long a bare pointer
  * may be read is the caller's promise, as with every driver.
@@ -54,7 +55,8 @@ add_owned(struct fdcpu_image *image, char *text, size_t size, const char *name)
     char **owned;
 
     /* PTX ends at its first NUL, whatever padding follows. */
-    size = strnlen(text, size);
+    if (!fdcpu_is_cubin(text, size))
+        size = strnlen(text, size);
     texts = realloc(image->texts, (size_t)(image->ntexts + 1) * sizeof(*texts));
     if (texts == NULL)
         goto err;
@@ -175,22 +177,34 @@ better(uint32_t arch, uint32_t best)
     return arch <= cc ? arch >= best : arch < best;
 }
 
-/* Adds the best PTX of a fat binary of at most `room` bytes. */
+/* The same of machine code, which serves its own architecture and minor ones above. */
+static bool
+fits(uint32_t arch, uint32_t best)
+{
+    uint32_t cc = (uint32_t)fdcpu.opt.cc;
+
+    return fdcpu.opt.skip_kernels && arch / 10 == cc / 10 && arch <= cc && arch >= best;
+}
+
+/* What a fat binary holds that this device can take. */
+struct choice {
+    const struct entry *ptx, *code; /* the best, or NULL */
+    char machine[256];              /* the architectures of machine code, for messages */
+};
+
 static CUresult
-open_fatbin(struct fdcpu_image *image, const void *data, size_t room, const char *name)
+choose(const void *data, size_t room, struct choice *choice)
 {
     const struct fatbin *head = data;
-    const struct entry *best = NULL;
     const char *p, *end;
-    char machine[256];
     size_t used = 0;
 
+    memset(choice, 0, sizeof(*choice));
     if (room < sizeof(*head) || head->header_size < sizeof(*head) ||
         head->header_size > room || head->size > room - head->header_size)
         return CUDA_ERROR_INVALID_IMAGE;
     p = (const char *)data + head->header_size;
     end = p + head->size;
-    machine[0] = '\0';
     while ((size_t)(end - p) >= sizeof(struct entry)) {
         const struct entry *e = (const void *)p;
         size_t left = (size_t)(end - p);
@@ -198,18 +212,38 @@ open_fatbin(struct fdcpu_image *image, const void *data, size_t room, const char
         if (e->header_size < sizeof(*e) || e->header_size > left ||
             e->size > left - e->header_size)
             return CUDA_ERROR_INVALID_IMAGE;
-        if (e->kind == ENTRY_PTX && better(e->arch, best == NULL ? 0 : best->arch))
-            best = e;
-        else if (e->kind == ENTRY_ELF && used < sizeof(machine) - 12)
-            used += (size_t)snprintf(machine + used, sizeof(machine) - used, " sm_%u",
-                                     e->arch);
+        if (e->kind == ENTRY_PTX &&
+            better(e->arch, choice->ptx == NULL ? 0 : choice->ptx->arch))
+            choice->ptx = e;
+        if (e->kind == ENTRY_ELF &&
+            fits(e->arch, choice->code == NULL ? 0 : choice->code->arch))
+            choice->code = e;
+        if (e->kind == ENTRY_ELF && used < sizeof(choice->machine) - 12)
+            used += (size_t)snprintf(choice->machine + used,
+                                     sizeof(choice->machine) - used, " sm_%u", e->arch);
         p += (size_t)e->header_size + e->size;
     }
+    return CUDA_SUCCESS;
+}
+
+/* Adds the best that a fat binary of at most `room` bytes has. */
+static CUresult
+open_fatbin(struct fdcpu_image *image, const void *data, size_t room, const char *name)
+{
+    struct choice choice;
+    const struct entry *best;
+    CUresult result = choose(data, room, &choice);
+
+    if (result != CUDA_SUCCESS)
+        return result;
+    best = choice.code != NULL ? choice.code : choice.ptx;
     if (best == NULL) {
-        fdc_log(FDC_LOG_ERROR,
-                "code for%s only: this device runs PTX, and there is none "
-                "(compile with -gencode arch=compute_75,code=compute_75)",
-                used == 0 ? " nothing" : machine);
+        fdc_log(FDC_LOG_ERROR, "code for%s only: %s",
+                choice.machine[0] == '\0' ? " nothing" : choice.machine,
+                fdcpu.opt.skip_kernels
+                    ? "set FD_CPU_CC to one of these"
+                    : "this device runs PTX, and there is none "
+                      "(compile with -gencode arch=compute_75,code=compute_75)");
         return CUDA_ERROR_NO_BINARY_FOR_GPU;
     }
     return unpack(image, best, (const char *)best + best->header_size, name);
@@ -225,6 +259,19 @@ open_bare_fatbin(struct fdcpu_image *image, const void *data, const char *name)
     return open_fatbin(image, data, head->header_size + (size_t)head->size, name);
 }
 
+/* Whether a fat binary has machine code for this device. */
+static bool
+has_code(const void *data)
+{
+    const struct fatbin *head = data;
+    struct choice choice;
+
+    return head->magic == FATBIN_MAGIC &&
+           choose(data, head->header_size + (size_t)head->size, &choice) ==
+               CUDA_SUCCESS &&
+           choice.code != NULL;
+}
+
 static CUresult
 open_wrapper(struct fdcpu_image *image, const struct wrapper *w)
 {
@@ -233,7 +280,8 @@ open_wrapper(struct fdcpu_image *image, const struct wrapper *w)
 
     if (w->data == NULL)
         return CUDA_ERROR_INVALID_IMAGE;
-    if (w->version < 2 || w->aux == NULL || *w->aux == NULL)
+    /* Units of PTX are linked here; machine code is linked already. */
+    if (w->version < 2 || w->aux == NULL || *w->aux == NULL || has_code(w->data))
         return open_bare_fatbin(image, w->data, "fatbin");
     for (unit = w->aux; *unit != NULL; unit++) {
         result = open_bare_fatbin(image, *unit, "relocatable fatbin");
@@ -296,6 +344,43 @@ fdcpu_image_pack(const struct fdcpu_image *image, size_t *size)
     return file;
 }
 
+/* The end of the last thing that the headers of an ELF file speak of; 0: none. */
+static size_t
+elf_size(const char *file)
+{
+    const Elf64_Ehdr *head = (const void *)file;
+    size_t end = sizeof(*head), at;
+    Elf64_Shdr section;
+    unsigned int i;
+
+    if (head->e_ident[EI_CLASS] != ELFCLASS64 || head->e_shoff > TEXT_MAX ||
+        head->e_phoff > TEXT_MAX || head->e_shentsize != sizeof(section))
+        return 0;
+    at = head->e_shoff + (size_t)head->e_shnum * sizeof(section);
+    end = at > end ? at : end;
+    at = head->e_phoff + (size_t)head->e_phnum * head->e_phentsize;
+    end = at > end && head->e_phnum > 0 ? at : end;
+    for (i = 0; i < head->e_shnum; i++) {
+        memcpy(&section, file + head->e_shoff + i * sizeof(section), sizeof(section));
+        if (section.sh_type == SHT_NOBITS || section.sh_size > TEXT_MAX ||
+            section.sh_offset > TEXT_MAX)
+            continue;
+        at = section.sh_offset + section.sh_size;
+        end = at > end ? at : end;
+    }
+    return end > TEXT_MAX ? 0 : end;
+}
+
+/* Machine code whose kernels will be skipped. */
+static CUresult
+add_cubin(struct fdcpu_image *image, const char *file, size_t room)
+{
+    if (room == SIZE_MAX)
+        room = elf_size(file);
+    return room == 0 ? CUDA_ERROR_INVALID_IMAGE
+                     : add_copy(image, file, room, "cubin");
+}
+
 /* room: bytes that may be read, SIZE_MAX when unknown. */
 static CUresult
 open_elf(struct fdcpu_image *image, const char *file, size_t room)
@@ -345,6 +430,8 @@ open_elf(struct fdcpu_image *image, const char *file, size_t room)
         return CUDA_SUCCESS;
     }
 machine_code:
+    if (fdcpu.opt.skip_kernels)
+        return add_cubin(image, file, room);
     fdc_log(FDC_LOG_ERROR,
             "a cubin (machine code) was handed over: this device runs PTX "
             "only (CuPy: CUPY_COMPILE_WITH_PTX=1)");

@@ -192,9 +192,14 @@ place_variables(struct fdcpu_reader *r)
         range.flags = 0;        /* constants too: a kernel may write them by address */
         v->announced = fdcpu_mem_add(&range) == 0;
     }
-    for (k = 0; k < m->nvar; k++)
-        if (m->var[k]->init && m->var[k]->pub.addr)
-            initialise(r, m->var[k]);
+    for (k = 0; k < m->nvar; k++) {
+        struct fdcpu_gvar *v = m->var[k];
+
+        if (v->bytes && v->pub.addr)
+            memcpy((void *)(uintptr_t)v->pub.addr, v->bytes, v->pub.size);
+        else if (v->init && v->pub.addr)
+            initialise(r, v);
+    }
 }
 
 /* ---- loading ---- */
@@ -237,6 +242,12 @@ read_texts(struct fdcpu_reader *r, const struct fdcpu_text *texts, int ntexts,
         char *copy;
 
         r->text = (uint32_t)k + 1;
+        if (fdcpu_is_cubin(texts[k].ptx, size)) {
+            copy = fdcpu_alloc(r, size);        /* aligned */
+            memcpy(copy, texts[k].ptx, size);
+            fdcpu_parse_cubin(r, copy, size);
+            continue;
+        }
         while (size && !texts[k].ptx[size - 1])         /* NULs behind the text */
             size--;
         copy = fdcpu_alloc(r, size + 1);
@@ -251,7 +262,8 @@ read_texts(struct fdcpu_reader *r, const struct fdcpu_text *texts, int ntexts,
             m->entry[m->nentry++] = m->func[k];
     place_variables(r);
     for (uint32_t k = 0; k < m->nentry; k++)
-        m->entry[k]->info.const_size = m->const_size;
+        if (!m->entry[k]->machine)
+            m->entry[k]->info.const_size = m->const_size;
     return 0;
 }
 
@@ -292,7 +304,7 @@ fdcpu_module_load(const struct fdcpu_text *texts, int ntexts, const struct fdcpu
         total += texts[k].size;
     /* small texts are read whole at once, so that mistakes show where they do on a GPU */
     for (uint32_t k = 0; total <= EAGER_TEXT && k < m->nentry; k++) {
-        result = fdcpu_program_get(m->entry[k]);
+        result = m->entry[k]->machine ? 0 : fdcpu_program_get(m->entry[k]);
         if (!result)
             continue;
         log_add(log->error, log->error_size, &log->error_used, "%s: %s\n",

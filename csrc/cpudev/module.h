@@ -37,6 +37,7 @@ struct fdcpu_func {
     uint32_t number;            /* in the module; a function pointer holds it */
     uint32_t text;
     bool entry, defined, address_taken;
+    bool machine;               /* of a cubin: known by its shape, never decoded */
     enum fdcpu_linkage linkage;
     const char *body, *body_end;
     uint32_t body_line;
@@ -61,6 +62,7 @@ struct fdcpu_gvar {
     bool announced;             /* its range is ours to withdraw */
     const char *init, *init_end;
     uint32_t init_line;
+    uint8_t *bytes;             /* of a cubin: pub.size initial bytes, or NULL */
 };
 
 enum fdcpu_sym_kind { SYM_FUNC = 1, SYM_VAR };
@@ -117,9 +119,17 @@ uint64_t fdcpu_dims(struct fdcpu_reader *r, bool *empty);
 
 /* parse.c */
 void fdcpu_parse_text(struct fdcpu_reader *r);
+/* The function or variable of this name, made if need be; linkage LINK_EXTERN then. */
+struct fdcpu_func *fdcpu_func_slot(struct fdcpu_reader *r, const char *name,
+                                   enum fdcpu_linkage linkage);
+struct fdcpu_gvar *fdcpu_var_slot(struct fdcpu_reader *r, const char *name,
+                                  enum fdcpu_linkage linkage);
 /* The symbol that a text sees under this name, or NULL. */
 struct fdcpu_sym *fdcpu_sym_find(struct fdcpu_module *m, uint32_t text, const char *name,
                                  size_t n);
+
+/* cubin.c: takes the kernels and variables of machine code into the index. */
+void fdcpu_parse_cubin(struct fdcpu_reader *r, const void *bytes, size_t size);
 
 /* decode.c: makes func->prog, once. Takes the module's lock. */
 int fdcpu_program_get(struct fdcpu_func *func);

@@ -59,9 +59,10 @@ void
 fdcpu_fail(struct fdcpu_reader *r, int result, const char *format, ...)
 {
     va_list ap;
-    int n;
+    int n = 0;
 
-    n = snprintf(r->message, sizeof(r->message), "line %u: ", r->x.line);
+    if (r->x.line)      /* not of a cubin */
+        n = snprintf(r->message, sizeof(r->message), "line %u: ", r->x.line);
     va_start(ap, format);
     vsnprintf(r->message + n, sizeof(r->message) - (size_t)n, format, ap);
     va_end(ap);
@@ -409,8 +410,8 @@ performance_directives(struct fdcpu_reader *r, struct fdcpu_func *f)
     }
 }
 
-static struct fdcpu_func *
-func_slot(struct fdcpu_reader *r, const char *name, enum fdcpu_linkage linkage)
+struct fdcpu_func *
+fdcpu_func_slot(struct fdcpu_reader *r, const char *name, enum fdcpu_linkage linkage)
 {
     struct fdcpu_module *m = r->module;
     uint32_t scope = linkage == LINK_NONE ? r->text : 0;
@@ -460,7 +461,7 @@ function(struct fdcpu_reader *r, bool entry, enum fdcpu_linkage linkage)
     name = fdcpu_name(r);
     if (r->x.c == '(')
         params = formal_list(r, &nparams);
-    f = func_slot(r, name, linkage);
+    f = fdcpu_func_slot(r, name, linkage);
     fresh.info.max_threads = 1024;
     performance_directives(r, &fresh);
     size = lay_out(r, params, nparams, 0);
@@ -509,8 +510,8 @@ function(struct fdcpu_reader *r, bool entry, enum fdcpu_linkage linkage)
 
 /* ---- variables ---- */
 
-static struct fdcpu_gvar *
-var_slot(struct fdcpu_reader *r, const char *name, enum fdcpu_linkage linkage)
+struct fdcpu_gvar *
+fdcpu_var_slot(struct fdcpu_reader *r, const char *name, enum fdcpu_linkage linkage)
 {
     struct fdcpu_module *m = r->module;
     uint32_t scope = linkage == LINK_NONE ? r->text : 0;
@@ -598,7 +599,7 @@ variable(struct fdcpu_reader *r, enum fdcpu_vspace space, enum fdcpu_linkage lin
         fdcpu_fail(r, 218, "variable without a type");
     do {
         char *name = fdcpu_name(r);
-        struct fdcpu_gvar *v = var_slot(r, name, linkage);
+        struct fdcpu_gvar *v = fdcpu_var_slot(r, name, linkage);
         bool empty, init = false;
         uint64_t elems = fdcpu_dims(r, &empty), size;
         struct fdcpu_lex from = r->x;

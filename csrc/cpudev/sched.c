@@ -1229,6 +1229,8 @@ fdcpu_max_cooperative_blocks(const struct fdcpu_func *func, uint32_t threads,
 {
     uint64_t n;
 
+    if (func->machine)
+        return 4096;    /* it does not run, so it takes no memory */
     if (!threads || threads > 1024 || fdcpu_program_get((struct fdcpu_func *)(uintptr_t)func))
         return 0;
     n = (1ull << 30) / block_bytes(func->prog, threads, dynamic_shared);
@@ -1249,7 +1251,8 @@ fdcpu_run(const struct fdcpu_launch *launch, struct fdcpu_fault *fault)
     memset(fault, 0, sizeof(*fault));
     result = fdcpu_program_get(f);
     if (result)
-        return refuse(fault, result, f, f->prog_error ? f->prog_error : "not decoded");
+        return refuse(fault, result, f, f->prog_error ? f->prog_error
+                                        : f->machine ? "machine code" : "not decoded");
     if (!launch->grid[0] || !launch->grid[1] || !launch->grid[2] || !threads ||
         launch->block[0] > 1024 || launch->block[1] > 1024 || launch->block[2] > 64)
         return refuse(fault, 1, f, "grid or block of an impossible size");
