@@ -724,7 +724,9 @@ cuCtxGetLimit(size_t *pvalue, CUlimit limit)
         return result;
     if (pvalue == NULL || (unsigned int)limit >= CU_LIMIT_MAX)
         return CUDA_ERROR_INVALID_VALUE;
-    if ((unsigned int)limit > CU_LIMIT_PERSISTING_L2_CACHE_SIZE)
+    /* No context here is CIG-enabled. cuBLAS asks, and uses the value whatever we say. */
+    if ((unsigned int)limit > CU_LIMIT_PERSISTING_L2_CACHE_SIZE &&
+        limit != CU_LIMIT_CIG_ENABLED)
         return CUDA_ERROR_UNSUPPORTED_LIMIT;
     *pvalue = ctx->limits[limit];
     return CUDA_SUCCESS;
