@@ -447,3 +447,18 @@ cuDeviceGetTexture1DLinearMaxWidth(size_t *maxWidthInElements, CUarray_format fo
         *maxWidthInElements = fixed[69];
     return result;
 }
+
+/* Nothing writes to this memory but kernels and copies: attribute 117 says so. */
+FDC_EXPORT CUresult
+cuFlushGPUDirectRDMAWrites(CUflushGPUDirectRDMAWritesTarget target,
+                           CUflushGPUDirectRDMAWritesScope scope)
+{
+    struct fdcpu_ctx *ctx;
+    CUresult result = fdcpu_enter(&ctx);
+
+    if (result != CUDA_SUCCESS)
+        return result;
+    if ((int)target != 0 || ((int)scope != 100 && (int)scope != 200))
+        return CUDA_ERROR_INVALID_VALUE;
+    return CUDA_ERROR_NOT_SUPPORTED;
+}

@@ -1,4 +1,4 @@
-/* Entry points by name and version, the private tables, logs and profiler switches. */
+/* Entry points by name and version, the private tables and profiler switches. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -176,31 +176,7 @@ cuGetExportTable(const void **ppExportTable, const CUuuid *pExportTableId)
     return (CUresult)fdc_private_table(&ops, ppExportTable, pExportTableId);
 }
 
-/* ---- logs: nothing is ever reported through them ---- */
-
-FDC_EXPORT CUresult
-cuLogsRegisterCallback(CUlogsCallback callbackFunc, void *userData,
-                       CUlogsCallbackHandle *callback_out)
-{
-    static char any;
-    uint64_t handle;
-
-    (void)userData;
-    if (callbackFunc == NULL)
-        return CUDA_ERROR_INVALID_VALUE;
-    handle = fdcpu_handle_new(FDCPU_H_LOG, &any);
-    if (callback_out != NULL)
-        *callback_out = (CUlogsCallbackHandle)(uintptr_t)handle;
-    return CUDA_SUCCESS;
-}
-
-FDC_EXPORT CUresult
-cuLogsUnregisterCallback(CUlogsCallbackHandle callback)
-{
-    return fdcpu_handle_drop(FDCPU_H_LOG, (uint64_t)(uintptr_t)callback) == NULL
-               ? CUDA_ERROR_INVALID_VALUE
-               : CUDA_SUCCESS;
-}
+/* ---- the profiler's range ---- */
 
 FDC_EXPORT CUresult
 cuProfilerStart(void)

@@ -94,7 +94,6 @@ enum fdcpu_kind {
     FDCPU_H_ARRAY,
     FDCPU_H_MEMORY,
     FDCPU_H_LINK,
-    FDCPU_H_LOG,
     FDCPU_H_OBJECT,
     FDCPU_H_MIPMAP,
     FDCPU_H_TEXTURE,

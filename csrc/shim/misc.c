@@ -1,11 +1,8 @@
-/* Errors' names, versions, export tables, logs, profiler: what touches no device. */
+/* Errors' names, versions, export tables, profiler: what touches no device. */
 #include "process.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "cuda_calls.h"
 #include "fdc/private.h"
@@ -322,63 +319,6 @@ cuGetExportTable(const void **ppExportTable, const CUuuid *pExportTableId)
     if (ppExportTable == NULL || pExportTableId == NULL)
         return CUDA_ERROR_INVALID_VALUE;
     return (CUresult)fdc_private_table(&private_ops, ppExportTable, pExportTableId);
-}
-
-/* ---- logs: none are made, so callbacks are never called and every dump is empty ---- */
-
-FDC_EXPORT CUresult
-cuLogsRegisterCallback(CUlogsCallback callbackFunc, void *userData,
-                       CUlogsCallbackHandle *callback_out)
-{
-    (void)userData;
-    if (callbackFunc == NULL)
-        return CUDA_ERROR_INVALID_VALUE;
-    if (callback_out != NULL)
-        *callback_out = (CUlogsCallbackHandle)(uintptr_t)fdc_process_id();
-    return CUDA_SUCCESS;
-}
-
-FDC_EXPORT CUresult
-cuLogsUnregisterCallback(CUlogsCallbackHandle callback)
-{
-    return callback != NULL ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
-}
-
-FDC_EXPORT CUresult
-cuLogsCurrent(CUlogIterator *iterator_out, unsigned int flags)
-{
-    if (iterator_out == NULL || flags != 0)
-        return CUDA_ERROR_INVALID_VALUE;
-    *iterator_out = 0;
-    return CUDA_SUCCESS;
-}
-
-FDC_EXPORT CUresult
-cuLogsDumpToFile(CUlogIterator *iterator, const char *pathToFile, unsigned int flags)
-{
-    int fd;
-
-    (void)iterator;
-    if (pathToFile == NULL || flags != 0)
-        return CUDA_ERROR_INVALID_VALUE;
-    fd = open(pathToFile, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
-    if (fd < 0)
-        return CUDA_ERROR_FILE_NOT_FOUND;
-    close(fd);
-    return CUDA_SUCCESS;
-}
-
-FDC_EXPORT CUresult
-cuLogsDumpToMemory(CUlogIterator *iterator, char *buffer, size_t *size,
-                   unsigned int flags)
-{
-    (void)iterator;
-    if (size == NULL || flags != 0)
-        return CUDA_ERROR_INVALID_VALUE;
-    if (buffer != NULL && *size > 0)
-        buffer[0] = '\0';
-    *size = 0;
-    return CUDA_SUCCESS;
 }
 
 /* ---- the profiler's range: nothing here profiles ---- */

@@ -20,7 +20,7 @@ def same(direct: Outcome, remoted: Outcome) -> None:
 
 SEMANTICS = ("order_threads", "blocked_stream", "capture_threads", "freed_block",
              "rerecorded_event", "wrong_arguments", "fork_child", "illegal_address",
-             "old_names")
+             "old_names", "answers")
 
 
 @pytest.mark.parametrize("road", ROADS)
