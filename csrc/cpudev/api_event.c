@@ -395,6 +395,48 @@ FDCPU_TWIN(cuStreamAddCallback, _ptsz,
 
 /* ---- words of memory ---- */
 
+/* 0, or why a word cannot be waited for or written. */
+static CUresult
+word_fits(uint64_t address, unsigned int size, bool waits, unsigned int flags)
+{
+    if (address % size != 0 || !fdcpu_alloc_covers(address, size))
+        return CUDA_ERROR_INVALID_VALUE;
+    if (!waits)
+        return flags > CU_STREAM_WRITE_VALUE_NO_MEMORY_BARRIER
+                   ? CUDA_ERROR_INVALID_VALUE
+                   : CUDA_SUCCESS;
+    if ((flags & ~(unsigned int)CU_STREAM_WAIT_VALUE_FLUSH) > CU_STREAM_WAIT_VALUE_NOR)
+        return CUDA_ERROR_INVALID_VALUE;
+    return (flags & CU_STREAM_WAIT_VALUE_FLUSH) != 0 ? CUDA_ERROR_NOT_SUPPORTED
+                                                     : CUDA_SUCCESS;
+}
+
+static CUresult
+op_fits(const CUstreamBatchMemOpParams *op)
+{
+    switch ((int)op->operation) {
+    case CU_STREAM_MEM_OP_WAIT_VALUE_32:
+        return word_fits(op->waitValue.address, 4, true, op->waitValue.flags);
+    case CU_STREAM_MEM_OP_WAIT_VALUE_64:
+        return word_fits(op->waitValue.address, 8, true, op->waitValue.flags);
+    case CU_STREAM_MEM_OP_WRITE_VALUE_32:
+        return word_fits(op->writeValue.address, 4, false, op->writeValue.flags);
+    case CU_STREAM_MEM_OP_WRITE_VALUE_64:
+        return word_fits(op->writeValue.address, 8, false, op->writeValue.flags);
+    case CU_STREAM_MEM_OP_BARRIER:
+        return op->memoryBarrier.flags > CU_STREAM_MEMORY_BARRIER_TYPE_GPU
+                   ? CUDA_ERROR_INVALID_VALUE
+                   : CUDA_SUCCESS;
+    case CU_STREAM_MEM_OP_FLUSH_REMOTE_WRITES:
+        return op->flushRemoteWrites.flags != 0 ? CUDA_ERROR_INVALID_VALUE
+                                                : CUDA_ERROR_NOT_SUPPORTED;
+    case CU_STREAM_MEM_OP_ATOMIC_REDUCTION:
+        return CUDA_ERROR_NOT_SUPPORTED;
+    default:
+        return CUDA_ERROR_INVALID_VALUE;
+    }
+}
+
 static CUresult
 batch(CUstream hStream, unsigned int count, const CUstreamBatchMemOpParams *ops,
       unsigned int flags)
@@ -402,32 +444,14 @@ batch(CUstream hStream, unsigned int count, const CUstreamBatchMemOpParams *ops,
     struct fdcpu_stream *stream;
     struct fdcpu_work *work;
     CUresult result = fdcpu_stream_get(hStream, &stream);
-    unsigned int i, size;
 
-    if (result != CUDA_SUCCESS)
+    if (result == CUDA_SUCCESS &&
+        (flags != 0 || count > 255 || (count != 0 && ops == NULL)))
+        result = CUDA_ERROR_INVALID_VALUE;
+    for (unsigned int i = 0; i < count && result == CUDA_SUCCESS; i++)
+        result = op_fits(&ops[i]);
+    if (result != CUDA_SUCCESS || count == 0)
         return result;
-    if (ops == NULL || count == 0 || count > 256 || flags != 0)
-        return CUDA_ERROR_INVALID_VALUE;
-    for (i = 0; i < count; i++) {
-        switch ((int)ops[i].operation) {
-        case CU_STREAM_MEM_OP_WAIT_VALUE_32:
-        case CU_STREAM_MEM_OP_WRITE_VALUE_32:
-            size = 4;
-            break;
-        case CU_STREAM_MEM_OP_WAIT_VALUE_64:
-        case CU_STREAM_MEM_OP_WRITE_VALUE_64:
-            size = 8;
-            break;
-        case CU_STREAM_MEM_OP_BARRIER:
-        case CU_STREAM_MEM_OP_FLUSH_REMOTE_WRITES:
-            continue;
-        default:
-            return CUDA_ERROR_INVALID_VALUE;
-        }
-        if (ops[i].waitValue.address % size != 0 ||
-            !fdcpu_alloc_covers(ops[i].waitValue.address, size))
-            return CUDA_ERROR_INVALID_VALUE;
-    }
     work = fdcpu_work_new(FDCPU_W_MEMOP, stream->ctx);
     if (work == NULL)
         return CUDA_ERROR_OUT_OF_MEMORY;
@@ -455,27 +479,23 @@ one_word(CUstream hStream, CUstreamBatchMemOpType what, CUdeviceptr addr,
     return batch(hStream, 1, &op, 0);
 }
 
-#define WORDS(v)                                                                       \
-    FDCPU_TWIN(                                                                        \
-        cuStreamWaitValue32##v, _ptsz,                                                 \
-        (CUstream stream, CUdeviceptr addr, cuuint32_t value, unsigned int flags),     \
-        one_word(S(stream), CU_STREAM_MEM_OP_WAIT_VALUE_32, addr, value, flags))       \
-    FDCPU_TWIN(                                                                        \
-        cuStreamWaitValue64##v, _ptsz,                                                 \
-        (CUstream stream, CUdeviceptr addr, cuuint64_t value, unsigned int flags),     \
-        one_word(S(stream), CU_STREAM_MEM_OP_WAIT_VALUE_64, addr, value, flags))       \
-    FDCPU_TWIN(                                                                        \
-        cuStreamWriteValue32##v, _ptsz,                                                \
-        (CUstream stream, CUdeviceptr addr, cuuint32_t value, unsigned int flags),     \
-        one_word(S(stream), CU_STREAM_MEM_OP_WRITE_VALUE_32, addr, value, flags))      \
-    FDCPU_TWIN(                                                                        \
-        cuStreamWriteValue64##v, _ptsz,                                                \
-        (CUstream stream, CUdeviceptr addr, cuuint64_t value, unsigned int flags),     \
-        one_word(S(stream), CU_STREAM_MEM_OP_WRITE_VALUE_64, addr, value, flags))      \
-    FDCPU_TWIN(cuStreamBatchMemOp##v, _ptsz,                                           \
-               (CUstream stream, unsigned int count,                                   \
-                CUstreamBatchMemOpParams *paramArray, unsigned int flags),             \
-               batch(S(stream), count, paramArray, flags))
-
-WORDS()
-WORDS(_v2)
+FDCPU_TWIN(
+    cuStreamWaitValue32_v2, _ptsz,
+    (CUstream stream, CUdeviceptr addr, cuuint32_t value, unsigned int flags),
+    one_word(S(stream), CU_STREAM_MEM_OP_WAIT_VALUE_32, addr, value, flags))
+FDCPU_TWIN(
+    cuStreamWaitValue64_v2, _ptsz,
+    (CUstream stream, CUdeviceptr addr, cuuint64_t value, unsigned int flags),
+    one_word(S(stream), CU_STREAM_MEM_OP_WAIT_VALUE_64, addr, value, flags))
+FDCPU_TWIN(
+    cuStreamWriteValue32_v2, _ptsz,
+    (CUstream stream, CUdeviceptr addr, cuuint32_t value, unsigned int flags),
+    one_word(S(stream), CU_STREAM_MEM_OP_WRITE_VALUE_32, addr, value, flags))
+FDCPU_TWIN(
+    cuStreamWriteValue64_v2, _ptsz,
+    (CUstream stream, CUdeviceptr addr, cuuint64_t value, unsigned int flags),
+    one_word(S(stream), CU_STREAM_MEM_OP_WRITE_VALUE_64, addr, value, flags))
+FDCPU_TWIN(cuStreamBatchMemOp_v2, _ptsz,
+           (CUstream stream, unsigned int count,
+            CUstreamBatchMemOpParams *paramArray, unsigned int flags),
+           batch(S(stream), count, paramArray, flags))

@@ -22,6 +22,7 @@ fdcpu_stream_new(struct fdcpu_ctx *ctx, unsigned int flags, int priority)
     s->ctx = ctx;
     s->flags = flags;
     s->priority = priority > 0 ? 0 : priority < -5 ? -5 : priority;
+    fdcpu_stream_attributes(s);
     s->refs = 1; /* of the list */
     s->listed = true;
     s->tail = &s->head;
@@ -660,39 +661,51 @@ cuStreamGetGreenCtx(CUstream hStream, CUgreenCtx *phCtx)
 
 /* ---- attributes ---- */
 
+/* One that a stream has; NULL: there is no such. */
 static CUstreamAttrValue *
 attribute(struct fdcpu_stream *s, CUstreamAttrID attr)
 {
     switch ((int)attr) {
-    case 1:
+    case CU_LAUNCH_ATTRIBUTE_ACCESS_POLICY_WINDOW:
         return &s->window;
-    case 3:
+    case CU_LAUNCH_ATTRIBUTE_SYNCHRONIZATION_POLICY:
         return &s->sync_policy;
-    case 9:
-    case 10:
-        return &s->mem_domain;
+    case CU_LAUNCH_ATTRIBUTE_MEM_SYNC_DOMAIN_MAP:
+        return &s->domain_map;
+    case CU_LAUNCH_ATTRIBUTE_MEM_SYNC_DOMAIN:
+        return &s->domain;
     default:
         return NULL;
     }
 }
 
+/* Until it is set, the policy is none of those that can be set. */
+void
+fdcpu_stream_attributes(struct fdcpu_stream *stream)
+{
+    stream->sync_policy.syncPolicy = (CUsynchronizationPolicy)-1;
+    stream->domain_map.memSyncDomainMap.remote = 1;
+}
+
 static CUresult
 get_attribute(CUstream hStream, CUstreamAttrID attr, CUstreamAttrValue *value)
 {
+    const CUstreamAttrValue *from;
     struct fdcpu_stream *stream;
     CUresult result = fdcpu_stream_get(hStream, &stream);
 
     if (result != CUDA_SUCCESS)
         return result;
-    if (value == NULL)
+    from = attribute(stream, attr);
+    if (value == NULL ||
+        (from == NULL && (int)attr != CU_LAUNCH_ATTRIBUTE_PRIORITY))
         return CUDA_ERROR_INVALID_VALUE;
-    if ((int)attr == 8) {
-        value->priority = stream->priority;
-        return CUDA_SUCCESS;
-    }
-    if (attribute(stream, attr) == NULL)
-        return CUDA_ERROR_INVALID_VALUE;
-    *value = *attribute(stream, attr);
+    if (from == &stream->window)
+        value->accessPolicyWindow = from->accessPolicyWindow;
+    else if (from == &stream->domain_map)
+        value->memSyncDomainMap = from->memSyncDomainMap;
+    else
+        value->priority = from == NULL ? stream->priority : from->priority;
     return CUDA_SUCCESS;
 }
 
@@ -708,10 +721,38 @@ set_attribute(CUstream hStream, CUstreamAttrID attr, const CUstreamAttrValue *va
 
     if (result != CUDA_SUCCESS)
         return result;
-    if (value == NULL || attribute(stream, attr) == NULL)
+    if (value == NULL)
         return CUDA_ERROR_INVALID_VALUE;
-    *attribute(stream, attr) = *value;
-    return CUDA_SUCCESS;
+    switch ((int)attr) {
+    case CU_LAUNCH_ATTRIBUTE_ACCESS_POLICY_WINDOW:
+        if (value->accessPolicyWindow.num_bytes > FDCPU_WINDOW)
+            return CUDA_ERROR_INVALID_VALUE;
+        stream->window = *value;
+        return CUDA_SUCCESS;
+    case CU_LAUNCH_ATTRIBUTE_SYNCHRONIZATION_POLICY:
+        if ((unsigned)value->syncPolicy - 1 > 3)
+            return CUDA_ERROR_INVALID_VALUE;
+        stream->sync_policy = *value;
+        return CUDA_SUCCESS;
+    case CU_LAUNCH_ATTRIBUTE_MEM_SYNC_DOMAIN_MAP:
+        if (value->memSyncDomainMap.default_ >= FDCPU_DOMAINS ||
+            value->memSyncDomainMap.remote >= FDCPU_DOMAINS)
+            return CUDA_ERROR_INVALID_VALUE;
+        stream->domain_map = *value;
+        return CUDA_SUCCESS;
+    case CU_LAUNCH_ATTRIBUTE_MEM_SYNC_DOMAIN:
+        if ((unsigned)value->memSyncDomain > 1)
+            return CUDA_ERROR_INVALID_VALUE;
+        stream->domain = *value;
+        return CUDA_SUCCESS;
+    case CU_LAUNCH_ATTRIBUTE_PRIORITY:
+        stream->priority = value->priority > 0    ? 0
+                           : value->priority < -5 ? -5
+                                                  : value->priority;
+        return CUDA_SUCCESS;
+    default:
+        return CUDA_ERROR_INVALID_VALUE;
+    }
 }
 
 FDCPU_TWIN(cuStreamSetAttribute, _ptsz,
@@ -730,7 +771,9 @@ copy_attributes(CUstream to, CUstream from)
         return result;
     dst->window = src->window;
     dst->sync_policy = src->sync_policy;
-    dst->mem_domain = src->mem_domain;
+    dst->domain_map = src->domain_map;
+    dst->domain = src->domain;
+    dst->priority = src->priority;
     return CUDA_SUCCESS;
 }
 

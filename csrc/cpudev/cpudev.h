@@ -518,7 +518,7 @@ struct fdcpu_stream {
     struct fdcpu_capture *capture;
     struct fdcpu_node **tips; /* nodes that the next captured one depends on */
     size_t ntips;
-    CUstreamAttrValue sync_policy, mem_domain, window;
+    CUstreamAttrValue sync_policy, domain_map, domain, window;
 };
 
 struct fdcpu_record { /* one recording of an event */
@@ -538,6 +538,7 @@ struct fdcpu_event {
     size_t ntips;
 };
 
+void fdcpu_stream_attributes(struct fdcpu_stream *stream); /* those of a new one */
 struct fdcpu_stream *fdcpu_stream_new(struct fdcpu_ctx *ctx, unsigned int flags,
                                       int priority);
 void fdcpu_stream_ref(struct fdcpu_stream *stream);   /* under sched */
@@ -682,6 +683,8 @@ enum {
     FDCPU_SHARED = 49152,
     FDCPU_SHARED_RESERVED = 1024,
     FDCPU_PARAM_MAX = 32764,
+    FDCPU_WINDOW = 1 << 27, /* of an access policy: taken, and nothing comes of it */
+    FDCPU_DOMAINS = 4,      /* of fences, likewise */
 };
 
 #endif

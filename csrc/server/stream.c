@@ -133,3 +133,37 @@ fdc_server_call_fdcMark(struct fdc_request *request, const struct fdc_req_fdcMar
     fdc_request_answer(request, result, NULL, 0);
     return 0;
 }
+
+/* Attributes that a stream has hold no handle; a window's address is the session's. */
+int
+fdc_server_call_cuStreamSetAttribute(struct fdc_request *request,
+                                     const struct fdc_req_cuStreamSetAttribute *req)
+{
+    const struct fdc_driver *driver = request->driver;
+    CUstreamAttrValue value = req->value;
+    CUstream stream;
+    CUresult result;
+
+    result = fdc_handle_stream(request->serve, req->hStream, &stream);
+    switch (req->attr) {
+    case CU_LAUNCH_ATTRIBUTE_ACCESS_POLICY_WINDOW:
+        if (result == CUDA_SUCCESS && value.accessPolicyWindow.num_bytes != 0)
+            result = fdc_memory_reach(request->serve,
+                                      (uintptr_t)value.accessPolicyWindow.base_ptr,
+                                      value.accessPolicyWindow.num_bytes);
+        break;
+    case CU_LAUNCH_ATTRIBUTE_SYNCHRONIZATION_POLICY:
+    case CU_LAUNCH_ATTRIBUTE_PRIORITY:
+    case CU_LAUNCH_ATTRIBUTE_MEM_SYNC_DOMAIN_MAP:
+    case CU_LAUNCH_ATTRIBUTE_MEM_SYNC_DOMAIN:
+        break;
+    default:
+        result = CUDA_ERROR_INVALID_VALUE;
+    }
+    if (result == CUDA_SUCCESS)
+        result = FDC_HAS(driver, cuStreamSetAttribute)
+                     ? driver->cuStreamSetAttribute(stream, req->attr, &value)
+                     : CUDA_ERROR_NOT_SUPPORTED;
+    fdc_request_answer(request, result, NULL, 0);
+    return 0;
+}

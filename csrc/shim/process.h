@@ -96,6 +96,12 @@ struct fdc_stream *fdc_stream_make(struct fdc_session *session,
                                    struct fdc_context *context, unsigned flags,
                                    int priority);
 void fdc_stream_thread_gone(struct fdc_thread *thread);
+/* The stream that a question is about, which answers into `out`. */
+CUresult fdc_stream_asked(CUstream value, const void *out, unsigned how,
+                          struct fdc_stream **stream);
+
+/* streamattr.c: what a new stream has. */
+void fdc_stream_attributes(struct fdc_stream *stream);
 
 /* context.c */
 /* Index of the first of its primary contexts: what is agreed at attach. */

@@ -259,6 +259,12 @@ struct fdc_stream {
     uint32_t marks_done;                /* marks that have come back, atomic */
     struct fdc_capture *capture;        /* not NULL: capturing, atomic */
     bool per_thread, legacy;
+    struct {                            /* streamattr.c */
+        CUaccessPolicyWindow window;
+        CUsynchronizationPolicy policy;
+        CUlaunchMemSyncDomainMap map;
+        CUlaunchMemSyncDomain domain;
+    } attr;
 };
 
 struct fdc_event {

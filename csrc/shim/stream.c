@@ -34,6 +34,7 @@ fdc_stream_make(struct fdc_session *session, struct fdc_context *context,
     stream->flags = flags;
     stream->priority = priority;
     stream->id = fdc_process_id();
+    fdc_stream_attributes(stream);
     return stream;
 }
 
@@ -478,9 +479,9 @@ stream_of(CUstream value, unsigned how, struct fdc_stream **stream)
     return result;
 }
 
-/* The stream that a question is about, which answers into `out`. */
-static CUresult
-asked_of(CUstream value, const void *out, unsigned how, struct fdc_stream **stream)
+CUresult
+fdc_stream_asked(CUstream value, const void *out, unsigned how,
+                 struct fdc_stream **stream)
 {
     CUresult result = stream_of(value, how, stream);
 
@@ -492,7 +493,7 @@ asked_of(CUstream value, const void *out, unsigned how, struct fdc_stream **stre
     static CUresult name##_asked(CUstream value, type *out, unsigned how)              \
     {                                                                                  \
         struct fdc_stream *stream;                                                     \
-        CUresult result = asked_of(value, out, how, &stream);                          \
+        CUresult result = fdc_stream_asked(value, out, how, &stream);                          \
                                                                                        \
         if (result == CUDA_SUCCESS)                                                    \
             *out = (answer);                                                           \
@@ -536,49 +537,17 @@ cuStreamGetGreenCtx(CUstream hStream, CUgreenCtx *phCtx)
     return get_context(hStream, NULL, phCtx, 0);
 }
 
-/* Attributes: hints for the L2 cache and scheduling. What is set is not sent, and so a
- * value that would change results is refused. */
+/* Memory that a stream has to itself is managed memory. */
 static CUresult
-attributes_refused(CUstream value, const char *name, uint32_t *told, unsigned how)
+attach_refused(CUstream value, unsigned how)
 {
+    static uint32_t told;
     struct fdc_stream *stream;
     CUresult result = stream_of(value, how, &stream);
 
-    return result != CUDA_SUCCESS ? result : fdc_refuse(name, told);
+    return result != CUDA_SUCCESS ? result : fdc_refuse("cuStreamAttachMemAsync", &told);
 }
 
-#define ATTRIBUTE_CALLS(suffix, how)                                                   \
-    FDC_EXPORT CUresult cuStreamGetAttribute##suffix(                                  \
-        CUstream hStream, CUstreamAttrID attr, CUstreamAttrValue *value)               \
-    {                                                                                  \
-        static uint32_t told;                                                          \
-        (void)attr;                                                                    \
-        (void)value;                                                                   \
-        return attributes_refused(hStream, "cuStreamGetAttribute", &told, how);        \
-    }                                                                                  \
-    FDC_EXPORT CUresult cuStreamSetAttribute##suffix(                                  \
-        CUstream hStream, CUstreamAttrID attr, const CUstreamAttrValue *value)         \
-    {                                                                                  \
-        static uint32_t told;                                                          \
-        (void)attr;                                                                    \
-        (void)value;                                                                   \
-        return attributes_refused(hStream, "cuStreamSetAttribute", &told, how);        \
-    }                                                                                  \
-    FDC_EXPORT CUresult cuStreamCopyAttributes##suffix(CUstream dst, CUstream src)     \
-    {                                                                                  \
-        struct fdc_stream *stream;                                                     \
-        CUresult result = stream_of(dst, how, &stream);                                \
-        return result != CUDA_SUCCESS ? result : stream_of(src, how, &stream);         \
-    }                                                                                  \
-    FDC_EXPORT CUresult cuStreamAttachMemAsync##suffix(                                \
-        CUstream hStream, CUdeviceptr dptr, size_t length, unsigned int flags)         \
-    {                                                                                  \
-        static uint32_t told;                                                          \
-        (void)dptr;                                                                    \
-        (void)length;                                                                  \
-        (void)flags;                                                                   \
-        return attributes_refused(hStream, "cuStreamAttachMemAsync", &told, how);      \
-    }
-
-ATTRIBUTE_CALLS(, 0)
-ATTRIBUTE_CALLS(_ptsz, FDC_STREAM_PER_THREAD_ZERO)
+FDC_TWINS(cuStreamAttachMemAsync, _ptsz,
+          (CUstream hStream, CUdeviceptr dptr, size_t length, unsigned int flags),
+          ((void)dptr, (void)length, (void)flags, attach_refused(hStream, how)))

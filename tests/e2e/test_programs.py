@@ -20,7 +20,8 @@ def same(direct: Outcome, remoted: Outcome) -> None:
 
 SEMANTICS = ("order_threads", "blocked_stream", "capture_threads", "freed_block",
              "rerecorded_event", "wrong_arguments", "fork_child", "illegal_address",
-             "old_names", "answers")
+             "old_names", "answers", "words",
+             "stream_attributes")
 
 
 @pytest.mark.parametrize("road", ROADS)
