@@ -208,6 +208,7 @@ launch_ex(const CUlaunchConfig *config, CUfunction f, void **params, void **extr
           bool twin)
 {
     uint32_t cluster[3] = {0, 0, 0};
+    struct fdcpu_event *event;
     CUevent after = NULL;
     bool cooperative = false;
     CUresult result;
@@ -230,10 +231,15 @@ launch_ex(const CUlaunchConfig *config, CUfunction f, void **params, void **extr
                 return CUDA_ERROR_INVALID_VALUE;
             break;
         case CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_EVENT:
-            after = a->value.programmaticEvent.event;
-            break;
         case CU_LAUNCH_ATTRIBUTE_LAUNCH_COMPLETION_EVENT:
-            after = a->value.launchCompletionEvent.event;
+            if (after != NULL)
+                return CUDA_ERROR_INVALID_VALUE;
+            after = a->value.launchCompletionEvent.event; /* both begin with it */
+            event = FDCPU_GET(FDCPU_H_EVENT, after);
+            if (event == NULL)
+                return CUDA_ERROR_INVALID_HANDLE;
+            if ((event->flags & CU_EVENT_DISABLE_TIMING) == 0)
+                return CUDA_ERROR_INVALID_VALUE;
             break;
         default:
             break; /* advice to a scheduler */

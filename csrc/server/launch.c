@@ -9,6 +9,40 @@
 #include <errno.h>
 #include <string.h>
 
+enum { OWN = 4, MORE = 16 }; /* attributes: of the message's fields, besides */
+
+/* One that came as it is: what it names is looked up. */
+static CUresult
+attribute_take(struct fdc_serve *serve, CUlaunchAttribute *attribute)
+{
+    CUlaunchAttributeValue *value = &attribute->value;
+
+    switch ((int)attribute->id) {
+    case CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_EVENT:
+        return fdc_event_for_record(serve, (uintptr_t)value->programmaticEvent.event,
+                                    &value->programmaticEvent.event);
+    case CU_LAUNCH_ATTRIBUTE_LAUNCH_COMPLETION_EVENT:
+        return fdc_event_for_record(serve, (uintptr_t)value->launchCompletionEvent.event,
+                                    &value->launchCompletionEvent.event);
+    case CU_LAUNCH_ATTRIBUTE_ACCESS_POLICY_WINDOW:
+        return value->accessPolicyWindow.num_bytes == 0
+                   ? CUDA_SUCCESS
+                   : fdc_memory_reach(serve, (uintptr_t)value->accessPolicyWindow.base_ptr,
+                                      value->accessPolicyWindow.num_bytes);
+    case CU_LAUNCH_ATTRIBUTE_CLUSTER_SCHEDULING_POLICY_PREFERENCE:
+    case CU_LAUNCH_ATTRIBUTE_MEM_SYNC_DOMAIN_MAP:
+    case CU_LAUNCH_ATTRIBUTE_MEM_SYNC_DOMAIN:
+    case CU_LAUNCH_ATTRIBUTE_PREFERRED_CLUSTER_DIMENSION:
+    case CU_LAUNCH_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT:
+    case CU_LAUNCH_ATTRIBUTE_NVLINK_UTIL_CENTRIC_SCHEDULING:
+    case CU_LAUNCH_ATTRIBUTE_PORTABLE_CLUSTER_SIZE_MODE:
+    case CU_LAUNCH_ATTRIBUTE_SHARED_MEMORY_MODE:
+        return CUDA_SUCCESS;
+    default:
+        return CUDA_ERROR_INVALID_VALUE;
+    }
+}
+
 int
 fdc_server_call_fdcLaunch(struct fdc_request *request, const struct fdc_req_fdcLaunch *req)
 {
@@ -19,7 +53,8 @@ fdc_server_call_fdcLaunch(struct fdc_request *request, const struct fdc_req_fdcL
         CU_LAUNCH_PARAM_BUFFER_POINTER, (void *)(uintptr_t)params,
         CU_LAUNCH_PARAM_BUFFER_SIZE, &size, CU_LAUNCH_PARAM_END,
     };
-    CUlaunchAttribute attribute[4];
+    CUlaunchAttribute attribute[OWN + MORE];
+    const void *more;
     CUlaunchConfig config;
     CUfunction function;
     uint32_t needed = 0;
@@ -27,6 +62,9 @@ fdc_server_call_fdcLaunch(struct fdc_request *request, const struct fdc_req_fdcL
     CUresult result;
 
     if (req->params.size != req->params_size || (size != 0 && params == NULL))
+        return -EPROTO;
+    if (req->attribute_count > MORE ||
+        req->attributes.size != req->attribute_count * sizeof(attribute[0]))
         return -EPROTO;
     memset(&config, 0, sizeof(config));
     result = fdc_handle_stream(request->serve, req->stream, &config.hStream);
@@ -38,7 +76,7 @@ fdc_server_call_fdcLaunch(struct fdc_request *request, const struct fdc_req_fdcL
         goto answer;
     fdc_count(request->serve, launches, 1);
 
-    if (req->flags == 0 && req->cluster.x == 0 && !FDC_LAUNCH_HAS_PRIORITY(req)) {
+    if (req->flags == 0 && req->cluster.x == 0 && req->attribute_count == 0) {
         result = driver->cuLaunchKernel(
             function, req->grid.x, req->grid.y, req->grid.z, req->block.x, req->block.y,
             req->block.z, req->shared, config.hStream, NULL, size != 0 ? extra : NULL);
@@ -62,6 +100,16 @@ fdc_server_call_fdcLaunch(struct fdc_request *request, const struct fdc_req_fdcL
     if (FDC_LAUNCH_HAS_PRIORITY(req)) {
         attribute[n].id = CU_LAUNCH_ATTRIBUTE_PRIORITY;
         attribute[n++].value.priority = req->priority;
+    }
+    if (req->attribute_count != 0) {
+        more = fdc_request_span(request, req->attributes);
+        if (more == NULL)
+            return -EPROTO;
+        memcpy(&attribute[n], more, req->attributes.size);
+        for (uint32_t i = 0; i < req->attribute_count && result == CUDA_SUCCESS; i++)
+            result = attribute_take(request->serve, &attribute[n++]);
+        if (result != CUDA_SUCCESS)
+            goto answer;
     }
     config.gridDimX = req->grid.x;
     config.gridDimY = req->grid.y;

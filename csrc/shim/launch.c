@@ -9,6 +9,7 @@
 #include "cuda_calls.h"
 
 enum { LAUNCH_COOPERATIVE = 1, LAUNCH_PROGRAMMATIC = 2, LAUNCH_PRIORITY = 4 };
+enum { MOST_ATTRIBUTES = 16 };
 
 /* ---- parameters ---- */
 
@@ -158,7 +159,23 @@ struct launch {
     struct fdc_shape shape;
     uint32_t flags;
     int32_t priority;
+    const CUlaunchAttribute *attributes; /* what else travels */
+    uint32_t attribute_count;
+    struct fdc_event *event; /* that an attribute records */
 };
+
+/* An event that a launch records is no position on the stream: it may be over before the
+ * kernel is, so nothing is concluded from it. */
+static void
+event_recorded(struct fdc_event *event, const struct fdc_stream *stream)
+{
+    pthread_mutex_lock(&event->lock);
+    event->stream = stream->object.handle;
+    event->issued = UINT64_MAX;
+    __atomic_store_n(&event->capture, 0, __ATOMIC_RELAXED);
+    event->recorded++;
+    pthread_mutex_unlock(&event->lock);
+}
 
 static CUresult
 launch(CUfunction f, const struct launch *launch, CUstream value, unsigned how,
@@ -168,8 +185,9 @@ launch(CUfunction f, const struct launch *launch, CUstream value, unsigned how,
     struct fdc_req_fdcLaunch *req;
     struct fdc_stream *stream;
     struct fdc_func *func;
+    static uint32_t said;
     struct fdc_call call;
-    uint32_t size, room;
+    uint32_t size, room, more;
     CUresult result;
 
     result = fdc_call_open(&call, FDC_ID_fdcLaunch, FDC_NEEDS_CONTEXT);
@@ -186,8 +204,16 @@ launch(CUfunction f, const struct launch *launch, CUstream value, unsigned how,
     if (FDC_UNLIKELY(result != CUDA_SUCCESS))
         return result;
 
+    if (FDC_UNLIKELY(launch->event != NULL)) {
+        if (fdc_stream_capturing(stream))
+            return fdc_refuse("an event of a launch in a capture", &said);
+        if (launch->event->object.context != stream->object.context)
+            return CUDA_ERROR_INVALID_HANDLE;
+    }
+
     room = FDC_ALIGN_UP(size, 8u);
-    req = fdc_call_begin(&call, (uint32_t)sizeof(*req) + room);
+    more = launch->attribute_count * (uint32_t)sizeof(*launch->attributes);
+    req = fdc_call_begin(&call, (uint32_t)sizeof(*req) + room + more);
     if (FDC_UNLIKELY(req == NULL))
         return call.result;
     req->func.code = func->code->wire;
@@ -203,11 +229,18 @@ launch(CUfunction f, const struct launch *launch, CUstream value, unsigned how,
     req->stream = fdc_stream_wire(stream);
     req->params = (struct fdc_span){sizeof(*req), size};
     req->params_size = size;
+    req->attributes = (struct fdc_span){(uint32_t)sizeof(*req) + room, more};
+    req->attribute_count = launch->attribute_count;
+    if (FDC_UNLIKELY(more != 0))
+        memcpy((char *)(req + 1) + room, launch->attributes, more);
     /* Gaps between parameters, and what is behind them, are not the kernel's to see. */
     if (room != 0)
         memset(req + 1, 0, room);
     fdc_params_pack(func, params, extra, req + 1, size);
-    return fdc_call_send(&call);
+    result = fdc_call_send(&call);
+    if (FDC_UNLIKELY(launch->event != NULL) && result == CUDA_SUCCESS)
+        event_recorded(launch->event, stream);
+    return result;
 }
 
 static CUresult
@@ -226,9 +259,40 @@ launch_plain(CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned bx,
     return launch(f, &plain, stream, how, params, extra);
 }
 
+/* The event of an attribute has to be one without a time. */
 static CUresult
-attribute_read(const CUlaunchAttribute *attribute, struct launch *launch)
+event_read(CUevent handle, struct launch *launch)
 {
+    struct fdc_event *event = fdc_object_find(FDC_KIND_EVENT, handle);
+
+    if (event == NULL)
+        return CUDA_ERROR_INVALID_HANDLE;
+    if ((event->flags & CU_EVENT_DISABLE_TIMING) == 0 || launch->event != NULL)
+        return CUDA_ERROR_INVALID_VALUE;
+    launch->event = event;
+    return CUDA_SUCCESS;
+}
+
+/* What is not told in the message's own fields goes along as it is. */
+static CUresult
+attribute_keep(const CUlaunchAttribute *attribute, struct launch *launch,
+               CUlaunchAttribute kept[MOST_ATTRIBUTES])
+{
+    if (launch->attribute_count == MOST_ATTRIBUTES)
+        return CUDA_ERROR_INVALID_VALUE;
+    kept[launch->attribute_count] = *attribute;
+    memset(kept[launch->attribute_count].pad, 0, sizeof(attribute->pad));
+    launch->attribute_count++;
+    launch->attributes = kept;
+    return CUDA_SUCCESS;
+}
+
+static CUresult
+attribute_read(const CUlaunchAttribute *attribute, struct launch *launch,
+               CUlaunchAttribute kept[MOST_ATTRIBUTES])
+{
+    CUresult result;
+
     static uint32_t said;
 
     switch ((int)attribute->id) {
@@ -259,11 +323,15 @@ attribute_read(const CUlaunchAttribute *attribute, struct launch *launch)
             return CUDA_SUCCESS;
         return fdc_refuse("a kernel node that the device updates", &said);
     case CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_EVENT:
+        result = event_read(attribute->value.programmaticEvent.event, launch);
+        return result != CUDA_SUCCESS ? result : attribute_keep(attribute, launch, kept);
     case CU_LAUNCH_ATTRIBUTE_LAUNCH_COMPLETION_EVENT:
-        return fdc_refuse("a launch with an event", &said);
+        result = event_read(attribute->value.launchCompletionEvent.event, launch);
+        return result != CUDA_SUCCESS ? result : attribute_keep(attribute, launch, kept);
     case CU_LAUNCH_ATTRIBUTE_IGNORE:
+    case CU_LAUNCH_ATTRIBUTE_SYNCHRONIZATION_POLICY: /* of streams */
+        return CUDA_SUCCESS;
     case CU_LAUNCH_ATTRIBUTE_ACCESS_POLICY_WINDOW:
-    case CU_LAUNCH_ATTRIBUTE_SYNCHRONIZATION_POLICY:
     case CU_LAUNCH_ATTRIBUTE_CLUSTER_SCHEDULING_POLICY_PREFERENCE:
     case CU_LAUNCH_ATTRIBUTE_MEM_SYNC_DOMAIN_MAP:
     case CU_LAUNCH_ATTRIBUTE_MEM_SYNC_DOMAIN:
@@ -272,7 +340,7 @@ attribute_read(const CUlaunchAttribute *attribute, struct launch *launch)
     case CU_LAUNCH_ATTRIBUTE_NVLINK_UTIL_CENTRIC_SCHEDULING:
     case CU_LAUNCH_ATTRIBUTE_PORTABLE_CLUSTER_SIZE_MODE:
     case CU_LAUNCH_ATTRIBUTE_SHARED_MEMORY_MODE:
-        return CUDA_SUCCESS; /* advice: results do not depend on it */
+        return attribute_keep(attribute, launch, kept);
     default:
         return CUDA_ERROR_INVALID_VALUE;
     }
@@ -282,6 +350,7 @@ static CUresult
 launch_config(const CUlaunchConfig *config, CUfunction f, void **params, void **extra,
               unsigned how)
 {
+    CUlaunchAttribute kept[MOST_ATTRIBUTES];
     struct launch asked = {.flags = 0};
     CUresult result = fdc_session_check();
 
@@ -295,7 +364,7 @@ launch_config(const CUlaunchConfig *config, CUfunction f, void **params, void **
         .shared = config->sharedMemBytes,
     };
     for (unsigned int i = 0; i < config->numAttrs; i++) {
-        result = attribute_read(&config->attrs[i], &asked);
+        result = attribute_read(&config->attrs[i], &asked, kept);
         if (result != CUDA_SUCCESS)
             return result;
     }
