@@ -337,6 +337,8 @@ fdc_host_release_ctx(struct fdc_serve *serve, struct fdc_ctx *ctx)
 {
     struct fdc_host *host = serve->host;
 
+    if (host == NULL)
+        return; /* the session's end: all of it has been let go already */
     pthread_mutex_lock(&host->lock);
     for (size_t i = 0; i < host->extents; i++)
         if (host->extent[i].ready && host->extent[i].ctx == ctx) {
