@@ -64,7 +64,7 @@ reduction_fits(const CUstreamBatchMemOpParams *op, unsigned *size)
 }
 
 static CUresult
-op_fits(const struct fdc_call *call, const CUstreamBatchMemOpParams *op)
+op_fits(struct fdc_call *call, const CUstreamBatchMemOpParams *op)
 {
     uint64_t address = op->waitValue.address;
     bool waits = false;
@@ -104,7 +104,7 @@ op_fits(const struct fdc_call *call, const CUstreamBatchMemOpParams *op)
     }
     return result != CUDA_SUCCESS
                ? result
-               : fdc_place_device(call->session, address, size, NULL);
+               : fdc_place_check(call, address, size);
 }
 
 CUresult
