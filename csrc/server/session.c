@@ -234,10 +234,10 @@ fdc_serve_free(struct fdc_serve *serve)
     fdc_done_cancel(serve, NULL, CUDA_ERROR_DEINITIALIZED);
     if (serve->memory != NULL)
         fdc_memory_free(serve);
-    if (serve->host != NULL)
-        fdc_host_free(serve);
     if (serve->slots != NULL)
         fdc_contexts_close(serve);
+    if (serve->host != NULL)
+        fdc_host_free(serve);
     if (serve->hostfns != NULL)
         fdc_hostfns_free(serve);
     fdc_print_stop(serve);
