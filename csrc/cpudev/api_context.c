@@ -136,6 +136,8 @@ fdcpu_ctx_fault(struct fdcpu_ctx *ctx, const struct fdcpu_fault *fault)
     case 718:
     case 719:
         atomic_compare_exchange_strong(&ctx->error, &none, fault->result);
+        none = 0;
+        atomic_compare_exchange_strong(&ctx->device->lost, &none, fault->result);
         break;
     default:
         atomic_compare_exchange_strong(&ctx->pending, &none, fault->result);
@@ -319,6 +321,8 @@ cuDevicePrimaryCtxRetain(CUcontext *pctx, CUdevice dev)
         return CUDA_ERROR_INVALID_DEVICE;
     if (pctx == NULL)
         return CUDA_ERROR_INVALID_VALUE;
+    if (atomic_load(&device->lost) != 0)
+        return (CUresult)atomic_load(&device->lost);
     pthread_mutex_lock(&fdcpu.api);
     if (device->retains++ == 0)
         atomic_store(&device->primary->active, true);
@@ -343,7 +347,7 @@ cuDevicePrimaryCtxRelease_v2(CUdevice dev)
     pthread_mutex_lock(&fdcpu.api);
     if (device->retains == 0) {
         pthread_mutex_unlock(&fdcpu.api);
-        return CUDA_ERROR_INVALID_CONTEXT;
+        return atomic_load(&device->lost) != 0 ? CUDA_SUCCESS : CUDA_ERROR_INVALID_CONTEXT;
     }
     last = --device->retains == 0;
     pthread_mutex_unlock(&fdcpu.api);
@@ -462,6 +466,8 @@ create(CUcontext *pctx, unsigned int flags, CUdevice dev)
         return CUDA_ERROR_INVALID_DEVICE;
     if (pctx == NULL || (flags & ~0xFFu) != 0 || (flags & 7) > 4 || (flags & 7) == 3)
         return CUDA_ERROR_INVALID_VALUE;
+    if (atomic_load(&device->lost) != 0)
+        return (CUresult)atomic_load(&device->lost);
     ctx = fdcpu_ctx_new(device, false);
     if (ctx == NULL)
         return CUDA_ERROR_OUT_OF_MEMORY;

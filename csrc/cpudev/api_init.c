@@ -51,7 +51,7 @@ strict_words(const char *text)
         uint32_t bits;
     } words[] = {
         {"1", FDCPU_STRICT_QUEUE | FDCPU_STRICT_CAPTURE | FDCPU_STRICT_UNMAP |
-                  FDCPU_STRICT_PAGEABLE},
+                  FDCPU_STRICT_PAGEABLE | FDCPU_STRICT_HOST},
         {"0", 0},
         {"queue", FDCPU_STRICT_QUEUE},
         {"capture", FDCPU_STRICT_CAPTURE},
@@ -60,6 +60,7 @@ strict_words(const char *text)
         {"slow", FDCPU_STRICT_SLOW},
         {"unmap", FDCPU_STRICT_UNMAP},
         {"pageable", FDCPU_STRICT_PAGEABLE},
+        {"host", FDCPU_STRICT_HOST},
     };
     uint32_t bits = 0;
     size_t i, n;

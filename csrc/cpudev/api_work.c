@@ -300,11 +300,18 @@ run_memop(struct fdcpu_work *work)
 static void
 run_host(CUhostFn fn, void *user)
 {
+    static pthread_mutex_t one_by_one = PTHREAD_MUTEX_INITIALIZER;
+    bool strict = (fdcpu.opt.strict & FDCPU_STRICT_HOST) != 0;
     bool outer = fdcpu_thread.in_host_function;
 
+    /* A driver has one thread for the host functions of all streams. */
+    if (strict)
+        pthread_mutex_lock(&one_by_one);
     fdcpu_thread.in_host_function = true;
     fn(user);
     fdcpu_thread.in_host_function = outer;
+    if (strict)
+        pthread_mutex_unlock(&one_by_one);
 }
 
 void

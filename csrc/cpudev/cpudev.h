@@ -62,6 +62,7 @@ enum fdcpu_strict {
     FDCPU_STRICT_NOVMM = 8,   /* attribute 102 is 0, cuMemCreate is refused */
     FDCPU_STRICT_SLOW = 16,   /* loads take 50 ms */
     FDCPU_STRICT_UNMAP = 32,  /* memory unmapped while in use is a fault */
+    FDCPU_STRICT_HOST = 128, /* host functions of all streams run one after the other */
     FDCPU_STRICT_PAGEABLE = 64, /* big pageable copies wait for their stream */
 };
 
@@ -124,6 +125,7 @@ struct fdcpu_device {
     int pci_domain, pci_bus, pci_slot;
     char name[64];
     _Atomic uint64_t used; /* bytes of the quota */
+    _Atomic int lost; /* what a kernel did to it: this process has no more contexts */
     struct fdcpu_ctx *primary;
     int retains; /* of the primary context; under api */
     unsigned int primary_flags;

@@ -4,6 +4,7 @@
  * caller: what does not fit on the reply lane is queued and the poller sends it.
  */
 #include "server/serve.h"
+#include "fdc/result.h"
 
 #include <errno.h>
 #include <stdarg.h>
@@ -187,6 +188,23 @@ fdc_send_flush(struct fdc_serve *serve)
     pthread_mutex_unlock(&serve->reply_lock);
 }
 
+/* Remembers what this result says of the context at hand, and tells the client which was
+ * lost last. Under reply_lock. */
+static void
+tell_lost(struct fdc_serve *serve, CUresult result, struct fdc_reply *head)
+{
+    const struct fdc_ctx *ctx = fdc_context_here();
+
+    if (FDC_UNLIKELY(result != CUDA_SUCCESS) && ctx != NULL && fdc_result_is_final(result)) {
+        serve->lost = (uint16_t)(1 + ctx->device);
+        serve->lost_result = (uint16_t)result;
+    }
+    if (head != NULL) {
+        head->lost = serve->lost;
+        head->lost_result = serve->lost_result;
+    }
+}
+
 void
 fdc_send_done(struct fdc_serve *serve, uint64_t ticket, CUresult result, bool flush)
 {
@@ -195,6 +213,9 @@ fdc_send_done(struct fdc_serve *serve, uint64_t ticket, CUresult result, bool fl
     };
 
     fdc_count(serve, dones, 1);
+    pthread_mutex_lock(&serve->reply_lock);
+    tell_lost(serve, result, &reply);
+    pthread_mutex_unlock(&serve->reply_lock);
     fdc_send(serve, &reply, sizeof(reply), flush);
 }
 
@@ -207,6 +228,7 @@ keep_failure(struct fdc_serve *serve, uint16_t id, CUresult result)
 
     fdc_count(serve, failures, 1);
     pthread_mutex_lock(&serve->reply_lock);
+    tell_lost(serve, result, NULL);
     if (serve->first_result == CUDA_SUCCESS) {
         serve->first_result = result;
         serve->first_id = id;
@@ -233,6 +255,8 @@ fdc_request_answer_always(struct fdc_request *request, CUresult result, void *re
     if (request->answered)
         return;
     request->answered = true;
+    if (FDC_UNLIKELY(result != CUDA_SUCCESS) && fdc_result_is_final(result))
+        fdc_print_turn(serve); /* why it was lost: the program may ask nothing more */
     if (request->flags & FDC_MSG_DONE) {
         if (result != CUDA_SUCCESS && !request->done) {
             request->done = true;
@@ -258,6 +282,7 @@ fdc_request_answer_always(struct fdc_request *request, CUresult result, void *re
     pthread_mutex_lock(&serve->reply_lock);
     head->first_result = serve->first_result;
     head->first_id = serve->first_id;
+    tell_lost(serve, result, head);
     serve->first_result = CUDA_SUCCESS;
     serve->first_id = 0;
     send_locked(serve, head, size, true);

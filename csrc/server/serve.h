@@ -304,6 +304,7 @@ struct fdc_serve {
     uint64_t out_bytes;
     int32_t first_result;
     uint16_t first_id;
+    uint16_t lost, lost_result;         /* as in struct fdc_reply; under reply_lock */
 
     pthread_mutex_t pool_lock;
     pthread_cond_t pool_cond, pool_gone;

@@ -358,6 +358,16 @@ fdc_session_kill(struct fdc_session *session, const char *why)
     fdc_link_poke(session->link, FDC_LANE_REPLY);
 }
 
+/* The worker's device has failed for good in this process. */
+static void
+device_lost(struct fdc_session *session, int remote, CUresult result)
+{
+    for (int i = 0; i < session->devices; i++)
+        if (session->device[i].remote == remote &&
+            fdc_load_relaxed(&session->device[i].lost) == 0 && fdc_result_is_final(result))
+            fdc_store_relaxed(&session->device[i].lost, (int32_t)result);
+}
+
 /* Under intake. 0, or -EPROTO, or -EPIPE after a goodbye. */
 static int
 take_in(struct fdc_session *session, const struct fdc_reply *reply, uint32_t size)
@@ -383,6 +393,8 @@ take_in(struct fdc_session *session, const struct fdc_reply *reply, uint32_t siz
         fflush(to);
         return 0;
     }
+    if (FDC_UNLIKELY(head.lost != 0))
+        device_lost(session, head.lost - 1, head.lost_result);
     if (head.first_result != 0 && session->first_result == 0) {
         session->first_id = head.first_id;
         fdc_store_release(&session->first_result, head.first_result);
@@ -598,7 +610,7 @@ fdc_call_open(struct fdc_call *call, uint16_t id, unsigned needs)
         if (self->depth == 0)
             return CUDA_ERROR_INVALID_CONTEXT;
         call->context = self->stack[self->depth - 1];
-        result = fdc_context_activate(call->context);
+        result = fdc_context_use(call->context);
         if (result != CUDA_SUCCESS)
             return result;
         call->session = call->context->object.session;

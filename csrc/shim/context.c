@@ -119,10 +119,29 @@ context_open(struct fdc_context *context)
 CUresult
 fdc_context_activate(struct fdc_context *context)
 {
+    int32_t lost = fdc_load_relaxed(&context->device->lost);
+    CUresult result;
+
+    if (FDC_UNLIKELY(lost != 0))
+        return (CUresult)lost;
     /* pairs with the release in context_open() */
     if (FDC_LIKELY(fdc_load_acquire(&context->active)))
         return CUDA_SUCCESS;
-    return context_open(context);
+    result = context_open(context);
+    if (fdc_result_is_final(result))
+        fdc_store_relaxed(&context->device->lost, (int32_t)result);
+    return result;
+}
+
+CUresult
+fdc_context_use(struct fdc_context *context)
+{
+    if (FDC_LIKELY(fdc_load_acquire(&context->active) &&
+                   fdc_load_relaxed(&context->device->lost) == 0))
+        return CUDA_SUCCESS;
+    if (context->primary && __atomic_load_n(&context->retained, __ATOMIC_ACQUIRE) == 0)
+        return CUDA_ERROR_CONTEXT_IS_DESTROYED;
+    return fdc_context_activate(context);
 }
 
 /* The context's work ends, its handles are no more. Under the context's lock. */
@@ -211,8 +230,9 @@ cuDevicePrimaryCtxRelease_v2(CUdevice dev)
     if (result != CUDA_SUCCESS)
         return result;
     pthread_mutex_lock(&context->lock);
-    if (context->retained == 0)
-        result = CUDA_ERROR_INVALID_CONTEXT;
+    if (context->retained == 0) /* of a lost device: a driver does not count any more */
+        result = fdc_load_relaxed(&context->device->lost) != 0 ? CUDA_SUCCESS
+                                                               : CUDA_ERROR_INVALID_CONTEXT;
     else if (__atomic_sub_fetch(&context->retained, 1, __ATOMIC_ACQ_REL) == 0)
         result = context_shut(context, false);
     pthread_mutex_unlock(&context->lock);
@@ -615,7 +635,7 @@ cuCtxSynchronize_v2(CUcontext ctx)
     if (result == CUDA_SUCCESS)
         result = fdc_call_join(&call, &context->object);
     if (result == CUDA_SUCCESS)
-        result = fdc_context_activate(context);
+        result = fdc_context_use(context);
     if (result == CUDA_SUCCESS)
         result = fdc_capture_refuse_context(context);
     if (result != CUDA_SUCCESS)

@@ -213,6 +213,8 @@ ask(CUevent value, uint16_t id)
     if (event == NULL)
         return CUDA_ERROR_INVALID_HANDLE;
     result = fdc_call_join(&call, &event->object);
+    if (result == CUDA_SUCCESS)
+        result = fdc_context_use(event->object.context);
     if (result != CUDA_SUCCESS)
         return result;
     if (FDC_UNLIKELY(__atomic_load_n(&event->capture, __ATOMIC_RELAXED) != 0))

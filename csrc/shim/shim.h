@@ -13,6 +13,7 @@
 
 #include "fdc/base.h"
 #include "fdc/cuda_abi.h"
+#include "fdc/result.h"
 #include "fdc/table.h"
 #include "fdc/transport.h"
 #include "fdc/wire.h"
@@ -86,6 +87,7 @@ struct fdc_device {
     struct fdc_context *primary;
     struct fdc_arena *arena;            /* memory.c */
     uint64_t plain;                     /* bytes allocated without an arena, atomic */
+    int32_t lost;                       /* what its context has failed with for good, atomic */
     struct fdc_pool *pool[2];           /* pool.c: its own, and the current one */
 };
 
@@ -167,6 +169,9 @@ struct fdc_context *fdc_context_current(void);          /* NULL: none */
 struct fdc_context *fdc_context_find(CUcontext handle); /* NULL handle: the current one */
 /* Makes sure the context is open at the worker (sends fdcContextOpen the first time). */
 CUresult fdc_context_activate(struct fdc_context *context);
+/* The same for a call of the program in its current context: a primary context that nobody
+ * holds is CUDA_ERROR_CONTEXT_IS_DESTROYED. A lost device's error comes from both. */
+CUresult fdc_context_use(struct fdc_context *context);
 
 /* ---- calls (call.c) ---- */
 

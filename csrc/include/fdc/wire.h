@@ -32,7 +32,9 @@ struct fdc_reply {
     int32_t result;         /* CUresult of this call */
     int32_t first_result;   /* the session's first failure of a call without reply, else 0 */
     uint16_t first_id;      /* ... and which call that was */
-    uint16_t pad[3];
+    uint16_t lost;          /* 1 + the device whose context has failed for good last, 0: none */
+    uint16_t lost_result;   /* ... with this CUresult */
+    uint16_t pad;
 };
 
 /* Ids of messages of the worker's own. Calls have ids from 0x0100 on. */

