@@ -94,7 +94,8 @@ fdc_event_for_record(struct fdc_serve *serve, uint64_t handle, CUevent *event)
 
     if (box == NULL)
         return CUDA_ERROR_INVALID_HANDLE;
-    if (__atomic_load_n(&box->refs, __ATOMIC_ACQUIRE) > 1) {
+    if (__atomic_load_n(&box->refs, __ATOMIC_ACQUIRE) > 1 &&
+        !fdc_load_relaxed(&box->pinned)) {
         result = box_new(serve, box->flags, box->ctx, &fresh);
         if (result != CUDA_SUCCESS)
             return result;
@@ -108,6 +109,18 @@ fdc_event_for_record(struct fdc_serve *serve, uint64_t handle, CUevent *event)
     return CUDA_SUCCESS;
 }
 
+CUresult
+fdc_event_pin(struct fdc_serve *serve, uint64_t handle, CUevent *event)
+{
+    struct fdc_event_box *box = box_find(serve, handle);
+
+    if (box == NULL)
+        return CUDA_ERROR_INVALID_HANDLE;
+    __atomic_store_n(&box->pinned, 1, __ATOMIC_RELAXED);
+    *event = box->event;
+    return CUDA_SUCCESS;
+}
+
 int
 fdc_server_call_cuEventRecordWithFlags(struct fdc_request *request,
                                        const struct fdc_req_cuEventRecordWithFlags *req)
@@ -117,7 +130,9 @@ fdc_server_call_cuEventRecordWithFlags(struct fdc_request *request,
     CUresult result;
 
     result = fdc_handle_stream(request->serve, req->hStream, &stream);
-    if (result == CUDA_SUCCESS)
+    if (result == CUDA_SUCCESS && req->flags != 0)
+        result = fdc_event_pin(request->serve, req->hEvent, &event);
+    else if (result == CUDA_SUCCESS)
         result = fdc_event_for_record(request->serve, req->hEvent, &event);
     if (result == CUDA_SUCCESS && req->flags == 0)
         result = request->driver->cuEventRecord(event, stream);
@@ -171,16 +186,24 @@ fdc_server_call_cuStreamWaitEvent(struct fdc_request *request,
                                   const struct fdc_req_cuStreamWaitEvent *req)
 {
     struct fdc_event_box *box = box_find(request->serve, req->hEvent);
+    struct fdc_serve *serve = request->serve;
+    bool may_join = false;
     CUstream stream;
     CUresult result;
 
-    result = fdc_handle_stream(request->serve, req->hStream, &stream);
+    result = fdc_handle_stream(serve, req->hStream, &stream);
     if (result == CUDA_SUCCESS && box == NULL)
         result = CUDA_ERROR_INVALID_HANDLE;
-    if (result == CUDA_SUCCESS && fdc_load_relaxed(&request->serve->captures) != 0)
-        result = fdc_capture_prepare(request->serve, stream);
+    if (result == CUDA_SUCCESS && fdc_load_relaxed(&serve->captures) != 0) {
+        may_join = !fdc_stream_is_capturing(serve, stream);
+        result = fdc_capture_prepare(serve, stream);
+    }
+    if (result == CUDA_SUCCESS && req->Flags != 0)
+        __atomic_store_n(&box->pinned, 1, __ATOMIC_RELAXED);
     if (result == CUDA_SUCCESS)
         result = request->driver->cuStreamWaitEvent(stream, box->event, req->Flags);
+    if (may_join)
+        fdc_capture_joined(serve, stream);
     fdc_request_answer(request, result, NULL, 0);
     return 0;
 }

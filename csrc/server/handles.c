@@ -69,7 +69,7 @@ fdc_slot_find(struct fdc_serve *serve, int kind, uint64_t handle)
     if (!parse(kind, handle, &index, &state))
         return NULL;
     slot = fdc_slot_at(serve, kind, index);
-    /* pairs with the releases in fdc_handle_put_aux() and empty() */
+    /* pairs with the releases in fdc_handle_put_aux() and fdc_slot_empty() */
     if (slot == NULL || fdc_load_acquire(&slot->state) != state)
         return NULL;
     return slot;
@@ -91,8 +91,8 @@ slot_make(struct fdc_slots *slots, uint32_t index)
     return &chunk[index % FDC_TABLE_CHUNK];
 }
 
-static void
-empty(struct fdc_slot *slot)
+void
+fdc_slot_empty(struct fdc_slot *slot)
 {
     fdc_store_release(&slot->state, 0);         /* pairs with fdc_slot_find() */
     __atomic_thread_fence(__ATOMIC_RELEASE);
@@ -166,7 +166,7 @@ fdc_handle_get(struct fdc_serve *serve, int kind, uint64_t handle, void **value)
         return CUDA_ERROR_INVALID_HANDLE;
     state = IN_USE | (uint32_t)(handle >> 24 & 0xffff);
     got = __atomic_load_n(&slot->value, __ATOMIC_RELAXED);
-    __atomic_thread_fence(__ATOMIC_ACQUIRE);    /* pairs with the fence in empty() */
+    __atomic_thread_fence(__ATOMIC_ACQUIRE);    /* pairs with the fence in fdc_slot_empty() */
     if (fdc_load_relaxed(&slot->state) != state)
         return CUDA_ERROR_INVALID_HANDLE;
     *value = got;
@@ -204,11 +204,28 @@ fdc_handle_drop_aux(struct fdc_serve *serve, int kind, uint64_t handle, void **v
             *value = slot->value;
         if (aux != NULL)
             *aux = slot->aux;
-        empty(slot);
+        fdc_slot_empty(slot);
         result = CUDA_SUCCESS;
     }
     pthread_mutex_unlock(&serve->slots[kind].lock);
     return result;
+}
+
+uint64_t
+fdc_handle_of(struct fdc_serve *serve, int kind, const void *value)
+{
+    struct fdc_slots *slots = &serve->slots[kind];
+    uint64_t handle = 0;
+
+    pthread_mutex_lock(&slots->lock);
+    for (uint32_t i = 1; i < slots->high && handle == 0; i++) {
+        struct fdc_slot *slot = fdc_slot_at(serve, kind, i);
+
+        if (slot != NULL && slot->state != 0 && slot->value == value)
+            handle = FDC_HANDLE(kind, slot->state & 0xffff, i);
+    }
+    pthread_mutex_unlock(&slots->lock);
+    return handle;
 }
 
 CUresult
@@ -237,7 +254,7 @@ fdc_handle_stream(struct fdc_serve *serve, uint64_t handle, CUstream *value)
     got = __atomic_load_n(&slot->value, __ATOMIC_RELAXED);
     if (!fdc_load_relaxed(&slot->work))
         __atomic_store_n(&slot->work, 1, __ATOMIC_RELAXED);
-    __atomic_thread_fence(__ATOMIC_ACQUIRE);    /* pairs with the fence in empty() */
+    __atomic_thread_fence(__ATOMIC_ACQUIRE);    /* pairs with the fence in fdc_slot_empty() */
     if (fdc_load_relaxed(&slot->state) != (IN_USE | (uint32_t)(handle >> 24 & 0xffff)))
         return CUDA_ERROR_INVALID_HANDLE;
     *value = got;
@@ -267,7 +284,7 @@ fdc_handle_sweep(struct fdc_serve *serve, int kind, uint32_t ctx,
             live = true;
             value = slot->value;
             aux = slot->aux;
-            empty(slot);
+            fdc_slot_empty(slot);
         }
         pthread_mutex_unlock(&slots->lock);
         if (live && fn != NULL)
@@ -285,7 +302,7 @@ fdc_handle_sweep_aux(struct fdc_serve *serve, int kind, const void *aux)
         struct fdc_slot *slot = fdc_slot_at(serve, kind, i);
 
         if (slot != NULL && slot->state != 0 && slot->aux == aux)
-            empty(slot);
+            fdc_slot_empty(slot);
     }
     pthread_mutex_unlock(&slots->lock);
 }

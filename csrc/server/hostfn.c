@@ -224,6 +224,22 @@ fdc_hostfn_place(struct fdc_serve *serve, uint64_t number, bool captured, CUhost
     return CUDA_SUCCESS;
 }
 
+CUresult
+fdc_hostfn_number(struct fdc_serve *serve, CUhostFn fn, void *user, uint64_t *number)
+{
+    struct fdc_hostfns *fns = serve->hostfns;
+    const struct place *place;
+
+    pthread_mutex_lock(&fns->lock);
+    place = fns->places;
+    while (place != NULL && place != user)
+        place = place->next;
+    if (place != NULL)
+        *number = place->number;
+    pthread_mutex_unlock(&fns->lock);
+    return fn == trampoline && place != NULL ? CUDA_SUCCESS : CUDA_ERROR_NOT_SUPPORTED;
+}
+
 void
 fdc_hostfn_unplace(struct fdc_serve *serve, void *user)
 {

@@ -354,6 +354,99 @@ fdc_code_kernel(struct fdc_serve *serve, struct fdc_wire_func func, CUfunction *
     return CUDA_SUCCESS;
 }
 
+static CUresult
+param_info(const struct fdc_driver *driver, struct fdc_code *code, void *kernel, size_t i,
+           size_t *offset, size_t *size)
+{
+    if (code->library)
+        return FDC_HAS(driver, cuKernelGetParamInfo)
+                   ? driver->cuKernelGetParamInfo(kernel, i, offset, size)
+                   : CUDA_ERROR_NOT_SUPPORTED;
+    return FDC_HAS(driver, cuFuncGetParamInfo)
+               ? driver->cuFuncGetParamInfo(kernel, i, offset, size)
+               : CUDA_ERROR_NOT_SUPPORTED;
+}
+
+/* Which of the code's kernels it is; code->kernels: none. */
+static uint32_t
+kernel_index(struct fdc_code *code, CUfunction function, CUkernel kernel)
+{
+    CUfunction own = NULL;
+
+    for (uint32_t i = 0; i < code->kernels; i++) {
+        if (!code->library) {
+            if (code->kernel[i] == (void *)function)
+                return i;
+            continue;
+        }
+        if (code->kernel[i] == (void *)kernel || code->kernel[i] == (void *)function)
+            return i;
+        if (function != NULL &&
+            library_function(code, i, &own) == CUDA_SUCCESS && own == function)
+            return i;
+    }
+    return code->kernels;
+}
+
+/* Where a kernel's parameters lie. */
+static CUresult
+params_read(struct fdc_serve *serve, struct fdc_code *code, struct fdc_code_row *row)
+{
+    size_t offset, size, room = 0;
+
+    row->param_bytes = code->param_bytes[row->func.index];
+    row->param_count = 0;
+    row->param = NULL;
+    while (row->param_count < PARAMS_MAX &&
+           param_info(serve->driver, code, code->kernel[row->func.index],
+                      row->param_count, &offset, &size) == CUDA_SUCCESS) {
+        if (row->param_count == room) {
+            struct fdc_table_param *grown;
+
+            room = room == 0 ? 16 : 2 * room;
+            grown = realloc(row->param, room * sizeof(*grown));
+            if (grown == NULL) {
+                free(row->param);
+                return CUDA_ERROR_OUT_OF_MEMORY;
+            }
+            row->param = grown;
+        }
+        if (offset > row->param_bytes || size > row->param_bytes - offset)
+            break;
+        row->param[row->param_count++] =
+            (struct fdc_table_param){ (uint32_t)offset, (uint32_t)size };
+    }
+    return CUDA_SUCCESS;
+}
+
+CUresult
+fdc_code_row(struct fdc_serve *serve, CUfunction function, CUkernel kernel,
+             struct fdc_code_row *row)
+{
+    static const int kinds[] = { FDC_KIND_MODULE, FDC_KIND_LIBRARY };
+
+    for (size_t k = 0; k < FDC_COUNT(kinds); k++) {
+        struct fdc_slots *slots = &serve->slots[kinds[k]];
+
+        for (uint32_t i = 1; i < fdc_load_relaxed(&slots->high); i++) {
+            struct fdc_slot *slot = fdc_slot_at(serve, kinds[k], i);
+            struct fdc_code *code = slot != NULL && slot->state != 0 ? slot->aux : NULL;
+            uint32_t index;
+
+            if (code == NULL)
+                continue;
+            index = kernel_index(code, function, kernel);
+            if (index == code->kernels)
+                continue;
+            row->func = (struct fdc_wire_func){
+                FDC_HANDLE(kinds[k], slot->state & 0xffff, i), index, 0,
+            };
+            return params_read(serve, code, row);
+        }
+    }
+    return CUDA_ERROR_NOT_SUPPORTED;
+}
+
 CUresult
 fdc_code_function(struct fdc_serve *serve, struct fdc_wire_func func, CUfunction *value)
 {
@@ -405,19 +498,6 @@ kernel_count(const struct fdc_driver *driver, struct fdc_code *code, unsigned *c
                    : CUDA_ERROR_NOT_SUPPORTED;
     return FDC_HAS(driver, cuModuleGetFunctionCount)
                ? driver->cuModuleGetFunctionCount(count, code->value)
-               : CUDA_ERROR_NOT_SUPPORTED;
-}
-
-static CUresult
-param_info(const struct fdc_driver *driver, struct fdc_code *code, void *kernel, size_t i,
-           size_t *offset, size_t *size)
-{
-    if (code->library)
-        return FDC_HAS(driver, cuKernelGetParamInfo)
-                   ? driver->cuKernelGetParamInfo(kernel, i, offset, size)
-                   : CUDA_ERROR_NOT_SUPPORTED;
-    return FDC_HAS(driver, cuFuncGetParamInfo)
-               ? driver->cuFuncGetParamInfo(kernel, i, offset, size)
                : CUDA_ERROR_NOT_SUPPORTED;
 }
 

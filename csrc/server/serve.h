@@ -31,6 +31,8 @@ struct fdc_slots {
 };
 
 struct fdc_slot *fdc_slot_find(struct fdc_serve *serve, int kind, uint64_t handle);
+/* Its handle is stale from now on. Under the table's lock. */
+void fdc_slot_empty(struct fdc_slot *slot);
 /* By index alone, whatever generation: contexts. */
 struct fdc_slot *fdc_slot_at(struct fdc_serve *serve, int kind, uint32_t index);
 CUresult fdc_handle_put_aux(struct fdc_serve *serve, int kind, uint64_t handle, void *value,
@@ -40,6 +42,8 @@ CUresult fdc_handle_swap(struct fdc_serve *serve, int kind, uint64_t handle, voi
                          void *aux);
 CUresult fdc_handle_drop_aux(struct fdc_serve *serve, int kind, uint64_t handle,
                              void **value, void **aux);
+/* The handle that stands for the driver's value, 0: none does. Looks at all of them. */
+uint64_t fdc_handle_of(struct fdc_serve *serve, int kind, const void *value);
 /* Forgets the handles of a context (0: of all) of one kind; fn sees each that was live. */
 void fdc_handle_sweep(struct fdc_serve *serve, int kind, uint32_t ctx,
                       void (*fn)(struct fdc_serve *serve, void *value, void *aux));
@@ -105,8 +109,14 @@ CUresult fdc_context_join(struct fdc_ctx *ctx, CUstream stream);
 CUresult fdc_context_join_legacy(struct fdc_ctx *ctx);
 bool fdc_stream_is_capturing(struct fdc_serve *serve, CUstream stream);
 
-/* graph.c: before a stream begins or joins a capture. */
+/* ---- capture.c ---- */
+
+/* Before a stream begins or joins a capture. */
 CUresult fdc_capture_prepare(struct fdc_serve *serve, CUstream stream);
+/* After a stream may have joined one. */
+void fdc_capture_joined(struct fdc_serve *serve, CUstream stream);
+/* A stream has been destroyed. */
+void fdc_capture_gone(struct fdc_serve *serve, CUstream stream);
 
 /* ---- done.c ---- */
 
@@ -159,11 +169,14 @@ struct fdc_event_box {
     struct fdc_serve *serve;
     uint32_t refs, flags, ctx;
     uint32_t epoch;                     /* the ctx->opened that it belongs to */
+    uint32_t pinned;                    /* atomic: a graph's node has it */
 };
 void fdc_event_box_put(struct fdc_event_box *box);
 /* The driver event of this handle, which must not be recorded anew while it is waited for:
  * a fresh one where that is so. */
 CUresult fdc_event_for_record(struct fdc_serve *serve, uint64_t handle, CUevent *event);
+/* The driver event of this handle, which stays the same from now on: a graph has it. */
+CUresult fdc_event_pin(struct fdc_serve *serve, uint64_t handle, CUevent *event);
 /* Answers the kept request when the event has passed: at once, or on a helper thread. */
 int fdc_wait_mark(struct fdc_request *request, struct fdc_mark *mark);
 /* The executor is idle: looks at waits that have just begun. True: some are left. */
@@ -228,6 +241,15 @@ void fdc_code_free(struct fdc_code *code);
 /* As fdc_code_function, and how many bytes its parameters take. */
 CUresult fdc_code_kernel(struct fdc_serve *serve, struct fdc_wire_func func,
                          CUfunction *value, uint32_t *param_bytes);
+/* The kernel that the driver calls by one of these (either may be NULL), with a copy of
+ * its parameters' places (malloc). */
+struct fdc_code_row {
+    struct fdc_wire_func func;
+    uint32_t param_bytes, param_count;
+    struct fdc_table_param *param;
+};
+CUresult fdc_code_row(struct fdc_serve *serve, CUfunction function, CUkernel kernel,
+                      struct fdc_code_row *row);
 enum { FDC_LAUNCH_COOPERATIVE = 1, FDC_LAUNCH_PROGRAMMATIC = 2, FDC_LAUNCH_PRIORITY = 4 };
 #define FDC_LAUNCH_HAS_PRIORITY(req) ((req)->flags & FDC_LAUNCH_PRIORITY)
 
@@ -250,6 +272,9 @@ void fdc_hostfns_free(struct fdc_serve *serve);
  * again, and lives as long as the session. */
 CUresult fdc_hostfn_place(struct fdc_serve *serve, uint64_t number, bool captured,
                           CUhostFn *fn, void **user);
+/* The number that what fdc_hostfn_place() gave stands for. */
+CUresult fdc_hostfn_number(struct fdc_serve *serve, CUhostFn fn, void *user,
+                           uint64_t *number);
 void fdc_hostfn_unplace(struct fdc_serve *serve, void *user);
 
 /* ---- print.c ---- */
@@ -334,6 +359,8 @@ struct fdc_serve {
     struct fdc_hostfns *hostfns;
     struct fdc_blobs *blobs;
     struct fdc_objects *objects;
+    struct fdc_names *names;            /* graphname.c */
+    struct fdc_captures *capture;       /* capture.c */
 
     struct fdc_serve_counters counters; /* atomic adds, relaxed */
 };
@@ -343,6 +370,13 @@ struct fdc_serve {
 
 /* A driver entry that may be missing in an old driver. */
 #define FDC_HAS(driver, name) ((driver)->name != NULL)
+
+/* ---- graphname.c, capture.c ---- */
+
+struct fdc_names *fdc_names_new(void);
+void fdc_names_free(struct fdc_names *names);
+struct fdc_captures *fdc_captures_new(void);
+void fdc_captures_free(struct fdc_captures *captures);
 
 /* ---- texture.c ---- */
 

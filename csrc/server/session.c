@@ -75,10 +75,13 @@ fdc_serve_new(const struct fdc_driver *driver, struct fdc_link *link,
     serve->host = fdc_host_new(&serve->limits);
     serve->images = fdc_images_new();
     serve->objects = fdc_objects_new();
+    serve->names = fdc_names_new();
+    serve->capture = fdc_captures_new();
     serve->hostfns = fdc_hostfns_new(serve);
     serve->blobs = fdc_blobs_new();
-    if (serve->memory == NULL || serve->host == NULL || serve->images == NULL || serve->hostfns == NULL ||
-        serve->blobs == NULL || serve->objects == NULL)
+    if (serve->memory == NULL || serve->host == NULL || serve->images == NULL ||
+        serve->hostfns == NULL || serve->blobs == NULL || serve->objects == NULL ||
+        serve->names == NULL || serve->capture == NULL)
         goto err_free;
     err = fdc_poller_start(serve);
     if (err == 0)
@@ -243,6 +246,8 @@ fdc_serve_free(struct fdc_serve *serve)
     fdc_print_stop(serve);
     fdc_images_free(serve->images);
     fdc_objects_free(serve->objects);
+    fdc_names_free(serve->names);
+    fdc_captures_free(serve->capture);
     fdc_blobs_free(serve->blobs);
     fdc_handles_free(serve);
     fdc_send_drop(serve);

@@ -26,8 +26,10 @@ fdc_server_call_cuStreamDestroy_v2(struct fdc_request *request,
     CUresult result;
 
     result = fdc_handle_drop(request->serve, FDC_KIND_STREAM, req->hStream, &stream);
-    if (result == CUDA_SUCCESS)
+    if (result == CUDA_SUCCESS) {
         result = request->driver->cuStreamDestroy_v2(stream);
+        fdc_capture_gone(request->serve, stream);
+    }
     fdc_request_answer(request, result, NULL, 0);
     return 0;
 }

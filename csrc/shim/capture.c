@@ -10,8 +10,10 @@
 #include "process.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "cuda_calls.h"
+#include "graph.h"
 
 static void
 invalidate(struct fdc_capture *capture, CUresult why)
@@ -234,31 +236,87 @@ void
 fdc_capture_stream_gone(struct fdc_stream *stream)
 {
     struct fdc_session *session = stream->object.session;
+    struct fdc_graph *graph = NULL;
 
     if (fdc_load_relaxed(&session->capturing) == 0)
         return;
     pthread_mutex_lock(&session->capture_lock);
     if (stream->capture != NULL) {
-        if (stream->capture->origin == stream)
+        if (stream->capture->origin == stream) {
+            stream->capture->graph->capturing = false;
+            if (!stream->capture->into)
+                graph = stream->capture->graph;
             capture_end(session, stream->capture);
-        else
+        } else {
             invalidate(stream->capture, CUDA_ERROR_STREAM_CAPTURE_UNJOINED);
+        }
         __atomic_store_n(&stream->capture, NULL, __ATOMIC_RELAXED);
     }
     pthread_mutex_unlock(&session->capture_lock);
+    if (graph != NULL)
+        fdc_graph_drop(graph);
 }
 
 /* ---- begin ---- */
 
+/* The graph that the capture makes or adds to. */
 static CUresult
-begin(CUstream value, CUstreamCaptureMode mode, unsigned how)
+capture_graph(struct fdc_capture *capture, struct fdc_call *call,
+              const struct fdc_capture_into *into, uint32_t *edges_size)
 {
+    *edges_size = 0;
+    if (into == NULL) {
+        capture->graph = fdc_graph_new(call->session, capture->context);
+        if (capture->graph == NULL)
+            return CUDA_ERROR_OUT_OF_MEMORY;
+        capture->graph->capturing = true;
+        return CUDA_SUCCESS;
+    }
+    capture->graph = fdc_graph_find(into->graph);
+    if (capture->graph == NULL || capture->graph->object.session != call->session)
+        return CUDA_ERROR_INVALID_HANDLE;
+    if (capture->graph->capturing)
+        return CUDA_ERROR_INVALID_VALUE;
+    capture->into = true;
+    return fdc_nodes_check(into->deps, into->count, capture->graph->object.handle,
+                           into->edges, edges_size);
+}
+
+static CUresult
+send_begin(struct fdc_call *call, struct fdc_stream *stream,
+           const struct fdc_capture_into *into, uint32_t edges_size)
+{
+    uint32_t at = sizeof(struct fdc_req_fdcCaptureBegin);
+    uint32_t count = into != NULL ? (uint32_t)into->count : 0;
     struct fdc_req_fdcCaptureBegin *req;
+    struct fdc_reply reply;
+
+    call->context = stream->object.context;
+    req = fdc_call_begin(call, at + count * 8 + edges_size);
+    if (req == NULL)
+        return call->result;
+    req->stream = fdc_stream_wire(stream);
+    req->graph = into != NULL ? (uint64_t)(uintptr_t)into->graph : 0;
+    req->deps = (struct fdc_span){at, count * 8};
+    req->deps_count = count;
+    req->edges = (struct fdc_span){at + count * 8, edges_size};
+    req->edges_size = edges_size;
+    if (count != 0)
+        memcpy((char *)req + at, into->deps, count * 8);
+    if (edges_size != 0)
+        memcpy((char *)req + at + count * 8, into->edges, edges_size);
+    return fdc_call_wait(call, &reply, sizeof(reply));
+}
+
+CUresult
+fdc_capture_begin(CUstream value, CUstreamCaptureMode mode, unsigned how,
+                  const struct fdc_capture_into *into)
+{
     struct fdc_session *session;
     struct fdc_capture *capture;
     struct fdc_stream *stream;
-    struct fdc_reply reply;
     struct fdc_call call;
+    uint32_t edges_size;
     CUresult result;
 
     result = fdc_call_open(&call, FDC_ID_fdcCaptureBegin, FDC_NEEDS_CONTEXT);
@@ -280,13 +338,17 @@ begin(CUstream value, CUstreamCaptureMode mode, unsigned how)
     capture->mode = mode;
     capture->thread = fdc_thread_self()->number;
     capture->blocking = (stream->flags & CU_STREAM_NON_BLOCKING) == 0;
+    result = capture_graph(capture, &call, into, &edges_size);
+    if (result != CUDA_SUCCESS)
+        goto err_free;
 
     pthread_mutex_lock(&session->capture_lock);
     if (stream->capture != NULL) {
         pthread_mutex_unlock(&session->capture_lock);
-        free(capture);
-        return CUDA_ERROR_ILLEGAL_STATE;
+        result = CUDA_ERROR_ILLEGAL_STATE;
+        goto err_graph;
     }
+    capture->graph->capturing = true;
     capture->next = session->captures;
     session->captures = capture;
     __atomic_add_fetch(&session->capturing, 1, __ATOMIC_RELAXED);
@@ -294,48 +356,49 @@ begin(CUstream value, CUstreamCaptureMode mode, unsigned how)
     __atomic_store_n(&stream->capture, capture, __ATOMIC_RELAXED);
     pthread_mutex_unlock(&session->capture_lock);
 
-    call.context = stream->object.context;
-    req = fdc_call_begin(&call, sizeof(*req));
-    if (req != NULL) {
-        req->stream = fdc_stream_wire(stream);
-        result = fdc_call_wait(&call, &reply, sizeof(reply));
-    } else {
-        result = call.result;
-    }
+    result = send_begin(&call, stream, into, edges_size);
     if (result != CUDA_SUCCESS)
         fdc_capture_stream_gone(stream);
+    return result;
+
+err_graph:
+    if (!capture->into)
+        fdc_graph_drop(capture->graph);
+err_free:
+    free(capture);
     return result;
 }
 
 FDC_EXPORT CUresult
 cuStreamBeginCapture_v2(CUstream hStream, CUstreamCaptureMode mode)
 {
-    return begin(hStream, mode, 0);
+    return fdc_capture_begin(hStream, mode, 0, NULL);
 }
 
 FDC_EXPORT CUresult
 cuStreamBeginCapture_v2_ptsz(CUstream hStream, CUstreamCaptureMode mode)
 {
-    return begin(hStream, mode, FDC_STREAM_PER_THREAD_ZERO);
+    return fdc_capture_begin(hStream, mode, FDC_STREAM_PER_THREAD_ZERO, NULL);
 }
 
 FDC_EXPORT CUresult
 cuStreamBeginCapture(CUstream hStream)
 {
-    return begin(hStream, CU_STREAM_CAPTURE_MODE_GLOBAL, 0);
+    return fdc_capture_begin(hStream, CU_STREAM_CAPTURE_MODE_GLOBAL, 0, NULL);
 }
 
 FDC_EXPORT CUresult
 cuStreamBeginCapture_ptsz(CUstream hStream)
 {
-    return begin(hStream, CU_STREAM_CAPTURE_MODE_GLOBAL, FDC_STREAM_PER_THREAD_ZERO);
+    return fdc_capture_begin(hStream, CU_STREAM_CAPTURE_MODE_GLOBAL,
+                             FDC_STREAM_PER_THREAD_ZERO, NULL);
 }
 
 /* ---- end ---- */
 
 /* The graph of a broken capture, which the worker made all the same. */
 static void
-discard(struct fdc_call *call, struct fdc_object *graph)
+discard(struct fdc_call *call, struct fdc_graph *graph)
 {
     struct fdc_req_cuGraphDestroy *req;
 
@@ -343,7 +406,7 @@ discard(struct fdc_call *call, struct fdc_object *graph)
     req = fdc_call_begin(call, sizeof(*req));
     if (req == NULL)
         return;
-    req->hGraph = graph->handle;
+    req->hGraph = graph->object.handle;
     fdc_call_send(call);
 }
 
@@ -351,14 +414,14 @@ static CUresult
 end(CUstream value, CUgraph *phGraph, unsigned how)
 {
     struct fdc_req_cuStreamEndCapture *req;
+    struct fdc_rep_cuStreamEndCapture reply;
     struct fdc_capture *capture;
     struct fdc_session *session;
     struct fdc_stream *stream;
-    struct fdc_object *graph;
-    struct fdc_reply reply;
+    struct fdc_graph *graph = NULL;
     struct fdc_call call;
     CUresult result, broken = CUDA_SUCCESS;
-    bool made = false;
+    bool made = false, into = false;
 
     result = fdc_call_open(&call, FDC_ID_cuStreamEndCapture, FDC_NEEDS_CONTEXT);
     if (result == CUDA_SUCCESS)
@@ -379,39 +442,41 @@ end(CUstream value, CUgraph *phGraph, unsigned how)
     } else if (capture->invalid) {
         broken = CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
     }
+    if (result == CUDA_SUCCESS) {
+        graph = capture->graph;
+        into = capture->into;
+    }
     pthread_mutex_unlock(&session->capture_lock);
     if (result != CUDA_SUCCESS)
         return result;
 
     call.context = stream->object.context;
-    graph = fdc_graph_new(session, call.context);
-    if (graph == NULL)
-        return CUDA_ERROR_OUT_OF_MEMORY;
     req = fdc_call_begin(&call, sizeof(*req));
     if (req != NULL) {
         req->hStream = fdc_stream_wire(stream);
-        req->phGraph = graph->handle;
+        req->phGraph = graph->object.handle;
         result = fdc_call_wait(&call, &reply, sizeof(reply));
         made = call.own.done && call.own.result == CUDA_SUCCESS;
     } else {
         result = call.result;
     }
     pthread_mutex_lock(&session->capture_lock);
+    graph->capturing = false;
     if (stream->capture == capture)
         capture_end(session, capture);
     pthread_mutex_unlock(&session->capture_lock);
     if (result == CUDA_SUCCESS && broken == CUDA_SUCCESS && phGraph != NULL) {
-        *phGraph = (CUgraph)(uintptr_t)graph->handle;
+        *phGraph = (CUgraph)(uintptr_t)graph->object.handle;
         return CUDA_SUCCESS;
     }
-    if (made) /* also where the result is an earlier call's failure */
-        discard(&call, graph);
-    fdc_object_drop(graph);
+    if (!into) {
+        if (made) /* also where the result is an earlier call's failure */
+            discard(&call, graph);
+        fdc_graph_drop(graph);
+    }
     if (phGraph != NULL)
         *phGraph = NULL;
-    if (broken != CUDA_SUCCESS)
-        return broken;
-    return result != CUDA_SUCCESS ? result : CUDA_ERROR_INVALID_VALUE;
+    return broken != CUDA_SUCCESS ? broken : result;
 }
 
 FDC_EXPORT CUresult
@@ -428,9 +493,9 @@ cuStreamEndCapture_ptsz(CUstream hStream, CUgraph *phGraph)
 
 /* ---- questions ---- */
 
-/* Status and id of the stream's capture; 906 for the legacy stream beside one. */
-static CUresult
-status_of(CUstream value, unsigned how, CUstreamCaptureStatus *status, cuuint64_t *id)
+CUresult
+fdc_capture_status(CUstream value, unsigned how, CUstreamCaptureStatus *status,
+                   struct fdc_capture *copy, struct fdc_stream **found)
 {
     struct fdc_session *session;
     struct fdc_capture *capture;
@@ -458,6 +523,7 @@ status_of(CUstream value, unsigned how, CUstreamCaptureStatus *status, cuuint64_
     session = stream->object.session;
     if (fdc_load_relaxed(&session->capturing) == 0)
         return CUDA_SUCCESS;
+    *found = stream;
     pthread_mutex_lock(&session->capture_lock);
     if (stream->legacy) {
         for (capture = session->captures; capture != NULL; capture = capture->next)
@@ -466,142 +532,11 @@ status_of(CUstream value, unsigned how, CUstreamCaptureStatus *status, cuuint64_
     } else if (stream->capture != NULL) {
         *status = stream->capture->invalid ? CU_STREAM_CAPTURE_STATUS_INVALIDATED
                                            : CU_STREAM_CAPTURE_STATUS_ACTIVE;
-        *id = stream->capture->id;
+        *copy = *stream->capture;
     }
     pthread_mutex_unlock(&session->capture_lock);
     return result;
 }
-
-static CUresult
-is_capturing(CUstream value, CUstreamCaptureStatus *status, unsigned how)
-{
-    CUstreamCaptureStatus found;
-    cuuint64_t id;
-    CUresult result = status_of(value, how, &found, &id);
-
-    if (result != CUDA_SUCCESS)
-        return result;
-    if (status == NULL)
-        return CUDA_ERROR_INVALID_VALUE;
-    *status = found;
-    return CUDA_SUCCESS;
-}
-
-FDC_EXPORT CUresult
-cuStreamIsCapturing(CUstream hStream, CUstreamCaptureStatus *captureStatus)
-{
-    return is_capturing(hStream, captureStatus, 0);
-}
-
-FDC_EXPORT CUresult
-cuStreamIsCapturing_ptsz(CUstream hStream, CUstreamCaptureStatus *captureStatus)
-{
-    return is_capturing(hStream, captureStatus, FDC_STREAM_PER_THREAD_ZERO);
-}
-
-/* Graph and dependencies live at the worker: who asks for them while capturing is told
- * that they are not to be had. */
-static CUresult
-info(CUstream value, unsigned how, CUstreamCaptureStatus *status, cuuint64_t *id,
-     bool more)
-{
-    static uint32_t told;
-    CUstreamCaptureStatus found;
-    cuuint64_t number = 0;
-    CUresult result = status_of(value, how, &found, &number);
-
-    if (result != CUDA_SUCCESS)
-        return result;
-    if (status == NULL)
-        return CUDA_ERROR_INVALID_VALUE;
-    if (more && found == CU_STREAM_CAPTURE_STATUS_ACTIVE)
-        return fdc_refuse("the graph of a capture (cuStreamGetCaptureInfo)", &told);
-    *status = found;
-    if (id != NULL && found != CU_STREAM_CAPTURE_STATUS_NONE)
-        *id = number;
-    return CUDA_SUCCESS;
-}
-
-#define INFO_CALLS(suffix, how)                                                        \
-    FDC_EXPORT CUresult cuStreamGetCaptureInfo##suffix(                                \
-        CUstream hStream, CUstreamCaptureStatus *captureStatus_out,                    \
-        cuuint64_t *id_out)                                                            \
-    {                                                                                  \
-        return info(hStream, how, captureStatus_out, id_out, false);                   \
-    }                                                                                  \
-    FDC_EXPORT CUresult cuStreamGetCaptureInfo_v2##suffix(                             \
-        CUstream hStream, CUstreamCaptureStatus *captureStatus_out,                    \
-        cuuint64_t *id_out, CUgraph *graph_out, const CUgraphNode **dependencies_out,  \
-        size_t *numDependencies_out)                                                   \
-    {                                                                                  \
-        return info(hStream, how, captureStatus_out, id_out,                           \
-                    graph_out != NULL || dependencies_out != NULL ||                   \
-                        numDependencies_out != NULL);                                  \
-    }                                                                                  \
-    FDC_EXPORT CUresult cuStreamGetCaptureInfo_v3##suffix(                             \
-        CUstream hStream, CUstreamCaptureStatus *captureStatus_out,                    \
-        cuuint64_t *id_out, CUgraph *graph_out, const CUgraphNode **dependencies_out,  \
-        const CUgraphEdgeData **edgeData_out, size_t *numDependencies_out)             \
-    {                                                                                  \
-        return info(hStream, how, captureStatus_out, id_out,                           \
-                    graph_out != NULL || dependencies_out != NULL ||                   \
-                        edgeData_out != NULL || numDependencies_out != NULL);          \
-    }
-
-INFO_CALLS(, 0)
-INFO_CALLS(_ptsz, FDC_STREAM_PER_THREAD_ZERO)
-
-/* ---- not had yet ---- */
-
-static CUresult
-not_yet(CUstream value, unsigned how, const char *name, uint32_t *told)
-{
-    CUstreamCaptureStatus status;
-    cuuint64_t id;
-    CUresult result = status_of(value, how, &status, &id);
-
-    return result != CUDA_SUCCESS ? result : fdc_refuse(name, told);
-}
-
-#define REFUSED_CALLS(suffix, how)                                                     \
-    FDC_EXPORT CUresult cuStreamUpdateCaptureDependencies##suffix(                     \
-        CUstream hStream, CUgraphNode *dependencies, size_t numDependencies,           \
-        unsigned int flags)                                                            \
-    {                                                                                  \
-        static uint32_t told;                                                          \
-        (void)dependencies;                                                            \
-        (void)numDependencies;                                                         \
-        (void)flags;                                                                   \
-        return not_yet(hStream, how, "cuStreamUpdateCaptureDependencies", &told);      \
-    }                                                                                  \
-    FDC_EXPORT CUresult cuStreamUpdateCaptureDependencies_v2##suffix(                  \
-        CUstream hStream, CUgraphNode *dependencies,                                   \
-        const CUgraphEdgeData *dependencyData, size_t numDependencies,                 \
-        unsigned int flags)                                                            \
-    {                                                                                  \
-        static uint32_t told;                                                          \
-        (void)dependencies;                                                            \
-        (void)dependencyData;                                                          \
-        (void)numDependencies;                                                         \
-        (void)flags;                                                                   \
-        return not_yet(hStream, how, "cuStreamUpdateCaptureDependencies_v2", &told);   \
-    }                                                                                  \
-    FDC_EXPORT CUresult cuStreamBeginCaptureToGraph##suffix(                           \
-        CUstream hStream, CUgraph hGraph, const CUgraphNode *dependencies,             \
-        const CUgraphEdgeData *dependencyData, size_t numDependencies,                 \
-        CUstreamCaptureMode mode)                                                      \
-    {                                                                                  \
-        static uint32_t told;                                                          \
-        (void)hGraph;                                                                  \
-        (void)dependencies;                                                            \
-        (void)dependencyData;                                                          \
-        (void)numDependencies;                                                         \
-        (void)mode;                                                                    \
-        return not_yet(hStream, how, "cuStreamBeginCaptureToGraph", &told);            \
-    }
-
-REFUSED_CALLS(, 0)
-REFUSED_CALLS(_ptsz, FDC_STREAM_PER_THREAD_ZERO)
 
 FDC_EXPORT CUresult
 cuThreadExchangeStreamCaptureMode(CUstreamCaptureMode *mode)

@@ -121,9 +121,13 @@ record(CUevent value, CUstream on, unsigned flags, unsigned how)
         fdc_capture_record(stream, event);
         return CUDA_SUCCESS;
     }
+    if (capturing) { /* external: a node that records it at each launch */
+        __atomic_store_n(&event->replayed, 1, __ATOMIC_RELAXED);
+        return CUDA_SUCCESS;
+    }
     pthread_mutex_lock(&event->lock);
     event->stream = stream->object.handle;
-    event->issued = capturing ? UINT64_MAX : call.position;
+    event->issued = call.position;
     __atomic_store_n(&event->capture, 0, __ATOMIC_RELAXED);
     event->recorded++;
     pthread_mutex_unlock(&event->lock);
@@ -165,6 +169,11 @@ known_complete(struct fdc_event *event, uint32_t *recorded)
 
     pthread_mutex_lock(&event->lock);
     *recorded = event->recorded;
+    /* Launches of a graph record it, which is told to nobody here. */
+    if (__atomic_load_n(&event->replayed, __ATOMIC_RELAXED) != 0) {
+        pthread_mutex_unlock(&event->lock);
+        return false;
+    }
     complete = event->complete == event->recorded;
     if (!complete) {
         stream = fdc_object_find(FDC_KIND_STREAM, (void *)(uintptr_t)event->stream);
@@ -185,7 +194,8 @@ now_complete(struct fdc_event *event, uint32_t recorded)
     uint64_t issued = 0;
 
     pthread_mutex_lock(&event->lock);
-    if (event->recorded == recorded) {
+    if (event->recorded == recorded &&
+        __atomic_load_n(&event->replayed, __ATOMIC_RELAXED) == 0) {
         event->complete = recorded;
         issued = event->issued;
         if (issued != UINT64_MAX)
@@ -260,6 +270,13 @@ cuEventSynchronize(CUevent hEvent)
     return ask(hEvent, FDC_ID_cuEventSynchronize);
 }
 
+static bool
+never_recorded(const struct fdc_event *event)
+{
+    return __atomic_load_n(&event->recorded, __ATOMIC_RELAXED) == 0 &&
+           __atomic_load_n(&event->replayed, __ATOMIC_RELAXED) == 0;
+}
+
 FDC_EXPORT CUresult
 cuEventElapsedTime_v2(float *pMilliseconds, CUevent hStart, CUevent hEnd)
 {
@@ -290,8 +307,7 @@ cuEventElapsedTime_v2(float *pMilliseconds, CUevent hStart, CUevent hEnd)
         result = fdc_capture_refuse_event(call.session, end);
     if (result != CUDA_SUCCESS)
         return result;
-    if (__atomic_load_n(&start->recorded, __ATOMIC_RELAXED) == 0 ||
-        __atomic_load_n(&end->recorded, __ATOMIC_RELAXED) == 0)
+    if (never_recorded(start) || never_recorded(end))
         return CUDA_ERROR_INVALID_HANDLE;
     call.context = start->object.context;
     req = fdc_call_begin(&call, sizeof(*req));

@@ -84,6 +84,23 @@ take(struct fdc_hostfns *fns, uint64_t number, struct entry *copy)
     return true;
 }
 
+/* One that is kept, out of the table all the same. */
+static void
+drop(struct fdc_hostfns *fns, uint64_t number)
+{
+    struct entry **link, *entry;
+
+    for (link = &fns->bucket[number % BUCKETS]; *link != NULL; link = &(*link)->next)
+        if ((*link)->number == number)
+            break;
+    entry = *link;
+    if (entry == NULL)
+        return;
+    *link = entry->next;
+    fns->entries--;
+    free(entry);
+}
+
 static void
 run(const struct entry *entry, CUresult status)
 {
@@ -225,14 +242,35 @@ add(struct fdc_session *session, const struct entry *like, uint64_t *number)
     return result;
 }
 
-static void
-forget(struct fdc_session *session, uint64_t number)
+CUresult
+fdc_hostfn_find(struct fdc_session *session, uint64_t number, CUhostFn *fn, void **user)
+{
+    struct fdc_hostfns *fns = __atomic_load_n(&session->hostfns, __ATOMIC_ACQUIRE);
+    const struct entry *entry = NULL;
+
+    if (fns == NULL)
+        return CUDA_ERROR_NOT_FOUND;
+    pthread_mutex_lock(&fns->lock);
+    for (entry = fns->bucket[number % BUCKETS]; entry != NULL; entry = entry->next)
+        if (entry->number == number)
+            break;
+    if (entry != NULL) {
+        *fn = entry->fn;
+        *user = entry->user;
+    }
+    pthread_mutex_unlock(&fns->lock);
+    return entry != NULL && *fn != NULL ? CUDA_SUCCESS : CUDA_ERROR_NOT_FOUND;
+}
+
+void
+fdc_hostfn_forget(struct fdc_session *session, uint64_t number)
 {
     struct fdc_hostfns *fns = session->hostfns;
     struct entry entry;
 
     pthread_mutex_lock(&fns->lock);
-    take(fns, number, &entry);
+    if (take(fns, number, &entry) && entry.keep)
+        drop(fns, number);
     pthread_mutex_unlock(&fns->lock);
 }
 
@@ -283,7 +321,7 @@ launch(CUstream value, unsigned how, struct entry *entry)
     call.context = stream->object.context;
     req = fdc_call_begin(&call, sizeof(*req));
     if (req == NULL) {
-        forget(call.session, number);
+        fdc_hostfn_forget(call.session, number);
         return call.result;
     }
     req->stream = fdc_stream_wire(stream);

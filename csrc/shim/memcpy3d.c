@@ -174,6 +174,68 @@ fdc_box_device(struct fdc_session *session, const CUDA_MEMCPY3D *copy,
     return CUDA_SUCCESS;
 }
 
+static CUresult
+end_params(const struct fdc_copy_end *end, struct form *form)
+{
+    *form = (struct form){.x = end->x,
+                          .y = end->y,
+                          .z = end->z,
+                          .lod = end->level,
+                          .pitch = end->pitch,
+                          .height = end->height};
+    switch (end->memory) {
+    case FDC_COPY_DEVICE:
+        form->type = CU_MEMORYTYPE_DEVICE;
+        form->device = end->base;
+        return CUDA_SUCCESS;
+    case FDC_COPY_ARRAY:
+        form->type = CU_MEMORYTYPE_ARRAY;
+        form->array = (CUarray)(uintptr_t)end->base;
+        return CUDA_SUCCESS;
+    default:
+        return CUDA_ERROR_NOT_SUPPORTED;
+    }
+}
+
+CUresult
+fdc_box_params(const struct fdc_copy3d *wire, CUDA_MEMCPY3D *copy)
+{
+    struct form src, dst;
+    CUresult result;
+
+    result = end_params(&wire->src, &src);
+    if (result == CUDA_SUCCESS)
+        result = end_params(&wire->dst, &dst);
+    if (result != CUDA_SUCCESS)
+        return result;
+    *copy = (CUDA_MEMCPY3D){
+        .srcXInBytes = src.x,
+        .srcY = src.y,
+        .srcZ = src.z,
+        .srcLOD = src.lod,
+        .srcMemoryType = src.type,
+        .srcHost = src.host,
+        .srcDevice = src.device,
+        .srcArray = src.array,
+        .srcPitch = src.pitch,
+        .srcHeight = src.height,
+        .dstXInBytes = dst.x,
+        .dstY = dst.y,
+        .dstZ = dst.z,
+        .dstLOD = dst.lod,
+        .dstMemoryType = dst.type,
+        .dstHost = (void *)(uintptr_t)dst.host,
+        .dstDevice = dst.device,
+        .dstArray = dst.array,
+        .dstPitch = dst.pitch,
+        .dstHeight = dst.height,
+        .WidthInBytes = wire->width,
+        .Height = wire->height,
+        .Depth = wire->depth,
+    };
+    return CUDA_SUCCESS;
+}
+
 /* ---- pieces ---- */
 
 struct part {

@@ -396,26 +396,35 @@ fdc_memory_alloc(struct fdc_call *call, uint64_t size, enum fdc_origin origin,
 }
 
 CUresult
+fdc_memory_give(struct fdc_call *call, const struct fdc_place *place)
+{
+    /* Who takes the place away is who frees: of two threads one is told no. */
+    if (fdc_place_del(place->base) != 0)
+        return CUDA_ERROR_INVALID_VALUE;
+    if (place->origin == FDC_BY_POOL)
+        fdc_pool_freed(place->owner, place->size);
+    if (place->device->arena == NULL) {
+        call->session = place->device->session;
+        call->context = place->context;
+        return plain_free(call, place->base, place->device, place->size);
+    }
+    return fdc_arena_free(place->device->arena, place->base);
+}
+
+CUresult
 fdc_memory_free(struct fdc_call *call, CUdeviceptr address)
 {
     struct fdc_place place;
 
     if (!fdc_place_find(address, &place) || place.where != FDC_DEVICE ||
-        place.base != address ||
-        (place.origin != FDC_BY_ALLOC && place.origin != FDC_BY_PLAIN &&
-         place.origin != FDC_BY_POOL))
+        place.base != address)
         return CUDA_ERROR_INVALID_VALUE;
-    /* Who takes the place away is who frees: of two threads one is told no. */
-    if (fdc_place_del(address) != 0)
+    if (place.origin == FDC_BY_GRAPH)
+        return fdc_graph_memory_free(address);
+    if (place.origin != FDC_BY_ALLOC && place.origin != FDC_BY_PLAIN &&
+        place.origin != FDC_BY_POOL)
         return CUDA_ERROR_INVALID_VALUE;
-    if (place.origin == FDC_BY_POOL)
-        fdc_pool_freed(place.owner, place.size);
-    if (place.device->arena == NULL) {
-        call->session = place.device->session;
-        call->context = place.context;
-        return plain_free(call, address, place.device, place.size);
-    }
-    return fdc_arena_free(place.device->arena, address);
+    return fdc_memory_give(call, &place);
 }
 
 FDC_EXPORT CUresult

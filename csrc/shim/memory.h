@@ -57,6 +57,10 @@ void fdc_memory_trim(struct fdc_device *device);
 CUresult fdc_memory_alloc(struct fdc_call *call, uint64_t size, enum fdc_origin origin,
                           uint64_t owner, CUdeviceptr *address);
 CUresult fdc_memory_free(struct fdc_call *call, CUdeviceptr address);
+/* The bytes of a live allocation go back, whoever's they were. */
+CUresult fdc_memory_give(struct fdc_call *call, const struct fdc_place *place);
+/* graphmem.c: what a graph's launch has allocated is freed, outside of graphs. */
+CUresult fdc_graph_memory_free(CUdeviceptr address);
 
 /* place.c: as fdc_place_of; true when it is in a live allocation. */
 bool fdc_place_find(uint64_t address, struct fdc_place *place);
@@ -144,6 +148,8 @@ struct fdc_copy3d;
 /* memcpy3d.c: a box between device memory and arrays, as a graph's node wants it. */
 CUresult fdc_box_device(struct fdc_session *session, const CUDA_MEMCPY3D *copy,
                         struct fdc_copy3d *box);
+/* ... and back. */
+CUresult fdc_box_params(const struct fdc_copy3d *box, CUDA_MEMCPY3D *copy);
 
 #define FDC_INLINE_MAX (16u << 10) /* bytes that travel in the message itself */
 #define FDC_PIECE_MAX (512u << 10) /* bytes of one chunk of a copy */

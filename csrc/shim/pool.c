@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "memory.h"
+#include "graph.h"
 #include "cuda_calls.h"
 
 struct fdc_pool {
@@ -70,11 +70,26 @@ pool_find(CUmemoryPool handle, CUresult *result)
 
 /* ---- allocation ---- */
 
+/* In a capture an allocation is a node of the graph. */
+static CUresult
+alloc_captured(struct fdc_call *call, struct fdc_stream *stream,
+               const struct fdc_pool *pool, size_t size, CUdeviceptr *dptr)
+{
+    CUgraphNodeParams params = {.type = CU_GRAPH_NODE_TYPE_MEM_ALLOC};
+    CUresult result;
+
+    params.alloc.poolProps = pool->props;
+    params.alloc.bytesize = size;
+    result = fdc_capture_memory(call, stream, &params);
+    if (result == CUDA_SUCCESS)
+        *dptr = params.alloc.dptr;
+    return result;
+}
+
 static CUresult
 alloc_async(CUdeviceptr *dptr, size_t size, CUmemoryPool handle, bool given,
             CUstream value, unsigned how)
 {
-    static uint32_t said;
     struct fdc_pool *pool;
     struct fdc_stream *stream;
     struct fdc_call call;
@@ -89,12 +104,12 @@ alloc_async(CUdeviceptr *dptr, size_t size, CUmemoryPool handle, bool given,
         return result;
     if (dptr == NULL || size == 0)
         return CUDA_ERROR_INVALID_VALUE;
-    if (fdc_stream_capturing(stream))
-        return fdc_refuse("allocating in a capture", &said);
     pool = given ? fdc_object_find(FDC_KIND_POOL, handle)
                  : pool_of(call.context->device, false);
     if (pool == NULL)
         return given ? CUDA_ERROR_INVALID_VALUE : CUDA_ERROR_OUT_OF_MEMORY;
+    if (fdc_stream_capturing(stream))
+        return alloc_captured(&call, stream, pool, size, dptr);
     if (pool->device != call.context->device) {
         call.context = pool->device->primary;
         result = fdc_context_activate(call.context);
@@ -132,7 +147,7 @@ fdc_pool_freed(uint64_t handle, uint64_t size)
 static CUresult
 free_async(CUdeviceptr dptr, CUstream value, unsigned how)
 {
-    static uint32_t said;
+    CUgraphNodeParams params = {.type = CU_GRAPH_NODE_TYPE_MEM_FREE};
     struct fdc_stream *stream;
     struct fdc_call call;
     CUresult result;
@@ -145,8 +160,10 @@ free_async(CUdeviceptr dptr, CUstream value, unsigned how)
         return result;
     if (dptr == 0)
         return CUDA_ERROR_INVALID_VALUE;
-    if (fdc_stream_capturing(stream))
-        return fdc_refuse("freeing in a capture", &said);
+    if (fdc_stream_capturing(stream)) {
+        params.free.dptr = dptr;
+        return fdc_capture_memory(&call, stream, &params);
+    }
     return fdc_memory_free(&call, dptr);
 }
 

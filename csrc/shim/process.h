@@ -122,7 +122,21 @@ struct fdc_capture {
     uint32_t thread;        /* number of the thread that began it */
     bool invalid, blocking; /* blocking: a stream that syncs with legacy is in it */
     CUresult why;
+    struct fdc_graph *graph; /* what it makes, or adds to */
+    bool into;               /* the graph is the program's own */
 };
+/* The live capture of a stream's, and its status; 906 for the legacy stream beside one. */
+CUresult fdc_capture_status(CUstream value, unsigned how, CUstreamCaptureStatus *status,
+                            struct fdc_capture *copy, struct fdc_stream **stream);
+/* A capture of this stream begins: into a graph of the program's (NULL: a new one). */
+struct fdc_capture_into {
+    CUgraph graph;
+    const CUgraphNode *deps;
+    const CUgraphEdgeData *edges;
+    size_t count;
+};
+CUresult fdc_capture_begin(CUstream value, CUstreamCaptureMode mode, unsigned how,
+                           const struct fdc_capture_into *into);
 /* 0, or what a use of this stream has to give: 906 for the legacy stream while a capture
  * of its context is under way, 901 for a stream whose capture is broken. */
 CUresult fdc_capture_use(struct fdc_session *session, struct fdc_stream *stream);

@@ -141,6 +141,7 @@ struct fdc_session {
     uint32_t host_done;                 /* host functions that have returned, atomic */
     struct fdc_memory *memory;          /* memory.c, made by fdc_stage_make() */
     struct fdc_codes *codes;            /* module.c, likewise */
+    struct fdc_graph_memory *graph_memory;      /* graphmem.c, made when needed, atomic */
 };
 
 /* The sessions of this process, one a server; NULL: there are no more. Whose a call is says
@@ -160,6 +161,7 @@ struct fdc_thread {
     int depth;                          /* current context: stack[depth - 1] */
     CUstreamCaptureMode capture_mode;
     bool in_hostfn;                     /* runs a host function: no calls */
+    CUgraphNode *asked;                 /* captureinfo.c: what the program was told last */
     struct fdc_ticket *delivering;      /* call.c: on_done of this one runs here */
     /* per-thread default streams, blobs, ... of the areas */
     struct { struct fdc_context *context; uint64_t stream; } per_thread[16];
@@ -278,6 +280,7 @@ struct fdc_event {
     uint32_t recorded;                  /* times, 0: never; atomic */
     uint32_t complete;                  /* the recording that is known to be over, atomic */
     uint64_t capture;                   /* id of the capture it was recorded in, or 0 */
+    uint32_t replayed;                  /* a graph's launches record it, atomic */
     uint64_t stream, issued;            /* where it was recorded: handle, position */
     pthread_mutex_t lock;
 };
@@ -304,12 +307,12 @@ void *fdc_graph_new(struct fdc_session *session, struct fdc_context *context);
 enum fdc_where { FDC_HOST_PAGEABLE, FDC_HOST_PINNED, FDC_DEVICE, FDC_NOWHERE };
 enum fdc_origin {
     FDC_BY_ALLOC, FDC_BY_PLAIN, FDC_BY_POOL, FDC_BY_MAP, FDC_BY_CODE, FDC_BY_HOST_ALLOC,
-    FDC_BY_HOST_REGISTER,
+    FDC_BY_HOST_REGISTER, FDC_BY_GRAPH,
 };
 struct fdc_place {
     enum fdc_where where;
     enum fdc_origin origin;
-    uint64_t owner;                     /* handle of the pool, mapped memory or code */
+    uint64_t owner;                     /* handle of the pool, mapped memory or code; a block */
     bool sync_memops;
     bool shared;                        /* pinned: the worker has the same memory there */
     struct fdc_device *device;          /* of device memory */
@@ -373,5 +376,10 @@ CUresult fdc_hostfn_keep(struct fdc_session *session, void (*fn)(void *user), vo
                          uint64_t *number);
 CUresult fdc_hostfn_add(struct fdc_session *session, void (*fn)(void *user), void *user,
                         uint64_t *number);
+/* It will not run (again). */
+void fdc_hostfn_forget(struct fdc_session *session, uint64_t number);
+/* What the number stands for. */
+CUresult fdc_hostfn_find(struct fdc_session *session, uint64_t number, CUhostFn *fn,
+                         void **user);
 
 #endif

@@ -5,6 +5,7 @@
 #include <stdint.h>
 
 #include "fdc/copy.h"
+#include "fdc/cuda_abi.h"
 #include "fdc/wire.h"
 
 struct fdc_node_kernel {
@@ -15,7 +16,7 @@ struct fdc_node_kernel {
 };
 
 struct fdc_node_memcpy {
-    struct fdc_copy3d copy; /* between device memory and arrays */
+    struct fdc_copy3d copy; /* between device memory, arrays and mirrors */
 };
 
 struct fdc_node_memset {
@@ -25,10 +26,22 @@ struct fdc_node_memset {
 
 struct fdc_node_handle { /* event record, event wait, child graph */
     uint64_t handle;
+    uint64_t move; /* child graph: it becomes the node's own */
 };
 
 struct fdc_node_host {
     uint64_t number; /* of the client's function */
+};
+
+struct fdc_node_memop {
+    uint32_t count, flags;
+    CUstreamBatchMemOpParams op[];
+};
+
+/* What a node is made of: one of the above in `body`. */
+struct fdc_graph_params {
+    uint32_t type, size;
+    uint8_t body[];
 };
 
 enum {
@@ -43,14 +56,39 @@ enum {
 struct fdc_graph_row {
     uint64_t node, to; /* handles, 0: not named */
     uint32_t type;     /* CUgraphNodeType of node */
+    uint32_t to_type;  /* ... of to */
     uint8_t edge[8];   /* CUgraphEdgeData */
-    uint32_t pad;
 };
 
 struct fdc_graph_list {
     uint32_t count;
     uint32_t unnamed; /* fresh handles that were missing */
+    uint64_t id;      /* of a capture */
     struct fdc_graph_row row[];
 };
+
+/* Questions of fdcGraphId. */
+enum {
+    FDC_ID_OF_GRAPH,
+    FDC_ID_OF_EXEC,
+    FDC_ID_LOCAL,
+    FDC_ID_TOOLS,
+};
+
+/* What is done with a kernel node's attribute. */
+enum {
+    FDC_ATTRIBUTE_GET,
+    FDC_ATTRIBUTE_SET,
+    FDC_ATTRIBUTE_COPY,
+};
+
+/* Whether an attribute's value holds no handle. */
+static inline int
+fdc_attribute_plain(uint32_t attribute)
+{
+    return attribute != CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_EVENT &&
+           attribute != CU_LAUNCH_ATTRIBUTE_LAUNCH_COMPLETION_EVENT &&
+           attribute != CU_LAUNCH_ATTRIBUTE_DEVICE_UPDATABLE_KERNEL_NODE;
+}
 
 #endif

@@ -74,6 +74,11 @@ struct fdc_dim3 {
     uint32_t x, y, z;
 };
 
+/* The value of a kernel node's attribute: CUlaunchAttributeValue. */
+struct fdc_node_attribute {
+    uint64_t word[8];
+};
+
 struct fdc_digest {
     uint8_t bytes[32];
 };

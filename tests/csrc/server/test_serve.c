@@ -504,8 +504,7 @@ test_captured_graph_runs_again_and_again(void)
     CHECK_EQ(CALL(&client, cuStreamSynchronize, .hStream = STREAM(1)),
              CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
     CHECK_EQ(CALL(&client, cuStreamEndCapture, .hStream = STREAM(1), .phGraph = GRAPH), 0);
-    CHECK_EQ(CALL(&client, cuGraphInstantiateWithFlags, .phGraphExec = EXEC,
-                  .hGraph = GRAPH), 0);
+    CHECK_EQ(CALL(&client, fdcGraphMake, .exec = EXEC, .graph = GRAPH), 0);
     for (int i = 0; i < 3; i++)
         SEND(&client, cuGraphLaunch, 0, .hGraph = EXEC, .hStream = STREAM(1));
     client_read(&client, base, STREAM(1), words, sizeof(words));
