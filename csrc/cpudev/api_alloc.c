@@ -176,6 +176,24 @@ fdcpu_alloc_change(uint64_t lo, void (*change)(struct fdcpu_alloc *, void *),
     return found;
 }
 
+void
+fdcpu_alloc_graph_bytes(const struct fdcpu_device *device, uint64_t *used,
+                        uint64_t *reserved)
+{
+    size_t i;
+
+    *used = *reserved = 0;
+    pthread_rwlock_rdlock(&fdcpu.mem);
+    for (i = 0; i < count; i++) {
+        if (table[i].kind != FDCPU_A_GRAPH || table[i].device != device)
+            continue;
+        *reserved += table[i].hi - table[i].lo;
+        if (table[i].held)
+            *used += table[i].hi - table[i].lo;
+    }
+    pthread_rwlock_unlock(&fdcpu.mem);
+}
+
 /* Gives back what a record stood for. */
 static void
 release(const struct fdcpu_alloc *alloc)
@@ -409,9 +427,11 @@ cuMemFree_v2(CUdeviceptr dptr)
         fdcpu_device_idle(alloc.device);
         return fdcpu_alloc_free(dptr, &alloc);
     case FDCPU_A_POOL:
-    case FDCPU_A_GRAPH:
         fdcpu_device_idle(alloc.device);
         return fdcpu_pool_free_now(dptr);
+    case FDCPU_A_GRAPH:
+        fdcpu_device_idle(alloc.device);
+        return fdcpu_graph_memory_free(dptr);
     default:
         return CUDA_ERROR_INVALID_VALUE;
     }

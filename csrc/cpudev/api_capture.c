@@ -47,6 +47,8 @@ fdcpu_capture_unref(struct fdcpu_capture *capture)
         return;
     if (capture->graph != NULL && !capture->into)
         fdcpu_graph_free(capture->graph);
+    else if (capture->graph != NULL)
+        capture->graph->capturing = false;
     free(capture);
 }
 
@@ -269,11 +271,16 @@ begin(CUstream hStream, CUstreamCaptureMode mode, struct fdcpu_graph *into,
             goto err;
         }
     }
+    if (into != NULL && into->capturing) {
+        result = CUDA_ERROR_INVALID_VALUE;
+        goto err;
+    }
     capture->graph = into != NULL ? into : fdcpu_graph_new();
     if (capture->graph == NULL) {
         result = CUDA_ERROR_OUT_OF_MEMORY;
         goto err;
     }
+    capture->graph->capturing = true;
     capture->into = into != NULL;
     capture->refs = 1;
     capture->mode = mode;
@@ -418,10 +425,13 @@ end(CUstream hStream, CUgraph *phGraph)
         fdcpu_thread.captures--;
     if (capture->mode == CU_STREAM_CAPTURE_MODE_GLOBAL)
         atomic_fetch_sub(&global_captures, 1);
+    capture->graph->capturing = false;
     if (result == CUDA_SUCCESS && phGraph != NULL) {
         *phGraph = (CUgraph)(uintptr_t)capture->graph->handle;
         capture->graph = NULL;
     }
+    if (capture->into)
+        capture->graph = NULL; /* events may outlive it with this capture */
     fdcpu_capture_unref(capture);
 out:
     pthread_mutex_unlock(&fdcpu.sched);

@@ -16,6 +16,22 @@ struct fdcpu_user_object {
 
 /* ---- life ---- */
 
+/* Such a graph cannot be cloned, nor be inside another that does not own it. */
+bool
+fdcpu_graph_has_memory(const struct fdcpu_graph *graph)
+{
+    size_t i;
+
+    for (i = 0; i < graph->nnodes; i++) {
+        const struct fdcpu_work *work = graph->nodes[i]->work;
+
+        if (work->kind == FDCPU_W_ALLOC || work->kind == FDCPU_W_FREE ||
+            (work->kind == FDCPU_W_CHILD && fdcpu_graph_has_memory(work->u.child)))
+            return true;
+    }
+    return false;
+}
+
 struct fdcpu_graph *
 fdcpu_graph_new(void)
 {
@@ -28,6 +44,7 @@ fdcpu_graph_new(void)
         free(graph);
         return NULL;
     }
+    graph->id = (unsigned int)atomic_fetch_add(&fdcpu.next_id, 1) + 1;
     return graph;
 }
 
@@ -37,6 +54,7 @@ node_free(struct fdcpu_node *node)
     fdcpu_handle_drop(FDCPU_H_NODE, node->handle);
     fdcpu_work_free(node->work);
     free(node->deps);
+    free(node->attrs);
     free(node);
 }
 
@@ -97,6 +115,8 @@ fdcpu_graph_add(struct fdcpu_graph *graph, struct fdcpu_work *work,
         goto err;
     node->graph = graph;
     node->work = work;
+    node->local_id = graph->next_local++;
+    node->tools_id = atomic_fetch_add(&fdcpu.next_id, 1) + 1;
     graph->nodes[graph->nnodes++] = node;
     return node;
 err:
@@ -125,6 +145,8 @@ fdcpu_graph_clone(const struct fdcpu_graph *graph)
             goto err;
         }
         node->origin_handle = graph->nodes[i]->handle;
+        if (!fdcpu_node_copy_attributes(node, graph->nodes[i]))
+            goto err;
         graph->nodes[i]->mark = i;
     }
     for (i = 0; i < graph->nnodes; i++)
@@ -341,8 +363,8 @@ cuGraphDestroy(CUgraph hGraph)
     graph = FDCPU_GET(FDCPU_H_GRAPH, hGraph);
     if (graph == NULL)
         return CUDA_ERROR_INVALID_VALUE;
-    if (graph->child)
-        return CUDA_ERROR_INVALID_VALUE; /* it is a node's */
+    if (graph->child || graph->capturing)
+        return CUDA_ERROR_INVALID_VALUE; /* it is a node's, or a capture's */
     pthread_mutex_lock(&fdcpu.sched);
     fdcpu_graph_free(graph);
     pthread_mutex_unlock(&fdcpu.sched);
@@ -360,6 +382,10 @@ cuGraphClone(CUgraph *phGraphClone, CUgraph originalGraph)
     if (phGraphClone == NULL || graph == NULL)
         return CUDA_ERROR_INVALID_VALUE;
     pthread_mutex_lock(&fdcpu.sched);
+    if (fdcpu_graph_has_memory(graph)) {
+        pthread_mutex_unlock(&fdcpu.sched);
+        return CUDA_ERROR_NOT_SUPPORTED;
+    }
     copy = fdcpu_graph_clone(graph);
     pthread_mutex_unlock(&fdcpu.sched);
     if (copy == NULL)
@@ -396,6 +422,7 @@ struct list {
     CUgraphNode *nodes, *others;
     CUgraphEdgeData *edges;
     size_t room, n;
+    bool lossy; /* an edge has data that nobody asked for */
 };
 
 static void
@@ -409,6 +436,8 @@ list_add(struct list *list, const struct fdcpu_node *node,
             list->others[list->n] = (CUgraphNode)(uintptr_t)other->handle;
         if (list->edges != NULL && edge != NULL)
             list->edges[list->n] = *edge;
+        else if (edge != NULL && (edge->from_port | edge->to_port | edge->type) != 0)
+            list->lossy = true;
     }
     list->n++;
 }
@@ -434,7 +463,7 @@ graph_list(CUgraph hGraph, int what, CUgraphNode *nodes, CUgraphNode *others,
            CUgraphEdgeData *edges, size_t *count)
 {
     struct fdcpu_graph *graph = FDCPU_GET(FDCPU_H_GRAPH, hGraph);
-    struct list list = {nodes, others, edges, 0, 0};
+    struct list list = {nodes, others, edges, 0, 0, false};
     size_t i, d;
 
     if (graph == NULL || count == NULL)
@@ -451,7 +480,7 @@ graph_list(CUgraph hGraph, int what, CUgraphNode *nodes, CUgraphNode *others,
     }
     list_end(&list, count);
     pthread_mutex_unlock(&fdcpu.sched);
-    return CUDA_SUCCESS;
+    return list.lossy ? CUDA_ERROR_LOSSY_QUERY : CUDA_SUCCESS;
 }
 
 FDC_EXPORT CUresult
@@ -486,7 +515,7 @@ neighbours(CUgraphNode hNode, bool dependents, CUgraphNode *nodes,
            CUgraphEdgeData *edges, size_t *count)
 {
     struct fdcpu_node *node = FDCPU_GET(FDCPU_H_NODE, hNode), *other;
-    struct list list = {nodes, NULL, edges, 0, 0};
+    struct list list = {nodes, NULL, edges, 0, 0, false};
     size_t i, d;
 
     if (node == NULL || count == NULL)
@@ -503,7 +532,7 @@ neighbours(CUgraphNode hNode, bool dependents, CUgraphNode *nodes,
     }
     list_end(&list, count);
     pthread_mutex_unlock(&fdcpu.sched);
-    return CUDA_SUCCESS;
+    return list.lossy ? CUDA_ERROR_LOSSY_QUERY : CUDA_SUCCESS;
 }
 
 FDC_EXPORT CUresult

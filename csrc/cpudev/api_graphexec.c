@@ -26,7 +26,7 @@ fdcpu_plan_unref(struct fdcpu_plan *plan)
 
 static bool
 plan_add(struct fdcpu_plan *plan, const struct fdcpu_work *work, uint64_t node,
-         bool disabled)
+         uint64_t root, bool disabled)
 {
     struct fdcpu_step *more;
     struct fdcpu_work *copy;
@@ -43,13 +43,14 @@ plan_add(struct fdcpu_plan *plan, const struct fdcpu_work *work, uint64_t node,
     copy = fdcpu_work_clone(work);
     if (copy == NULL)
         return false;
-    plan->steps[plan->nsteps++] = (struct fdcpu_step){copy, node, disabled};
+    plan->steps[plan->nsteps++] = (struct fdcpu_step){copy, node, root, disabled};
     return true;
 }
 
-/* Adds all of a graph. 0, 1: a cycle (or worse), 2: no memory. */
+/* Adds all of a graph; root 0: it is the one that is instantiated. 0, 1: a cycle (or
+ * worse), 2: no memory. */
 static CUresult
-plan_graph(struct fdcpu_plan *plan, const struct fdcpu_graph *graph)
+plan_graph(struct fdcpu_plan *plan, const struct fdcpu_graph *graph, uint64_t root)
 {
     struct fdcpu_node **order = fdcpu_graph_order(graph);
     CUresult result = CUDA_SUCCESS;
@@ -58,9 +59,11 @@ plan_graph(struct fdcpu_plan *plan, const struct fdcpu_graph *graph)
     if (order == NULL)
         return CUDA_ERROR_INVALID_VALUE;
     for (i = 0; i < graph->nnodes && result == CUDA_SUCCESS; i++) {
+        uint64_t own = root != 0 ? root : order[i]->handle;
+
         if (order[i]->work->kind == FDCPU_W_CHILD)
-            result = plan_graph(plan, order[i]->work->u.child);
-        else if (!plan_add(plan, order[i]->work, order[i]->handle, false))
+            result = plan_graph(plan, order[i]->work->u.child, own);
+        else if (!plan_add(plan, order[i]->work, order[i]->handle, own, false))
             result = CUDA_ERROR_OUT_OF_MEMORY;
     }
     free(order);
@@ -76,7 +79,7 @@ plan_new(const struct fdcpu_graph *graph, struct fdcpu_plan **out)
     if (plan == NULL)
         return CUDA_ERROR_OUT_OF_MEMORY;
     plan->refs = 1;
-    result = plan_graph(plan, graph);
+    result = plan_graph(plan, graph, 0);
     if (result != CUDA_SUCCESS) {
         fdcpu_plan_unref(plan);
         return result;
@@ -101,7 +104,7 @@ plan_own(struct fdcpu_exec *exec)
     for (i = 0; i < exec->plan->nsteps; i++) {
         const struct fdcpu_step *step = &exec->plan->steps[i];
 
-        if (!plan_add(plan, step->work, step->node, step->disabled)) {
+        if (!plan_add(plan, step->work, step->node, step->root, step->disabled)) {
             fdcpu_plan_unref(plan);
             return NULL;
         }
@@ -158,6 +161,40 @@ fdcpu_exec_replace(struct fdcpu_exec *exec, uint64_t node, struct fdcpu_work *wo
     fdcpu_work_free(step->work);
     step->work = work;
     return CUDA_SUCCESS;
+}
+
+CUresult
+fdcpu_exec_replace_child(struct fdcpu_exec *exec, uint64_t node,
+                         const struct fdcpu_graph *graph)
+{
+    struct fdcpu_plan *other, *plan;
+    CUresult result = plan_new(graph, &other);
+    size_t first = 0, n = 0, i;
+
+    if (result != CUDA_SUCCESS)
+        return result;
+    plan = plan_own(exec);
+    if (plan == NULL) {
+        fdcpu_plan_unref(other);
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    }
+    while (first < plan->nsteps && plan->steps[first].root != node)
+        first++;
+    while (first + n < plan->nsteps && plan->steps[first + n].root == node)
+        n++;
+    result = n != 0 && n == other->nsteps ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
+    for (i = 0; i < n && result == CUDA_SUCCESS; i++)
+        if (plan->steps[first + i].work->kind != other->steps[i].work->kind ||
+            plan->steps[first + i].node == node) /* it is no child graph */
+            result = CUDA_ERROR_INVALID_VALUE;
+    for (i = 0; i < n && result == CUDA_SUCCESS; i++) {
+        struct fdcpu_work *old = plan->steps[first + i].work;
+
+        plan->steps[first + i].work = other->steps[i].work;
+        other->steps[i].work = old;
+    }
+    fdcpu_plan_unref(other);
+    return result;
 }
 
 /* ---- instantiating ---- */
@@ -340,6 +377,10 @@ launch(CUgraphExec hExec, CUstream hStream)
     } else {
         result = fdcpu_capture_implicit(stream);
         if (result == CUDA_SUCCESS)
+            result = fdcpu_graph_memory_launch(
+                exec->plan,
+                (exec->flags & CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH) != 0);
+        if (result == CUDA_SUCCESS)
             result = push(stream, exec->plan);
     }
     pthread_mutex_unlock(&fdcpu.sched);
@@ -452,6 +493,7 @@ cuGraphExecUpdate_v2(CUgraphExec hGraphExec, CUgraph hGraph,
     /* The nodes stay those of the graph that it was made from. */
     for (i = 0; i < plan->nsteps; i++) {
         plan->steps[i].node = exec->plan->steps[i].node;
+        plan->steps[i].root = exec->plan->steps[i].root;
         plan->steps[i].disabled = exec->plan->steps[i].disabled;
     }
     fdcpu_plan_unref(exec->plan);
@@ -476,16 +518,4 @@ cuGraphExecUpdate(CUgraphExec hGraphExec, CUgraph hGraph, CUgraphNode *hErrorNod
     if (updateResult_out != NULL)
         *updateResult_out = info.result;
     return result;
-}
-
-/* ---- memory of graphs: what the allocation nodes hold ---- */
-
-FDC_EXPORT CUresult
-cuDeviceGraphMemTrim(CUdevice device)
-{
-    CUresult result = fdcpu_check();
-
-    if (result != CUDA_SUCCESS)
-        return result;
-    return fdcpu_device_get(device) == NULL ? CUDA_ERROR_INVALID_DEVICE : CUDA_SUCCESS;
 }

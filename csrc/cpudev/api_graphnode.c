@@ -73,6 +73,10 @@ child_work(CUgraph hGraph, bool move, struct fdcpu_ctx *ctx, struct fdcpu_work *
     if (graph == NULL || (move && graph->child))
         return CUDA_ERROR_INVALID_VALUE;
     pthread_mutex_lock(&fdcpu.sched);
+    if (!move && fdcpu_graph_has_memory(graph)) {
+        pthread_mutex_unlock(&fdcpu.sched);
+        return CUDA_ERROR_NOT_SUPPORTED;
+    }
     child = move ? graph : fdcpu_graph_clone(graph);
     pthread_mutex_unlock(&fdcpu.sched);
     if (child == NULL)
@@ -144,6 +148,7 @@ static CUresult
 node_work(CUgraphNodeParams *p, struct fdcpu_work **work)
 {
     CUDA_MEMSET_NODE_PARAMS set;
+    struct fdcpu_alloc alloc;
     struct fdcpu_ctx *ctx;
     CUcontext named = NULL;
     CUresult result;
@@ -189,7 +194,10 @@ node_work(CUgraphNodeParams *p, struct fdcpu_work **work)
     case CU_GRAPH_NODE_TYPE_MEM_ALLOC:
         return alloc_work(&p->alloc, ctx, work);
     case CU_GRAPH_NODE_TYPE_MEM_FREE:
-        result = simple_work(FDCPU_W_FREE, ctx, work);
+        result = !fdcpu_alloc_find(p->free.dptr, &alloc) ||
+                         alloc.kind != FDCPU_A_GRAPH || alloc.lo != p->free.dptr
+                     ? CUDA_ERROR_INVALID_VALUE
+                     : simple_work(FDCPU_W_FREE, ctx, work);
         if (result == CUDA_SUCCESS)
             (*work)->u.free = p->free.dptr;
         return result;
@@ -447,6 +455,16 @@ cuGraphAddBatchMemOpNode(CUgraphNode *phGraphNode, CUgraph hGraph,
     return add_params(phGraphNode, hGraph, dependencies, numDependencies, &p);
 }
 
+FDC_EXPORT CUresult
+cuGraphAddNode_v3(CUgraphNode *phGraphNode, CUgraph hGraph,
+                  const CUgraphNode *dependencies,
+                  const CUgraphEdgeData *dependencyData, size_t numDependencies,
+                  CUgraphNodeParams *nodeParams)
+{
+    return cuGraphAddNode_v2(phGraphNode, hGraph, dependencies, dependencyData,
+                             numDependencies, nodeParams);
+}
+
 /* ---- reading back ---- */
 
 static CUresult
@@ -661,6 +679,22 @@ replace(CUgraphExec hExec, CUgraphNode hNode, struct fdcpu_work *work)
 }
 
 static CUresult
+set_child(CUgraphExec hExec, CUgraphNode hNode, CUgraph hGraph)
+{
+    struct fdcpu_graph *graph = FDCPU_GET(FDCPU_H_GRAPH, hGraph);
+    struct fdcpu_exec *exec = FDCPU_GET(FDCPU_H_EXEC, hExec);
+    CUresult result = CUDA_ERROR_INVALID_VALUE;
+
+    if (hExec == NULL)
+        return CUDA_ERROR_NOT_SUPPORTED; /* a node keeps its graph */
+    pthread_mutex_lock(&fdcpu.sched);
+    if (graph != NULL && exec != NULL)
+        result = fdcpu_exec_replace_child(exec, (uint64_t)(uintptr_t)hNode, graph);
+    pthread_mutex_unlock(&fdcpu.sched);
+    return result;
+}
+
+static CUresult
 set_params(CUgraphExec exec, CUgraphNode hNode, CUgraphNodeParams *p)
 {
     struct fdcpu_work *work;
@@ -668,6 +702,8 @@ set_params(CUgraphExec exec, CUgraphNode hNode, CUgraphNodeParams *p)
 
     if (result != CUDA_SUCCESS)
         return result;
+    if (p->type == CU_GRAPH_NODE_TYPE_GRAPH)
+        return set_child(exec, hNode, p->graph.graph);
     if (p->type == CU_GRAPH_NODE_TYPE_MEM_ALLOC ||
         p->type == CU_GRAPH_NODE_TYPE_MEM_FREE)
         return CUDA_ERROR_NOT_SUPPORTED;
@@ -689,6 +725,47 @@ cuGraphExecNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hNode,
     return nodeParams == NULL || hGraphExec == NULL
                ? CUDA_ERROR_INVALID_VALUE
                : set_params(hGraphExec, hNode, nodeParams);
+}
+
+FDC_EXPORT CUresult
+cuGraphNodeSetParams_v2(CUgraphNode hNode, CUgraphNodeParams *nodeParams)
+{
+    return cuGraphNodeSetParams(hNode, nodeParams);
+}
+
+FDC_EXPORT CUresult
+cuGraphExecChildGraphNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hNode,
+                                   CUgraph childGraph)
+{
+    return hGraphExec == NULL ? CUDA_ERROR_INVALID_VALUE
+                              : set_child(hGraphExec, hNode, childGraph);
+}
+
+static CUresult
+set_memop(CUgraphExec exec, CUgraphNode hNode,
+          const CUDA_BATCH_MEM_OP_NODE_PARAMS *params)
+{
+    CUgraphNodeParams p = {.type = CU_GRAPH_NODE_TYPE_BATCH_MEM_OP};
+
+    if (params == NULL)
+        return CUDA_ERROR_INVALID_VALUE;
+    p.memOp = *params;
+    return set_params(exec, hNode, &p);
+}
+
+FDC_EXPORT CUresult
+cuGraphBatchMemOpNodeSetParams(CUgraphNode hNode,
+                               const CUDA_BATCH_MEM_OP_NODE_PARAMS *nodeParams)
+{
+    return set_memop(NULL, hNode, nodeParams);
+}
+
+FDC_EXPORT CUresult
+cuGraphExecBatchMemOpNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hNode,
+                                   const CUDA_BATCH_MEM_OP_NODE_PARAMS *nodeParams)
+{
+    return hGraphExec == NULL ? CUDA_ERROR_INVALID_VALUE
+                              : set_memop(hGraphExec, hNode, nodeParams);
 }
 
 static CUresult

@@ -54,7 +54,7 @@ fdcpu_pool_free_now(uint64_t addr)
         (alloc.kind != FDCPU_A_POOL && alloc.kind != FDCPU_A_GRAPH &&
          alloc.kind != FDCPU_A_DEVICE))
         return CUDA_ERROR_INVALID_VALUE;
-    if (alloc.kind == FDCPU_A_GRAPH)
+    if (alloc.kind == FDCPU_A_GRAPH && !alloc.orphan)
         return CUDA_SUCCESS; /* the graph keeps its addresses */
     if (alloc.kind == FDCPU_A_POOL)
         fdcpu_pool_freed(alloc.pool, alloc.charged);
@@ -136,9 +136,11 @@ FDCPU_TWIN(cuMemAllocFromPoolAsync, _ptsz,
 static void
 set_freeing(struct fdcpu_alloc *alloc, void *result)
 {
-    if (alloc->freeing)
+    if (alloc->freeing || (alloc->kind == FDCPU_A_GRAPH && !alloc->held))
         *(CUresult *)result = CUDA_ERROR_INVALID_VALUE;
-    else if (alloc->kind != FDCPU_A_GRAPH)
+    else if (alloc->kind == FDCPU_A_GRAPH)
+        alloc->held = false;
+    else
         alloc->freeing = true;
 }
 

@@ -31,7 +31,9 @@ more_refs(struct fdcpu_alloc *alloc, void *user)
 static void
 fewer_refs(struct fdcpu_alloc *alloc, void *last)
 {
-    if (alloc->flags == 0)
+    if (alloc->flags == 0 && alloc->held)
+        alloc->orphan = true;
+    else if (alloc->flags == 0)
         *(bool *)last = true;
     else
         alloc->flags--;

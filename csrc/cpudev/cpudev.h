@@ -117,6 +117,7 @@ void fdcpu_handle_each(enum fdcpu_kind kind, void (*each)(void *obj, void *user)
 struct fdcpu_ctx;
 struct fdcpu_stream;
 struct fdcpu_pool;
+struct fdcpu_plan;
 
 struct fdcpu_device {
     int ordinal; /* as CUDA_VISIBLE_DEVICES left it */
@@ -130,6 +131,7 @@ struct fdcpu_device {
     int retains; /* of the primary context; under api */
     unsigned int primary_flags;
     struct fdcpu_pool *default_pool, *pool;
+    uint64_t graph_high[2]; /* high marks of used and reserved bytes */
 };
 
 #define FDCPU_LIMITS 16
@@ -242,6 +244,8 @@ struct fdcpu_alloc {
     size_t charged;  /* bytes of the device's quota */
     enum fdcpu_alloc_kind kind;
     bool announced; /* to kernels */
+    bool held;      /* a graph's: allocated by a launch, not freed since */
+    bool orphan;    /* ... and no graph names it any more */
     bool freeing;   /* a stream-ordered free is on its way */
     unsigned int flags;
     unsigned int access; /* mapped: CUmemAccess_flags */
@@ -274,11 +278,19 @@ bool fdcpu_alloc_change(uint64_t lo, void (*change)(struct fdcpu_alloc *, void *
                         void *user);
 /* Frees everything that belongs to ctx. */
 void fdcpu_alloc_drop_ctx(struct fdcpu_ctx *ctx);
+/* Bytes that graphs' launches have allocated, and that their nodes may. */
+void fdcpu_alloc_graph_bytes(const struct fdcpu_device *device, uint64_t *used,
+                             uint64_t *reserved);
 bool fdcpu_charge(struct fdcpu_device *device, size_t size);
 void fdcpu_uncharge(struct fdcpu_device *device, size_t size);
 /* Ends a pool's bookkeeping for one block (api_pool.c). */
 void fdcpu_pool_freed(struct fdcpu_pool *pool, size_t size);
 CUresult fdcpu_pool_free_now(uint64_t addr);
+/* A graph's allocation is freed by the program: 0, or INVALID_VALUE where it is not
+ * allocated. */
+CUresult fdcpu_graph_memory_free(uint64_t addr);
+/* What a launch of the plan allocates and frees; before it is queued, under sched. */
+CUresult fdcpu_graph_memory_launch(const struct fdcpu_plan *plan, bool frees_itself);
 void fdcpu_pool_init(struct fdcpu_device *device);
 void fdcpu_vmm_free(const struct fdcpu_alloc *alloc);
 struct fdcpu_allocator fdcpu_allocator_of(struct fdcpu_ctx *ctx);
@@ -611,6 +623,9 @@ struct fdcpu_node {
     struct fdcpu_edge *deps;
     size_t ndeps;
     uint64_t origin_handle; /* of a clone: the node it was cloned from */
+    unsigned int local_id;  /* of its graph's */
+    uint64_t tools_id;      /* of all */
+    CUkernelNodeAttrValue *attrs; /* by id, NULL: none was set; owned */
     size_t mark;            /* scratch of the walk in progress */
 };
 
@@ -626,6 +641,8 @@ struct fdcpu_graph {
     struct fdcpu_node **nodes;
     size_t nnodes, room;
     bool child; /* owned by a node */
+    bool capturing; /* a capture makes it, or adds to it */
+    unsigned int id, next_local;
     struct fdcpu_user_ref *users;
     size_t nusers;
 };
@@ -633,6 +650,7 @@ struct fdcpu_graph {
 struct fdcpu_step {
     struct fdcpu_work *work;
     uint64_t node; /* handle of the node that it comes from */
+    uint64_t root; /* ... of the one of the graph itself that this is in */
     bool disabled;
 };
 
@@ -654,6 +672,11 @@ struct fdcpu_exec {
 struct fdcpu_graph *fdcpu_graph_new(void);
 void fdcpu_graph_free(struct fdcpu_graph *graph);
 struct fdcpu_graph *fdcpu_graph_clone(const struct fdcpu_graph *graph);
+bool fdcpu_graph_has_memory(const struct fdcpu_graph *graph);
+bool fdcpu_node_copy_attributes(struct fdcpu_node *to, const struct fdcpu_node *from);
+/* The steps of a child graph's node, made anew from another graph. */
+CUresult fdcpu_exec_replace_child(struct fdcpu_exec *exec, uint64_t node,
+                                  const struct fdcpu_graph *graph);
 struct fdcpu_node *fdcpu_graph_add(struct fdcpu_graph *graph, struct fdcpu_work *work,
                                    struct fdcpu_node *const *deps, size_t ndeps);
 /* Nodes in an order in which they may run. malloc'd; NULL: a cycle, or no memory. */
