@@ -36,6 +36,16 @@ def test_pinned_memory_is_shared(direct: Run, remote: Run) -> None:
     same(direct(program), remote(program, road="shm"))
 
 
+GRAPHS = ("graph_nodes", "graph_capture", "graph_memory")
+
+
+@pytest.mark.parametrize("road", ROADS)
+@pytest.mark.parametrize("name", GRAPHS)
+def test_graphs(name: str, road: str, direct: Run, remote: Run) -> None:
+    program = build_c(name)
+    same(direct(program), remote(program, road=road))
+
+
 @pytest.mark.parametrize("road", ROADS)
 def test_demo_with_embedded_ptx(road: str, direct: Run, remote: Run) -> None:
     program = build_c("demo_driver")
