@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent
 BUILD = ROOT / "build"
 # What is installed beside the Python code. libcuda.so is left out: a wheel has no
 # links, and a copy would be a second shim in one process; fdrun makes the link.
-LIBRARIES = ("libfdc.so", "libcuda.so.1", "libfdcpu.so")
+LIBRARIES = ("libfdc.so", "libcuda.so.1", "libfdcpu.so", "libnvidia-ml.so.1")
 
 
 class Native(build_ext):

@@ -18,6 +18,7 @@ ROADS = ("auto", "shm", "tcp")
 LIBRARIES = Path(__file__).resolve().parent / "lib"
 SHIM = "libcuda.so.1"
 CPU_DEVICE = "libfdcpu.so"
+NVML = "libnvidia-ml.so.1"
 
 # Names below a server's state folder.
 CONTROL_SOCKET = "control.sock"

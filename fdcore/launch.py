@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, NoReturn
 from fdcore import attach
 from fdcore.config import (
     CPU_DEVICE,
+    NVML,
     SHIM,
     Address,
     library,
@@ -321,16 +322,21 @@ def clean_runtime_folder() -> Path:
 
 
 def add_library(environment: dict[str, str], real: Path) -> None:
-    """Puts this library in front of the program, under both names of the driver."""
+    """Puts this library in front of the program, under both names of the driver.
+
+    NVML's comes with it: programs that look for GPUs ask the two together.
+    """
     key = sha256(str(real).encode()).hexdigest()[:16]
     folder = private_folder(runtime_folder() / f"lib-{key}")
-    for name in (SHIM, "libcuda.so"):
+    nvml = real.parent / NVML
+    links = {SHIM: real, "libcuda.so": real, NVML: nvml, "libnvidia-ml.so": nvml}
+    for name, target in links.items():
         link = folder / name
         with contextlib.suppress(OSError):
-            if os.readlink(link) == str(real):
+            if os.readlink(link) == str(target):
                 continue
         fresh = folder / f"{name}.{secrets.token_hex(4)}"
-        fresh.symlink_to(real)
+        fresh.symlink_to(target)
         fresh.rename(link)
     put_first(environment, "LD_LIBRARY_PATH", folder)
 

@@ -142,6 +142,7 @@ def test_transport_knows_neither_calls_nor_cuda():
 
 
 def test_the_driver_is_opened_in_driver_alone():
+    # NVML asks the library that stands beside it in the program's own process.
     # What opens a compression library or the program's own symbols is not meant.
     pattern = re.compile(r'dlopen\s*\(\s*"libcuda')
     places = [
@@ -149,4 +150,9 @@ def test_the_driver_is_opened_in_driver_alone():
         for path in c_files("")
         if pattern.search(path.read_text(encoding="utf-8"))
     ]
+    places = [place for place in places if not place.startswith("csrc/nvml/")]
     assert outside(places, "csrc/driver/") == []
+
+
+def test_nvml_knows_neither_shim_nor_server():
+    assert includers("nvml", r"(^|/)(shim|server|serve|proto|cpudev|cuda_\w+)(/|\.h$)") == []

@@ -96,6 +96,14 @@ compute_capability(void)
     return major * 10 + minor;
 }
 
+static bool
+skips_kernels(void)
+{
+    const char *text = getenv("FD_CPU_KERNELS");
+
+    return text != NULL && strcmp(text, "skip") == 0;
+}
+
 static void
 read_options(struct fdcpu_options *opt)
 {
@@ -105,8 +113,7 @@ read_options(struct fdcpu_options *opt)
     opt->cc = compute_capability();
     opt->memory = number("FD_CPU_MEMORY_MB", 4096, 16, 1u << 22) << 20;
     opt->strict = strict_words(getenv("FD_CPU_STRICT"));
-    text = getenv("FD_CPU_KERNELS");
-    opt->skip_kernels = text != NULL && strcmp(text, "skip") == 0;
+    opt->skip_kernels = skips_kernels();
     text = getenv("FD_CPU_SLACK");
     opt->slack = text != NULL && strcmp(text, "1") == 0;
     text = getenv("CUDA_LAUNCH_BLOCKING");
@@ -155,7 +162,19 @@ device_identity(struct fdcpu_device *device, int physical, uint64_t host)
     device->pci_bus = 0x40 + physical;
     device->pci_slot = 0;
     snprintf(device->name, sizeof(device->name), "fdcore CPU device%s",
-             fdcpu.opt.skip_kernels ? " (kernels skipped)" : "");
+             skips_kernels() ? " (kernels skipped)" : "");
+}
+
+int
+fdcpu_devices_look(struct fdcpu_device *out, int room, struct fdcpu_options *opt)
+{
+    int n = number("FD_CPU_DEVICES", 1, 0, FDCPU_MAX_DEVICES), i;
+    uint64_t host = host_number();
+
+    read_options(opt);
+    for (i = 0; i < n && i < room; i++)
+        device_identity(&out[i], i, host);
+    return i;
 }
 
 /* The physical device that one entry of CUDA_VISIBLE_DEVICES names, or -1. */

@@ -113,14 +113,48 @@ ask_count(void)
 }
 
 static void
-ask_device(int ordinal, struct fdc_private_device *out)
+identity(const struct fdcpu_device *device, struct fdc_private_device *out)
 {
-    const struct fdcpu_device *device = &fdcpu.device[ordinal];
-
     memcpy(out->uuid, device->uuid, sizeof(out->uuid));
     out->pci_domain = device->pci_domain;
     out->pci_bus = device->pci_bus;
     out->pci_device = device->pci_slot;
+}
+
+static void
+ask_device(int ordinal, struct fdc_private_device *out)
+{
+    identity(&fdcpu.device[ordinal], out);
+}
+
+static int
+ask_gpus(struct fdc_private_gpu *out, int room)
+{
+    struct fdcpu_device devices[FDCPU_MAX_DEVICES] = {0};
+    struct fdcpu_options opt;
+    int n = fdcpu_devices_look(devices, FDCPU_MAX_DEVICES, &opt), i;
+
+    for (i = 0; i < n && i < room; i++) {
+        memset(&out[i], 0, sizeof(out[i]));
+        identity(&devices[i], &out[i].device);
+        snprintf(out[i].name, sizeof(out[i].name), "%s", devices[i].name);
+        out[i].memory = opt.memory;
+        out[i].major = opt.cc / 10;
+        out[i].minor = opt.cc % 10;
+        out[i].cuda_version = opt.version;
+    }
+    return i;
+}
+
+static uint64_t
+ask_used(int ordinal)
+{
+    int i;
+
+    for (i = 0; i < fdcpu.ndevices; i++)
+        if (fdcpu.device[i].physical == ordinal)
+            return atomic_load(&fdcpu.device[i].used);
+    return 0;
 }
 
 static void *
@@ -170,7 +204,7 @@ cuGetExportTable(const void **ppExportTable, const CUuuid *pExportTableId)
 {
     static const struct fdc_private_ops ops = {
         ask_version, ask_count,  ask_device,    ask_primary,
-        ask_current, ask_ctx_id, ask_functions,
+        ask_current, ask_ctx_id, ask_functions, ask_gpus, ask_used,
     };
 
     return (CUresult)fdc_private_table(&ops, ppExportTable, pExportTableId);

@@ -191,6 +191,9 @@ uint64_t fdcpu_thread_number(void);
 void fdcpu_thread_watch(void);
 void fdcpu_own_streams_drop(struct fdcpu_thread *thread);
 
+/* What devices there are, CUDA_VISIBLE_DEVICES aside, with or without cuInit. */
+int fdcpu_devices_look(struct fdcpu_device *out, int room, struct fdcpu_options *opt);
+
 /* 0, or why no call can be answered now (3 without cuInit, 800 in a host function). */
 CUresult fdcpu_check(void);
 /* The same, and the current context, which must be usable: 201, 709, sticky errors. */

@@ -475,14 +475,26 @@ cuMemFree_v2(CUdeviceptr dptr)
     return fdc_memory_free(&call, dptr);
 }
 
+uint64_t
+fdc_memory_used(struct fdc_device *device)
+{
+    struct fdc_arena *arena = fdc_load_acquire(&device->arena);
+    struct fdc_arena_info info = {0};
+
+    if (arena == NULL)
+        return fdc_load_relaxed(&device->plain);
+    fdc_arena_stat(arena, &info);
+    return info.used;
+}
+
 FDC_EXPORT CUresult
 cuMemGetInfo_v2(size_t *free_bytes, size_t *total)
 {
-    struct fdc_arena_info info = {0};
     struct fdc_device *device;
     struct fdc_arena *arena;
     struct fdc_call call;
     CUresult result;
+    uint64_t used;
 
     result = fdc_call_open(&call, FDC_ID_fdcMemGrow, FDC_NEEDS_CONTEXT);
     if (result != CUDA_SUCCESS)
@@ -494,12 +506,9 @@ cuMemGetInfo_v2(size_t *free_bytes, size_t *total)
     result = fdc_memory_arena(device, &arena);
     if (result != CUDA_SUCCESS)
         return result;
-    if (arena != NULL)
-        fdc_arena_stat(arena, &info);
-    else
-        info.used = fdc_load_relaxed(&device->plain);
+    used = fdc_memory_used(device);
     *total = device->snapshot->memory;
-    *free_bytes = info.used < *total ? *total - info.used : 0;
+    *free_bytes = used < *total ? *total - used : 0;
     return CUDA_SUCCESS;
 }
 

@@ -54,6 +54,8 @@ CUresult fdc_memory_fence(struct fdc_session *session, bool wait);
 /* Gives back cached memory of the device, so that others (arrays, mappings) may have
  * it. */
 void fdc_memory_trim(struct fdc_device *device);
+/* Bytes that the process has on a device. */
+uint64_t fdc_memory_used(struct fdc_device *device);
 CUresult fdc_memory_alloc(struct fdc_call *call, uint64_t size, enum fdc_origin origin,
                           uint64_t owner, CUdeviceptr *address);
 CUresult fdc_memory_free(struct fdc_call *call, CUdeviceptr address);

@@ -1,6 +1,8 @@
 /* Errors' names, versions, export tables, profiler: what touches no device. */
+#include "memory.h"
 #include "process.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -244,14 +246,19 @@ cuDriverGetVersion(int *driverVersion)
 /* ---- private export tables ---- */
 
 static void
-private_device(int ordinal, struct fdc_private_device *device)
+private_identity(const struct fdc_snapshot_device *snapshot,
+                 struct fdc_private_device *device)
 {
-    const struct fdc_snapshot_device *snapshot = fdc_device(ordinal)->snapshot;
-
     memcpy(device->uuid, snapshot->uuid, sizeof(device->uuid));
     device->pci_domain = snapshot->attribute[CU_DEVICE_ATTRIBUTE_PCI_DOMAIN_ID];
     device->pci_bus = snapshot->attribute[CU_DEVICE_ATTRIBUTE_PCI_BUS_ID];
     device->pci_device = snapshot->attribute[CU_DEVICE_ATTRIBUTE_PCI_DEVICE_ID];
+}
+
+static void
+private_device(int ordinal, struct fdc_private_device *device)
+{
+    private_identity(fdc_device(ordinal)->snapshot, device);
 }
 
 static void *
@@ -303,6 +310,62 @@ private_functions(void *ctx, void *module, void (*each)(void *user, void *functi
     return result;
 }
 
+/* NVML shows all devices of the lease, whatever CUDA_VISIBLE_DEVICES says. */
+static const struct fdc_snapshot_device *
+leased(int ordinal, struct fdc_session **session, int *remote)
+{
+    const struct fdc_snapshot *snapshot;
+    int i;
+
+    for (i = 0; (*session = fdc_session_at(i)) != NULL; i++) {
+        snapshot = (*session)->snapshot;
+        *remote = ordinal;
+        if (ordinal < (int)snapshot->device_count)
+            return (const struct fdc_snapshot_device *)((const char *)snapshot +
+                                                        snapshot->device_offset) +
+                   ordinal;
+        ordinal -= (int)snapshot->device_count;
+    }
+    return NULL;
+}
+
+static int
+private_gpus(struct fdc_private_gpu *out, int room)
+{
+    const struct fdc_snapshot_device *from;
+    int version = (int)fdc_session_version(); /* attaches if need be */
+    struct fdc_session *session;
+    int i, remote;
+
+    if (version == 0)
+        return -1;
+    for (i = 0; i < room && (from = leased(i, &session, &remote)) != NULL; i++) {
+        memset(&out[i], 0, sizeof(out[i]));
+        private_identity(from, &out[i].device);
+        snprintf(out[i].name, sizeof(out[i].name), "%.95s", from->name);
+        out[i].memory = from->memory;
+        out[i].major = from->attribute[CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR];
+        out[i].minor = from->attribute[CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR];
+        out[i].cuda_version = version;
+    }
+    return i;
+}
+
+static uint64_t
+private_used(int ordinal)
+{
+    struct fdc_session *session;
+    struct fdc_device *device;
+    int i, remote;
+
+    if (fdc_session_check() != CUDA_SUCCESS || leased(ordinal, &session, &remote) == NULL)
+        return 0;
+    for (i = 0; (device = fdc_device(i)) != NULL; i++)
+        if (device->session == session && device->remote == remote)
+            return fdc_memory_used(device);
+    return 0;
+}
+
 static const struct fdc_private_ops private_ops = {
     .driver_version = driver_version,
     .device_count = fdc_device_count,
@@ -311,6 +374,8 @@ static const struct fdc_private_ops private_ops = {
     .ctx_current = private_current,
     .ctx_id = private_id,
     .module_functions = private_functions,
+    .gpus = private_gpus,
+    .gpu_used = private_used,
 };
 
 FDC_EXPORT CUresult

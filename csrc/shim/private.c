@@ -343,6 +343,22 @@ fdc_cls_reset(void *ctx)
 
 static void *cls_table[3] = {(void *)cls_put, (void *)cls_delete, (void *)cls_get};
 
+/* ---- our own, for the NVML library ---- */
+
+static int
+gpus(struct fdc_private_gpu *out, int room)
+{
+    return ask->gpus(out, room);
+}
+
+static uint64_t
+gpu_used(int ordinal)
+{
+    return ask->gpu_used(ordinal);
+}
+
+static void *gpu_table[3] = {SIZE(gpu_table), (void *)gpus, (void *)gpu_used};
+
 /* ---- by id ---- */
 
 static const struct {
@@ -378,6 +394,7 @@ static const struct {
     {{0x6e, 0x16, 0x3f, 0xbe, 0xb9, 0x58, 0x44, 0x4d, 0x83, 0x5c, 0xe1, 0x82, 0xaf,
       0xf1, 0x99, 0x1e},
      module_table},
+    {FDC_PRIVATE_GPUS, gpu_table},
 };
 
 int

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import check
 import emit_driver
+import emit_nvml
 import emit_server
 import emit_shim
 import emit_wire
@@ -77,6 +78,12 @@ def main(argv: list[str]) -> int:
         write(lock, layout.lock_text(spec))
     elif not errors and lock.exists():
         errors, remarks = layout.against_lock(spec, lock.read_text(encoding="utf-8"))
+    nvml: dict[str, str] = {}
+    try:
+        path = args.spec.parent / "nvml" / "nvml.toml"
+        nvml = emit_nvml.outputs(path) if path.exists() else {}
+    except SpecError as wrong:
+        errors.append(wrong)
     for error in errors:
         print(error, file=sys.stderr)
     if errors:
@@ -90,7 +97,7 @@ def main(argv: list[str]) -> int:
         framing = (
             prose.read_text(encoding="utf-8") if prose.exists() else "# The wire\n"
         )
-        for name, text in outputs(spec, framing).items():
+        for name, text in (outputs(spec, framing) | nvml).items():
             write(args.out / name, text)
     return 0
 

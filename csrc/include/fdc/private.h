@@ -7,11 +7,31 @@
 #define FDC_PRIVATE_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 struct fdc_private_device {
     uint8_t uuid[16];
     int32_t pci_domain, pci_bus, pci_device; /* attributes 50, 33, 34 */
+};
+
+/*
+ * A table of our own, for the NVML library beside us: what is known of the devices that the
+ * process sees. Asking initialises nothing, so that the process may still fork.
+ */
+#define FDC_PRIVATE_GPUS "fdcore devices 1" /* its id, 16 bytes */
+
+struct fdc_private_gpu {
+    struct fdc_private_device device;
+    char name[96];
+    uint64_t memory; /* the slice */
+    int32_t major, minor, cuda_version;
+};
+
+struct fdc_private_gpu_table {
+    size_t size;
+    int (*devices)(struct fdc_private_gpu *out, int room); /* how many, or -1 */
+    uint64_t (*used)(int ordinal); /* bytes that this process has there */
 };
 
 /* Handles are opaque; results are CUresult numbers. All may be called from any thread. */
@@ -25,6 +45,8 @@ struct fdc_private_ops {
     /* Calls each(user, function) for every function of a module. */
     int (*module_functions)(void *ctx, void *module,
                             void (*each)(void *user, void *function), void *user);
+    int (*gpus)(struct fdc_private_gpu *out, int room);
+    uint64_t (*gpu_used)(int ordinal);
 };
 
 /*

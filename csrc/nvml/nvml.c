@@ -1,0 +1,177 @@
+/*
+ * libnvidia-ml.so.1: what programs ask NVML about GPUs, answered from what the library that
+ * stands as libcuda.so.1 beside it knows (private table "fdcore devices"): the slice, with
+ * CUDA's own names, UUIDs and order. Nothing else of the process is touched: CUDA is not
+ * initialised by it, so that a program may ask and fork before it begins.
+ */
+#include "nvml/nvml.h"
+
+#include <dlfcn.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "fdc/base.h"
+
+enum { DEVICES = 64 };
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static int users; /* nvmlInit less nvmlShutdown, atomic */
+static struct fdc_private_gpu gpus[DEVICES];
+static int ngpus = -1; /* -1: not asked yet; handles stay good over a shutdown */
+static const struct fdc_private_gpu_table *driver;
+
+static const struct fdc_private_gpu_table *
+find_driver(void)
+{
+    int (*get)(const void **table, const void *id);
+    void *library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
+    const void *table = NULL;
+
+    if (library == NULL)
+        return NULL;
+    get = (int (*)(const void **, const void *))dlsym(library, "cuGetExportTable");
+    return get != NULL && get(&table, FDC_PRIVATE_GPUS) == 0 ? table : NULL;
+}
+
+/* Under the lock. */
+static nvmlReturn_t
+begin(void)
+{
+    if (driver == NULL)
+        driver = find_driver();
+    if (driver == NULL)
+        return NVML_ERROR_DRIVER_NOT_LOADED;
+    if (ngpus < 0)
+        ngpus = driver->devices(gpus, DEVICES);
+    return ngpus < 0 ? NVML_ERROR_DRIVER_NOT_LOADED : NVML_SUCCESS;
+}
+
+nvmlReturn_t nvmlInitWithFlags(unsigned int flags);
+FDC_EXPORT nvmlReturn_t
+nvmlInitWithFlags(unsigned int flags)
+{
+    nvmlReturn_t result;
+
+    (void)flags; /* "no GPUs" and "do not attach": nothing to do otherwise */
+    pthread_mutex_lock(&lock);
+    result = begin();
+    if (result == NVML_SUCCESS)
+        fdc_store_release(&users, users + 1); /* pairs with the acquire in check() */
+    pthread_mutex_unlock(&lock);
+    return result;
+}
+
+nvmlReturn_t nvmlInit_v2(void);
+FDC_EXPORT nvmlReturn_t
+nvmlInit_v2(void)
+{
+    return nvmlInitWithFlags(0);
+}
+
+nvmlReturn_t nvmlInit(void);
+FDC_EXPORT nvmlReturn_t
+nvmlInit(void)
+{
+    return nvmlInitWithFlags(0);
+}
+
+nvmlReturn_t nvmlShutdown(void);
+FDC_EXPORT nvmlReturn_t
+nvmlShutdown(void)
+{
+    nvmlReturn_t result = NVML_ERROR_UNINITIALIZED;
+
+    pthread_mutex_lock(&lock);
+    if (users > 0) {
+        fdc_store_release(&users, users - 1);
+        result = NVML_SUCCESS;
+    }
+    pthread_mutex_unlock(&lock);
+    return result;
+}
+
+nvmlReturn_t
+fdc_nvml_check(void)
+{
+    /* pairs with the releases in nvmlInitWithFlags() and nvmlShutdown() */
+    return fdc_load_acquire(&users) > 0 ? NVML_SUCCESS : NVML_ERROR_UNINITIALIZED;
+}
+
+nvmlReturn_t
+fdc_nvml_device(nvmlDevice_t device)
+{
+    nvmlReturn_t result = fdc_nvml_check();
+    uintptr_t at = (uintptr_t)device - (uintptr_t)gpus;
+
+    if (result != NVML_SUCCESS)
+        return result;
+    return device == NULL || at % sizeof(gpus[0]) != 0 ||
+                   at / sizeof(gpus[0]) >= (size_t)ngpus
+               ? NVML_ERROR_INVALID_ARGUMENT
+               : NVML_SUCCESS;
+}
+
+int
+fdc_nvml_devices(const struct fdc_private_gpu **devices)
+{
+    *devices = gpus;
+    return ngpus;
+}
+
+uint64_t
+fdc_nvml_used(nvmlDevice_t device)
+{
+    return driver->used((int)(device - gpus));
+}
+
+nvmlReturn_t
+fdc_nvml_refuse(const char *name, uint32_t *said)
+{
+    if (!__atomic_exchange_n(said, 1, __ATOMIC_RELAXED))
+        fdc_log(FDC_LOG_INFO, "%s is not implemented", name);
+    return fdc_nvml_check() == NVML_SUCCESS ? NVML_ERROR_NOT_SUPPORTED
+                                            : NVML_ERROR_UNINITIALIZED;
+}
+
+const char *nvmlErrorString(nvmlReturn_t result);
+FDC_EXPORT const char *
+nvmlErrorString(nvmlReturn_t result)
+{
+    static const char *const words[] = {
+        "Success",
+        "Uninitialized",
+        "Invalid Argument",
+        "Not Supported",
+        "Insufficient Permissions",
+        "Already Initialized",
+        "Not Found",
+        "Insufficient Size",
+        "Insufficient External Power",
+        "Driver Not Loaded",
+        "Timeout",
+        "Interrupt Request Issue",
+        "NVML Shared Library Not Found",
+        "Function Not Found",
+        "Corrupted infoROM",
+        "GPU is lost",
+        "GPU requires reset",
+        "The operating system has blocked the request",
+        "RM has detected an NVML/RM version mismatch",
+        "In use by another client",
+        "Insufficient Memory",
+        "No data",
+        "The requested vgpu operation is not available on target device",
+        "Insufficient Resources",
+        "Frequency Not Supported",
+        "Argument version mismatch",
+        "Deprecated",
+        "Not Ready",
+        "GPU not found",
+        "Invalid State",
+        "Reset Type Not Supported",
+    };
+
+    return result >= 0 && (size_t)result < FDC_COUNT(words) ? words[result]
+                                                            : "Unknown Error";
+}

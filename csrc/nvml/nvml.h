@@ -1,0 +1,59 @@
+/*
+ * What the files of the NVML library share: the little of NVML's ABI that it answers with,
+ * and the devices.
+ */
+#ifndef FDC_NVML_H
+#define FDC_NVML_H
+
+#include <stdint.h>
+
+#include "fdc/private.h"
+
+typedef int nvmlReturn_t;
+enum {
+    NVML_SUCCESS = 0,
+    NVML_ERROR_UNINITIALIZED = 1,
+    NVML_ERROR_INVALID_ARGUMENT = 2,
+    NVML_ERROR_NOT_SUPPORTED = 3,
+    NVML_ERROR_NOT_FOUND = 6,
+    NVML_ERROR_INSUFFICIENT_SIZE = 7,
+    NVML_ERROR_DRIVER_NOT_LOADED = 9,
+    NVML_ERROR_ARGUMENT_VERSION_MISMATCH = 25,
+};
+
+/* A device's handle is the address of what is known of it. */
+typedef const struct fdc_private_gpu *nvmlDevice_t;
+
+typedef struct {
+    char busIdLegacy[16];
+    unsigned int domain, bus, device, pciDeviceId, pciSubSystemId;
+    char busId[32]; /* not in nvmlDeviceGetPciInfo and _v2 */
+} nvmlPciInfo_t;
+
+typedef struct {
+    unsigned long long total, free, used;
+} nvmlMemory_t;
+
+typedef struct {
+    unsigned int version;
+    unsigned long long total, reserved, free, used;
+} nvmlMemory_v2_t;
+
+typedef struct {
+    unsigned int pid;
+    unsigned long long usedGpuMemory;
+    unsigned int gpuInstanceId, computeInstanceId; /* 0xffffffff: no MIG */
+} nvmlProcessInfo_t;
+
+/* 0, or why no question can be answered. */
+nvmlReturn_t fdc_nvml_check(void);
+/* The same, and the device must be one that was given out. */
+nvmlReturn_t fdc_nvml_device(nvmlDevice_t device);
+/* What the driver side knows: count devices, in CUDA's order. */
+int fdc_nvml_devices(const struct fdc_private_gpu **devices);
+/* Bytes that this process has on a device; 0 where it has not begun with CUDA. */
+uint64_t fdc_nvml_used(nvmlDevice_t device);
+/* For generated code: logs the name once. */
+nvmlReturn_t fdc_nvml_refuse(const char *name, uint32_t *said);
+
+#endif
