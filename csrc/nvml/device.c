@@ -311,30 +311,51 @@ NVML(nvmlDeviceIsMigDeviceHandle, nvmlDevice_t device, unsigned int *out)
 
 /* ---- processes: this one, once it has memory on the device ---- */
 
-NVML(nvmlDeviceGetComputeRunningProcesses_v3, nvmlDevice_t device, unsigned int *count,
-     nvmlProcessInfo_t *infos)
+/* count: room in, how many out. 0 with nothing to tell, or that one is to be told. */
+static nvmlReturn_t
+this_process(nvmlDevice_t device, unsigned int *count, const void *infos, uint64_t *used)
 {
     unsigned int room;
-    uint64_t used;
 
     NEED(fdc_nvml_device(device), count);
-    used = fdc_nvml_used(device);
+    *used = fdc_nvml_used(device);
     room = *count;
-    *count = used > 0;
+    *count = *used > 0;
     if (*count == 0)
         return NVML_SUCCESS;
     if (room == 0)
         return NVML_ERROR_INSUFFICIENT_SIZE;
-    if (infos == NULL)
-        return NVML_ERROR_INVALID_ARGUMENT;
-    infos[0] = (nvmlProcessInfo_t){(unsigned int)getpid(), used, 0xffffffffu, 0xffffffffu};
-    return NVML_SUCCESS;
+    return infos == NULL ? NVML_ERROR_INVALID_ARGUMENT : NVML_SUCCESS;
+}
+
+NVML(nvmlDeviceGetComputeRunningProcesses_v3, nvmlDevice_t device, unsigned int *count,
+     nvmlProcessInfo_t *infos)
+{
+    uint64_t used;
+    nvmlReturn_t result = this_process(device, count, infos, &used);
+
+    if (result == NVML_SUCCESS && *count > 0)
+        infos[0] = (nvmlProcessInfo_t){(unsigned int)getpid(), used, 0xffffffffu,
+                                       0xffffffffu};
+    return result;
 }
 
 NVML(nvmlDeviceGetComputeRunningProcesses_v2, nvmlDevice_t device, unsigned int *count,
      nvmlProcessInfo_t *infos)
 {
     return nvmlDeviceGetComputeRunningProcesses_v3(device, count, infos);
+}
+
+/* PyTorch asks for the oldest form, by name. */
+NVML(nvmlDeviceGetComputeRunningProcesses, nvmlDevice_t device, unsigned int *count,
+     nvmlProcessInfo_v1_t *infos)
+{
+    uint64_t used;
+    nvmlReturn_t result = this_process(device, count, infos, &used);
+
+    if (result == NVML_SUCCESS && *count > 0)
+        infos[0] = (nvmlProcessInfo_v1_t){(unsigned int)getpid(), used};
+    return result;
 }
 
 /* No process draws, and none goes through MPS. */
@@ -345,12 +366,14 @@ nobody(nvmlDevice_t device, unsigned int *count)
 }
 
 #define NOBODY(name)                                                                   \
-    NVML(name, nvmlDevice_t device, unsigned int *count, nvmlProcessInfo_t *infos)     \
+    NVML(name, nvmlDevice_t device, unsigned int *count, void *infos)                  \
     {                                                                                  \
         (void)infos;                                                                   \
         return nobody(device, count);                                                  \
     }
+NOBODY(nvmlDeviceGetGraphicsRunningProcesses)
 NOBODY(nvmlDeviceGetGraphicsRunningProcesses_v2)
 NOBODY(nvmlDeviceGetGraphicsRunningProcesses_v3)
+NOBODY(nvmlDeviceGetMPSComputeRunningProcesses)
 NOBODY(nvmlDeviceGetMPSComputeRunningProcesses_v2)
 NOBODY(nvmlDeviceGetMPSComputeRunningProcesses_v3)
