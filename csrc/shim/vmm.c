@@ -27,8 +27,10 @@ prop_check(const CUmemAllocationProp *prop, struct fdc_device **device)
 {
     if (prop == NULL || prop->type != CU_MEM_ALLOCATION_TYPE_PINNED)
         return CUDA_ERROR_INVALID_VALUE;
+    /* PyTorch asks that a descriptor could be had, whether it will want one or not:
+     * cuMemExportToShareableHandle is where it is refused. */
     if (prop->location.type != CU_MEM_LOCATION_TYPE_DEVICE ||
-        prop->requestedHandleTypes != CU_MEM_HANDLE_TYPE_NONE)
+        ((int)prop->requestedHandleTypes & ~CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR) != 0)
         return CUDA_ERROR_NOT_SUPPORTED;
     *device = fdc_device(prop->location.id);
     if (*device == NULL)

@@ -364,6 +364,7 @@ test_program_maps_memory_of_its_own(void)
     };
     CUmemGenericAllocationHandle one, two;
     uint8_t bytes[64], got[64];
+    int fd = -1;
     size_t granule, total, free_bytes;
     CUdeviceptr base;
 
@@ -373,7 +374,15 @@ test_program_maps_memory_of_its_own(void)
     CHECK_EQ(cuMemGetAllocationGranularity(&granule, &prop, 0), 0);
     CHECK_EQ(cuMemAddressReserve(&base, 4 * granule, 0, 0, 0), 0);
     CHECK_EQ(cuMemCreate(&one, granule, &prop, 0), 0);
+    /* As PyTorch asks: exporting it is what is refused. */
+    prop.requestedHandleTypes = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR;
     CHECK_EQ(cuMemCreate(&two, granule, &prop, 0), 0);
+    CHECK_EQ(cuMemExportToShareableHandle(&fd, two,
+                                          CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0),
+             CUDA_ERROR_NOT_SUPPORTED);
+    prop.requestedHandleTypes = CU_MEM_HANDLE_TYPE_FABRIC;
+    CHECK_EQ(cuMemCreate(&one, granule, &prop, 0), CUDA_ERROR_NOT_SUPPORTED);
+    prop.requestedHandleTypes = CU_MEM_HANDLE_TYPE_NONE;
     CHECK_EQ(cuMemGetInfo_v2(&free_bytes, &total), 0);
     CHECK_EQ(free_bytes, total - 2 * granule);
     CHECK_EQ(cuMemMap(base, granule, 0, one, 0), 0);
