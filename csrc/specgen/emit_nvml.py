@@ -7,6 +7,8 @@ from pathlib import Path
 from model import SpecError
 from read import load
 
+MADE = "made by csrc/specgen from csrc/nvml/nvml.toml; do not edit"
+
 
 def outputs(path: Path) -> dict[str, str]:
     says = load(path)
@@ -22,12 +24,12 @@ def outputs(path: Path) -> dict[str, str]:
 
 def _map(names: list[str]) -> str:
     lines = "".join(f"        {name};\n" for name in sorted(names))
-    return f"{{\n    global:\n{lines}    local: *;\n}};\n"
+    return f"/* {MADE} */\n{{\n    global:\n{lines}    local: *;\n}};\n"
 
 
 def _calls(names: list[str]) -> str:
     """A refusal looks at no argument, so it needs no prototype."""
-    out = ["/* made by csrc/specgen from csrc/nvml/nvml.toml; do not edit */\n\n"
+    out = [f"/* {MADE} */\n\n"
            '#include "fdc/base.h"\n#include "nvml/nvml.h"\n\n']
     for name in names:
         out.append(
