@@ -72,22 +72,52 @@ insert(const struct fdcpu_alloc *alloc)
     return 0;
 }
 
-int
-fdcpu_alloc_add(const struct fdcpu_alloc *alloc)
+unsigned int
+fdcpu_alloc_widest(const struct fdcpu_alloc *alloc)
+{
+    unsigned int widest = 0;
+
+    for (size_t i = 0; i < FDC_COUNT(alloc->access); i++)
+        if (alloc->access[i] > widest)
+            widest = alloc->access[i];
+    return widest;
+}
+
+struct fdcpu_range
+fdcpu_alloc_range(const struct fdcpu_alloc *alloc)
 {
     struct fdcpu_range range = {
-        alloc->lo,
-        alloc->hi,
-        alloc->kind == FDCPU_A_MAPPED && alloc->access == CU_MEM_ACCESS_FLAGS_PROT_READ
-            ? FDCPU_MEM_READONLY
-            : 0,
-        (uint32_t)alloc->device->ordinal,
-    };
-    int err;
+        .lo = alloc->lo, .hi = alloc->hi, .owner = (uint32_t)alloc->device->ordinal};
 
+    switch (alloc->kind) {
+    case FDCPU_A_MAPPED:
+    case FDCPU_A_POOL:
+        for (uint32_t i = 0; i < FDC_COUNT(alloc->access); i++) {
+            range.readers |= (alloc->access[i] != 0 ? 1u : 0) << i;
+            range.writers |=
+                (alloc->access[i] == CU_MEM_ACCESS_FLAGS_PROT_READWRITE ? 1u : 0) << i;
+        }
+        break;
+    case FDCPU_A_DEVICE:
+    case FDCPU_A_MODULE:
+    case FDCPU_A_GRAPH:
+        range.flags = FDCPU_MEM_PEERS;
+        break;
+    default:
+        break; /* the host's, and what textures read: everybody's */
+    }
     if (fdcpu.opt.slack && alloc->kind != FDCPU_A_MAPPED &&
         alloc->kind != FDCPU_A_REGISTERED)
         range.hi = FDC_ALIGN_UP(range.hi, FDCPU_ALIGN);
+    return range;
+}
+
+int
+fdcpu_alloc_add(const struct fdcpu_alloc *alloc)
+{
+    struct fdcpu_range range = fdcpu_alloc_range(alloc);
+    int err;
+
     pthread_rwlock_wrlock(&fdcpu.mem);
     err = insert(alloc);
     if (err == 0 && alloc->announced) {
@@ -152,7 +182,7 @@ fdcpu_alloc_covers(uint64_t addr, size_t size)
         return false;
     pthread_rwlock_rdlock(&fdcpu.mem);
     for (at = lookup(addr); addr < end && at < count && table[at].lo <= addr; at++) {
-        if (table[at].kind == FDCPU_A_MAPPED && table[at].access == 0)
+        if (table[at].kind == FDCPU_A_MAPPED && fdcpu_alloc_widest(&table[at]) == 0)
             break;
         addr = table[at].hi;
     }
@@ -194,6 +224,15 @@ fdcpu_alloc_graph_bytes(const struct fdcpu_device *device, uint64_t *used,
     pthread_rwlock_unlock(&fdcpu.mem);
 }
 
+void
+fdcpu_alloc_each(void (*change)(struct fdcpu_alloc *, void *), void *user)
+{
+    pthread_rwlock_wrlock(&fdcpu.mem);
+    for (size_t i = 0; i < count; i++)
+        change(&table[i], user);
+    pthread_rwlock_unlock(&fdcpu.mem);
+}
+
 /* Gives back what a record stood for. */
 static void
 release(const struct fdcpu_alloc *alloc)
@@ -228,6 +267,7 @@ fdcpu_alloc_device(struct fdcpu_ctx *ctx, enum fdcpu_alloc_kind kind, size_t siz
         .device = ctx->device,
     };
 
+    alloc.access[ctx->device->ordinal] = CU_MEM_ACCESS_FLAGS_PROT_READWRITE;
     if (size > fdcpu.opt.memory || !fdcpu_charge(ctx->device, alloc.charged))
         return CUDA_ERROR_OUT_OF_MEMORY;
     pthread_rwlock_wrlock(&fdcpu.mem);

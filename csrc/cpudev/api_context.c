@@ -42,6 +42,8 @@ fill_env(struct fdcpu_ctx *ctx)
     ctx->env.print_user = ctx;
     ctx->env.cc = fdcpu.opt.cc;
     ctx->env.sm_count = FDCPU_SMS;
+    ctx->env.device = (uint32_t)ctx->device->ordinal;
+    ctx->env.peers = &ctx->peers;
     ctx->env.cancel = &ctx->cancel;
     ctx->env.texture = fdcpu_texture_find;
     ctx->env.texture_user = ctx;
@@ -881,7 +883,8 @@ cuCtxDisablePeerAccess(CUcontext peerContext)
     if (peer == NULL)
         return CUDA_ERROR_INVALID_CONTEXT;
     bit = 1u << peer->device->ordinal;
-    return atomic_fetch_and(&ctx->peers, ~bit) & bit
-               ? CUDA_SUCCESS
-               : CUDA_ERROR_PEER_ACCESS_NOT_ENABLED;
+    if (!(atomic_fetch_and(&ctx->peers, ~bit) & bit))
+        return CUDA_ERROR_PEER_ACCESS_NOT_ENABLED;
+    fdcpu_mem_changed();
+    return CUDA_SUCCESS;
 }

@@ -414,9 +414,9 @@ cuDeviceGetP2PAttribute(int *value, CUdevice_P2PAttribute attrib, CUdevice srcDe
 
     if (result != CUDA_SUCCESS)
         return result;
-    if (fdcpu_device_get(dstDevice) == NULL)
+    if (fdcpu_device_get(dstDevice) == NULL || srcDevice == dstDevice)
         return CUDA_ERROR_INVALID_DEVICE;
-    if (srcDevice == dstDevice || (int)attrib < 1 || (int)attrib > 5)
+    if ((int)attrib < 1 || (int)attrib > 5)
         return CUDA_ERROR_INVALID_VALUE;
     *value = (int)attrib == 1 ? 0 : (int)attrib != 5; /* rank 0; no partial atomics */
     return CUDA_SUCCESS;

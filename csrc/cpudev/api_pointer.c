@@ -84,7 +84,8 @@ attribute(const struct fdcpu_alloc *alloc, int what, CUdeviceptr ptr, void *data
     case CU_POINTER_ATTRIBUTE_ACCESS_FLAGS:
         *(unsigned int *)data = lone ? 0
                                 : alloc->kind == FDCPU_A_MAPPED &&
-                                        alloc->access == CU_MEM_ACCESS_FLAGS_PROT_READ
+                                        fdcpu_alloc_widest(alloc) ==
+                                            CU_MEM_ACCESS_FLAGS_PROT_READ
                                     ? CU_POINTER_ATTRIBUTE_ACCESS_FLAG_READ
                                     : CU_POINTER_ATTRIBUTE_ACCESS_FLAG_READWRITE;
         break;

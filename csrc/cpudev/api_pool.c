@@ -15,6 +15,7 @@ struct fdcpu_pool {
     int reuse[3];
     uint64_t threshold;
     _Atomic uint64_t used, high;
+    uint8_t access[FDCPU_MAX_DEVICES]; /* under mem */
 };
 
 static struct fdcpu_pool *
@@ -25,6 +26,7 @@ pool_new(struct fdcpu_device *device)
     if (pool == NULL)
         return NULL;
     pool->device = device;
+    pool->access[device->ordinal] = CU_MEM_ACCESS_FLAGS_PROT_READWRITE;
     pool->reuse[0] = pool->reuse[1] = pool->reuse[2] = 1;
     pool->handle = fdcpu_handle_new(FDCPU_H_POOL, pool);
     return pool;
@@ -61,10 +63,29 @@ fdcpu_pool_free_now(uint64_t addr)
     return fdcpu_alloc_free(addr, &alloc);
 }
 
+/* Kernels are told who reaches it now; under mem. */
+static void
+set_access(struct fdcpu_alloc *alloc, void *user)
+{
+    struct fdcpu_pool *pool = user;
+    struct fdcpu_range range;
+
+    if (alloc->pool != pool || alloc->kind != FDCPU_A_POOL ||
+        memcmp(alloc->access, pool->access, sizeof(alloc->access)) == 0)
+        return;
+    memcpy(alloc->access, pool->access, sizeof(alloc->access));
+    if (!alloc->announced)
+        return;
+    range = fdcpu_alloc_range(alloc);
+    fdcpu_mem_del(alloc->lo);
+    alloc->announced = fdcpu_mem_add(&range) == 0;
+}
+
 static void
 set_pool(struct fdcpu_alloc *alloc, void *pool)
 {
     alloc->pool = pool;
+    set_access(alloc, pool);
 }
 
 static CUresult
@@ -398,19 +419,26 @@ cuMemPoolSetAccess(CUmemoryPool handle, const CUmemAccessDesc *map, size_t count
         if (map[i].location.id == pool->device->ordinal && map[i].flags == 0)
             return CUDA_ERROR_INVALID_VALUE;
     }
-    return CUDA_SUCCESS; /* every device reaches all memory */
+    for (i = 0; i < count; i++)
+        pool->access[map[i].location.id] = (uint8_t)map[i].flags;
+    fdcpu_alloc_each(set_access, pool);
+    return CUDA_SUCCESS;
 }
 
 FDC_EXPORT CUresult
 cuMemPoolGetAccess(CUmemAccess_flags *flags, CUmemoryPool handle,
                    CUmemLocation *location)
 {
+    struct fdcpu_pool *pool = FDCPU_GET(FDCPU_H_POOL, handle);
     CUresult result = fdcpu_check();
 
     if (result != CUDA_SUCCESS)
         return result;
-    if (flags == NULL || location == NULL || FDCPU_GET(FDCPU_H_POOL, handle) == NULL)
+    if (flags == NULL || location == NULL || pool == NULL)
         return CUDA_ERROR_INVALID_VALUE;
-    *flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE;
+    *flags = location->type == CU_MEM_LOCATION_TYPE_DEVICE &&
+                     fdcpu_device_get(location->id) != NULL
+                 ? pool->access[location->id]
+                 : CU_MEM_ACCESS_FLAGS_PROT_NONE;
     return CUDA_SUCCESS;
 }

@@ -431,28 +431,26 @@ cuMemUnmap(CUdeviceptr ptr, size_t size)
 }
 
 struct access {
-    unsigned int flags;
+    int flags[FDCPU_MAX_DEVICES]; /* -1: as it is */
     int err;
 };
 
-/* Sets access of one mapping; under mem. */
+/* Sets access of one mapping; under mem. The host's page table has the widest of it. */
 static void
 set_access(struct fdcpu_alloc *alloc, void *user)
 {
     struct access *access = user;
-    int prot = access->flags == CU_MEM_ACCESS_FLAGS_PROT_READWRITE
-                   ? PROT_READ | PROT_WRITE
-               : access->flags == CU_MEM_ACCESS_FLAGS_PROT_READ ? PROT_READ
-                                                                : PROT_NONE;
-    struct fdcpu_range range = {
-        alloc->lo,
-        alloc->hi,
-        prot == PROT_READ ? FDCPU_MEM_READONLY : 0,
-        (uint32_t)alloc->device->ordinal,
-    };
+    struct fdcpu_range range;
+    unsigned int widest;
+    int prot;
 
-    if (alloc->announced && alloc->access == access->flags)
-        return;
+    for (size_t i = 0; i < FDC_COUNT(access->flags); i++)
+        if (access->flags[i] >= 0)
+            alloc->access[i] = (uint8_t)access->flags[i];
+    widest = fdcpu_alloc_widest(alloc);
+    prot = widest == CU_MEM_ACCESS_FLAGS_PROT_READWRITE ? PROT_READ | PROT_WRITE
+           : widest == CU_MEM_ACCESS_FLAGS_PROT_READ    ? PROT_READ
+                                                        : PROT_NONE;
     if (alloc->announced)
         fdcpu_mem_del(alloc->lo);
     alloc->announced = false;
@@ -460,8 +458,8 @@ set_access(struct fdcpu_alloc *alloc, void *user)
         access->err = -errno;
         return;
     }
-    alloc->access = access->flags;
     if (prot != PROT_NONE) {
+        range = fdcpu_alloc_range(alloc);
         access->err = fdcpu_mem_add(&range);
         alloc->announced = access->err == 0;
     }
@@ -481,6 +479,8 @@ cuMemSetAccess(CUdeviceptr ptr, size_t size, const CUmemAccessDesc *desc, size_t
     if (desc == NULL || count == 0 || size == 0 || ptr + size < ptr ||
         !whole_mappings(ptr, ptr + size))
         return CUDA_ERROR_INVALID_VALUE;
+    for (i = 0; i < FDC_COUNT(access.flags); i++)
+        access.flags[i] = -1;
     for (i = 0; i < count; i++) {
         if (desc[i].flags != CU_MEM_ACCESS_FLAGS_PROT_NONE &&
             desc[i].flags != CU_MEM_ACCESS_FLAGS_PROT_READ &&
@@ -489,9 +489,8 @@ cuMemSetAccess(CUdeviceptr ptr, size_t size, const CUmemAccessDesc *desc, size_t
         if (desc[i].location.type == CU_MEM_LOCATION_TYPE_DEVICE &&
             fdcpu_device_get(desc[i].location.id) == NULL)
             return CUDA_ERROR_INVALID_DEVICE;
-        /* All devices share the host's page tables: the widest access counts. */
-        if ((unsigned int)desc[i].flags > access.flags)
-            access.flags = desc[i].flags;
+        if (desc[i].location.type == CU_MEM_LOCATION_TYPE_DEVICE)
+            access.flags[desc[i].location.id] = (int)desc[i].flags;
     }
     for (lo = ptr; lo < ptr + size; lo = alloc.hi) {
         if (!fdcpu_alloc_find(lo, &alloc))
@@ -517,7 +516,9 @@ cuMemGetAccess(unsigned long long *flags, const CUmemLocation *location,
     if (location->type == CU_MEM_LOCATION_TYPE_DEVICE &&
         fdcpu_device_get(location->id) == NULL)
         return CUDA_ERROR_INVALID_DEVICE;
-    *flags = alloc.kind == FDCPU_A_MAPPED ? alloc.access
-                                          : CU_MEM_ACCESS_FLAGS_PROT_READWRITE;
+    *flags = alloc.kind != FDCPU_A_MAPPED ? CU_MEM_ACCESS_FLAGS_PROT_READWRITE
+             : location->type == CU_MEM_LOCATION_TYPE_DEVICE
+                 ? alloc.access[location->id]
+                 : CU_MEM_ACCESS_FLAGS_PROT_NONE;
     return CUDA_SUCCESS;
 }

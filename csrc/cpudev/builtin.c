@@ -358,7 +358,7 @@ heap_alloc(struct fdcpu_env *env, uint64_t size)
     if (used && b && *used + whole <= (env->heap_limit ? env->heap_limit : 8u << 20))
         addr = env->heap.alloc(env->heap.user, size, 16);
     if (addr) {
-        struct fdcpu_range range = { addr, addr + size, 0, 0 };
+        struct fdcpu_range range = { .lo = addr, .hi = addr + size };
 
         *b = (struct heap_block){ heap[addr >> 4 & 1023], env, addr, whole,
                                   fdcpu_mem_add(&range) == 0 };

@@ -251,7 +251,7 @@ struct fdcpu_alloc {
     bool orphan;    /* ... and no graph names it any more */
     bool freeing;   /* a stream-ordered free is on its way */
     unsigned int flags;
-    unsigned int access; /* mapped: CUmemAccess_flags */
+    uint8_t access[FDCPU_MAX_DEVICES]; /* mapped, of a pool: CUmemAccess_flags */
     struct fdcpu_ctx *ctx;
     struct fdcpu_device *device;
     struct fdcpu_pool *pool;
@@ -271,12 +271,18 @@ CUresult fdcpu_alloc_device(struct fdcpu_ctx *ctx, enum fdcpu_alloc_kind kind,
 CUresult fdcpu_alloc_free(uint64_t addr, const struct fdcpu_alloc *only);
 /* Records memory that was made elsewhere. -EEXIST: overlaps. */
 int fdcpu_alloc_add(const struct fdcpu_alloc *alloc);
+/* What kernels are told of it: who may read, who may write. */
+struct fdcpu_range fdcpu_alloc_range(const struct fdcpu_alloc *alloc);
+/* The widest access that a device has: CUmemAccess_flags. */
+unsigned int fdcpu_alloc_widest(const struct fdcpu_alloc *alloc);
 int fdcpu_alloc_remove(uint64_t lo, struct fdcpu_alloc *removed);
 /* The record that holds addr. */
 bool fdcpu_alloc_find(uint64_t addr, struct fdcpu_alloc *alloc);
 /* Whether [addr, addr+size) is recorded throughout. */
 bool fdcpu_alloc_covers(uint64_t addr, size_t size);
 /* Changes a record in place under the lock. */
+/* Calls change for each record; under mem. */
+void fdcpu_alloc_each(void (*change)(struct fdcpu_alloc *, void *), void *user);
 bool fdcpu_alloc_change(uint64_t lo, void (*change)(struct fdcpu_alloc *, void *),
                         void *user);
 /* Frees everything that belongs to ctx. */

@@ -14,18 +14,24 @@
 
 /* ---- memory a kernel may touch (mem.c) ---- */
 
-enum { FDCPU_MEM_READONLY = 1 };
+enum {
+    FDCPU_MEM_READONLY = 1,
+    FDCPU_MEM_PEERS = 2,        /* for its owner, and contexts that enabled access to it */
+};
 
 struct fdcpu_range {
     uint64_t lo, hi;            /* [lo, hi), host addresses and device addresses alike */
     uint32_t flags;
-    uint32_t owner;             /* the caller's number of the context or device */
+    uint32_t owner;             /* the device */
+    uint32_t readers, writers;  /* bits of devices; readers 0: everybody */
 };
 
 /* Announces a range to kernels. Returns 0 or -errno (-EEXIST: overlaps another). */
 int fdcpu_mem_add(const struct fdcpu_range *range);
 /* Withdraws exactly one announced range; the caller has made sure no kernel uses it. */
 int fdcpu_mem_del(uint64_t lo);
+/* Who may reach what has become less: nothing is taken from memory any more. */
+void fdcpu_mem_changed(void);
 /* Finds the range that holds addr. */
 bool fdcpu_mem_find(uint64_t addr, struct fdcpu_range *range);
 /* Finds the nearest range below or above addr, for reports. */
@@ -162,6 +168,8 @@ struct fdcpu_env {
     void *print_user;
     uint32_t cc;                        /* 80 */
     uint32_t sm_count;
+    uint32_t device;                    /* of the context */
+    const _Atomic uint32_t *peers;      /* devices that it may reach; NULL: all */
     const _Atomic uint32_t *cancel;     /* nonzero: stop with 702; may be NULL */
     uint64_t deadline_ms;               /* for one launch, 0: none */
     /*

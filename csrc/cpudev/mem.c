@@ -5,6 +5,7 @@
 #include "vm.h"
 
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -116,10 +117,27 @@ fdcpu_mem_nearest(uint64_t addr, struct fdcpu_range *range)
     return found;
 }
 
+void
+fdcpu_mem_changed(void)
+{
+    __atomic_fetch_add(&generation, 1, __ATOMIC_RELEASE);
+}
+
 uint64_t
 fdcpu_mem_generation(void)
 {
     return __atomic_load_n(&generation, __ATOMIC_ACQUIRE);
+}
+
+static bool
+may_reach(const struct fdcpu_env *env, const struct fdcpu_range *range, bool store)
+{
+    if (range->flags & FDCPU_MEM_PEERS)
+        return range->owner == env->device || env->peers == NULL ||
+               (atomic_load_explicit(env->peers, memory_order_relaxed) >> range->owner & 1);
+    if (range->readers == 0)
+        return !store || !(range->flags & FDCPU_MEM_READONLY);
+    return (store ? range->writers : range->readers) >> env->device & 1;
 }
 
 bool
@@ -130,7 +148,7 @@ fdcpu_check_range(struct fdcpu_exec *x, const struct fdcpu_insn *i, uint64_t lo,
     struct fdcpu_range range;
 
     if (hi < lo || !fdcpu_mem_find(lo, &range) || hi > range.hi ||
-        (store && (range.flags & FDCPU_MEM_READONLY)))
+        !may_reach(x->job->env, &range, store))
         return false;
     *hit = (struct fdcpu_hit){ i, range.lo, range.hi };
     return true;

@@ -576,9 +576,10 @@ load_warp(struct fdcpu_exec *x, struct fdcpu_warp *w)
 {
     uint64_t generation = fdcpu_mem_generation();
 
-    if (generation != x->generation) {
+    if (generation != x->generation || x->env != x->job->env) {
         memset(x->hit, 0, sizeof(x->hit));
         x->generation = generation;
+        x->env = x->job->env;
     }
     x->warp = w;
     x->block = w->block;
@@ -1304,7 +1305,7 @@ fdcpu_run(const struct fdcpu_launch *launch, struct fdcpu_fault *fault)
         goto out;
     }
     if (f->prog->uses_grid) {           /* words that blocks of a grid meet at */
-        struct fdcpu_range range = { 0, 0, 0, 0 };
+        struct fdcpu_range range = { .lo = 0 };
 
         job.workspace = launch->env->heap.alloc
                             ? launch->env->heap.alloc(launch->env->heap.user, 4096, 512) : 0;

@@ -127,6 +127,7 @@ struct fdcpu_exec {
     struct fdcpu_job *job;
     void *scratch;              /* of mma.c; freed with the worker's job */
     uint64_t generation;        /* of the ranges that the cache holds */
+    const struct fdcpu_env *env;        /* whose they are */
     struct fdcpu_hit hit[MEM_CACHE];
 };
 

@@ -405,6 +405,7 @@ context_shut(struct fdc_ctx *ctx)
         driver->cuEventDestroy_v2(mark->event);
         free(mark);
     }
+    fdc_peers_forget(serve, ctx);
     fdc_regions_release_ctx(serve, ctx);
     fdc_host_release_ctx(serve, ctx);
     driver->cuStreamDestroy_v2(ctx->own);

@@ -60,6 +60,37 @@ describe(struct fdc_serve *serve, int n, struct fdc_snapshot_device *out)
     return CUDA_SUCCESS;
 }
 
+/* FDC_PEER_... of one device's access to another's memory. */
+static uint8_t
+between(struct fdc_serve *serve, int from, int to)
+{
+    static const struct { CUdevice_P2PAttribute attribute; uint8_t bit; } asked[] = {
+        { CU_DEVICE_P2P_ATTRIBUTE_NATIVE_ATOMIC_SUPPORTED, FDC_PEER_ATOMICS },
+        { CU_DEVICE_P2P_ATTRIBUTE_CUDA_ARRAY_ACCESS_SUPPORTED, FDC_PEER_ARRAYS },
+        { CU_DEVICE_P2P_ATTRIBUTE_ONLY_PARTIAL_NATIVE_ATOMIC_SUPPORTED,
+          FDC_PEER_SOME_ATOMICS },
+    };
+    const struct fdc_driver *driver = serve->driver;
+    CUdevice src = serve->device[from], dst = serve->device[to];
+    uint8_t word = 0;
+    int value = 0;
+
+    if (driver->cuDeviceCanAccessPeer(&value, src, dst) != CUDA_SUCCESS || value == 0)
+        return 0;
+    word = FDC_PEER_ACCESS;
+    if (!FDC_HAS(driver, cuDeviceGetP2PAttribute))
+        return word;
+    for (size_t i = 0; i < FDC_COUNT(asked); i++)
+        if (driver->cuDeviceGetP2PAttribute(&value, asked[i].attribute, src, dst) ==
+                CUDA_SUCCESS &&
+            value != 0)
+            word |= asked[i].bit;
+    if (driver->cuDeviceGetP2PAttribute(&value, CU_DEVICE_P2P_ATTRIBUTE_PERFORMANCE_RANK,
+                                        src, dst) == CUDA_SUCCESS)
+        word |= (uint8_t)((value < 0 ? 0 : value > 15 ? 15 : value) << FDC_PEER_RANK);
+    return word;
+}
+
 void *
 fdc_snapshot_make(struct fdc_serve *serve, uint64_t *size, CUresult *result)
 {
@@ -87,11 +118,7 @@ fdc_snapshot_make(struct fdc_serve *serve, uint64_t *size, CUresult *result)
     }
     for (uint32_t i = 0; i < n; i++)
         for (uint32_t j = 0; j < n; j++) {
-            int can = 0;
-
-            if (i != j)
-                driver->cuDeviceCanAccessPeer(&can, serve->device[i], serve->device[j]);
-            peer[i * n + j] = can != 0;
+            peer[i * n + j] = i != j ? between(serve, (int)i, (int)j) : 0;
         }
     snapshot->size = (uint32_t)*size;
     snapshot->driver_version = (uint32_t)version;

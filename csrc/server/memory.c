@@ -50,6 +50,8 @@ struct fdc_memory {
     uint64_t base, part;                /* addresses: of device 0's part on, of each part */
     uint64_t used[FDC_DEVICES_MAX], limit[FDC_DEVICES_MAX];
     uint64_t granularity[FDC_DEVICES_MAX];
+    /* By owner and reader: how often access was asked for. */
+    uint32_t shared[FDC_DEVICES_MAX][FDC_DEVICES_MAX];
 };
 
 static CUmemAllocationProp
@@ -490,6 +492,59 @@ clear(struct fdc_serve *serve, int device, uint64_t address, uint64_t size)
     return result;
 }
 
+/* ---- other devices' access to what is mapped; under the lock ---- */
+
+static CUresult
+set_access(struct fdc_serve *serve, const struct mapping *at, int reader, bool enable)
+{
+    CUmemAccessDesc access;
+
+    memset(&access, 0, sizeof(access));
+    access.location.type = CU_MEM_LOCATION_TYPE_DEVICE;
+    access.location.id = serve->device[reader];
+    access.flags = enable ? CU_MEM_ACCESS_FLAGS_PROT_READWRITE
+                          : CU_MEM_ACCESS_FLAGS_PROT_NONE;
+    return serve->driver->cuMemSetAccess(at->address, at->size, &access, 1);
+}
+
+/* New memory: who reaches the device's reaches it too. */
+static CUresult
+share_new(struct fdc_serve *serve, const struct mapping *at)
+{
+    CUresult result = CUDA_SUCCESS;
+
+    for (int i = 0; i < serve->limits.devices && result == CUDA_SUCCESS; i++)
+        if (serve->memory->shared[at->memory->device][i] != 0)
+            result = set_access(serve, at, i, true);
+    return result;
+}
+
+/* Allocations that the driver made (plain) follow what contexts enable, and mappings of the
+ * program's own (public) what it says itself. */
+CUresult
+fdc_memory_share(struct fdc_serve *serve, int owner, int reader, bool enable)
+{
+    struct fdc_memory *memory = serve->memory;
+    uint32_t *count = &memory->shared[owner][reader];
+    CUresult result = CUDA_SUCCESS;
+
+    pthread_mutex_lock(&memory->lock);
+    if (!enable && *count == 0)
+        result = CUDA_ERROR_PEER_ACCESS_NOT_ENABLED;
+    else
+        *count += enable ? 1u : -1u;
+    if (result == CUDA_SUCCESS && *count == (enable ? 1 : 0))
+        for (size_t i = 0; i < memory->maps && result == CUDA_SUCCESS; i++) {
+            const struct mapping *at = &memory->map[i];
+
+            if (at->ready && !at->public && !at->memory->plain &&
+                at->memory->device == owner)
+                result = set_access(serve, at, reader, enable);
+        }
+    pthread_mutex_unlock(&memory->lock);
+    return result;
+}
+
 static CUresult
 back(struct fdc_serve *serve, int device, uint64_t address, uint64_t size,
      CUmemGenericAllocationHandle *handle)
@@ -552,6 +607,13 @@ grow(struct fdc_serve *serve, int device, uint64_t address, uint64_t size)
     result = back(serve, device, address, size, &handle);
     pthread_mutex_lock(&memory->lock);
     at = map_at(memory, address);
+    if (result == CUDA_SUCCESS) {
+        result = share_new(serve, at);
+        if (result != CUDA_SUCCESS) {
+            serve->driver->cuMemUnmap(address, size);
+            serve->driver->cuMemRelease(handle);
+        }
+    }
     if (result == CUDA_SUCCESS) {
         at->memory->handle = handle;
         at->ready = true;

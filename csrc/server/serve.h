@@ -72,6 +72,7 @@ struct fdc_ctx {
     uint32_t legacy_work;               /* calls on the NULL stream since the last join */
     uint32_t blocking_captures;
     uint32_t opened;                    /* times it was opened */
+    uint64_t peers;                     /* devices that it reaches; under context_lock */
     pthread_mutex_t lock;               /* of marks */
     struct fdc_mark *marks;             /* free ones */
 };
@@ -209,6 +210,8 @@ CUresult fdc_memory_hold(struct fdc_serve *serve, int device, uint64_t size, boo
 /* Of something that has parts, which name it too. */
 bool fdc_memory_is_whole(const struct fdc_memory_held *held);
 void fdc_memory_let_go(struct fdc_serve *serve, struct fdc_memory_held *held);
+/* The reader may reach what is mapped of the owner, now and later; counted. */
+CUresult fdc_memory_share(struct fdc_serve *serve, int owner, int reader, bool enable);
 void fdc_regions_register(struct fdc_serve *serve);
 void fdc_regions_release_ctx(struct fdc_serve *serve, struct fdc_ctx *ctx);
 
@@ -223,6 +226,11 @@ CUresult fdc_host_check(struct fdc_serve *serve, uint64_t address, uint64_t size
 /* Before a context goes away; and in one that has been opened. */
 void fdc_host_release_ctx(struct fdc_serve *serve, struct fdc_ctx *ctx);
 void fdc_host_register(struct fdc_serve *serve);
+
+/* ---- peer.c ---- */
+
+/* The context ends: what it was let reach. */
+void fdc_peers_forget(struct fdc_serve *serve, struct fdc_ctx *ctx);
 
 /* ---- array.c: what becomes of swept handles ---- */
 

@@ -783,31 +783,70 @@ cuCtxDetach(CUcontext ctx)
     return cuCtxDestroy_v2((CUcontext)(uintptr_t)context->object.handle);
 }
 
-/* No access between devices is arranged yet; who asked first was told so. */
+/* ---- access between devices ---- */
+
+/* Opens a call about the current context and its peer. */
+static CUresult
+peer_open(struct fdc_call *call, uint16_t id, CUcontext handle,
+          struct fdc_context **peer)
+{
+    CUresult result = fdc_call_open(call, id, FDC_NEEDS_CONTEXT);
+
+    if (result != CUDA_SUCCESS)
+        return result;
+    *peer = handle != NULL ? fdc_context_find(handle) : NULL;
+    return *peer == NULL ? CUDA_ERROR_INVALID_CONTEXT
+           : fdc_load_relaxed(&(*peer)->destroyed) ? CUDA_ERROR_CONTEXT_IS_DESTROYED
+                                                   : CUDA_SUCCESS;
+}
+
 FDC_EXPORT CUresult
 cuCtxEnablePeerAccess(CUcontext peerContext, unsigned int Flags)
 {
-    struct fdc_context *context;
-    CUresult result = context_of(NULL, &context);
+    struct fdc_req_cuCtxEnablePeerAccess *req;
+    struct fdc_context *peer;
+    struct fdc_reply reply;
+    struct fdc_call call;
+    CUresult result;
 
+    result = peer_open(&call, FDC_ID_cuCtxEnablePeerAccess, peerContext, &peer);
     if (result != CUDA_SUCCESS)
         return result;
     if (Flags != 0)
         return CUDA_ERROR_INVALID_VALUE;
-    if (peerContext == NULL || fdc_context_find(peerContext) == NULL)
-        return CUDA_ERROR_INVALID_CONTEXT;
-    return CUDA_ERROR_PEER_ACCESS_UNSUPPORTED;
+    if (!(fdc_device_peer(call.context->device, peer->device) & FDC_PEER_ACCESS))
+        return CUDA_ERROR_PEER_ACCESS_UNSUPPORTED;
+    result = fdc_context_activate(peer);
+    if (result != CUDA_SUCCESS)
+        return result;
+    req = fdc_call_begin(&call, sizeof(*req));
+    if (req == NULL)
+        return call.result;
+    req->peerContext = peer->object.handle;
+    req->Flags = 0;
+    return fdc_call_wait(&call, &reply, sizeof(reply));
 }
 
 FDC_EXPORT CUresult
 cuCtxDisablePeerAccess(CUcontext peerContext)
 {
-    struct fdc_context *context;
-    CUresult result = context_of(NULL, &context);
+    struct fdc_req_cuCtxDisablePeerAccess *req;
+    struct fdc_context *peer;
+    struct fdc_reply reply;
+    struct fdc_call call;
+    CUresult result;
 
+    result = peer_open(&call, FDC_ID_cuCtxDisablePeerAccess, peerContext, &peer);
     if (result != CUDA_SUCCESS)
         return result;
-    if (peerContext == NULL || fdc_context_find(peerContext) == NULL)
-        return CUDA_ERROR_INVALID_CONTEXT;
-    return CUDA_ERROR_PEER_ACCESS_NOT_ENABLED;
+    if (!(fdc_device_peer(call.context->device, peer->device) & FDC_PEER_ACCESS))
+        return CUDA_ERROR_PEER_ACCESS_NOT_ENABLED;
+    result = fdc_context_activate(peer);
+    if (result != CUDA_SUCCESS)
+        return result;
+    req = fdc_call_begin(&call, sizeof(*req));
+    if (req == NULL)
+        return call.result;
+    req->peerContext = peer->object.handle;
+    return fdc_call_wait(&call, &reply, sizeof(reply));
 }

@@ -306,14 +306,15 @@ cuDeviceGetByPCIBusId(CUdevice *dev, const char *pciBusId)
 
 /* ---- several devices ---- */
 
-/* The worker maps a device's memory for that device alone, whatever the snapshot's table of
- * peers says: programs copy between devices instead of reaching across. */
-static bool
-peers(const struct fdc_device *a, const struct fdc_device *b)
+uint8_t
+fdc_device_peer(const struct fdc_device *from, const struct fdc_device *to)
 {
-    (void)a;
-    (void)b;
-    return false;
+    const struct fdc_snapshot *snapshot = from->session->snapshot;
+    const uint8_t *peer = (const uint8_t *)snapshot + snapshot->peer_offset;
+
+    if (from->session != to->session || from == to)
+        return 0;
+    return peer[(size_t)from->remote * snapshot->device_count + (size_t)to->remote];
 }
 
 FDC_EXPORT CUresult
@@ -328,7 +329,7 @@ cuDeviceCanAccessPeer(int *canAccessPeer, CUdevice dev, CUdevice peerDev)
         return result;
     if (canAccessPeer == NULL)
         return CUDA_ERROR_INVALID_VALUE;
-    *canAccessPeer = peers(device, peer);
+    *canAccessPeer = (fdc_device_peer(device, peer) & FDC_PEER_ACCESS) != 0;
     return CUDA_SUCCESS;
 }
 
@@ -338,17 +339,36 @@ cuDeviceGetP2PAttribute(int *value, CUdevice_P2PAttribute attrib, CUdevice srcDe
 {
     struct fdc_device *src, *dst;
     CUresult result = device_of(srcDevice, &src);
+    uint8_t word;
 
     if (result == CUDA_SUCCESS)
         result = device_of(dstDevice, &dst);
     if (result != CUDA_SUCCESS)
         return result;
-    if (value == NULL || (int)attrib < 1 || (int)attrib > 5)
-        return CUDA_ERROR_INVALID_VALUE;
     if (src == dst)
         return CUDA_ERROR_INVALID_DEVICE;
-    *value = attrib == CU_DEVICE_P2P_ATTRIBUTE_ACCESS_SUPPORTED ? peers(src, dst) : 0;
-    return CUDA_SUCCESS;
+    if (value == NULL)
+        return CUDA_ERROR_INVALID_VALUE;
+    word = fdc_device_peer(src, dst);
+    switch ((int)attrib) {
+    case CU_DEVICE_P2P_ATTRIBUTE_PERFORMANCE_RANK:
+        *value = word >> FDC_PEER_RANK;
+        return CUDA_SUCCESS;
+    case CU_DEVICE_P2P_ATTRIBUTE_ACCESS_SUPPORTED:
+        *value = (word & FDC_PEER_ACCESS) != 0;
+        return CUDA_SUCCESS;
+    case CU_DEVICE_P2P_ATTRIBUTE_NATIVE_ATOMIC_SUPPORTED:
+        *value = (word & FDC_PEER_ATOMICS) != 0;
+        return CUDA_SUCCESS;
+    case CU_DEVICE_P2P_ATTRIBUTE_CUDA_ARRAY_ACCESS_SUPPORTED:
+        *value = (word & FDC_PEER_ARRAYS) != 0;
+        return CUDA_SUCCESS;
+    case CU_DEVICE_P2P_ATTRIBUTE_ONLY_PARTIAL_NATIVE_ATOMIC_SUPPORTED:
+        *value = (word & FDC_PEER_SOME_ATOMICS) != 0;
+        return CUDA_SUCCESS;
+    default:
+        return CUDA_ERROR_INVALID_VALUE;
+    }
 }
 
 FDC_EXPORT CUresult

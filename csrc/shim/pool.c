@@ -17,6 +17,7 @@ struct fdc_pool {
     int reuse[3];
     uint64_t threshold;
     uint64_t used, high; /* bytes, atomic */
+    uint64_t readers;    /* other devices that may reach it, atomic */
 };
 
 static struct fdc_pool *
@@ -397,10 +398,39 @@ cuMemPoolSetAttribute(CUmemoryPool handle, CUmemPool_attribute attr, void *value
     }
 }
 
+/* A pool's memory lies among the device's other memory, so access is given to all of that. */
+static CUresult
+pool_share(struct fdc_pool *pool, struct fdc_device *reader, bool enable)
+{
+    uint64_t bit = 1ull << (reader->remote & 63);
+    struct fdc_req_fdcPeer *req;
+    struct fdc_reply reply;
+    struct fdc_call call;
+    CUresult result;
+
+    if (((__atomic_load_n(&pool->readers, __ATOMIC_RELAXED) & bit) != 0) == enable)
+        return CUDA_SUCCESS;
+    if (!(fdc_device_peer(reader, pool->device) & FDC_PEER_ACCESS))
+        return CUDA_ERROR_INVALID_DEVICE;
+    result = fdc_call_open(&call, FDC_ID_fdcPeer, FDC_NEEDS_INIT);
+    if (result != CUDA_SUCCESS)
+        return result;
+    call.session = pool->device->session;
+    req = fdc_call_begin(&call, sizeof(*req));
+    if (req == NULL)
+        return call.result;
+    req->owner = pool->device->remote;
+    req->reader = reader->remote;
+    req->enable = enable;
+    result = fdc_call_wait(&call, &reply, sizeof(reply));
+    if (result == CUDA_SUCCESS)
+        __atomic_fetch_xor(&pool->readers, bit, __ATOMIC_RELAXED);
+    return result;
+}
+
 FDC_EXPORT CUresult
 cuMemPoolSetAccess(CUmemoryPool handle, const CUmemAccessDesc *map, size_t count)
 {
-    static uint32_t said;
     CUresult result;
     struct fdc_pool *pool = pool_find(handle, &result);
 
@@ -408,24 +438,27 @@ cuMemPoolSetAccess(CUmemoryPool handle, const CUmemAccessDesc *map, size_t count
         return result;
     if (map == NULL && count != 0)
         return CUDA_ERROR_INVALID_VALUE;
-    for (size_t i = 0; i < count; i++) {
+    result = CUDA_SUCCESS;
+    for (size_t i = 0; i < count && result == CUDA_SUCCESS; i++) {
         if (map[i].location.type != CU_MEM_LOCATION_TYPE_DEVICE ||
             fdc_device(map[i].location.id) == NULL)
             return CUDA_ERROR_INVALID_DEVICE;
         if (map[i].location.id == pool->device->ordinal) {
             if (map[i].flags == CU_MEM_ACCESS_FLAGS_PROT_NONE)
                 return CUDA_ERROR_INVALID_VALUE;
-        } else if (map[i].flags != CU_MEM_ACCESS_FLAGS_PROT_NONE) {
-            return fdc_refuse("cuMemPoolSetAccess for another device", &said);
+            continue;
         }
+        result = pool_share(pool, fdc_device(map[i].location.id),
+                            map[i].flags != CU_MEM_ACCESS_FLAGS_PROT_NONE);
     }
-    return CUDA_SUCCESS;
+    return result;
 }
 
 FDC_EXPORT CUresult
 cuMemPoolGetAccess(CUmemAccess_flags *flags, CUmemoryPool handle,
                    CUmemLocation *location)
 {
+    const struct fdc_device *reader;
     CUresult result;
     struct fdc_pool *pool = pool_find(handle, &result);
 
@@ -433,9 +466,13 @@ cuMemPoolGetAccess(CUmemAccess_flags *flags, CUmemoryPool handle,
         return result;
     if (flags == NULL || location == NULL)
         return CUDA_ERROR_INVALID_VALUE;
-    *flags = location->type == CU_MEM_LOCATION_TYPE_DEVICE &&
-                     location->id == pool->device->ordinal
-                 ? CU_MEM_ACCESS_FLAGS_PROT_READWRITE
-                 : CU_MEM_ACCESS_FLAGS_PROT_NONE;
+    *flags = CU_MEM_ACCESS_FLAGS_PROT_NONE;
+    if (location->type != CU_MEM_LOCATION_TYPE_DEVICE)
+        return CUDA_SUCCESS;
+    reader = fdc_device(location->id);
+    if (reader == pool->device ||
+        (reader != NULL && reader->session == pool->device->session &&
+         (__atomic_load_n(&pool->readers, __ATOMIC_RELAXED) >> (reader->remote & 63) & 1)))
+        *flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE;
     return CUDA_SUCCESS;
 }

@@ -152,6 +152,8 @@ CUresult fdc_session_open(void);        /* cuInit's work, once, thread-safe */
 CUresult fdc_session_check(void);
 struct fdc_device *fdc_device(CUdevice ordinal);        /* NULL: no such device */
 int fdc_device_count(void);
+/* FDC_PEER_... of one device's access to another's memory; 0: none, or the same device. */
+uint8_t fdc_device_peer(const struct fdc_device *from, const struct fdc_device *to);
 
 /* ---- threads (thread.c) ---- */
 

@@ -81,6 +81,12 @@ def test_features(devices: int, road: str, direct: Run, remote: Run) -> None:
          remote(program, road=road, options=("-n", str(devices))))
 
 
+@pytest.mark.parametrize("road", ROADS)
+def test_peers(road: str, direct: Run, remote: Run) -> None:
+    program = build_c("peers")
+    same(direct(program, devices=2), remote(program, road=road, options=("-n", "2")))
+
+
 SCRIPTS = {"numba_saxpy": "numba_cuda", "nvrtc_core": "cuda.core", "cupy_raw": "cupy"}
 
 

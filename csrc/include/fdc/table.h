@@ -23,12 +23,18 @@ struct fdc_snapshot_device {
     uint64_t limit[16];                 /* cuCtxGetLimit by CUlimit, of the primary context */
 };
 
+/* How one device reaches another's memory; the performance rank from bit 4 on. */
+enum {
+    FDC_PEER_ACCESS = 1, FDC_PEER_ATOMICS = 2, FDC_PEER_ARRAYS = 4, FDC_PEER_SOME_ATOMICS = 8,
+    FDC_PEER_RANK = 4
+};
+
 struct fdc_snapshot {
     uint32_t size;
     uint32_t driver_version;
     uint32_t device_count;
     uint32_t device_offset;             /* of struct fdc_snapshot_device[] */
-    uint32_t peer_offset;               /* of uint8_t[count][count]: can access peer */
+    uint32_t peer_offset;               /* of uint8_t[count][count]: FDC_PEER_... */
     uint32_t pad;
     uint8_t session[16];
 };

@@ -55,7 +55,7 @@ static inline void *
 ptx_buffer(size_t size)
 {
     void *p = aligned_alloc(512, (size + 511) & ~(size_t)511);
-    struct fdcpu_range range = { (uintptr_t)p, (uintptr_t)p + size, 0, 0 };
+    struct fdcpu_range range = { .lo = (uintptr_t)p, .hi = (uintptr_t)p + size };
 
     memset(p, 0, size);
     if (fdcpu_mem_add(&range))
