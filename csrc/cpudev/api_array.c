@@ -181,23 +181,6 @@ cuArrayGetDescriptor_v2(CUDA_ARRAY_DESCRIPTOR *desc, CUarray hArray)
 }
 
 FDC_EXPORT CUresult
-cuArrayGetMemoryRequirements(CUDA_ARRAY_MEMORY_REQUIREMENTS *out, CUarray array,
-                             CUdevice device)
-{
-    struct fdcpu_array *a;
-    CUresult result = enter_array(array, out, &a);
-
-    if (result != CUDA_SUCCESS)
-        return result;
-    if (fdcpu_device_get(device) == NULL)
-        return CUDA_ERROR_INVALID_DEVICE;
-    memset(out, 0, sizeof(*out));
-    out->size = FDC_ALIGN_UP(a->slice * a->depth, FDCPU_ALIGN);
-    out->alignment = FDCPU_ALIGN;
-    return CUDA_SUCCESS;
-}
-
-FDC_EXPORT CUresult
 cuArrayDestroy(CUarray hArray)
 {
     struct fdcpu_array *a;

@@ -457,46 +457,6 @@ FDCPU_TWIN(cuMemcpyAtoHAsync_v2, _ptsz,
            array_row(NULL, 0, HOST, (uint64_t)dstHost, srcArray, srcOffset, ARR, 0,
                      ByteCount, S(hStream), false))
 
-/* ---- many at once ---- */
-
-static CUresult
-batch(CUdeviceptr *dsts, CUdeviceptr *srcs, size_t *sizes, size_t count,
-      CUmemcpyAttributes *attrs, size_t *attrsIdxs, size_t numAttrs, size_t *failIdx,
-      CUstream hStream)
-{
-    CUresult result;
-    size_t i;
-
-    if (failIdx != NULL)
-        *failIdx = SIZE_MAX;
-    if (dsts == NULL || srcs == NULL || sizes == NULL || count == 0 || attrs == NULL ||
-        attrsIdxs == NULL || numAttrs == 0 || numAttrs > count || attrsIdxs[0] != 0 ||
-        hStream == NULL || hStream == FDCPU_LEGACY)
-        return CUDA_ERROR_INVALID_VALUE;
-    for (i = 0; i < count; i++) {
-        result = flat(UNI, dsts[i], UNI, srcs[i], sizes[i], hStream, false);
-        if (result != CUDA_SUCCESS) {
-            if (failIdx != NULL)
-                *failIdx = i;
-            return result;
-        }
-    }
-    return CUDA_SUCCESS;
-}
-
-FDCPU_TWIN(cuMemcpyBatchAsync, _ptsz,
-           (CUdeviceptr * dsts, CUdeviceptr *srcs, size_t *sizes, size_t count,
-            CUmemcpyAttributes *attrs, size_t *attrsIdxs, size_t numAttrs,
-            size_t *failIdx, CUstream hStream),
-           batch(dsts, srcs, sizes, count, attrs, attrsIdxs, numAttrs, failIdx,
-                 S(hStream)))
-FDCPU_TWIN(cuMemcpyBatchAsync_v2, _ptsz,
-           (CUdeviceptr * dsts, CUdeviceptr *srcs, size_t *sizes, size_t count,
-            CUmemcpyAttributes *attrs, size_t *attrsIdxs, size_t numAttrs,
-            CUstream hStream),
-           batch(dsts, srcs, sizes, count, attrs, attrsIdxs, numAttrs, NULL,
-                 S(hStream)))
-
 /* ---- memset ---- */
 
 CUresult

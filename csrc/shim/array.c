@@ -84,6 +84,8 @@ cuArray3DCreate_v2(CUarray *pHandle, const CUDA_ARRAY3D_DESCRIPTOR *pAllocateArr
         (pAllocateArray->NumChannels != 1 && pAllocateArray->NumChannels != 2 &&
          pAllocateArray->NumChannels != 4))
         return CUDA_ERROR_INVALID_VALUE;
+    if (pAllocateArray->Flags & (CUDA_ARRAY3D_SPARSE | CUDA_ARRAY3D_DEFERRED_MAPPING))
+        return CUDA_ERROR_NOT_SUPPORTED; /* attributes 112 and 121 are 0 */
     array = fdc_object_new(call.session, FDC_KIND_ARRAY, sizeof(*array), call.context);
     if (array == NULL)
         return CUDA_ERROR_OUT_OF_MEMORY;

@@ -70,7 +70,7 @@ def refusals(calls: list[Call], refuse: str, weak: bool) -> list[str]:
     return out
 
 
-def one_answers(spec: Spec, ready: str, weak: bool) -> list[str]:
+def one_answers(spec: Spec, ready: str, find: str, weak: bool) -> list[str]:
     """Calls whose only answer is said: handles are looked at, and the driver's state."""
     out = []
     for call in public(spec):
@@ -79,8 +79,9 @@ def one_answers(spec: Spec, ready: str, weak: bool) -> list[str]:
             attribute = "__attribute__((weak)) " if weak else ""
             lines = [f"    CUresult result = {ready};\n\n"]
             for param in handles:
+                found = find.format(kind=spec.types[param.base].handle, name=param.name)
                 lines.append(
-                    f"    if (result == CUDA_SUCCESS && {param.name} == NULL)\n"
+                    f"    if (result == CUDA_SUCCESS && {found} == NULL)\n"
                     "        return CUDA_ERROR_INVALID_HANDLE;\n"
                 )
             lines.append(
@@ -112,7 +113,7 @@ def cpudev_calls_c(spec: Spec) -> str:
         "CUresult cuCtxGetCurrent(CUcontext *pctx);\n\nstatic CUresult\nready(void)\n{\n    CUcontext current;\n\n"
         "    return cuCtxGetCurrent(&current);\n}\n\n"
     )
-    return "".join(out + one_answers(spec, "ready()", weak=True))
+    return "".join(out + one_answers(spec, "ready()", "{name}", weak=True))
 
 
 def _without_name(param: Param) -> str:

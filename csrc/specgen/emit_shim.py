@@ -361,7 +361,9 @@ def shim_calls_c(spec: Spec) -> str:
         [c for c in public(spec) if c.mode == "refused"], "fdc_refuse", False
     )
     out.append("/* ---- one answer, always ---- */\n\n")
-    out += one_answers(spec, "fdc_session_check()", False)
+    out += one_answers(
+        spec, "fdc_session_check()", "fdc_object_find(FDC_KIND_{kind}, {name})", False
+    )
     out.append("/* ---- written by hand elsewhere ---- */\n\n")
     hand = [
         c

@@ -21,7 +21,8 @@ def same(direct: Outcome, remoted: Outcome) -> None:
 SEMANTICS = ("order_threads", "blocked_stream", "capture_threads", "freed_block",
              "rerecorded_event", "wrong_arguments", "fork_child", "illegal_address",
              "old_names", "answers", "words",
-             "stream_attributes", "launch_attributes")
+             "stream_attributes", "launch_attributes",
+             "batches")
 
 
 @pytest.mark.parametrize("road", ROADS)
