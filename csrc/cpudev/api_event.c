@@ -402,9 +402,8 @@ word_fits(uint64_t address, unsigned int size, bool waits, unsigned int flags)
     if (address % size != 0 || !fdcpu_alloc_covers(address, size))
         return CUDA_ERROR_INVALID_VALUE;
     if (!waits)
-        return flags > CU_STREAM_WRITE_VALUE_NO_MEMORY_BARRIER
-                   ? CUDA_ERROR_INVALID_VALUE
-                   : CUDA_SUCCESS;
+        return flags != CU_STREAM_WRITE_VALUE_DEFAULT ? CUDA_ERROR_INVALID_VALUE
+                                                      : CUDA_SUCCESS;
     if ((flags & ~(unsigned int)CU_STREAM_WAIT_VALUE_FLUSH) > CU_STREAM_WAIT_VALUE_NOR)
         return CUDA_ERROR_INVALID_VALUE;
     return (flags & CU_STREAM_WAIT_VALUE_FLUSH) != 0 ? CUDA_ERROR_NOT_SUPPORTED

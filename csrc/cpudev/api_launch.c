@@ -232,14 +232,14 @@ launch_ex(const CUlaunchConfig *config, CUfunction f, void **params, void **extr
             break;
         case CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_EVENT:
         case CU_LAUNCH_ATTRIBUTE_LAUNCH_COMPLETION_EVENT:
-            if (after != NULL)
-                return CUDA_ERROR_INVALID_VALUE;
+            if (after != NULL && after != a->value.launchCompletionEvent.event)
+                return CUDA_ERROR_NOT_SUPPORTED;
             after = a->value.launchCompletionEvent.event; /* both begin with it */
             event = FDCPU_GET(FDCPU_H_EVENT, after);
             if (event == NULL)
                 return CUDA_ERROR_INVALID_HANDLE;
             if ((event->flags & CU_EVENT_DISABLE_TIMING) == 0)
-                return CUDA_ERROR_INVALID_VALUE;
+                return CUDA_ERROR_NOT_SUPPORTED;
             break;
         default:
             break; /* advice to a scheduler */

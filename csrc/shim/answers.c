@@ -12,84 +12,73 @@
 #include "cuda_calls.h"
 #include "fdc/base.h"
 
-/* Whether calls are answered at all: not before cuInit, nor after the worker went. */
-static CUresult
-ready(void)
-{
-    CUcontext current;
-
-    return cuCtxGetCurrent(&current);
-}
-
 /* ---- dumps: none is made, so settings that would make one are not supported ---- */
 
 enum { DUMP_FILE = 5, DUMP_PIPE = 6, DUMP_FLAGS = 7, DUMP_NAME = 1024 };
 enum { DUMP_TRIGGER_HOST = 2 };
 
 static pthread_mutex_t dump_lock = PTHREAD_MUTEX_INITIALIZER;
-static char dump_name[2][DUMP_NAME]; /* file, pipe: empty is the driver's own choice */
+/* Of the process, of contexts; file, pipe: empty is the driver's own choice. */
+static char dump_name[2][2][DUMP_NAME];
+
+static bool
+is_name(unsigned attribute)
+{
+    return attribute == DUMP_FILE || attribute == DUMP_PIPE;
+}
 
 /* What a setting is; all but names are as they were when the process began. */
 static size_t
 dump_default(unsigned attribute, uint32_t *value)
 {
     *value = attribute == DUMP_TRIGGER_HOST;
-    return attribute == DUMP_FLAGS ? sizeof(uint32_t) : 1;
+    return is_name(attribute) ? DUMP_NAME : attribute == DUMP_FLAGS ? 4 : 1;
 }
 
 static CUresult
-dump_get(unsigned attribute, void *value, size_t *size)
+dump_get(unsigned attribute, void *value, size_t *size, bool context)
 {
-    CUresult result = ready();
     uint32_t word;
     size_t length;
+    char *name;
 
-    if (result != CUDA_SUCCESS)
-        return result;
     if (attribute < 1 || attribute > DUMP_FLAGS || size == NULL)
         return CUDA_ERROR_INVALID_VALUE;
-    if (attribute != DUMP_FILE && attribute != DUMP_PIPE) {
-        length = dump_default(attribute, &word);
-        if (value == NULL) {
-            *size = length;
-            return CUDA_SUCCESS;
-        }
+    length = dump_default(attribute, &word);
+    if (value == NULL) {
+        *size = length;
+        return CUDA_SUCCESS;
+    }
+    if (!is_name(attribute)) {
         if (*size != length)
             return CUDA_ERROR_INVALID_VALUE;
         memcpy(value, &word, length);
         return CUDA_SUCCESS;
     }
+    name = dump_name[context][attribute - DUMP_FILE];
     pthread_mutex_lock(&dump_lock);
-    length = strlen(dump_name[attribute - DUMP_FILE]) + 1;
-    if (value == NULL)
-        *size = length;
-    else if (*size < length)
-        result = CUDA_ERROR_INVALID_VALUE;
-    else
-        memcpy(value, dump_name[attribute - DUMP_FILE], length);
+    length = strlen(name) + 1;
+    memcpy(value, name, length < *size ? length : *size);
     pthread_mutex_unlock(&dump_lock);
-    return result;
+    return CUDA_SUCCESS;
 }
 
 static CUresult
-dump_set(unsigned attribute, const void *value, size_t *size, bool whole)
+dump_set(unsigned attribute, const void *value, size_t *size, bool context)
 {
     static uint32_t said;
-    CUresult result = ready();
     uint32_t word, asked = 0;
     size_t length;
 
-    if (result != CUDA_SUCCESS)
-        return result;
     if (attribute < 1 || attribute > DUMP_FLAGS || size == NULL ||
-        (attribute == DUMP_PIPE && !whole))
+        (attribute == DUMP_PIPE && context))
         return CUDA_ERROR_INVALID_VALUE;
-    if (attribute != DUMP_FILE && attribute != DUMP_PIPE) {
-        length = dump_default(attribute, &word);
-        if (value == NULL) {
-            *size = length;
-            return CUDA_SUCCESS;
-        }
+    length = dump_default(attribute, &word);
+    if (value == NULL) {
+        *size = length;
+        return CUDA_SUCCESS;
+    }
+    if (!is_name(attribute)) {
         if (*size != length)
             return CUDA_ERROR_INVALID_VALUE;
         memcpy(&asked, value, length);
@@ -99,15 +88,11 @@ dump_set(unsigned attribute, const void *value, size_t *size, bool whole)
             fdc_log(FDC_LOG_WARN, "dumps of a GPU are not supported");
         return CUDA_ERROR_NOT_SUPPORTED;
     }
-    if (value == NULL) {
-        *size = DUMP_NAME;
-        return CUDA_SUCCESS;
-    }
     length = strnlen(value, *size);
     if (length == *size || length >= DUMP_NAME)
         return CUDA_ERROR_INVALID_VALUE;
     pthread_mutex_lock(&dump_lock);
-    memcpy(dump_name[attribute - DUMP_FILE], value, length + 1);
+    memcpy(dump_name[context][attribute - DUMP_FILE], value, length + 1);
     pthread_mutex_unlock(&dump_lock);
     return CUDA_SUCCESS;
 }
@@ -122,25 +107,27 @@ current(void)
                                                      : result;
 }
 
+/* The process's settings are there before cuInit. */
 FDC_EXPORT CUresult
 cuCoredumpGetAttributeGlobal(CUcoredumpSettings attrib, void *value, size_t *size)
 {
-    return dump_get((unsigned)attrib, value, size);
+    return dump_get((unsigned)attrib, value, size, false);
 }
 
 FDC_EXPORT CUresult
 cuCoredumpSetAttributeGlobal(CUcoredumpSettings attrib, void *value, size_t *size)
 {
-    return dump_set((unsigned)attrib, value, size, true);
+    return dump_set((unsigned)attrib, value, size, false);
 }
 
-/* A context has no settings of its own: names are the process's. */
+/* Those of contexts are kept for all of them together. */
 FDC_EXPORT CUresult
 cuCoredumpGetAttribute(CUcoredumpSettings attrib, void *value, size_t *size)
 {
     CUresult result = current();
 
-    return result != CUDA_SUCCESS ? result : dump_get((unsigned)attrib, value, size);
+    return result != CUDA_SUCCESS ? result
+                                  : dump_get((unsigned)attrib, value, size, true);
 }
 
 FDC_EXPORT CUresult
@@ -149,7 +136,7 @@ cuCoredumpSetAttribute(CUcoredumpSettings attrib, void *value, size_t *size)
     CUresult result = current();
 
     return result != CUDA_SUCCESS ? result
-                                  : dump_set((unsigned)attrib, value, size, false);
+                                  : dump_set((unsigned)attrib, value, size, true);
 }
 
 /* ---- notices of a device that is over its budget: a slice never is, it refuses ---- */
@@ -259,6 +246,29 @@ cuDeviceGetP2PAtomicCapabilities(unsigned int *capabilities,
         result = CUDA_ERROR_INVALID_DEVICE;
     return result != CUDA_SUCCESS ? result
                                   : no_atomics(capabilities, operations, count);
+}
+
+/* ---- execution affinity: a context has all of its device ---- */
+
+FDC_EXPORT CUresult
+cuCtxGetExecAffinity(CUexecAffinityParam *pExecAffinity, CUexecAffinityType type)
+{
+    CUdevice device;
+    int sms = 0;
+    CUresult result = cuCtxGetDevice(&device);
+
+    if (result != CUDA_SUCCESS)
+        return result;
+    if (pExecAffinity == NULL)
+        return CUDA_ERROR_INVALID_VALUE;
+    if (type != CU_EXEC_AFFINITY_TYPE_SM_COUNT)
+        return CUDA_ERROR_UNSUPPORTED_EXEC_AFFINITY;
+    result = cuDeviceGetAttribute(&sms, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, device);
+    if (result != CUDA_SUCCESS)
+        return result;
+    pExecAffinity->type = type;
+    pExecAffinity->param.smCount.val = (unsigned int)sms;
+    return CUDA_SUCCESS;
 }
 
 /* ---- logs: none are made, so callbacks are never called and every dump is empty ---- */

@@ -515,18 +515,6 @@ cuCtxGetStreamPriorityRange(int *leastPriority, int *greatestPriority)
     return CUDA_SUCCESS;
 }
 
-FDC_EXPORT CUresult
-cuCtxGetExecAffinity(CUexecAffinityParam *pExecAffinity, CUexecAffinityType type)
-{
-    struct fdc_context *context;
-    CUresult result = asked_of(NULL, pExecAffinity, &context);
-
-    if (result != CUDA_SUCCESS)
-        return result;
-    (void)type;
-    return CUDA_ERROR_UNSUPPORTED_EXEC_AFFINITY;
-}
-
 /* ---- settings ---- */
 
 FDC_EXPORT CUresult

@@ -267,8 +267,10 @@ event_read(CUevent handle, struct launch *launch)
 
     if (event == NULL)
         return CUDA_ERROR_INVALID_HANDLE;
-    if ((event->flags & CU_EVENT_DISABLE_TIMING) == 0 || launch->event != NULL)
-        return CUDA_ERROR_INVALID_VALUE;
+    if ((event->flags & CU_EVENT_DISABLE_TIMING) == 0)
+        return CUDA_ERROR_NOT_SUPPORTED;
+    if (launch->event != NULL && launch->event != event)
+        return CUDA_ERROR_NOT_SUPPORTED; /* one is all that is kept account of */
     launch->event = event;
     return CUDA_SUCCESS;
 }

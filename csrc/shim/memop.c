@@ -17,7 +17,7 @@ word_fits(const struct fdc_call *call, uint64_t address, unsigned size, bool wai
     if (size == 8 && can[CU_DEVICE_ATTRIBUTE_CAN_USE_64_BIT_STREAM_MEM_OPS] == 0)
         return CUDA_ERROR_NOT_SUPPORTED;
     if (!waits)
-        return flags <= CU_STREAM_WRITE_VALUE_NO_MEMORY_BARRIER
+        return flags == CU_STREAM_WRITE_VALUE_DEFAULT /* as driver 580 has it */
                    ? CUDA_SUCCESS
                    : CUDA_ERROR_INVALID_VALUE;
     if ((flags & ~(unsigned)CU_STREAM_WAIT_VALUE_FLUSH) > CU_STREAM_WAIT_VALUE_NOR)

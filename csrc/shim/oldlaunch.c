@@ -10,15 +10,19 @@
 #include "cuda_calls.h"
 #include "fdc/base.h"
 
-#define PARAMS 4096u /* bytes, as then */
+#define PARAMS 32764u /* bytes, as many as a kernel may have */
+
+struct shape {
+    int block[3];
+    unsigned int shared, size;
+};
 
 /* What a function was told. It stays when the function goes: handles are not used again
  * soon, and programs of that age have few. */
 struct told {
     struct told *next;
     CUfunction function;
-    int block[3];
-    unsigned int shared, size;
+    struct shape shape;
     unsigned char params[PARAMS];
 };
 
@@ -42,7 +46,7 @@ told_of(CUfunction function, struct told **told)
     if (*told == NULL)
         return CUDA_ERROR_OUT_OF_MEMORY;
     (*told)->function = function;
-    (*told)->block[0] = (*told)->block[1] = (*told)->block[2] = 1;
+    (*told)->shape.block[0] = (*told)->shape.block[1] = (*told)->shape.block[2] = 1;
     (*told)->next = all;
     all = *told;
     return CUDA_SUCCESS;
@@ -73,7 +77,7 @@ set_block(struct told *told, int x, int y, int z)
     }
     if (threads > limit(CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_BLOCK))
         return CUDA_ERROR_INVALID_VALUE;
-    memcpy(told->block, block, sizeof(block));
+    memcpy(told->shape.block, block, sizeof(block));
     return CUDA_SUCCESS;
 }
 
@@ -82,7 +86,7 @@ set_shared(struct told *told, unsigned int bytes)
 {
     if (bytes > (unsigned)limit(CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK))
         return CUDA_ERROR_INVALID_VALUE;
-    told->shared = bytes;
+    told->shape.shared = bytes;
     return CUDA_SUCCESS;
 }
 
@@ -91,7 +95,7 @@ set_size(struct told *told, unsigned int size)
 {
     if (size > PARAMS)
         return CUDA_ERROR_INVALID_VALUE;
-    told->size = size;
+    told->shape.size = size;
     return CUDA_SUCCESS;
 }
 
@@ -168,7 +172,8 @@ static CUresult
 launch(CUfunction function, int width, int height, CUstream stream)
 {
     unsigned char params[PARAMS];
-    struct told *told, as;
+    struct told *told;
+    struct shape as;
     size_t size = 0;
     void *extra[] = {CU_LAUNCH_PARAM_BUFFER_POINTER, params, CU_LAUNCH_PARAM_BUFFER_SIZE,
                      &size, CU_LAUNCH_PARAM_END};
@@ -179,7 +184,7 @@ launch(CUfunction function, int width, int height, CUstream stream)
     pthread_mutex_lock(&lock);
     result = told_of(function, &told);
     if (result == CUDA_SUCCESS) {
-        memcpy(&as, told, offsetof(struct told, params));
+        as = told->shape;
         memcpy(params, told->params, sizeof(params));
     }
     pthread_mutex_unlock(&lock);

@@ -38,10 +38,14 @@ dumps(void)
     CHECK(cuCoredumpSetAttributeGlobal(5, name, &size));
     memset(name, 0, sizeof(name));
     CHECK(cuCoredumpGetAttribute(5, name, &size));
+    REQUIRE(name[0] == '\0');
+    CHECK(cuCoredumpGetAttributeGlobal(5, name, &size));
     REQUIRE(strcmp(name, "core.cuda.test") == 0);
     EXPECT(CUDA_ERROR_INVALID_VALUE, cuCoredumpSetAttribute(6, name, &size));
     size = 4;
-    EXPECT(CUDA_ERROR_INVALID_VALUE, cuCoredumpGetAttribute(5, name, &size));
+    CHECK(cuCoredumpGetAttributeGlobal(5, name, &size));
+    CHECK(cuCoredumpGetAttributeGlobal(5, NULL, &size));
+    REQUIRE(size == 1024);
     EXPECT(CUDA_ERROR_INVALID_VALUE, cuCoredumpGetAttribute(8, name, &size));
     EXPECT(CUDA_ERROR_INVALID_VALUE, cuCoredumpGetAttribute(5, name, NULL));
 }
@@ -97,6 +101,20 @@ logs(void)
     EXPECT(CUDA_ERROR_INVALID_VALUE, cuLogsUnregisterCallback(handle));
 }
 
+static void
+affinity(CUdevice device)
+{
+    CUexecAffinityParam param;
+    int sms = 0;
+
+    memset(&param, 0, sizeof(param));
+    CHECK(cuDeviceGetAttribute(&sms, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, device));
+    CHECK(cuCtxGetExecAffinity(&param, CU_EXEC_AFFINITY_TYPE_SM_COUNT));
+    REQUIRE(param.type == CU_EXEC_AFFINITY_TYPE_SM_COUNT &&
+            param.param.smCount.val == (unsigned)sms);
+    EXPECT(CUDA_ERROR_INVALID_VALUE, cuCtxGetExecAffinity(NULL, 0));
+}
+
 int
 main(void)
 {
@@ -106,7 +124,7 @@ main(void)
     size_t size = 1;
     char flag;
 
-    EXPECT(CUDA_ERROR_NOT_INITIALIZED, cuCoredumpGetAttributeGlobal(1, &flag, &size));
+    CHECK(cuCoredumpGetAttributeGlobal(1, &flag, &size));
     CHECK(cuInit(0));
     EXPECT(CUDA_ERROR_INVALID_CONTEXT, cuCoredumpGetAttribute(1, &flag, &size));
     app_begin();
@@ -118,5 +136,6 @@ main(void)
     notices(device);
     atomics(device);
     logs();
+    affinity(device);
     return app_end();
 }

@@ -24,7 +24,7 @@ launches(void)
     CHECK(cuParamSeti(fill, 12, n));
     CHECK(cuParamSetSize(fill, 16));
     EXPECT(CUDA_ERROR_INVALID_VALUE, cuParamSeti(fill, 400000, 1));
-    EXPECT(CUDA_ERROR_INVALID_VALUE, cuParamSetv(fill, 4090, &memory, 8));
+    EXPECT(CUDA_ERROR_INVALID_VALUE, cuParamSetv(fill, 32760, &memory, 8));
     CHECK(cuLaunchGrid(fill, 2, 1));
     CHECK(cuCtxSynchronize());
     REQUIRE(app_count_wrong(memory, 7, 128) == 0);

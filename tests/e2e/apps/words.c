@@ -24,7 +24,9 @@ waiting(CUstream waits, CUstream writes)
     CHECK(cuStreamWriteValue32_v2(writes, word, 4, 0));
     CHECK(cuStreamSynchronize(writes));
     EXPECT(CUDA_ERROR_NOT_READY, cuStreamQuery(waits));
-    CHECK(cuStreamWriteValue32_v2(writes, word, 5, CU_STREAM_WRITE_VALUE_NO_MEMORY_BARRIER));
+    EXPECT(CUDA_ERROR_INVALID_VALUE,
+           cuStreamWriteValue32_v2(writes, word, 5, CU_STREAM_WRITE_VALUE_NO_MEMORY_BARRIER));
+    CHECK(cuStreamWriteValue32_v2(writes, word, 5, 0));
     CHECK(cuStreamSynchronize(waits));
     REQUIRE(value_of(word + 4) == 77);
 

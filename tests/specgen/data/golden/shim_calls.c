@@ -200,7 +200,7 @@ CUresult cuModuleGetGlobal(CUdeviceptr_v1 *dptr, unsigned int *bytes, CUmodule h
 {
     CUresult result = fdc_session_check();
 
-    if (result == CUDA_SUCCESS && hmod == NULL)
+    if (result == CUDA_SUCCESS && fdc_object_find(FDC_KIND_MODULE, hmod) == NULL)
         return CUDA_ERROR_INVALID_HANDLE;
     return result != CUDA_SUCCESS ? result : CUDA_ERROR_INVALID_CONTEXT;
 }
