@@ -263,6 +263,8 @@ fdcpu_alloc_device(struct fdcpu_ctx *ctx, enum fdcpu_alloc_kind kind, size_t siz
         .kind = kind,
         /* The engine announces the variables in a module's memory itself. */
         .announced = kind != FDCPU_A_ARRAY && kind != FDCPU_A_MODULE,
+        .preferred = CU_DEVICE_INVALID,
+        .prefetched = CU_DEVICE_INVALID,
         .ctx = ctx,
         .device = ctx->device,
     };

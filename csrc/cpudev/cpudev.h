@@ -252,6 +252,10 @@ struct fdcpu_alloc {
     bool freeing;   /* a stream-ordered free is on its way */
     unsigned int flags;
     uint8_t access[FDCPU_MAX_DEVICES]; /* mapped, of a pool: CUmemAccess_flags */
+    /* Advice about managed memory. accessed: bit 0 the host, then one a device. */
+    bool read_mostly;
+    int preferred, prefetched; /* CU_DEVICE_INVALID: not said */
+    uint64_t accessed;
     struct fdcpu_ctx *ctx;
     struct fdcpu_device *device;
     struct fdcpu_pool *pool;

@@ -683,6 +683,7 @@ fdc_call_begin(struct fdc_call *call, uint32_t size)
                    ? FDC_HANDLE_INDEX(context->object.handle)
                    : 0;
     msg->thread = fdc_thread_self()->number;
+    fdc_thread_self()->in_message = true;
     msg->put = 0;
     call->msg = msg;
     return msg;
@@ -708,6 +709,7 @@ commit(struct fdc_call *call, bool waits)
             __atomic_add_fetch(&session->stats->waits[call->id], 1, __ATOMIC_RELAXED);
     }
     pthread_mutex_unlock(&session->order);
+    fdc_thread_self()->in_message = false;
     call->msg = NULL;
 }
 
@@ -792,6 +794,7 @@ fdc_call_wait(struct fdc_call *call, void *reply, uint32_t room)
     if (!ticket_register(session, ticket)) {
         fdc_link_abort(session->link, FDC_LANE_COMMAND);
         pthread_mutex_unlock(&session->order);
+        fdc_thread_self()->in_message = false;
         return CUDA_ERROR_OUT_OF_MEMORY;
     }
     fdc_store_ordered(&ticket->armed, 1);

@@ -4,6 +4,7 @@
  * the life of the process; the memory of a destroyed context stays, for it may be on other
  * threads' stacks.
  */
+#include "managed.h"
 #include "process.h"
 
 #include <stdlib.h>
@@ -635,6 +636,7 @@ cuCtxSynchronize_v2(CUcontext ctx)
     if (result == CUDA_SUCCESS) {
         fdc_stream_idle(context->legacy, call.position);
         fdc_memory_retire(context, call.position);
+        fdc_managed_seen(call.session, call.position);
     }
     return result;
 }

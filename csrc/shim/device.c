@@ -1,4 +1,5 @@
 /* Devices: everything is answered from the snapshot that came at attach. */
+#include "managed.h"
 #include "process.h"
 
 #include <stdio.h>
@@ -27,6 +28,7 @@ withheld(unsigned id)
     static const uint8_t ids[] = {
         CU_DEVICE_ATTRIBUTE_HOST_NATIVE_ATOMIC_SUPPORTED,
         CU_DEVICE_ATTRIBUTE_PAGEABLE_MEMORY_ACCESS,
+        CU_DEVICE_ATTRIBUTE_CONCURRENT_MANAGED_ACCESS,
         CU_DEVICE_ATTRIBUTE_CAN_USE_STREAM_MEM_OPS_V1,
         CU_DEVICE_ATTRIBUTE_CAN_USE_64_BIT_STREAM_MEM_OPS_V1,
         CU_DEVICE_ATTRIBUTE_CAN_USE_STREAM_WAIT_VALUE_NOR_V1,
@@ -76,6 +78,8 @@ withheld(unsigned id)
 static int
 attribute(const struct fdc_device *device, unsigned id)
 {
+    if ((int)id == CU_DEVICE_ATTRIBUTE_MANAGED_MEMORY)
+        return fdc_managed_offered(device);
     if (withheld(id))
         return 0;
     return id < FDC_SNAPSHOT_ATTRIBUTES ? device->snapshot->attribute[id] : 0;

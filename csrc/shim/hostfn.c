@@ -3,6 +3,7 @@
  * travels; when the worker says that its turn has come, the service thread (started for the
  * first one) calls the function, with no lock held, and answers on the side lane.
  */
+#include "managed.h"
 #include "process.h"
 
 #include <errno.h>
@@ -101,8 +102,10 @@ drop(struct fdc_hostfns *fns, uint64_t number)
     free(entry);
 }
 
+/* What the function did with managed memory is the device's again before the stream goes
+ * on. */
 static void
-run(const struct entry *entry, CUresult status)
+run(struct fdc_session *session, const struct entry *entry, CUresult status)
 {
     struct fdc_thread *self = fdc_thread_self();
 
@@ -112,6 +115,8 @@ run(const struct entry *entry, CUresult status)
     else
         entry->fn(entry->user);
     self->in_hostfn = false;
+    if (fdc_managed_out(session))
+        (void)fdc_managed_use(session, true);
 }
 
 static void
@@ -173,7 +178,7 @@ service(void *arg)
             continue;
         }
         if (found)
-            run(&entry, CUDA_SUCCESS);
+            run(session, &entry, CUDA_SUCCESS);
         /* pairs with the acquire in ticket_complete() */
         __atomic_add_fetch(&session->host_done, 1, __ATOMIC_RELEASE);
         answer(session, number);
@@ -190,7 +195,11 @@ service_start(struct fdc_session *session, struct fdc_hostfns *fns)
 
     if (fns->runs)
         return CUDA_SUCCESS;
-    sigfillset(&all); /* the program's signals go to its own threads */
+    sigfillset(&all); /* the program's signals go to its own threads, */
+    sigdelset(&all, SIGSEGV); /* but for those that its functions raise here */
+    sigdelset(&all, SIGBUS);
+    sigdelset(&all, SIGFPE);
+    sigdelset(&all, SIGILL);
     pthread_sigmask(SIG_SETMASK, &all, &old);
     err = pthread_create(&thread, NULL, service, session);
     pthread_sigmask(SIG_SETMASK, &old, NULL);

@@ -2,6 +2,7 @@
  * Launches: everything that can be wrong is told here, with the driver's own codes, and
  * then one message goes out with the parameters packed as the kernel lays them out.
  */
+#include <stdlib.h>
 #include <string.h>
 
 #include "code.h"
@@ -177,6 +178,32 @@ event_recorded(struct fdc_event *event, const struct fdc_stream *stream)
     pthread_mutex_unlock(&event->lock);
 }
 
+/* Parameters that may lie in managed memory are taken before the device gets that, and
+ * while a message can still be sent to fetch them. */
+struct early {
+    void *bytes;
+    char room[512];
+};
+
+static CUresult
+early_pack(struct early *early, const struct fdc_func *func, void **params,
+           void **extra, uint32_t size)
+{
+    early->bytes = size <= sizeof(early->room) ? early->room : malloc(size);
+    if (early->bytes == NULL)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    memset(early->bytes, 0, size);
+    fdc_params_pack(func, params, extra, early->bytes, size);
+    return CUDA_SUCCESS;
+}
+
+static void
+early_end(struct early *early)
+{
+    if (FDC_UNLIKELY(early->bytes != NULL && early->bytes != early->room))
+        free(early->bytes);
+}
+
 static CUresult
 launch(CUfunction f, const struct launch *launch, CUstream value, unsigned how,
        void **params, void **extra)
@@ -187,9 +214,11 @@ launch(CUfunction f, const struct launch *launch, CUstream value, unsigned how,
     struct fdc_func *func;
     static uint32_t said;
     struct fdc_call call;
+    struct early early;
     uint32_t size, room, more;
     CUresult result;
 
+    early.bytes = NULL;
     result = fdc_call_open(&call, FDC_ID_fdcLaunch, FDC_NEEDS_CONTEXT);
     if (FDC_UNLIKELY(result != CUDA_SUCCESS))
         return result;
@@ -199,23 +228,34 @@ launch(CUfunction f, const struct launch *launch, CUstream value, unsigned how,
     result = fdc_shape_check(call.context->device, func, shape);
     if (FDC_LIKELY(result == CUDA_SUCCESS))
         result = fdc_params_size(func, params, extra, &size);
+    if (FDC_LIKELY(result == CUDA_SUCCESS) &&
+        FDC_UNLIKELY(fdc_load_relaxed(&call.session->memory->managed) != NULL))
+        result = early_pack(&early, func, params, extra, size);
     if (FDC_LIKELY(result == CUDA_SUCCESS))
         result = fdc_stream_resolve(&call, value, how, &stream);
-    if (FDC_UNLIKELY(result != CUDA_SUCCESS))
+    if (FDC_UNLIKELY(result != CUDA_SUCCESS)) {
+        early_end(&early);
         return result;
+    }
 
     if (FDC_UNLIKELY(launch->event != NULL)) {
         if (fdc_stream_capturing(stream))
-            return fdc_refuse("an event of a launch in a capture", &said);
-        if (launch->event->object.context != stream->object.context)
-            return CUDA_ERROR_INVALID_HANDLE;
+            result = fdc_refuse("an event of a launch in a capture", &said);
+        else if (launch->event->object.context != stream->object.context)
+            result = CUDA_ERROR_INVALID_HANDLE;
+        if (result != CUDA_SUCCESS) {
+            early_end(&early);
+            return result;
+        }
     }
 
     room = FDC_ALIGN_UP(size, 8u);
     more = launch->attribute_count * (uint32_t)sizeof(*launch->attributes);
     req = fdc_call_begin(&call, (uint32_t)sizeof(*req) + room + more);
-    if (FDC_UNLIKELY(req == NULL))
+    if (FDC_UNLIKELY(req == NULL)) {
+        early_end(&early);
         return call.result;
+    }
     req->func.code = func->code->wire;
     req->func.index = func->index;
     req->func.pad = 0;
@@ -236,8 +276,12 @@ launch(CUfunction f, const struct launch *launch, CUstream value, unsigned how,
     /* Gaps between parameters, and what is behind them, are not the kernel's to see. */
     if (room != 0)
         memset(req + 1, 0, room);
-    fdc_params_pack(func, params, extra, req + 1, size);
+    if (FDC_LIKELY(early.bytes == NULL))
+        fdc_params_pack(func, params, extra, req + 1, size);
+    else
+        memcpy(req + 1, early.bytes, size);
     result = fdc_call_send(&call);
+    early_end(&early);
     if (FDC_UNLIKELY(launch->event != NULL) && result == CUDA_SUCCESS)
         event_recorded(launch->event, stream);
     return result;

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "memory.h"
+#include "managed.h"
 #include "cuda_calls.h"
 
 CUresult
@@ -49,6 +49,7 @@ retire(struct fdc_session *session, uint64_t position)
             fdc_arena_retire(arena, position);
     }
     fdc_shared_retire(session, position);
+    fdc_managed_retire(session, position);
 }
 
 static void
@@ -264,7 +265,7 @@ fence(void *user, bool wait)
     return fdc_memory_fence(device->session, wait);
 }
 
-static const struct fdc_arena_ops ops = {grow, shrink, piece, position, fence};
+const struct fdc_arena_ops fdc_memory_ops = {grow, shrink, piece, position, fence};
 
 CUresult
 fdc_memory_arena(struct fdc_device *device, struct fdc_arena **arena)
@@ -279,7 +280,7 @@ fdc_memory_arena(struct fdc_device *device, struct fdc_arena **arena)
     pthread_mutex_lock(&memory->setup);
     made = device->arena;
     if (made == NULL) {
-        made = fdc_arena_new(&ops, device, snapshot->granularity, snapshot->memory);
+        made = fdc_arena_new(&fdc_memory_ops, device, snapshot->granularity, snapshot->memory);
         if (made != NULL && snapshot->piece_size != 0 &&
             fdc_place_range(device, snapshot->piece_base, snapshot->piece_size) == 0)
             (void)fdc_arena_add_piece(made, snapshot->piece_base, snapshot->piece_size);
@@ -298,6 +299,7 @@ fdc_memory_trim(struct fdc_device *device)
 
     if (arena != NULL)
         fdc_arena_trim(arena, true);
+    fdc_managed_trim(device);
 }
 
 /* ---- allocation ---- */
@@ -376,7 +378,12 @@ fdc_memory_alloc(struct fdc_call *call, uint64_t size, enum fdc_origin origin,
     fdc_intake_poll(call->session);
     if (arena != NULL)
         result = fdc_arena_alloc(arena, size, true, &at);
-    else
+    if (arena != NULL && result == CUDA_ERROR_OUT_OF_MEMORY &&
+        fdc_load_acquire(&call->session->memory->managed) != NULL) {
+        fdc_managed_trim(device);
+        result = fdc_arena_alloc(arena, size, true, &at);
+    }
+    if (arena == NULL)
         result = plain_alloc(call, size, &at);
     if (result != CUDA_SUCCESS)
         return result;
@@ -401,6 +408,10 @@ fdc_memory_give(struct fdc_call *call, const struct fdc_place *place)
     /* Who takes the place away is who frees: of two threads one is told no. */
     if (fdc_place_del(place->base) != 0)
         return CUDA_ERROR_INVALID_VALUE;
+    if (place->origin == FDC_BY_MANAGED) {
+        fdc_managed_free(place->device, place->base, place->size);
+        return CUDA_SUCCESS;
+    }
     if (place->origin == FDC_BY_POOL)
         fdc_pool_freed(place->owner, place->size);
     if (place->device->arena == NULL) {
@@ -422,7 +433,7 @@ fdc_memory_free(struct fdc_call *call, CUdeviceptr address)
     if (place.origin == FDC_BY_GRAPH)
         return fdc_graph_memory_free(address);
     if (place.origin != FDC_BY_ALLOC && place.origin != FDC_BY_PLAIN &&
-        place.origin != FDC_BY_POOL)
+        place.origin != FDC_BY_POOL && place.origin != FDC_BY_MANAGED)
         return CUDA_ERROR_INVALID_VALUE;
     return fdc_memory_give(call, &place);
 }
@@ -484,7 +495,7 @@ fdc_memory_used(struct fdc_device *device)
     if (arena == NULL)
         return fdc_load_relaxed(&device->plain);
     fdc_arena_stat(arena, &info);
-    return info.used;
+    return info.used + fdc_managed_used(device);
 }
 
 FDC_EXPORT CUresult
@@ -518,7 +529,7 @@ struct gone {
     struct fdc_context *context;
     CUdeviceptr address[64];
     uint64_t size[64];
-    bool shared[64]; /* pinned memory, not the device's */
+    enum fdc_origin origin[64];
     int count;
 };
 
@@ -533,9 +544,10 @@ is_gone(const struct fdc_place *place, void *user)
     if (place->origin == FDC_BY_CODE)
         return true;
     if ((place->origin == FDC_BY_ALLOC || place->origin == FDC_BY_PLAIN ||
-         place->origin == FDC_BY_POOL || place->origin == FDC_BY_HOST_ALLOC) &&
+         place->origin == FDC_BY_POOL || place->origin == FDC_BY_HOST_ALLOC ||
+         place->origin == FDC_BY_MANAGED) &&
         gone->count < 64) {
-        gone->shared[gone->count] = place->shared;
+        gone->origin[gone->count] = place->origin;
         gone->address[gone->count] = place->base;
         gone->size[gone->count++] = place->size;
         return true;
@@ -556,8 +568,10 @@ fdc_memory_context_gone(struct fdc_context *context)
         gone.count = 0;
         fdc_place_sweep(is_gone, &gone);
         for (int i = 0; i < gone.count; i++) {
-            if (gone.shared[i])
+            if (gone.origin[i] == FDC_BY_HOST_ALLOC)
                 fdc_shared_free(device->session, gone.address[i]);
+            else if (gone.origin[i] == FDC_BY_MANAGED)
+                fdc_managed_free(device, gone.address[i], gone.size[i]);
             else if (device->arena != NULL)
                 (void)fdc_arena_free(device->arena, gone.address[i]);
             else if (fdc_call_open_in(&call, device->session,

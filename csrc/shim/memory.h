@@ -43,12 +43,16 @@ struct fdc_memory {
     uint32_t pending_count; /* atomic; what flush waiters sleep on is below */
     uint32_t arrived;       /* counts pending copies that came in, atomic */
     struct fdc_shared *shared; /* shared.c, made at first use, atomic */
+    struct fdc_managed *managed; /* managed.c, likewise */
+    uint32_t managed_out; /* blocks of it that the program has, atomic */
 };
 
 CUresult fdc_memory_setup(struct fdc_session *session);
 /* The device's allocator, made at first use; NULL with result 0: the device has no VMM.
  */
 CUresult fdc_memory_arena(struct fdc_device *device, struct fdc_arena **arena);
+/* What an arena asks of the worker; the user is the device. */
+extern const struct fdc_arena_ops fdc_memory_ops;
 /* Everything that was accepted so far has finished: arenas are told. */
 CUresult fdc_memory_fence(struct fdc_session *session, bool wait);
 /* Gives back cached memory of the device, so that others (arrays, mappings) may have
@@ -73,6 +77,10 @@ void fdc_place_look(struct fdc_session *session, uint64_t address,
 int fdc_place_set_sync(uint64_t address, bool on);
 /* Remembers a device's access to the mappings of a range. */
 void fdc_place_set_access(uint64_t address, uint64_t size, int device, unsigned flags);
+/* Changes every place of a range. */
+void fdc_place_change(uint64_t address, uint64_t size,
+                      void (*change)(struct fdc_place *place, int what, int device),
+                      int what, int device);
 /* Addresses for our own use, without access: all of them or none; address 0: wherever the
  * kernel likes. 0 or -errno. */
 int fdc_place_reserve(uint64_t *address, uint64_t size);

@@ -13,7 +13,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "memory.h"
+#include "managed.h"
 #include "process.h"
 
 #ifndef MAP_FIXED_NOREPLACE
@@ -104,7 +104,9 @@ fdc_place_device(struct fdc_session *session, uint64_t address, uint64_t size,
         uint64_t inside = here.base + here.size - address;
 
         if (left <= inside)
-            return CUDA_SUCCESS;
+            return here.managed
+                       ? fdc_managed_use_range(session, address, left)
+                       : CUDA_SUCCESS;
         /* Mappings of the program's own may lie side by side. */
         if (here.origin != FDC_BY_MAP)
             return CUDA_ERROR_INVALID_VALUE;
@@ -120,6 +122,7 @@ CUresult
 fdc_place_check(struct fdc_call *call, uint64_t address, uint64_t size)
 {
     struct fdc_place place;
+    CUresult result;
     uint64_t rest;
 
     while (size > 0) {
@@ -129,8 +132,13 @@ fdc_place_check(struct fdc_call *call, uint64_t address, uint64_t size)
         if (!fdc_place_reached(&place) || place.device->session != call->session)
             return CUDA_ERROR_INVALID_VALUE;
         rest = place.base + place.size - address;
-        if (size <= rest)
-            break;
+        if (rest > size)
+            rest = size;
+        result = place.managed
+                     ? fdc_managed_use_range(call->session, address, rest)
+                     : CUDA_SUCCESS;
+        if (result != CUDA_SUCCESS)
+            return result;
         address += rest;
         size -= rest;
     }
@@ -199,6 +207,24 @@ fdc_place_set_access(uint64_t address, uint64_t size, int device, unsigned flags
            base < address + size) {
         place->access &= ~(3ull << (2 * device));
         place->access |= (uint64_t)(flags & 3) << (2 * device);
+        at = base + length;
+    }
+    pthread_rwlock_unlock(&space->lock);
+}
+
+void
+fdc_place_change(uint64_t address, uint64_t size,
+                 void (*change)(struct fdc_place *place, int what, int device),
+                 int what, int device)
+{
+    struct fdc_space *space = fdc_space();
+    uint64_t at = address, base, length;
+    struct fdc_place *place;
+
+    pthread_rwlock_wrlock(&space->lock);
+    while ((place = fdc_ranges_next(space->places, at, &base, &length)) != NULL &&
+           base < address + size) {
+        change(place, what, device);
         at = base + length;
     }
     pthread_rwlock_unlock(&space->lock);

@@ -27,8 +27,8 @@ attribute(const struct fdc_place *place, bool found, CUpointer_attribute which,
         word = found ? address : 0;
         break;
     case CU_POINTER_ATTRIBUTE_HOST_POINTER:
-        word = found && !device ? address : 0;
-        if (device)
+        word = found && (!device || place->managed) ? address : 0;
+        if (device && !place->managed)
             result = CUDA_ERROR_INVALID_VALUE;
         break;
     case CU_POINTER_ATTRIBUTE_SYNC_MEMOPS:
@@ -39,6 +39,9 @@ attribute(const struct fdc_place *place, bool found, CUpointer_attribute which,
         word = found ? place->buffer_id : 0;
         break;
     case CU_POINTER_ATTRIBUTE_IS_MANAGED:
+        word = found && place->managed;
+        size = 4;
+        break;
     case CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE:
     case CU_POINTER_ATTRIBUTE_IS_GPU_DIRECT_RDMA_CAPABLE:
     case CU_POINTER_ATTRIBUTE_IS_HW_DECOMPRESS_CAPABLE:

@@ -6,6 +6,8 @@
 #ifndef FDC_SHIM_PROCESS_H
 #define FDC_SHIM_PROCESS_H
 
+#include <signal.h>
+
 #include "shim.h"
 
 #define FDC_HANDLE_CHUNK 1024u
@@ -37,6 +39,8 @@ struct fdc_process {
     bool thread_key_made;
     uint32_t threads;        /* numbers given, atomic */
     uint64_t ids;            /* unique ids given (streams, contexts), atomic */
+    bool fault_installed; /* atomic */
+    struct sigaction fault_before; /* who handled SIGSEGV before us */
     struct fdc_thread spare; /* when there is no memory for a thread's own */
     struct fdc_session *session[FDC_SESSIONS]; /* in the order of FD_SESSION's file */
     int sessions;

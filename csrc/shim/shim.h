@@ -164,6 +164,8 @@ struct fdc_thread {
     CUstreamCaptureMode capture_mode;
     bool in_hostfn;                     /* runs a host function: no calls */
     CUgraphNode *asked;                 /* captureinfo.c: what the program was told last */
+    bool in_message;                    /* between begin and commit: cannot send */
+    bool in_fault;                      /* fetches managed memory */
     struct fdc_ticket *delivering;      /* call.c: on_done of this one runs here */
     /* per-thread default streams, blobs, ... of the areas */
     struct { struct fdc_context *context; uint64_t stream; } per_thread[16];
@@ -291,6 +293,9 @@ struct fdc_event {
  * synchronise and query need not ask. */
 void fdc_stream_idle(struct fdc_stream *stream, uint64_t position);
 
+/* The program has seen the stream's work finished: what it may look at now is brought. */
+void fdc_stream_seen(struct fdc_stream *stream);
+
 enum { FDC_STREAM_WORK = 1 /* enqueues work: flow control */, FDC_STREAM_PER_THREAD_ZERO = 2 };
 /* The stream that a program's value means in this call (0, 1, 2 and handles), or an error. With WORK it
  * holds the thread back while too many calls on it are unfinished. */
@@ -309,7 +314,7 @@ void *fdc_graph_new(struct fdc_session *session, struct fdc_context *context);
 enum fdc_where { FDC_HOST_PAGEABLE, FDC_HOST_PINNED, FDC_DEVICE, FDC_NOWHERE };
 enum fdc_origin {
     FDC_BY_ALLOC, FDC_BY_PLAIN, FDC_BY_POOL, FDC_BY_MAP, FDC_BY_CODE, FDC_BY_HOST_ALLOC,
-    FDC_BY_HOST_REGISTER, FDC_BY_GRAPH,
+    FDC_BY_HOST_REGISTER, FDC_BY_GRAPH, FDC_BY_MANAGED,
 };
 struct fdc_place {
     enum fdc_where where;
@@ -317,12 +322,16 @@ struct fdc_place {
     uint64_t owner;                     /* handle of the pool, mapped memory or code; a block */
     bool sync_memops;
     bool shared;                        /* pinned: the worker has the same memory there */
+    bool managed;
+    bool read_mostly;                   /* advice about managed memory: */
+    CUdevice preferred, prefetched;     /* CU_DEVICE_INVALID: not said */
     struct fdc_device *device;          /* of device memory */
     struct fdc_context *context;
     uint64_t base, size;                /* of the allocation */
     uint64_t buffer_id;
     unsigned flags;                     /* host: CU_MEMHOSTALLOC_/REGISTER flags */
-    uint64_t access;                    /* mapped: two bits for each device */
+    uint64_t access;                    /* mapped: two bits for each device; managed: bit 0
+                                         * the host, then one a device */
 };
 /* What the address belongs to. An address inside a session's range but in no live
  * allocation is FDC_NOWHERE; unknown addresses are pageable. */

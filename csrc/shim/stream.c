@@ -3,6 +3,7 @@
  * one, and what is answered without asking. A stream's `issued` is the position of its last
  * work in the session's order, `idle` a position up to which its work is known to be over.
  */
+#include "managed.h"
 #include "process.h"
 
 #include <errno.h>
@@ -238,6 +239,12 @@ stream_work(struct fdc_call *call, struct fdc_stream *stream)
             return CUDA_SUCCESS;
         }
     }
+    if (fdc_managed_out(call->session) &&
+        (call->id == FDC_ID_fdcLaunch || call->id == FDC_ID_cuGraphLaunch)) {
+        result = fdc_managed_use(call->session, false);
+        if (result != CUDA_SUCCESS)
+            return result;
+    }
     call->work = stream;
     calls = __atomic_add_fetch(&stream->calls, 1, __ATOMIC_RELAXED);
     if (FDC_UNLIKELY(calls % MARK_EVERY == 0))
@@ -303,6 +310,40 @@ fdc_stream_idle(struct fdc_stream *stream, uint64_t position)
            !__atomic_compare_exchange_n(&stream->idle, &idle, position, false,
                                         __ATOMIC_RELEASE, __ATOMIC_RELAXED))
         ;
+}
+
+struct unfinished {
+    const struct fdc_session *session;
+    bool found;
+};
+
+static void
+find_unfinished(void *object, void *user)
+{
+    const struct fdc_stream *stream = object;
+    const struct fdc_stream *legacy = stream->object.context->legacy;
+    struct unfinished *unfinished = user;
+    uint64_t issued = __atomic_load_n(&stream->issued, __ATOMIC_RELAXED);
+
+    if (stream->object.session != unfinished->session ||
+        issued <= __atomic_load_n(&stream->idle, __ATOMIC_ACQUIRE))
+        return;
+    if (legacy == NULL || (stream->flags & CU_STREAM_NON_BLOCKING) != 0 ||
+        issued > __atomic_load_n(&legacy->idle, __ATOMIC_ACQUIRE))
+        unfinished->found = true;
+}
+
+void
+fdc_stream_seen(struct fdc_stream *stream)
+{
+    struct fdc_session *session = stream->object.session;
+    struct unfinished unfinished = {.session = session};
+
+    if (FDC_LIKELY(fdc_load_relaxed(&session->memory->managed) == NULL))
+        return;
+    fdc_object_each(FDC_KIND_STREAM, find_unfinished, &unfinished);
+    if (!unfinished.found)
+        fdc_managed_seen(session, stream->object.context->issued);
 }
 
 /* Nothing is on the stream that is not known to be over. The legacy stream also stands for
@@ -424,6 +465,8 @@ synchronize(CUstream value, unsigned how)
     } else {
         result = call.result;
     }
+    if (result == CUDA_SUCCESS)
+        fdc_stream_seen(stream);
     fdc_object_unhold(stream);
     return result;
 }
@@ -536,18 +579,3 @@ cuStreamGetGreenCtx(CUstream hStream, CUgreenCtx *phCtx)
         return CUDA_ERROR_INVALID_VALUE;
     return get_context(hStream, NULL, phCtx, 0);
 }
-
-/* Memory that a stream has to itself is managed memory. */
-static CUresult
-attach_refused(CUstream value, unsigned how)
-{
-    static uint32_t told;
-    struct fdc_stream *stream;
-    CUresult result = stream_of(value, how, &stream);
-
-    return result != CUDA_SUCCESS ? result : fdc_refuse("cuStreamAttachMemAsync", &told);
-}
-
-FDC_TWINS(cuStreamAttachMemAsync, _ptsz,
-          (CUstream hStream, CUdeviceptr dptr, size_t length, unsigned int flags),
-          ((void)dptr, (void)length, (void)flags, attach_refused(hStream, how)))
