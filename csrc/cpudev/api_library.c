@@ -376,6 +376,8 @@ find_var(CUlibrary handle, const char *name, bool managed, CUdeviceptr *dptr,
     var = fdcpu_module_var(module->engine, name);
     if (var == NULL || (managed && !var->managed))
         return CUDA_ERROR_NOT_FOUND;
+    if (var->managed)
+        fdcpu_managed_var(var->addr, var->size);
     if (dptr != NULL)
         *dptr = var->addr;
     if (bytes != NULL)

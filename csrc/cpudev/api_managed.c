@@ -7,6 +7,43 @@
 
 #include "cpudev.h"
 
+static struct variable {
+    struct variable *next;
+    uint64_t lo, hi;
+} *variables;
+
+void
+fdcpu_managed_var(uint64_t lo, size_t size)
+{
+    struct variable *var;
+
+    pthread_rwlock_wrlock(&fdcpu.mem);
+    for (var = variables; var != NULL; var = var->next)
+        if (var->lo == lo && var->hi == lo + size)
+            break;
+    if (var == NULL) {
+        var = malloc(sizeof(*var));
+        if (var != NULL) {
+            *var = (struct variable){variables, lo, lo + size};
+            variables = var;
+        }
+    }
+    pthread_rwlock_unlock(&fdcpu.mem);
+}
+
+bool
+fdcpu_is_managed(uint64_t addr)
+{
+    const struct variable *var;
+
+    pthread_rwlock_rdlock(&fdcpu.mem);
+    for (var = variables; var != NULL; var = var->next)
+        if (addr >= var->lo && addr < var->hi)
+            break;
+    pthread_rwlock_unlock(&fdcpu.mem);
+    return var != NULL;
+}
+
 static CUresult
 managed(CUdeviceptr ptr, size_t count)
 {

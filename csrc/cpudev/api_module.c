@@ -380,6 +380,8 @@ cuModuleGetGlobal_v2(CUdeviceptr *dptr, size_t *bytes, CUmodule hmod, const char
     var = fdcpu_module_var(module->engine, name);
     if (var == NULL)
         return CUDA_ERROR_NOT_FOUND;
+    if (var->managed)
+        fdcpu_managed_var(var->addr, var->size);
     if (dptr != NULL)
         *dptr = var->addr;
     if (bytes != NULL)

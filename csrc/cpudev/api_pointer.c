@@ -10,6 +10,13 @@ on_host(const struct fdcpu_alloc *alloc)
     return alloc->kind == FDCPU_A_HOST || alloc->kind == FDCPU_A_REGISTERED;
 }
 
+static bool
+is_managed(const struct fdcpu_alloc *alloc, CUdeviceptr ptr)
+{
+    return alloc->kind == FDCPU_A_MANAGED ||
+           (alloc->kind == FDCPU_A_MODULE && fdcpu_is_managed(ptr));
+}
+
 /* One attribute of an address; alloc NULL: nobody's. */
 static CUresult
 attribute(const struct fdcpu_alloc *alloc, int what, CUdeviceptr ptr, void *data)
@@ -36,7 +43,7 @@ attribute(const struct fdcpu_alloc *alloc, int what, CUdeviceptr ptr, void *data
         *(CUdeviceptr *)data = ptr;
         break;
     case CU_POINTER_ATTRIBUTE_HOST_POINTER:
-        if (lone || (!on_host(alloc) && alloc->kind != FDCPU_A_MANAGED))
+        if (lone || (!on_host(alloc) && !is_managed(alloc, ptr)))
             return CUDA_ERROR_INVALID_VALUE;
         *(void **)data = (void *)ptr;
         break;
@@ -49,7 +56,7 @@ attribute(const struct fdcpu_alloc *alloc, int what, CUdeviceptr ptr, void *data
         *(unsigned long long *)data = alloc->id;
         break;
     case CU_POINTER_ATTRIBUTE_IS_MANAGED:
-        *(unsigned int *)data = !lone && alloc->kind == FDCPU_A_MANAGED;
+        *(unsigned int *)data = !lone && is_managed(alloc, ptr);
         break;
     case CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL:
         if (lone)

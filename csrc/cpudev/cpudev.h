@@ -263,6 +263,11 @@ struct fdcpu_alloc {
     uint64_t id;
 };
 
+/* Variables of modules are parts of one allocation: those that are managed, as somebody has
+ * asked for them (api_managed.c). */
+void fdcpu_managed_var(uint64_t lo, size_t size);
+bool fdcpu_is_managed(uint64_t addr);
+
 /* The arena: addresses that belong to the devices (api_arena.c). */
 uint64_t fdcpu_addr_alloc(size_t size, size_t align); /* readable, writable; 0: none */
 void fdcpu_addr_free(uint64_t addr, size_t size);

@@ -21,7 +21,7 @@
 #define ADDRESS_LO (1ull << 32) /* below and above are no addresses of a client's */
 #define ADDRESS_HI (1ull << 47)
 #define PAGE 4096ull
-#define PIECES_MAX 256
+#define PIECES_MAX 1024
 
 struct piece {
     uint64_t base, size;
@@ -191,12 +191,12 @@ extent_remove(struct fdc_host *host, struct extent *extent)
 
 /* Memory at the address; where the link shares memory the client gets it too. */
 static CUresult
-make(struct fdc_serve *serve, uint64_t address, uint64_t size)
+make(struct fdc_serve *serve, uint64_t address, uint64_t size, bool shared)
 {
     int flags = MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS, fd = -1, err = 0;
     void *got;
 
-    if (fdc_link_is_shared(serve->link)) {
+    if (shared) {
         fd = fdc_memfd_new_filled("fdcore-host", size);
         if (fd < 0) {
             fdc_log(FDC_LOG_WARN, "no %llu bytes of host memory: %s",
@@ -238,7 +238,8 @@ enlist(struct fdc_serve *serve, uint64_t address, uint64_t size, CUdeviceptr *de
 }
 
 static CUresult
-grow(struct fdc_serve *serve, uint64_t address, uint64_t size, CUdeviceptr *device)
+grow(struct fdc_serve *serve, uint64_t address, uint64_t size, bool shared,
+     CUdeviceptr *device)
 {
     struct fdc_host *host = serve->host;
     struct extent *extent;
@@ -249,7 +250,7 @@ grow(struct fdc_serve *serve, uint64_t address, uint64_t size, CUdeviceptr *devi
     pthread_mutex_unlock(&host->lock);
     if (result != CUDA_SUCCESS)
         return result;
-    result = make(serve, address, size);
+    result = make(serve, address, size, shared);
     if (result == CUDA_SUCCESS) {
         result = enlist(serve, address, size, device);
         if (result != CUDA_SUCCESS) {
@@ -278,7 +279,10 @@ fdc_server_call_fdcHostGrow(struct fdc_request *request,
     CUdeviceptr device = 0;
     CUresult result;
 
-    result = grow(request->serve, req->address, req->size, &device);
+    result = req->shared && !fdc_link_is_shared(request->serve->link)
+                 ? CUDA_ERROR_NOT_SUPPORTED
+                 : grow(request->serve, req->address, req->size, req->shared != 0,
+                        &device);
     reply.device = device;
     fdc_request_answer(request, result, &reply, sizeof(reply));
     return 0;
@@ -290,6 +294,19 @@ give_back(struct fdc_serve *serve, const struct extent *extent)
     if (extent->ctx != NULL && fdc_context_use_ctx(serve, extent->ctx) == CUDA_SUCCESS)
         serve->driver->cuMemHostUnregister((void *)(uintptr_t)extent->address);
     keep_free(extent->address, extent->size, MAP_FIXED);
+}
+
+/* A piece that was made for one extent goes with it. */
+static void
+piece_drop(struct fdc_host *host, const struct extent *extent)
+{
+    for (int i = 0; i < host->pieces; i++)
+        if (host->piece[i].base == extent->address &&
+            host->piece[i].size == extent->size) {
+            munmap((void *)(uintptr_t)extent->address, extent->size);
+            host->piece[i] = host->piece[--host->pieces];
+            return;
+        }
 }
 
 int
@@ -308,8 +325,12 @@ fdc_server_call_fdcHostShrink(struct fdc_request *request,
         result = CUDA_SUCCESS;
     }
     pthread_mutex_unlock(&serve->host->lock);
-    if (result == CUDA_SUCCESS)
+    if (result == CUDA_SUCCESS) {
         give_back(serve, &extent);
+        pthread_mutex_lock(&serve->host->lock);
+        piece_drop(serve->host, &extent);
+        pthread_mutex_unlock(&serve->host->lock);
+    }
     fdc_request_answer(request, result, NULL, 0);
     return 0;
 }

@@ -868,13 +868,20 @@ fdc_server_call_fdcGlobal(struct fdc_request *request, const struct fdc_req_fdcG
     if (code == NULL) {
         result = CUDA_ERROR_INVALID_HANDLE;
     } else if (!code->library) {
+        unsigned int managed = 0;
+
         result = driver->cuModuleGetGlobal_v2(&address, &size, code->value, name);
+        if (result == CUDA_SUCCESS &&
+            driver->cuPointerGetAttribute(&managed, CU_POINTER_ATTRIBUTE_IS_MANAGED,
+                                          address) == CUDA_SUCCESS)
+            reply.flags = managed != 0;
     } else {
-        result = driver->cuLibraryGetGlobal(&address, &size, code->value, name);
-        if (result == CUDA_ERROR_NOT_FOUND && FDC_HAS(driver, cuLibraryGetManaged)) {
+        result = CUDA_ERROR_NOT_FOUND;
+        if (FDC_HAS(driver, cuLibraryGetManaged))
             result = driver->cuLibraryGetManaged(&address, &size, code->value, name);
-            reply.flags = result == CUDA_SUCCESS;
-        }
+        reply.flags = result == CUDA_SUCCESS;
+        if (result == CUDA_ERROR_NOT_FOUND)
+            result = driver->cuLibraryGetGlobal(&address, &size, code->value, name);
     }
     if (result == CUDA_SUCCESS)
         result = fdc_memory_allow(request->serve, address, size);

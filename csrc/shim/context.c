@@ -636,6 +636,7 @@ cuCtxSynchronize_v2(CUcontext ctx)
     if (result == CUDA_SUCCESS) {
         fdc_stream_idle(context->legacy, call.position);
         fdc_memory_retire(context, call.position);
+        fdc_memory_seen(call.session);
         fdc_managed_seen(call.session, call.position);
     }
     return result;

@@ -2,6 +2,7 @@
  * Events. Making, recording and destroying one is sent without waiting; a recording that is
  * known to be over is answered without asking.
  */
+#include "managed.h"
 #include "process.h"
 
 #include "cuda_calls.h"
@@ -235,8 +236,10 @@ ask(CUevent value, uint16_t id)
         if (result != CUDA_SUCCESS)
             return result;
     }
-    if (known_complete(event, &recorded))
+    if (known_complete(event, &recorded)) {
+        fdc_memory_seen(call.session);
         return fdc_session_failure(call.session);
+    }
     call.context = event->object.context;
     fdc_object_hold(event);
     if (id == FDC_ID_cuEventQuery) {
@@ -252,8 +255,10 @@ ask(CUevent value, uint16_t id)
     }
     result =
         call.msg != NULL ? fdc_call_wait(&call, &reply, sizeof(reply)) : call.result;
-    if (result == CUDA_SUCCESS)
+    if (result == CUDA_SUCCESS) {
         now_complete(event, recorded);
+        fdc_memory_seen(call.session);
+    }
     fdc_object_unhold(event);
     return result;
 }

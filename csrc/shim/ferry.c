@@ -23,9 +23,8 @@ active_on(void *object, void *user)
         found->context = context;
 }
 
-/* A context to ask the worker in: any that is open on the device. */
-static CUresult
-call_for(const struct fdc_device *device, uint16_t id, struct fdc_call *call)
+CUresult
+fdc_ferry_call(const struct fdc_device *device, uint16_t id, struct fdc_call *call)
 {
     struct found found = {.device = device};
     CUresult result = fdc_session_check();
@@ -51,7 +50,7 @@ push_small(const struct fdc_device *device, uint64_t to, const void *bytes,
     struct fdc_call call;
     CUresult result;
 
-    result = call_for(device, FDC_ID_fdcPushInline, &call);
+    result = fdc_ferry_call(device, FDC_ID_fdcPushInline, &call);
     if (result != CUDA_SUCCESS)
         return result;
     req = fdc_call_begin(&call, (uint32_t)sizeof(*req) + FDC_ALIGN_UP(size, 8u));
@@ -77,7 +76,7 @@ push_piece(const struct fdc_device *device, uint64_t to, const void *bytes,
     uint64_t put;
     int err;
 
-    result = call_for(device, FDC_ID_fdcPush, &call);
+    result = fdc_ferry_call(device, FDC_ID_fdcPush, &call);
     if (result == CUDA_SUCCESS)
         result = fdc_up_new(session, size, &chunk, &ticket);
     if (result != CUDA_SUCCESS)
@@ -136,7 +135,7 @@ fdc_ferry_pull(const struct fdc_device *device, uint64_t from, uint64_t size,
         struct fdc_req_fdcPull *req;
         struct fdc_reply reply;
 
-        result = call_for(device, FDC_ID_fdcPull, &call);
+        result = fdc_ferry_call(device, FDC_ID_fdcPull, &call);
         if (result == CUDA_SUCCESS)
             result = fdc_stage_alloc(session, FDC_REGION_DOWN, part, &chunk);
         if (result != CUDA_SUCCESS)

@@ -1,27 +1,34 @@
 /*
  * Host memory. Where the session can, what is allocated here is shared with the worker at
  * one address (shared.c), and then the device reaches it. Else, and where memory of the
- * program's own is registered, it is only remembered as pinned: copies know by the place
- * that they may be asynchronous.
+ * program's own is registered, it is remembered as pinned: copies know by the place that
+ * they may be asynchronous, and mapped.c sees to kernels.
  */
 #include <errno.h>
 #include <string.h>
 #include <sys/mman.h>
 
-#include "memory.h"
+#include "managed.h"
 #include "cuda_calls.h"
+
+#define OWN_HINT 0x4fe000000000ull
+#define OWN_SIZE 0x001000000000ull
 
 /* Memory of this process alone. */
 static CUresult
-own_alloc(size_t size, uint64_t *address)
+own_alloc(struct fdc_session *session, size_t size, uint64_t *address)
 {
     size_t whole = FDC_ALIGN_UP(size, (size_t)4096);
+    uint64_t hint;
     void *memory;
 
     if (whole < size)
         return CUDA_ERROR_OUT_OF_MEMORY;
-    memory =
-        mmap(NULL, whole, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    /* Where the worker's process has room too, should kernels want to reach it. */
+    hint = OWN_HINT + __atomic_fetch_add(&session->memory->own_hint, whole,
+                                         __ATOMIC_RELAXED) % OWN_SIZE;
+    memory = mmap((void *)(uintptr_t)hint, whole, PROT_READ | PROT_WRITE,
+                  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED)
         return CUDA_ERROR_OUT_OF_MEMORY;
     *address = (uint64_t)(uintptr_t)memory;
@@ -57,7 +64,7 @@ cuMemHostAlloc(void **pp, size_t bytesize, unsigned int Flags)
     result = fdc_shared_alloc(call.session, bytesize, &place.base);
     place.shared = result == CUDA_SUCCESS;
     if (result == CUDA_ERROR_NOT_SUPPORTED)
-        result = own_alloc(bytesize, &place.base);
+        result = own_alloc(call.session, bytesize, &place.base);
     if (result != CUDA_SUCCESS)
         return result;
     place.size = bytesize;
@@ -67,6 +74,8 @@ cuMemHostAlloc(void **pp, size_t bytesize, unsigned int Flags)
         release(call.session, &place);
         return CUDA_ERROR_OUT_OF_MEMORY;
     }
+    if (!place.shared)
+        fdc_mapped_note(&place);
     *pp = (void *)(uintptr_t)place.base;
     return CUDA_SUCCESS;
 }
@@ -94,6 +103,14 @@ cuMemFreeHost(void *p)
     result = fdc_pending_wait(p, place.size);
     if (result != CUDA_SUCCESS)
         return result;
+    if (!place.shared) {
+        uint64_t position;
+
+        /* Copies that have not come to their turn read it then. */
+        if (fdc_hostfn_pending(place.device->session))
+            (void)fdc_ferry_wait(place.device->session, &position);
+        fdc_mapped_end(&place);
+    }
     if (fdc_place_del(place.base) != 0)
         return CUDA_ERROR_INVALID_VALUE;
     release(place.device->session, &place);
@@ -129,6 +146,9 @@ cuMemHostRegister_v2(void *p, size_t bytesize, unsigned int Flags)
     place.device = call.context->device;
     switch (fdc_place_add(base, bytesize, &place)) {
     case 0:
+        place.base = base;
+        place.size = bytesize;
+        fdc_mapped_note(&place);
         return CUDA_SUCCESS;
     case -EEXIST:
         return CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED;
@@ -154,6 +174,7 @@ cuMemHostUnregister(void *p)
     result = fdc_pending_wait(p, place.size);
     if (result != CUDA_SUCCESS)
         return result;
+    fdc_mapped_end(&place);
     return fdc_place_del(place.base) == 0 ? CUDA_SUCCESS
                                           : CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED;
 }
@@ -178,13 +199,20 @@ FDC_EXPORT CUresult
 cuMemHostGetDevicePointer_v2(CUdeviceptr *pdptr, void *p, unsigned int Flags)
 {
     struct fdc_place place;
+    uint64_t pointer;
     CUresult result;
 
     if (pdptr == NULL || Flags != 0)
         return CUDA_ERROR_INVALID_VALUE;
     result = find_host(p, &place);
+    if (result != CUDA_SUCCESS)
+        return result;
+    *pdptr = (CUdeviceptr)(uintptr_t)p;
+    if (place.shared)
+        return CUDA_SUCCESS;
+    result = fdc_mapped_pointer(&place, *pdptr, &pointer);
     if (result == CUDA_SUCCESS)
-        *pdptr = (CUdeviceptr)(uintptr_t)p;
+        *pdptr = pointer;
     return result;
 }
 

@@ -32,6 +32,7 @@ struct fdc_hostfns {
     uint32_t room, first, count;
     uint32_t word;    /* changes with each that is added or due */
     uint32_t entries; /* in the buckets */
+    uint32_t pending; /* given for one run and not yet run, atomic */
     bool runs;        /* the service thread does */
 };
 
@@ -109,6 +110,7 @@ run(struct fdc_session *session, const struct entry *entry, CUresult status)
 {
     struct fdc_thread *self = fdc_thread_self();
 
+    fdc_memory_seen(session);
     self->in_hostfn = true;
     if (entry->callback != NULL)
         entry->callback(entry->stream, status, entry->user);
@@ -179,6 +181,8 @@ service(void *arg)
         }
         if (found)
             run(session, &entry, CUDA_SUCCESS);
+        if (found && !entry.keep)
+            __atomic_sub_fetch(&fns->pending, 1, __ATOMIC_RELEASE);
         /* pairs with the acquire in ticket_complete() */
         __atomic_add_fetch(&session->host_done, 1, __ATOMIC_RELEASE);
         answer(session, number);
@@ -240,6 +244,8 @@ add(struct fdc_session *session, const struct entry *like, uint64_t *number)
         *number = entry->number;
         entry->next = fns->bucket[entry->number % BUCKETS];
         fns->bucket[entry->number % BUCKETS] = entry;
+        if (!entry->keep)
+            __atomic_add_fetch(&fns->pending, 1, __ATOMIC_RELAXED);
         if (fns->entries++ == 0) {
             __atomic_add_fetch(&fns->word, 1, __ATOMIC_RELEASE);
             fdc_futex_wake(&fns->word, 1, false);
@@ -278,9 +284,46 @@ fdc_hostfn_forget(struct fdc_session *session, uint64_t number)
     struct entry entry;
 
     pthread_mutex_lock(&fns->lock);
-    if (take(fns, number, &entry) && entry.keep)
-        drop(fns, number);
+    if (take(fns, number, &entry)) {
+        if (entry.keep)
+            drop(fns, number);
+        else
+            __atomic_sub_fetch(&fns->pending, 1, __ATOMIC_RELEASE);
+    }
     pthread_mutex_unlock(&fns->lock);
+}
+
+bool
+fdc_hostfn_pending(struct fdc_session *session)
+{
+    struct fdc_hostfns *fns = __atomic_load_n(&session->hostfns, __ATOMIC_ACQUIRE);
+
+    return fns != NULL && fdc_load_acquire(&fns->pending) != 0;
+}
+
+CUresult
+fdc_hostfn_send(struct fdc_call *call, struct fdc_stream *stream, void (*fn)(void *user),
+                void *user)
+{
+    struct entry entry = {.fn = fn, .user = user};
+    struct fdc_req_fdcHostFn *req;
+    uint64_t number;
+    CUresult result;
+
+    result = add(call->session, &entry, &number);
+    if (result != CUDA_SUCCESS)
+        return result;
+    call->id = FDC_ID_fdcHostFn;
+    req = fdc_call_begin(call, sizeof(*req));
+    if (req == NULL) {
+        fdc_hostfn_forget(call->session, number);
+        return call->result;
+    }
+    req->stream = fdc_stream_wire(stream);
+    req->number = number;
+    result = fdc_call_send(call);
+    fdc_link_flush(call->session->link, FDC_LANE_COMMAND);
+    return result;
 }
 
 CUresult

@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "code.h"
-#include "memory.h"
+#include "managed.h"
 #include "cuda_calls.h"
 
 enum { LAUNCH_COOPERATIVE = 1, LAUNCH_PROGRAMMATIC = 2, LAUNCH_PRIORITY = 4 };
@@ -178,8 +178,8 @@ event_recorded(struct fdc_event *event, const struct fdc_stream *stream)
     pthread_mutex_unlock(&event->lock);
 }
 
-/* Parameters that may lie in managed memory are taken before the device gets that, and
- * while a message can still be sent to fetch them. */
+/* Parameters that may lie in managed memory, or name pinned memory, are taken before the
+ * device gets that, and while messages can still be sent for them. */
 struct early {
     void *bytes;
     char room[512];
@@ -229,8 +229,12 @@ launch(CUfunction f, const struct launch *launch, CUstream value, unsigned how,
     if (FDC_LIKELY(result == CUDA_SUCCESS))
         result = fdc_params_size(func, params, extra, &size);
     if (FDC_LIKELY(result == CUDA_SUCCESS) &&
-        FDC_UNLIKELY(fdc_load_relaxed(&call.session->memory->managed) != NULL))
+        FDC_UNLIKELY(fdc_load_relaxed(&call.session->memory->managed) != NULL ||
+                     fdc_load_relaxed(&call.session->memory->pinned_hi) != 0)) {
         result = early_pack(&early, func, params, extra, size);
+        if (result == CUDA_SUCCESS)
+            result = fdc_mapped_scan(call.session, early.bytes, size);
+    }
     if (FDC_LIKELY(result == CUDA_SUCCESS))
         result = fdc_stream_resolve(&call, value, how, &stream);
     if (FDC_UNLIKELY(result != CUDA_SUCCESS)) {

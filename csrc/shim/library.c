@@ -173,7 +173,6 @@ static CUresult
 variable(CUdeviceptr *dptr, size_t *bytes, CUlibrary library, const char *name,
          bool managed)
 {
-    static uint32_t said;
     struct fdc_unit *unit;
     struct fdc_call call;
     CUdeviceptr address;
@@ -196,10 +195,7 @@ variable(CUdeviceptr *dptr, size_t *bytes, CUlibrary library, const char *name,
     result = fdc_code_global(&call, unit->code, name, &address, &size, &flags);
     if (result != CUDA_SUCCESS)
         return result;
-    /* Host code would follow the pointer. */
-    if (flags & 1)
-        return fdc_refuse("a managed variable", &said);
-    if (managed)
+    if (managed && !(flags & 1))
         return CUDA_ERROR_NOT_FOUND;
     if (dptr != NULL)
         *dptr = address;

@@ -241,8 +241,9 @@ fdc_managed_use(struct fdc_session *session, bool wait)
     uint64_t at = 0, size;
     struct extent *extent;
 
-    if (managed == NULL)
-        return CUDA_SUCCESS;
+    result = fdc_mirrors_push(session, wait);
+    if (managed == NULL || result != CUDA_SUCCESS)
+        return result;
     pthread_mutex_lock(&managed->lock);
     while ((extent = fdc_ranges_next(managed->extents, at, &at, &size)) != NULL) {
         at += size;
@@ -276,7 +277,7 @@ CUresult
 fdc_managed_use_range(struct fdc_session *session, uint64_t address, uint64_t size)
 {
     struct fdc_managed *managed = managed_of(session);
-    CUresult result = CUDA_SUCCESS;
+    CUresult result = fdc_mirrors_push(session, false);
     struct extent *extent;
     uint32_t first, end;
 

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "memory.h"
+#include "managed.h"
 #include "cuda_calls.h"
 
 CUresult
@@ -85,6 +85,42 @@ fdc_copy_refuse_capture(void)
     static uint32_t said;
 
     return fdc_refuse("copying host memory in a capture", &said);
+}
+
+/* A copy whose source has to be read when the stream gets there. */
+struct later {
+    const struct fdc_device *device;
+    uint64_t dst, size;
+    const char *src;
+};
+
+static void
+later_run(void *user)
+{
+    struct later *later = user;
+    CUresult result;
+
+    result = fdc_ferry_push(later->device, later->dst, later->src, later->size, true);
+    if (result != CUDA_SUCCESS)
+        fdc_log(FDC_LOG_ERROR, "a copy from pinned memory failed: %s",
+                fdc_result_name(result));
+    free(later);
+}
+
+static CUresult
+copy_later(struct fdc_call *call, struct fdc_stream *stream,
+           const struct fdc_device *device, uint64_t dst, const char *src, uint64_t size)
+{
+    struct later *later = malloc(sizeof(*later));
+    CUresult result;
+
+    if (later == NULL)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    *later = (struct later){device, dst, size, src};
+    result = fdc_hostfn_send(call, stream, later_run, later);
+    if (result != CUDA_SUCCESS)
+        free(later);
+    return result;
 }
 
 static CUresult
@@ -290,6 +326,45 @@ classify(struct fdc_session *session, uint64_t address, uint64_t size, bool devi
 }
 
 static CUresult
+copy_ends(struct fdc_call *call, struct fdc_stream *stream, CUdeviceptr dst,
+          const struct fdc_place *to, CUdeviceptr src, const struct fdc_place *from,
+          size_t size, unsigned kind)
+{
+    CUresult result;
+
+    if (to->where == FDC_DEVICE && from->where == FDC_DEVICE) {
+        if (to->device != from->device && to->context != NULL && from->context != NULL)
+            return copy_peer(call, stream, dst, to->context, src, from->context, size);
+        return copy_device(call, stream, dst, src, size);
+    }
+    if (fdc_place_reached(to) && fdc_place_reached(from))
+        return copy_shared(call, stream, dst, src, size, (kind & COPY_SYNC) != 0);
+    /* What a host function before it writes is the copy's; so is what a copy before that
+     * brings. */
+    if (to->where == FDC_DEVICE && from->where == FDC_HOST_PINNED &&
+        !(kind & COPY_SYNC) && fdc_hostfn_pending(call->session) &&
+        !fdc_stream_capturing(stream))
+        return copy_later(call, stream, to->device, dst, (const char *)(uintptr_t)src,
+                          size);
+    if (to->where == FDC_DEVICE) {
+        result = copy_up(call, stream, dst, (const char *)(uintptr_t)src, size);
+        return result == CUDA_SUCCESS
+                   ? fdc_copy_end(call, stream, (kind & COPY_SYNC) != 0)
+                   : result;
+    }
+    if (from->where == FDC_DEVICE)
+        return copy_down(call, stream, (char *)(uintptr_t)dst, src, size,
+                         (kind & COPY_SYNC) != 0 || to->where == FDC_HOST_PAGEABLE ||
+                             call->session->sync);
+    if (fdc_stream_capturing(stream))
+        return fdc_copy_refuse_capture();
+    result = fdc_stream_drain(call, stream);
+    if (result == CUDA_SUCCESS)
+        memmove((void *)(uintptr_t)dst, (const void *)(uintptr_t)src, size);
+    return result;
+}
+
+static CUresult
 copy(CUdeviceptr dst, CUdeviceptr src, size_t size, CUstream value, unsigned how,
      unsigned kind)
 {
@@ -313,28 +388,15 @@ copy(CUdeviceptr dst, CUdeviceptr src, size_t size, CUstream value, unsigned how
     if (result != CUDA_SUCCESS)
         return result;
 
-    if (to.where == FDC_DEVICE && from.where == FDC_DEVICE) {
-        if (to.device != from.device && to.context != NULL && from.context != NULL)
-            return copy_peer(&call, stream, dst, to.context, src, from.context, size);
-        return copy_device(&call, stream, dst, src, size);
-    }
-    if (fdc_place_reached(&to) && fdc_place_reached(&from))
-        return copy_shared(&call, stream, dst, src, size, (kind & COPY_SYNC) != 0);
-    if (to.where == FDC_DEVICE) {
-        result = copy_up(&call, stream, dst, (const char *)(uintptr_t)src, size);
-        return result == CUDA_SUCCESS
-                   ? fdc_copy_end(&call, stream, (kind & COPY_SYNC) != 0)
-                   : result;
-    }
-    if (from.where == FDC_DEVICE)
-        return copy_down(&call, stream, (char *)(uintptr_t)dst, src, size,
-                         (kind & COPY_SYNC) != 0 || to.where == FDC_HOST_PAGEABLE ||
-                             call.session->sync);
-    if (fdc_stream_capturing(stream))
-        return fdc_copy_refuse_capture();
+    result = copy_ends(&call, stream, dst, &to, src, &from, size, kind);
+    if (result != CUDA_SUCCESS ||
+        FDC_LIKELY(!fdc_load_relaxed(&call.session->memory->mirrors_stale)) ||
+        !(kind & COPY_SYNC) || fdc_stream_capturing(stream))
+        return result;
+    /* The program may look at what a kernel before it has written. */
     result = fdc_stream_drain(&call, stream);
     if (result == CUDA_SUCCESS)
-        memmove((void *)(uintptr_t)dst, (const void *)(uintptr_t)src, size);
+        fdc_memory_seen(call.session);
     return result;
 }
 

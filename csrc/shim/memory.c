@@ -22,6 +22,7 @@ fdc_memory_setup(struct fdc_session *session)
     if (memory == NULL)
         return CUDA_ERROR_OUT_OF_MEMORY;
     pthread_mutex_init(&memory->setup, NULL);
+    pthread_mutex_init(&memory->mapping, NULL);
     pthread_mutex_init(&memory->pending_lock, NULL);
     session->memory = memory;
     return CUDA_SUCCESS;

@@ -45,6 +45,13 @@ struct fdc_memory {
     struct fdc_shared *shared; /* shared.c, made at first use, atomic */
     struct fdc_managed *managed; /* managed.c, likewise */
     uint32_t managed_out; /* blocks of it that the program has, atomic */
+    struct fdc_mirrors *mirrors; /* mirror.c, likewise */
+    uint32_t mirror_count; /* atomic */
+    bool mirrors_stale; /* the device may have written to one, atomic */
+    pthread_mutex_t mapping; /* one mirror of pinned memory is made at a time */
+    uint64_t mapped_next;
+    uint64_t own_hint; /* host.c, atomic */
+    uint64_t pinned_lo, pinned_hi; /* where pinned memory that is not shared lies; atomic */
 };
 
 CUresult fdc_memory_setup(struct fdc_session *session);
@@ -84,6 +91,8 @@ void fdc_place_change(uint64_t address, uint64_t size,
 /* Addresses for our own use, without access: all of them or none; address 0: wherever the
  * kernel likes. 0 or -errno. */
 int fdc_place_reserve(uint64_t *address, uint64_t size);
+/* Pages of a range that fdc_place_range() has kept get memory, where they have none. */
+int fdc_place_open(struct fdc_device *device, uint64_t base, uint64_t size);
 /* That device and kernels reach memory of this place where it is. */
 static inline bool
 fdc_place_reached(const struct fdc_place *place)

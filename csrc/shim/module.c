@@ -8,7 +8,7 @@
 #include <string.h>
 
 #include "code.h"
-#include "memory.h"
+#include "managed.h"
 #include "cuda_calls.h"
 
 #define BLOB_FIRST (64u << 10) /* of a table that comes with the answer itself */
@@ -468,6 +468,8 @@ fdc_code_global(struct fdc_call *call, struct fdc_code *code, const char *name,
         .owner = code->wire,
         .device = call->context->device,
         .context = call->context,
+        .preferred = CU_DEVICE_INVALID,
+        .prefetched = CU_DEVICE_INVALID,
     };
     CUresult result;
     int err;
@@ -495,14 +497,20 @@ fdc_code_global(struct fdc_call *call, struct fdc_code *code, const char *name,
     result = fdc_call_wait(call, &rep, sizeof(rep));
     if (result != CUDA_SUCCESS)
         return result;
-    if (!(rep.flags & 1)) {
-        err = fdc_place_range(place.device, rep.address, rep.size);
-        if (err == 0 || err == -EEXIST)
-            err = fdc_place_add(rep.address, rep.size, &place);
-        if (err) {
-            fdc_log(FDC_LOG_WARN, "variable %s lies at an address in use here", name);
-            return CUDA_ERROR_NOT_SUPPORTED;
+    place.managed = (rep.flags & 1) != 0;
+    err = fdc_place_range(place.device, rep.address, rep.size);
+    if (err == 0 || err == -EEXIST)
+        err = fdc_place_add(rep.address, rep.size, &place);
+    if (err == 0 && place.managed) {
+        result = fdc_managed_variable(place.device, rep.address, rep.size);
+        if (result != CUDA_SUCCESS) {
+            (void)fdc_place_del(rep.address);
+            return result;
         }
+    }
+    if (err) {
+        fdc_log(FDC_LOG_WARN, "variable %s lies at an address in use here", name);
+        return CUDA_ERROR_NOT_SUPPORTED;
     }
     global = calloc(1, sizeof(*global));
     if (global != NULL)
@@ -728,7 +736,6 @@ cuModuleEnumerateFunctions(CUfunction *functions, unsigned int numFunctions,
 FDC_EXPORT CUresult
 cuModuleGetGlobal_v2(CUdeviceptr *dptr, size_t *bytes, CUmodule hmod, const char *name)
 {
-    static uint32_t said;
     struct fdc_unit *unit;
     struct fdc_call call;
     CUdeviceptr address;
@@ -747,8 +754,6 @@ cuModuleGetGlobal_v2(CUdeviceptr *dptr, size_t *bytes, CUmodule hmod, const char
     result = fdc_code_global(&call, unit->code, name, &address, &size, &flags);
     if (result != CUDA_SUCCESS)
         return result;
-    if (flags & 1)
-        return fdc_refuse("a managed variable", &said);
     if (dptr != NULL)
         *dptr = address;
     if (bytes != NULL)

@@ -241,6 +241,8 @@ fdc_place_sweep(bool (*drop)(const struct fdc_place *place, void *user), void *u
     while ((place = fdc_ranges_next(space->places, at, &base, &size)) != NULL) {
         at = base + size;
         if (drop(place, user)) {
+            if (place->managed && place->origin == FDC_BY_CODE)
+                (void)fdc_mirror_del(place->device->session, base, &size);
             fdc_ranges_del(space->places, base);
             free(place);
         }
@@ -317,4 +319,33 @@ fdc_place_range(struct fdc_device *device, uint64_t base, uint64_t size)
     err = fdc_ranges_add(space->ranges, base, size, device);
     pthread_rwlock_unlock(&space->lock);
     return err;
+}
+
+int
+fdc_place_open(struct fdc_device *device, uint64_t base, uint64_t size)
+{
+    uint64_t first = base & ~4095ull, end = FDC_ALIGN_UP(base + size, 4096ull);
+    struct fdc_space *space = fdc_space();
+    uint64_t kept;
+    bool ours;
+    long got;
+
+    for (uint64_t page = first; page < end; page += 4096) {
+        got = syscall(SYS_mmap, page, 4096, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+        if (got == (long)page)
+            continue;
+        if (got != -1)
+            syscall(SYS_munmap, got, 4096);
+        pthread_rwlock_rdlock(&space->lock);
+        ours = fdc_ranges_next(space->ranges, page, &kept, NULL) != NULL &&
+               kept < page + 4096; /* it may be another variable's */
+        pthread_rwlock_unlock(&space->lock);
+        if (!ours || mprotect((void *)(uintptr_t)page, 4096, PROT_READ | PROT_WRITE) != 0)
+            return -EEXIST;
+    }
+    pthread_rwlock_wrlock(&space->lock);
+    (void)fdc_ranges_add(space->ranges, base, size, device); /* or it is there already */
+    pthread_rwlock_unlock(&space->lock);
+    return 0;
 }

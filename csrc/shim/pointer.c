@@ -1,7 +1,7 @@
 /* Questions about addresses, answered from the places. */
 #include <string.h>
 
-#include "memory.h"
+#include "managed.h"
 
 /* What the attribute says of a known address; found false: of an unknown one. Writes
  * the value also where the answer is an error, as the list form wants it. */
@@ -25,6 +25,8 @@ attribute(const struct fdc_place *place, bool found, CUpointer_attribute which,
         break;
     case CU_POINTER_ATTRIBUTE_DEVICE_POINTER:
         word = found ? address : 0;
+        if (found && place->where == FDC_HOST_PINNED && !place->shared)
+            (void)fdc_mirror_find(place->device->session, address, &word);
         break;
     case CU_POINTER_ATTRIBUTE_HOST_POINTER:
         word = found && (!device || place->managed) ? address : 0;

@@ -175,6 +175,7 @@ grow(void *user, uint64_t address, uint64_t size)
     if (req != NULL) {
         req->address = address;
         req->size = size;
+        req->shared = 1;
         result = fdc_call_wait(&call, &rep, sizeof(rep));
     } else {
         result = call.result;

@@ -393,4 +393,10 @@ void fdc_hostfn_forget(struct fdc_session *session, uint64_t number);
 CUresult fdc_hostfn_find(struct fdc_session *session, uint64_t number, CUhostFn *fn,
                          void **user);
 
+/* One of the shim's own, once, at this place of the stream. */
+CUresult fdc_hostfn_send(struct fdc_call *call, struct fdc_stream *stream,
+                         void (*fn)(void *user), void *user);
+/* Some have been given and have not run. */
+bool fdc_hostfn_pending(struct fdc_session *session);
+
 #endif

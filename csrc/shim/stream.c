@@ -333,17 +333,36 @@ find_unfinished(void *object, void *user)
         unfinished->found = true;
 }
 
+static bool
+nothing_unfinished(struct fdc_session *session)
+{
+    struct unfinished unfinished = {.session = session};
+
+    fdc_object_each(FDC_KIND_STREAM, find_unfinished, &unfinished);
+    return !unfinished.found;
+}
+
 void
 fdc_stream_seen(struct fdc_stream *stream)
 {
     struct fdc_session *session = stream->object.session;
-    struct unfinished unfinished = {.session = session};
 
-    if (FDC_LIKELY(fdc_load_relaxed(&session->memory->managed) == NULL))
+    if (FDC_LIKELY(fdc_load_relaxed(&session->memory->managed) == NULL &&
+                   !fdc_load_relaxed(&session->memory->mirrors_stale)))
         return;
-    fdc_object_each(FDC_KIND_STREAM, find_unfinished, &unfinished);
-    if (!unfinished.found)
+    if (nothing_unfinished(session)) {
+        fdc_mirrors_pull(session, true);
         fdc_managed_seen(session, stream->object.context->issued);
+    } else {
+        fdc_mirrors_pull(session, false);
+    }
+}
+
+void
+fdc_memory_seen(struct fdc_session *session)
+{
+    if (FDC_UNLIKELY(fdc_load_relaxed(&session->memory->mirrors_stale)))
+        fdc_mirrors_pull(session, nothing_unfinished(session));
 }
 
 /* Nothing is on the stream that is not known to be over. The legacy stream also stands for
@@ -452,8 +471,10 @@ synchronize(CUstream value, unsigned how)
     result = progress_of(&call, FDC_ID_cuStreamSynchronize, value, how, &stream);
     if (result != CUDA_SUCCESS)
         return result;
-    if (stream_is_idle(stream))
+    if (stream_is_idle(stream)) {
+        fdc_memory_seen(call.session);
         return fdc_session_failure(call.session);
+    }
     fdc_object_hold(stream);
     call.context = stream->object.context;
     req = fdc_call_begin(&call, sizeof(*req));
@@ -485,16 +506,20 @@ query(CUstream value, unsigned how)
     result = progress_of(&call, FDC_ID_cuStreamQuery, value, how, &stream);
     if (result != CUDA_SUCCESS)
         return result;
-    if (stream_is_idle(stream))
+    if (stream_is_idle(stream)) {
+        fdc_memory_seen(call.session);
         return fdc_session_failure(call.session);
+    }
     call.context = stream->object.context;
     req = fdc_call_begin(&call, sizeof(*req));
     if (req == NULL)
         return call.result;
     req->hStream = fdc_stream_wire(stream);
     result = fdc_call_wait(&call, &reply, sizeof(reply));
-    if (result == CUDA_SUCCESS)
+    if (result == CUDA_SUCCESS) {
         fdc_stream_idle(stream, call.position);
+        fdc_memory_seen(call.session);
+    }
     return result;
 }
 

@@ -22,7 +22,7 @@ SEMANTICS = ("order_threads", "blocked_stream", "capture_threads", "freed_block"
              "rerecorded_event", "wrong_arguments", "fork_child", "illegal_address",
              "old_names", "answers", "words",
              "stream_attributes", "launch_attributes",
-             "batches", "old_launch", "managed")
+             "batches", "old_launch", "managed", "pinned")
 
 
 @pytest.mark.parametrize("road", ROADS)
@@ -30,11 +30,6 @@ SEMANTICS = ("order_threads", "blocked_stream", "capture_threads", "freed_block"
 def test_semantics(name: str, road: str, direct: Run, remote: Run) -> None:
     program = build_c(name)
     same(direct(program), remote(program, road=road))
-
-
-def test_pinned_memory_is_shared(direct: Run, remote: Run) -> None:
-    program = build_c("pinned")
-    same(direct(program), remote(program, road="shm"))
 
 
 GRAPHS = ("graph_nodes", "graph_capture", "graph_memory")

@@ -168,6 +168,48 @@ boxes(void)
     free(back);
 }
 
+/* Memory of the program's own, which begins and ends anywhere. */
+static void
+registered(void)
+{
+    CUfunction fill = app_function(&module, "fill"), copy = app_function(&module, "copy");
+    unsigned *block = calloc(2 * WORDS + 100, 4), *a = block + 3, *b = block + WORDS + 50;
+    CUdeviceptr at, other, device;
+    CUevent event;
+
+    CHECK(cuMemHostRegister_v2(a, WORDS * 4, CU_MEMHOSTREGISTER_DEVICEMAP));
+    CHECK(cuMemHostRegister_v2(b, WORDS * 4, 0));
+    EXPECT(CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED, cuMemHostRegister_v2(b + 1, 40, 0));
+    CHECK(cuMemHostGetDevicePointer_v2(&at, a, 0));
+    CHECK(cuMemHostGetDevicePointer_v2(&other, b + 10, 0));
+    CHECK(cuMemAlloc(&device, WORDS * 4));
+    CHECK(cuEventCreate(&event, CU_EVENT_DISABLE_TIMING));
+    for (unsigned i = 0; i < WORDS; i++)
+        b[i] = 71;
+    CHECK(app_copy(copy, at + 40, other, WORDS - 10, NULL));
+    CHECK(cuEventRecord(event, NULL));
+    CHECK(cuEventSynchronize(event));
+    printf("registered: %u %u %u wrong, %u beside\n", a[9], wrong(a + 10, 71, WORDS - 10),
+           wrong(b, 71, WORDS), block[2] + b[WORDS]);
+    a[0] = 1;
+    b[20] = 72;
+    CHECK(app_copy(copy, at + 8, other + 40, 1, NULL));
+    CHECK(cuStreamSynchronize(NULL));
+    printf("both wrote: %u %u %u\n", a[0], a[2], b[20]);
+    CHECK(app_fill(fill, at, 73, WORDS, NULL));
+    CHECK(cuMemcpyHtoD(device, b, WORDS * 4));
+    CHECK(cuMemcpyDtoH(b, device, WORDS * 4));
+    printf("after a copy: %u %u wrong\n", wrong(a, 73, WORDS), wrong(b, 71, WORDS));
+    CHECK(app_fill(fill, at, 74, WORDS, NULL));
+    CHECK(cuMemHostUnregister(a));
+    printf("after its end: %u wrong\n", wrong(a, 74, WORDS));
+    CHECK(cuMemHostUnregister(b));
+    EXPECT(CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED, cuMemHostUnregister(b));
+    CHECK(cuMemFree(device));
+    CHECK(cuEventDestroy_v2(event));
+    free(block);
+}
+
 static void
 what_it_is(void)
 {
@@ -201,6 +243,7 @@ main(void)
     copies_are_in_order();
     small_ones_keep_apart();
     boxes();
+    registered();
     what_it_is();
     return app_end();
 }
