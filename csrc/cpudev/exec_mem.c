@@ -5,7 +5,7 @@
 #include "fpconv.h"
 #include "vm.h"
 
-#ifdef __AVX512F__
+#ifdef __AVX2__
 #include <immintrin.h>
 #endif
 
@@ -230,6 +230,16 @@ pattern32(const u32 *a, unsigned shift)
 
     return !_mm512_cmpneq_epi32_mask(v, row) ? P_ROW
            : !_mm512_cmpneq_epi32_mask(v, first) ? P_SAME : P_ANY;
+#elif defined(__AVX2__)
+    const __m256i *v = (const __m256i *)(const void *)a;
+    const __m256i *step = (const __m256i *)(const void *)steps32[shift];
+    __m256i first = _mm256_set1_epi32((int)a[0]);
+    __m256i low = _mm256_sub_epi32(v[0], first), high = _mm256_sub_epi32(v[1], first);
+    __m256i row = _mm256_or_si256(_mm256_xor_si256(low, step[0]),
+                                  _mm256_xor_si256(high, step[1]));
+    __m256i same = _mm256_or_si256(low, high);
+
+    return _mm256_testz_si256(row, row) ? P_ROW : _mm256_testz_si256(same, same) ? P_SAME : P_ANY;
 #else
     u32 row = 0, same = 0;
 
@@ -253,6 +263,19 @@ pattern64(const u64 *a, unsigned shift)
     return !(_mm512_cmpneq_epi64_mask(v, row) | _mm512_cmpneq_epi64_mask(w, more)) ? P_ROW
            : !(_mm512_cmpneq_epi64_mask(v, first) | _mm512_cmpneq_epi64_mask(w, first))
                ? P_SAME : P_ANY;
+#elif defined(__AVX2__)
+    const __m256i *v = (const __m256i *)(const void *)a;
+    const __m256i *step = (const __m256i *)(const void *)steps64[shift];
+    __m256i first = _mm256_set1_epi64x((long long)a[0]);
+    __m256i row = _mm256_setzero_si256(), same = row;
+
+    for (int k = 0; k < 4; k++) {
+        __m256i from_first = _mm256_sub_epi64(v[k], first);
+
+        row = _mm256_or_si256(row, _mm256_xor_si256(from_first, step[k]));
+        same = _mm256_or_si256(same, from_first);
+    }
+    return _mm256_testz_si256(row, row) ? P_ROW : _mm256_testz_si256(same, same) ? P_SAME : P_ANY;
 #else
     u64 row = 0, same = 0;
 
@@ -317,7 +340,9 @@ find_halves(struct fdcpu_exec *x, const struct fdcpu_insn *i, char *r, struct ha
         for (int k = 0; k < 2; k++) {                                                        \
             td *d = (td *)__builtin_assume_aligned(r + i->d, FDCPU_SLOT) + k * HALF;         \
             const tm *p = (const tm *)(uintptr_t)h.at[k];                                    \
-            if (h.pattern[k] == P_ROW) {                                                     \
+            if (h.pattern[k] == P_ROW && sizeof(td) == sizeof(tm)) {                         \
+                memcpy(d, p, HALF * sizeof(tm));                                             \
+            } else if (h.pattern[k] == P_ROW) {                                              \
                 IVDEP for (int l = 0; l < HALF; l++) d[l] = (td)p[l];                        \
             } else {                                                                         \
                 td v = (td)*p;                                                               \
@@ -334,7 +359,9 @@ find_halves(struct fdcpu_exec *x, const struct fdcpu_insn *i, char *r, struct ha
             const td *s = (const td *)__builtin_assume_aligned(r + i->d, FDCPU_SLOT) +       \
                           k * HALF;                                                          \
             tm *p = (tm *)(uintptr_t)h.at[k];                                                \
-            if (h.pattern[k] == P_ROW) {                                                     \
+            if (h.pattern[k] == P_ROW && sizeof(td) == sizeof(tm)) {                         \
+                memcpy(p, s, HALF * sizeof(tm));                                             \
+            } else if (h.pattern[k] == P_ROW) {                                              \
                 IVDEP for (int l = 0; l < HALF; l++) p[l] = (tm)s[l];                        \
             } else {                                                                         \
                 *p = (tm)s[HALF - 1];                                                        \
