@@ -219,8 +219,11 @@ run_send(struct fdc_call *call, struct fdc_link_state *state,
     req->blob = blob;
     memset(&rep, 0, sizeof(rep));
     result = fdc_call_wait(call, &rep, sizeof(rep));
-    if (call->own.size < sizeof(rep) || rep.total == 0)
+    if (call->own.size < sizeof(rep) || rep.total == 0) {
+        if (result == CUDA_SUCCESS)     /* linked, and nothing that came of it */
+            result = CUDA_ERROR_UNKNOWN;
         goto out;
+    }
     fetched = fdc_blob_rest(call, &blob, rep.total, &bytes);
     if (fetched != CUDA_SUCCESS || !table_sound(bytes, rep.total)) {
         free(bytes);

@@ -10,7 +10,9 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 BUILD = ROOT / "build"
 SHARED = {"ptx_read": "ptx"}  # whose inputs a target takes
-TARGETS = ["ptx", "ptx_read", "cubin", "image", "shim_image", "server", "ring", "tcp"]
+TARGETS = [
+    "ptx", "ptx_read", "cubin", "image", "shim_image", "client", "server", "ring", "tcp",
+]
 
 
 @pytest.fixture(scope="module")
