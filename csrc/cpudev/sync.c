@@ -11,20 +11,27 @@
 #define L(off) FDCPU_REG(u64, off)
 #define EXT(k) (x->frame->code->ext[i->ext + (k)].reg)
 
-/* Lanes of q whose whole group is in q, lanes that have exited not counted. */
+/*
+ * Lanes of q whose whole group is in q, lanes that have exited not counted. Where lanes name
+ * different groups, each whom one of them names has to be such a lane too: those that are
+ * left out wait, and the others are asked again without them.
+ */
 static uint32_t
 complete(const struct fdcpu_exec *x, const u32 *mask, uint32_t q)
 {
-    u32 first = mask[__builtin_ctz(q)], ready = 0;
+    u32 first = mask[__builtin_ctz(q)], ready = q, before;
     bool same = true;
 
     FDCPU_EACH(l, q)
         same &= mask[l] == first;
     if (same)
         return (first & x->live & ~q) ? 0 : q;
-    FDCPU_EACH(l, q)
-        if (!(mask[l] & x->live & ~q))
-            ready |= 1u << l;
+    do {
+        before = ready;
+        FDCPU_EACH(l, before)
+            if (mask[l] & x->live & ~before)
+                ready &= ~(1u << l);
+    } while (ready != before);
     return ready;
 }
 
