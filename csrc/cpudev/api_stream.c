@@ -598,6 +598,17 @@ ask(CUstream hStream, int what, void *out)
         return result;
     if (out == NULL)
         return CUDA_ERROR_INVALID_VALUE;
+    /* Seen of driver 580: an innocent question, and the capture is broken. */
+    if (what == ASK_FLAGS && (fdcpu.opt.strict & FDCPU_STRICT_CAPTURE) != 0) {
+        pthread_mutex_lock(&fdcpu.sched);
+        if (stream->capture != NULL) {
+            fdcpu_capture_spoil(stream->capture);
+            result = CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+        }
+        pthread_mutex_unlock(&fdcpu.sched);
+        if (result != CUDA_SUCCESS)
+            return result;
+    }
     switch (what) {
     case ASK_FLAGS:
         *(unsigned int *)out = stream->flags;

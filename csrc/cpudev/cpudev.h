@@ -57,7 +57,7 @@
 
 enum fdcpu_strict {
     FDCPU_STRICT_QUEUE = 1,   /* queues of FDCPU_QUEUE entries that block the caller */
-    FDCPU_STRICT_CAPTURE = 2, /* a word for the rules of capture; they always hold */
+    FDCPU_STRICT_CAPTURE = 2, /* a capturing stream must not even be asked its flags */
     FDCPU_STRICT_HINTS = 4,   /* address hints are not followed */
     FDCPU_STRICT_NOVMM = 8,   /* attribute 102 is 0, cuMemCreate is refused */
     FDCPU_STRICT_SLOW = 16,   /* loads take 50 ms */

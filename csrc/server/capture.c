@@ -160,16 +160,13 @@ fdc_capture_gone(struct fdc_serve *serve, CUstream stream)
 }
 
 void
-fdc_capture_joined(struct fdc_serve *serve, CUstream stream)
+fdc_capture_joined(struct fdc_serve *serve, CUstream stream, unsigned flags)
 {
     struct fdc_captures *captures = serve->capture;
     struct capture *capture;
-    unsigned flags = 0;
     struct told told;
 
-    if (!fdc_stream_is_capturing(serve, stream) ||
-        serve->driver->cuStreamGetFlags(stream, &flags) != CUDA_SUCCESS ||
-        (flags & CU_STREAM_NON_BLOCKING) ||
+    if ((flags & CU_STREAM_NON_BLOCKING) || !fdc_stream_is_capturing(serve, stream) ||
         tell(serve->driver, stream, &told) != CUDA_SUCCESS)
         return;
     pthread_mutex_lock(&captures->lock);
@@ -180,21 +177,22 @@ fdc_capture_joined(struct fdc_serve *serve, CUstream stream)
 }
 
 /* The stream may be captured from now on: what it was given before, and what the NULL
- * stream was if it is a blocking one, is joined while that can be. */
+ * stream was if it is a blocking one, is joined while that can be. Its flags are asked for
+ * now, since asking a capturing stream breaks the capture. */
 CUresult
-fdc_capture_prepare(struct fdc_serve *serve, CUstream stream)
+fdc_capture_prepare(struct fdc_serve *serve, CUstream stream, unsigned *flags)
 {
     struct fdc_ctx *ctx = fdc_context_here();
-    unsigned flags = 0;
     CUresult result;
 
+    *flags = CU_STREAM_NON_BLOCKING;
     if (ctx == NULL || stream == CU_STREAM_LEGACY ||
         fdc_stream_is_capturing(serve, stream))
         return CUDA_SUCCESS;
     result = fdc_context_join(ctx, stream);
     if (result == CUDA_SUCCESS)
-        result = serve->driver->cuStreamGetFlags(stream, &flags);
-    if (result == CUDA_SUCCESS && !(flags & CU_STREAM_NON_BLOCKING))
+        result = serve->driver->cuStreamGetFlags(stream, flags);
+    if (result == CUDA_SUCCESS && !(*flags & CU_STREAM_NON_BLOCKING))
         result = fdc_context_join_legacy(ctx);
     return result;
 }
@@ -246,9 +244,7 @@ fdc_server_call_fdcCaptureBegin(struct fdc_request *request,
     if (result == CUDA_SUCCESS && fdc_stream_is_capturing(serve, stream))
         result = CUDA_ERROR_ILLEGAL_STATE;
     if (result == CUDA_SUCCESS)
-        result = fdc_capture_prepare(serve, stream);
-    if (result == CUDA_SUCCESS)
-        result = driver->cuStreamGetFlags(stream, &flags);
+        result = fdc_capture_prepare(serve, stream, &flags);
     if (result == CUDA_SUCCESS)
         result = begin(driver, stream, graph, deps, edges, req->deps_count);
     if (result == CUDA_SUCCESS)

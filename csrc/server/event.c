@@ -188,6 +188,7 @@ fdc_server_call_cuStreamWaitEvent(struct fdc_request *request,
     struct fdc_event_box *box = box_find(request->serve, req->hEvent);
     struct fdc_serve *serve = request->serve;
     bool may_join = false;
+    unsigned flags = 0;
     CUstream stream;
     CUresult result;
 
@@ -196,14 +197,14 @@ fdc_server_call_cuStreamWaitEvent(struct fdc_request *request,
         result = CUDA_ERROR_INVALID_HANDLE;
     if (result == CUDA_SUCCESS && fdc_load_relaxed(&serve->captures) != 0) {
         may_join = !fdc_stream_is_capturing(serve, stream);
-        result = fdc_capture_prepare(serve, stream);
+        result = fdc_capture_prepare(serve, stream, &flags);
     }
     if (result == CUDA_SUCCESS && req->Flags != 0)
         __atomic_store_n(&box->pinned, 1, __ATOMIC_RELAXED);
     if (result == CUDA_SUCCESS)
         result = request->driver->cuStreamWaitEvent(stream, box->event, req->Flags);
     if (may_join)
-        fdc_capture_joined(serve, stream);
+        fdc_capture_joined(serve, stream, flags);
     fdc_request_answer(request, result, NULL, 0);
     return 0;
 }

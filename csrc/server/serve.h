@@ -113,9 +113,9 @@ bool fdc_stream_is_capturing(struct fdc_serve *serve, CUstream stream);
 /* ---- capture.c ---- */
 
 /* Before a stream begins or joins a capture. */
-CUresult fdc_capture_prepare(struct fdc_serve *serve, CUstream stream);
+CUresult fdc_capture_prepare(struct fdc_serve *serve, CUstream stream, unsigned *flags);
 /* After a stream may have joined one. */
-void fdc_capture_joined(struct fdc_serve *serve, CUstream stream);
+void fdc_capture_joined(struct fdc_serve *serve, CUstream stream, unsigned flags);
 /* A stream has been destroyed. */
 void fdc_capture_gone(struct fdc_serve *serve, CUstream stream);
 
