@@ -11,6 +11,8 @@ import pytest
 from tests.e2e.conftest import APPS, OUT, ROADS, Run, Server, build_c, newer, nvcc, run
 from tests.e2e.test_programs import same
 
+pytestmark = pytest.mark.cpu_device
+
 SKIP = {"FD_CPU_KERNELS": "skip", "FD_CPU_CC": "9.0"}
 # What nvcc is asked for, by the kind of file that comes out.
 KINDS = {

@@ -10,6 +10,9 @@ from tests.e2e.conftest import APPS, MEMORY_MB, ROADS, Run
 from tests.e2e.test_programs import same
 
 
+pytestmark = pytest.mark.cpu_device
+
+
 @pytest.mark.parametrize("road", ROADS)
 def test_nvml_says_what_cuda_says(road: str, direct: Run, remote: Run, python: Path) -> None:
     script = APPS / "nvml_slice.py"

@@ -77,6 +77,7 @@ def test_features(devices: int, road: str, direct: Run, remote: Run) -> None:
          remote(program, road=road, options=("-n", str(devices))))
 
 
+@pytest.mark.cpu_device
 @pytest.mark.parametrize("road", ROADS)
 def test_peers(road: str, direct: Run, remote: Run) -> None:
     program = build_c("peers")
