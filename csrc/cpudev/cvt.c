@@ -141,6 +141,16 @@ pack_small(f64 v, int ebits, int fbits, int bias, u32 sign)
     return sign | exp << fbits | frac;
 }
 
+/* A double's NaN cut to a half: quiet, with its sign and upper bits. */
+static u32
+nan_half(f64 v, bool bf)
+{
+    u64 u = f64_bits(quiet(v));
+    u32 sign = u >> 63 ? 0x8000 : 0;
+
+    return sign | (bf ? 0x7f80 | (u32)(u >> 45 & 0x7f) : 0x7c00 | (u32)(u >> 42 & 0x3ff));
+}
+
 static u32
 to_half(f64 v, unsigned mode, bool bf, bool satfinite)
 {
@@ -274,14 +284,19 @@ to_double(struct num n, unsigned mode)
     return v;
 }
 
+/* .relu makes +0 of -0 and of all below; NaN stays. */
+static f64
+relu(f64 v, u32 aux)
+{
+    return (aux & CVT_RELU) && v <= 0 ? 0 : v;
+}
+
 static f64
 relu_or_sat(f64 v, u32 aux)
 {
     if ((aux & CVT_SAT) != 0)
         v = v > 0 ? (v < 1 ? v : 1) : 0;
-    if ((aux & CVT_RELU) && v < 0)
-        v = 0;
-    return v;
+    return relu(v, aux);
 }
 
 /* Integer to integer: cut, or clamp with .sat. */
@@ -317,9 +332,9 @@ to_tf32(f32 v, unsigned mode, u32 aux)
 {
     f64 w;
 
-    if (v != v)
-        return 0x7fffffff;
-    if ((aux & CVT_RELU) && v < 0)
+    if (v != v)                 /* ties away is done on the bits, and cuts NaN like a number */
+        return mode == RND_RNA && !(aux & CVT_SATFINITE) ? f32_bits(v) & ~0x1fffu : 0x7fffe000;
+    if ((aux & CVT_RELU) && v <= 0)
         return 0;
     if (isinf(v))
         return (aux & CVT_SATFINITE) ? (signbit(v) ? 0xff7fe000u : 0x7f7fe000u) : f32_bits(v);
@@ -383,7 +398,7 @@ convert(u32 aux, u64 raw)
     }
     n = read_num(st, raw);
     if (n.flt && st == T_F32 && (aux & CVT_FTZ))
-        n.f = (f64)fz((f32)n.f);
+        n.f = (f64)cn(fz((f32)n.f));    /* flushing makes the one NaN */
     if (!fdcpu_type_float(dt)) {
         if (!n.flt)
             return int_to_int(n, dt, aux);
@@ -407,11 +422,11 @@ convert(u32 aux, u64 raw)
             s = fz(s);
         if (aux & CVT_SAT)
             s = s > 0 ? (s < 1 ? s : 1) : 0;
-        if ((aux & CVT_RELU) && s < 0)
-            s = 0;
-        return f32_bits(cn(s));
+        s = (f32)relu((f64)s, aux);
+        return f32_bits(st == T_F64 ? s : cn(s));
     case T_TF32:
-        return to_tf32((f32)to_double(n, RND_RN), mode, aux);
+        /* the bits as they came: a trip through double would make NaN quiet */
+        return to_tf32(st == T_F32 ? bits_f32((u32)raw) : (f32)to_double(n, RND_RN), mode, aux);
     case T_F16:
     case T_BF16:
         if (n.flt) {
@@ -426,7 +441,10 @@ convert(u32 aux, u64 raw)
                 v = n.neg ? -v : v;
             }
         }
-        return to_half(relu_or_sat(v, aux), mode, dt == T_BF16, (aux & CVT_SATFINITE) != 0);
+        v = relu_or_sat(v, aux);
+        if (v != v && st == T_F64)
+            return nan_half(v, dt == T_BF16);
+        return to_half(v, mode, dt == T_BF16, (aux & CVT_SATFINITE) != 0);
     default:
         return 0;
     }
@@ -462,17 +480,13 @@ pack(u32 aux, u32 a, u32 b, u32 c)
     case T_U16: case T_S16:
         return x2((u32)int_to_int(q, dt, CVT_SAT), (u32)int_to_int(p, dt, CVT_SAT));
     case T_F16X2: case T_BF16X2:
-        if (aux & CVT_RELU) {
-            hi = hi < 0 ? 0 : hi;
-            lo = lo < 0 ? 0 : lo;
-        }
+        hi = relu(hi, aux);
+        lo = relu(lo, aux);
         return x2(to_half(lo, mode, dt == T_BF16X2, (aux & CVT_SATFINITE) != 0),
                   to_half(hi, mode, dt == T_BF16X2, (aux & CVT_SATFINITE) != 0));
     default:
-        if (aux & CVT_RELU) {
-            hi = hi < 0 ? 0 : hi;
-            lo = lo < 0 ? 0 : lo;
-        }
+        hi = relu(hi, aux);
+        lo = relu(lo, aux);
         return to_tiny(lo, dt, mode) | to_tiny(hi, dt, mode) << (dt == T_E2M1X2 ? 4 : 8);
     }
 }

@@ -186,6 +186,17 @@ OPEN(video)
 
 static const int modes[] = { FE_TONEAREST, FE_TOWARDZERO, FE_DOWNWARD, FE_UPWARD };
 
+/* Double precision's rule of two and three NaNs; division takes the first, as hosts do. */
+static f64
+rounded_nan(uint32_t op, f64 b, f64 c, f64 v)
+{
+    switch (op) {
+    case ROUND_ADD: case ROUND_SUB: case ROUND_MUL: return nan_or(b, v);
+    case ROUND_FMA: return fma_nan(b, c, v);
+    default: return v;
+    }
+}
+
 #define ROUND(name, type, fma_, sqrt_, in, out)                                              \
     OPEN(name)                                                                               \
     {                                                                                        \
@@ -215,8 +226,9 @@ static const int modes[] = { FE_TONEAREST, FE_TOWARDZERO, FE_DOWNWARD, FE_UPWARD
 #define IN32(v) (z ? fz(v) : (v))
 #define OUT32(v) (z ? fz(cn(v)) : cn(v))
 #define SAME(v) (v)
+#define OUT64(v) rounded_nan(i->aux & 15, b, c, v)
 ROUND(round32, f32, fmaf, sqrtf, IN32, OUT32)
-ROUND(round64, f64, fma, sqrt, SAME, SAME)
+ROUND(round64, f64, fma, sqrt, SAME, OUT64)
 
 /* ---- tests and small things ---- */
 
@@ -276,6 +288,7 @@ in_constants(const struct fdcpu_module *m, u64 addr)
 OPEN(isspacep)
 {
     uint32_t q = FDCPU_GUARD, v = 0;
+    const struct fdcpu_module *module = x->job->prog->module;
 
     FDCPU_EACH(l, q) {
         u64 a = L(i->a)[l];
@@ -288,8 +301,8 @@ OPEN(isspacep)
         case SP_SHARED: yes = shared; break;
         case SP_LOCAL: yes = local; break;
         case SP_PARAM: yes = param; break;
-        case SP_GLOBAL: yes = !shared && !local && !param; break;
-        case SP_CONST: yes = in_constants(x->job->prog->module, a); break;
+        case SP_GLOBAL: yes = !shared && !local && !param && !in_constants(module, a); break;
+        case SP_CONST: yes = in_constants(module, a); break;
         default: break;
         }
         v |= (uint32_t)yes << l;

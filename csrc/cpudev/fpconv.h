@@ -32,6 +32,16 @@ INLINE f64 bits_f64(u64 u) { f64 v; memcpy(&v, &u, 8); return v; }
 INLINE f32 nan32(void) { return bits_f32(0x7fffffffu); }
 /* The one NaN that single precision arithmetic gives. */
 INLINE f32 cn(f32 v) { return v == v ? v : nan32(); }
+/*
+ * Double precision keeps NaNs: made quiet, their sign and bits stay. Where several operands
+ * are NaN a GPU takes the second, of a fused multiply-add then the third.
+ */
+INLINE f64 quiet(f64 v) { return bits_f64(f64_bits(v) | 1ull << 51); }
+INLINE f64 nan_or(f64 b, f64 v) { return b != b ? quiet(b) : v; }
+INLINE f64 fma_nan(f64 b, f64 c, f64 v) { return nan_or(b, nan_or(c, v)); }
+/* neg and abs are arithmetic too: halves make the one NaN there, not another sign of theirs. */
+INLINE u32 neg_half(u32 h, u32 inf) { return (h & 0x7fff) > inf ? 0x7fff : h ^ 0x8000; }
+INLINE u32 abs_half(u32 h, u32 inf) { return (h & 0x7fff) > inf ? 0x7fff : h & 0x7fff; }
 /* Subnormal to zero of the same sign. */
 INLINE f32
 fz(f32 v)
@@ -104,6 +114,20 @@ d2f_odd(f64 v)
 }
 INLINE u32 d2h(f64 v) { return f2h(d2f_odd(v)); }
 
+/* The same with .ftz, which looks at the exact result: what rounding would lift goes too. */
+INLINE u32
+f2hz(f32 f)
+{
+    return __builtin_fabsf(f) < 0x1p-14f ? f32_bits(f) >> 16 & 0x8000 : f2h(f);
+}
+INLINE u32
+fma_hz(u32 a, u32 b, u32 c)
+{
+    f64 v = (f64)h2f(fzh(a)) * (f64)h2f(fzh(b)) + (f64)h2f(fzh(c));
+
+    return f2hz(d2f_odd(v));
+}
+
 INLINE f32 bf2f(u32 b) { return bits_f32(b << 16); }
 INLINE u32
 f2bf(f32 f)
@@ -160,17 +184,22 @@ min_f64(f64 a, f64 b)
 {
     f64 r = a == b ? bits_f64(f64_bits(a) | f64_bits(b)) : a < b ? a : b;
 
-    return a != a ? b : b != b ? a : r;
+    return a != a ? nan_or(b, b) : b != b ? a : r;
 }
 INLINE f64
 max_f64(f64 a, f64 b)
 {
     f64 r = a == b ? bits_f64(f64_bits(a) & f64_bits(b)) : a > b ? a : b;
 
-    return a != a ? b : b != b ? a : r;
+    return a != a ? nan_or(b, b) : b != b ? a : r;
 }
 
-/* The coarse double functions look at and give the upper 32 bits only. */
+/* The coarse double functions look at and give the upper 32 bits only, of NaN too. */
+INLINE f64
+upper64(f64 v)
+{
+    return bits_f64(v == v ? f64_bits(v) & ~0xffffffffull : 0x7fffffffull << 32);
+}
 INLINE f64
 rcp_approx64(f64 a)
 {
@@ -180,8 +209,7 @@ rcp_approx64(f64 a)
     u = (u & 0x7ff0000000000000ull) ? u & ~0xffffffffull : u & 1ull << 63;
     r = 1.0 / bits_f64(u);
     u = f64_bits(r);
-    u = (u & 0x7ff0000000000000ull) ? u : u & 1ull << 63;
-    return r == r ? bits_f64(u & ~0xffffffffull) : r;
+    return upper64(bits_f64((u & 0x7ff0000000000000ull) ? u : u & 1ull << 63));
 }
 INLINE f64
 rsqrt_approx64(f64 a)
@@ -191,7 +219,7 @@ rsqrt_approx64(f64 a)
 
     u = (u & 0x7ff0000000000000ull) ? u & ~0xffffffffull : u & 1ull << 63;
     r = 1.0 / __builtin_sqrt(bits_f64(u));
-    return r == r ? bits_f64(f64_bits(r) & ~0xffffffffull) : r;
+    return upper64(r);
 }
 
 INLINE s32 sat_s32(s64 v) { return v > INT32_MAX ? INT32_MAX : v < INT32_MIN ? INT32_MIN : (s32)v; }
@@ -251,10 +279,10 @@ bfe_s32(u32 a, u32 b, u32 c)
     v &= (1u << (len & 31)) - 1;
     return v | (sign ? ~((1u << (len & 31)) - 1) : 0);
 }
+/* The 64-bit ones take position and length whole. */
 INLINE u64
-bfe_u64(u64 a, u32 b, u32 c)
+bfe_u64(u64 a, u32 pos, u32 len)
 {
-    u32 pos = b & 0xff, len = c & 0xff;
     u64 v = pos > 63 ? 0 : a >> pos;
 
     return len > 63 ? v : v & ((1ull << len) - 1);
@@ -262,7 +290,7 @@ bfe_u64(u64 a, u32 b, u32 c)
 INLINE u64
 bfe_s64(u64 a, u32 b, u32 c)
 {
-    u32 pos = b & 0xff, len = c & 0xff, top = pos + len - 1;
+    u32 pos = MINI(b, 64u), len = MINI(c, 64u), top = pos + len - 1;
     u64 sign = len ? (a >> (top > 63 ? 63 : top) & 1) : 0, v;
 
     v = pos > 63 ? 0ull - sign : (u64)((s64)a >> pos);
@@ -278,8 +306,10 @@ bfi_any(u64 a, u64 b, u32 pos, u32 len, u32 width)
 {
     u64 mask;
 
-    pos &= 0xff;
-    len &= 0xff;
+    if (width < 64) {           /* the low bytes of position and length */
+        pos &= 0xff;
+        len &= 0xff;
+    }
     if (pos >= width || !len)
         return b;
     if (len > width - pos)

@@ -97,6 +97,8 @@ def pack(
         raise ValueError(m)
     if m == 0 and not sticky:
         return 0 if sat else top
+    if ftz and f is F16 and m.bit_length() + e <= f.emin + f.mant:
+        return 0 if sat else top  # half precision looks before it rounds
     if sticky:
         m = m << 2 | 1
         e -= 2
