@@ -367,7 +367,10 @@ def param_store(form: str, t: str, n: int) -> Case:
             )
             image += b"\xee" * (size - len(image))
             want.append(int.from_bytes(image[k : k + 8], "little"))
-        outs.append(Out(64, want))
+        care = mask(64)
+        if k == 0:  # what is narrower than a register may take its other bytes along
+            care &= ~sum(0xFF << 8 * b for b in range(SIZES[t] // 8 * n, 4))
+        outs.append(Out(64, want, care=care))
     return Case(
         form, "mov.b64 %z, 0xeeeeeeeeeeeeeeee;\n" + body + " }",
         [(narrow, v) for v in values], outs, decl=decl, regs=".reg .b64 %z;",
@@ -474,6 +477,7 @@ def make_atom(form: str, mods: list[str]) -> Case:
         body += f"\nld{dot}.b{bits} %d{len(outs)}, [%x];"
         outs.append(Out(bits, new))
     memory_want: Callable[[bytes], str | None] | None = None
+    settled = None
     memory = bytes(8 * max(1, size // 8) * lanes)
     memory += contended(op, t)
     address = "add.u64 %x, %mem, %y;"
@@ -481,6 +485,8 @@ def make_atom(form: str, mods: list[str]) -> Case:
         # four lanes at a time on one place, to the right end whatever their order
         start = 8 * max(1, size // 8) * lanes
         memory_want = contended_want(form, op, t, start)
+        if op == "exch":
+            settled = start  # which lane comes last is nobody's promise
         body += f"""
             shr.u32 %w, %idx, 2; and.b32 %w, %w, 15; mul.wide.u32 %y, %w, {max(4, size)};
             add.u64 %y, %y, {start};
@@ -494,7 +500,7 @@ def make_atom(form: str, mods: list[str]) -> Case:
         memory_want = lambda got: None  # noqa: E731
     return Case(
         form, body, [(bits, c) for c in columns], outs, regs=regs, memory=memory,
-        memory_want=memory_want, **atom_needs(mods, t),  # type: ignore[arg-type]
+        memory_want=memory_want, settled=settled, **atom_needs(mods, t),  # type: ignore[arg-type]
     )  # fmt: skip
 
 

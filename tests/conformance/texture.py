@@ -137,6 +137,8 @@ def make_surface(form: str, mods: list[str]) -> Case:
     ]  # fmt: skip
     rng.shuffle(places)
     lanes = min(LANES, len(places) // 128 * 128) or 128
+    if not load:  # one lane a place
+        lanes = min(lanes, len(places))
     places = (places * 4)[:lanes]
     beyond = [outside != "trap" and k % 7 == 0 for k in range(lanes)]
     if not load and outside == "clamp":
@@ -159,7 +161,7 @@ def make_surface(form: str, mods: list[str]) -> Case:
     )  # fmt: skip
     rest = {
         "regs": ".reg .b64 %o;", "param": bytes(8), "param_decl": ".param .u64 p_object",
-        "image": made,
+        "image": made, "block": min(lanes, 128),
     }  # fmt: skip
     if load:
         names = ", ".join(f"%d{k}" for k in range(n))
