@@ -82,6 +82,19 @@ class Driver:
         if result:
             raise Failed(name, result)
 
+    def describe(self) -> str:
+        device, version = c.c_int(), c.c_int()
+        parts = (c.c_int * 2)()
+        name = c.create_string_buffer(128)
+        self.call("cuCtxGetDevice", c.byref(device))
+        self.call("cuDeviceGetName", name, 128, device)
+        for k in range(2):  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
+            at = c.addressof(parts) + 4 * k
+            self.call("cuDeviceGetAttribute", c.c_void_p(at), 75 + k, device)
+        self.call("cuDriverGetVersion", c.byref(version))
+        cuda = f"{version.value // 1000}.{version.value % 1000 // 10}"
+        return f"{name.value.decode()} (sm_{parts[0]}{parts[1]}), CUDA {cuda}"
+
     def load(self, text: str) -> c.c_void_p:
         module = c.c_void_p()
         log = c.create_string_buffer(LOG_SIZE)
@@ -221,7 +234,7 @@ def serve(path: str) -> None:
         sink.flush()
 
     driver = Driver(path)
-    answer(Answer(0))
+    answer(Answer(0, driver.describe()))
     while True:
         try:
             text, jobs = pickle.load(source)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conformance import forms, hard, run
+from tests.conformance import forms, golden, hard, run
 from tests.conformance.case import Case, Untested
 
 from fdcore.config import LIBRARIES
@@ -30,20 +30,64 @@ def driver() -> str:
     return str(DRIVER)
 
 
+@pytest.fixture(scope="module")
+def verdicts(driver: str) -> list[run.Verdict]:
+    return run.run_forms(forms.forms(), driver, LIMIT)
+
+
 @pytest.mark.timeout(600)
-def test_every_form_passes_or_is_known(driver: str) -> None:
+def test_every_form_passes_or_is_known(verdicts: list[run.Verdict]) -> None:
     known = dict(forms.read_list("known.txt"))
     assert all(known.values()), "a known form needs a reason"
     listed = forms.forms()
     assert len(set(listed)) == len(listed)
     assert set(known) <= set(listed), sorted(set(known) - set(listed))
     said = []
-    for v in run.run_forms(listed, driver, LIMIT):
+    for v in verdicts:
         if v.state == run.PASS and v.form in known:
             said.append(f"{v.form} passes and is listed as known")
         if v.state != run.PASS and v.form not in known:
             said.append(f"{v.form}: {v.state}: {v.why}")
     assert not said, "\n".join(said)
+
+
+@pytest.mark.timeout(600)
+def test_every_form_has_the_bits_of_a_gpu_or_is_listed(verdicts: list[run.Verdict]) -> None:
+    there = golden.read(forms.HERE / "golden_h200.txt")
+    listed = dict(forms.read_list("golden_differs.txt"))
+    assert all(listed.values()), "a form that differs needs a reason"
+    changed = {f for f, why in listed.items() if why.startswith(golden.CHANGED)}
+    assert not changed & set(there), "a changed case has no digest"
+    assert changed | set(there) == set(forms.forms())
+    differs = set(golden.compare(verdicts, forms.HERE / "golden_h200.txt"))
+    said = [f"{form} has other bits than the GPU" for form in differs - set(listed)]
+    said += [
+        f"{form} has the GPU's bits and is listed as different"
+        for form in set(listed) - changed - differs
+    ]
+    assert not said, "\n".join(sorted(said))
+
+
+def test_digests_tell_results_apart(tmp_path: Path) -> None:
+    """Stored, read back and compared; what has no bits on one side is not compared."""
+    before = [
+        run.Verdict("add.f32", run.PASS, bits=b"one"),
+        run.Verdict("add.f64", run.PASS, bits=b"two"),
+        run.Verdict("trap", run.PASS),
+        run.Verdict("ld.global.v8.b32", run.REFUSED),
+    ]
+    after = [
+        run.Verdict("add.f32", run.PASS, bits=b"one"),
+        run.Verdict("add.f64", run.PASS, bits=b"TWO"),
+        run.Verdict("trap", run.PASS, bits=b"new"),
+        run.Verdict("ld.global.v8.b32", run.PASS, bits=b"new"),
+    ]
+    path = tmp_path / "golden.txt"
+    golden.write(path, before, ["a device"])
+    assert golden.read(path)["trap"] == "none"
+    assert golden.read(path)["ld.global.v8.b32"] == run.REFUSED
+    assert golden.compare(before, path) == []
+    assert golden.compare(after, path) == ["add.f64"]
 
 
 def one(case: Case, driver: str, env: dict[str, str]) -> run.Verdict:
