@@ -173,7 +173,9 @@ class Acceptance:
         if golden:
             running["golden"] = self.start(
                 "golden", [sys.executable, "-m", "tests.conformance", "--driver",
-                           self.driver, "--golden", self.out / "golden.json"])
+                           self.driver, "--golden", self.out / "golden.txt",
+                           "--bits", self.out / "golden.json",
+                           "--against", "tests/conformance/golden_h200.txt"])
         for name, process in running.items():
             status = self.finish(process, min(240.0, self.left() / 2))
             lines = (self.out / f"{name}.log").read_text(errors="replace").splitlines()
