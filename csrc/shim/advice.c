@@ -138,8 +138,8 @@ prefetch_place(struct fdc_place *place, int unused, CUdevice device)
     place->prefetched = device;
 }
 
-/* Towards the device: what the program wrote goes there now. Towards the host: it is there,
- * to be read and written and for system calls, when this returns. */
+/* Towards the device: what the program wrote goes there now. Towards the host: it is
+ * there, to be read and written and for system calls, when this returns. */
 static CUresult
 prefetch(CUdeviceptr address, size_t count, CUdevice device, CUresult location,
          CUstream value, unsigned how)

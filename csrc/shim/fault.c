@@ -3,9 +3,9 @@
  * thread of the program that touches such memory while its bytes are elsewhere fetches
  * them here and goes on. Every other fault goes to whoever handled them before.
  *
- * The signal comes from the program's own access, so nothing of this library is half done
- * in this thread, but for a message whose bytes are read from managed memory while it is
- * claimed; then nothing can be fetched, and the fault is passed on.
+ * The signal comes from the program's own access, so nothing of this library is half
+ * done in this thread, but for a message whose bytes are read from managed memory while
+ * it is claimed; then nothing can be fetched, and the fault is passed on.
  */
 #include "managed.h"
 #include "process.h"

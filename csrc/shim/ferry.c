@@ -1,8 +1,8 @@
 /*
  * Bytes that go between the program's memory and the worker's beside the streams: for
- * managed and mirrored memory. A push is over before any later message is served, a pull
- * gives what is there when it is asked for. Neither needs a thread's context, and both may
- * be used in the handler of a fault.
+ * managed and mirrored memory. A push is over before any later message is served, a
+ * pull gives what is there when it is asked for. Neither needs a thread's context, and
+ * both may be used in the handler of a fault.
  */
 #include <string.h>
 

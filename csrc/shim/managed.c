@@ -1,14 +1,15 @@
 /*
  * Managed memory: device memory of the worker's, and memory of this process at the same
- * address. Which side has the newer bytes is known for each block of 64 KiB, and kept true
- * by the protection of this process's pages: what the device may have written is not
- * readable, what both have is not writable, and a touch ends in fdc_managed_fault(), which
- * fetches. Before a launch everything that the program may have written is pushed and
- * everything is taken from it; nothing happens where nothing was touched.
+ * address. Which side has the newer bytes is known for each block of 64 KiB, and kept
+ * true by the protection of this process's pages: what the device may have written is
+ * not readable, what both have is not writable, and a touch ends in
+ * fdc_managed_fault(), which fetches. Before a launch everything that the program may
+ * have written is pushed and everything is taken from it; nothing happens where nothing
+ * was touched.
  *
  * The program's view and a second one, always accessible, are of one memfd: bytes are
- * filled in before the program can see them, and taken after it can no longer change them.
- * Nothing here touches the program's view, so that a lock can be held.
+ * filled in before the program can see them, and taken after it can no longer change
+ * them. Nothing here touches the program's view, so that a lock can be held.
  */
 #include "managed.h"
 
@@ -349,8 +350,8 @@ now_idle(struct fdc_managed *managed, uint64_t position)
 }
 
 /* Takes the lock while nothing that may write to managed memory is unfinished. In a
- * function of the program's that runs in stream order what comes after it cannot be waited
- * for, and what came before is over. */
+ * function of the program's that runs in stream order what comes after it cannot be
+ * waited for, and what came before is over. */
 static void
 lock_idle(struct fdc_managed *managed)
 {
@@ -546,7 +547,8 @@ extent_new(struct fdc_device *device, uint64_t address, uint64_t size)
         mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, extent->fd, 0);
     if (extent->alias == MAP_FAILED)
         goto err;
-    /* These addresses have been this process's, without access, since the piece came. */
+    /* These addresses have been this process's, without access, since the piece
+     * came. */
     if (mmap((void *)(uintptr_t)address, size, PROT_READ | PROT_WRITE,
              MAP_SHARED | MAP_FIXED, extent->fd, 0) == MAP_FAILED)
         goto err;
@@ -671,8 +673,8 @@ arena_make(struct fdc_managed *managed, struct fdc_device *device,
     return *arena != NULL ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
 }
 
-/* An allocation begins or ends. Blocks that were nobody's, or somebody else's and are now
- * its own: what is in them means nothing, so they need not be fetched. */
+/* An allocation begins or ends. Blocks that were nobody's, or somebody else's and
+ * are now its own: what is in them means nothing, so they need not be fetched. */
 static void
 count_live(struct fdc_managed *managed, uint64_t address, uint64_t size, int change)
 {

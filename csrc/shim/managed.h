@@ -1,5 +1,5 @@
-/* Memory that both the program and the device use at one address: managed.c keeps it, and
- * fault.c brings it when the program touches it. */
+/* Memory that both the program and the device use at one address: managed.c keeps
+ * it, and fault.c brings it when the program touches it. */
 #ifndef FDC_SHIM_MANAGED_H
 #define FDC_SHIM_MANAGED_H
 
@@ -15,14 +15,14 @@ void fdc_managed_trim(struct fdc_device *device);
 uint64_t fdc_managed_used(struct fdc_device *device);
 void fdc_managed_retire(struct fdc_session *session, uint64_t position);
 
-/* The device is about to use it, all of it or a range: what the program has written goes
- * there, and the program has to fetch before it looks again. wait: it is there when this
- * returns, also for what the worker was given before. */
+/* The device is about to use it, all of it or a range: what the program has written
+ * goes there, and the program has to fetch before it looks again. wait: it is there
+ * when this returns, also for what the worker was given before. */
 CUresult fdc_managed_use(struct fdc_session *session, bool wait);
 CUresult fdc_managed_use_range(struct fdc_session *session, uint64_t address,
                                uint64_t size);
-/* All work up to this position is over. Where that is all there is, small allocations are
- * fetched at once, so that system calls on them work as well. */
+/* All work up to this position is over. Where that is all there is, small
+ * allocations are fetched at once, so that system calls on them work as well. */
 void fdc_managed_seen(struct fdc_session *session, uint64_t position);
 /* The program has these bytes and may write there. */
 CUresult fdc_managed_fetch(struct fdc_session *session, uint64_t address,
@@ -30,8 +30,8 @@ CUresult fdc_managed_fetch(struct fdc_session *session, uint64_t address,
 /* A thread stopped at this address: true, it can go on. For the handler. */
 bool fdc_managed_fault(struct fdc_session *session, uint64_t address, bool write);
 
-/* Some of it is where the program can write, or is mirrored: the only thing to look at on
- * the paths of launches. */
+/* Some of it is where the program can write, or is mirrored: the only thing to look
+ * at on the paths of launches. */
 static inline bool
 fdc_managed_out(struct fdc_session *session)
 {
@@ -42,9 +42,9 @@ fdc_managed_out(struct fdc_session *session)
 /* A variable of a module at this address of both. */
 CUresult fdc_managed_variable(struct fdc_device *device, uint64_t address, uint64_t size);
 
-/* mirror.c: memory that lies at `host` for the program, at `there` for the worker and at
- * `pointer` for kernels. from_device: its bytes are the device's at first, else the
- * program's. */
+/* mirror.c: memory that lies at `host` for the program, at `there` for the worker
+ * and at `pointer` for kernels. from_device: its bytes are the device's at first,
+ * else the program's. */
 CUresult fdc_mirror_add(struct fdc_device *device, uint64_t host, uint64_t there,
                         uint64_t pointer, uint64_t size, bool from_device);
 /* Kernels' pointer to it; false: not mirrored. */
@@ -54,13 +54,13 @@ bool fdc_mirror_del(struct fdc_session *session, uint64_t host, uint64_t *there)
 /* Before and after what the device does, as fdc_managed_use and _seen. */
 CUresult fdc_mirrors_push(struct fdc_session *session, bool wait);
 void fdc_mirrors_pull(struct fdc_session *session, bool idle);
-/* The program has seen some work finished: what it may look at now is brought. idle:
- * everything up to the position is over, and that is all there is; position 0: not known. */
+/* The program has seen some work finished: what it may look at of mirrors is brought. */
 void fdc_memory_seen(struct fdc_session *session);
 
-/* ferry.c: bytes to the worker's memory, over before later messages are served; wait: before
- * this returns. Bytes of it, as they are now, to take(), in pieces. Waits for all work that
- * was accepted so far; position: up to where all is over now. */
+/* ferry.c: bytes to the worker's memory, over before later messages are served;
+ * wait: before this returns. Bytes of it, as they are now, to take(), in pieces.
+ * Waits for all work that was accepted so far; position: up to where all is over
+ * now. */
 CUresult fdc_ferry_push(const struct fdc_device *device, uint64_t to, const void *from,
                         uint64_t size, bool wait);
 CUresult fdc_ferry_pull(const struct fdc_device *device, uint64_t from, uint64_t size,
@@ -72,9 +72,9 @@ CUresult fdc_ferry_wait(struct fdc_session *session, uint64_t *position);
 CUresult fdc_ferry_call(const struct fdc_device *device, uint16_t id,
                         struct fdc_call *call);
 
-/* mapped.c: pinned memory that is not shared. The pointer that kernels have to it, which
- * makes it a mirror; its end; that there is some; and all of it whose address is among a
- * kernel's parameters. */
+/* mapped.c: pinned memory that is not shared. The pointer that kernels have to it,
+ * which makes it a mirror; its end; that there is some; and all of it whose address
+ * is among a kernel's parameters. */
 CUresult fdc_mapped_pointer(const struct fdc_place *place, uint64_t address,
                             uint64_t *pointer);
 void fdc_mapped_end(const struct fdc_place *place);

@@ -1,16 +1,16 @@
 /*
- * Pinned memory that is this process's own (registered, or of a session that shares none):
- * most of it is only copied from and to. Where a program asks for its device pointer, or
- * gives its address to a kernel, the worker gets memory of its own for it, at the same
- * address where that is free there, and the two are mirrors of each other.
+ * Pinned memory that is this process's own (registered, or of a session that shares
+ * none): most of it is only copied from and to. Where a program asks for its device
+ * pointer, or gives its address to a kernel, the worker gets memory of its own for it,
+ * at the same address where that is free there, and the two are mirrors of each other.
  */
 #include <errno.h>
 #include <string.h>
 
 #include "managed.h"
 
-/* Where the worker's memory goes when it cannot have the program's addresses: above what
- * shared.c uses first. */
+/* Where the worker's memory goes when it cannot have the program's addresses: above
+ * what shared.c uses first. */
 #define OTHER_LO 0x4fc000000000ull
 #define OTHER_HI 0x4fe000000000ull
 #define TRIES 8
@@ -72,8 +72,8 @@ give_memory(struct fdc_session *session, uint64_t address)
     (void)fdc_call_send(&call);
 }
 
-/* Addresses of the worker's for whole pages. Other ones than the program's are kept out of
- * this process, so that it is seen that they are the device's. */
+/* Addresses of the worker's for whole pages. Other ones than the program's are kept
+ * out of this process, so that it is seen that they are the device's. */
 static CUresult
 find_room(struct fdc_device *device, uint64_t base, uint64_t size, uint64_t *address)
 {

@@ -1,10 +1,11 @@
 /*
- * Memory that the program and the device each have a copy of: managed variables of modules,
- * and pinned memory that kernels may reach where it cannot be shared. What both had last is
- * kept beside: from it is seen what the program has changed, which goes to the device
- * before a launch, and what the device has changed, which comes to the program when it has
- * seen work finished. So each finds the other's bytes, as long as both do not write the
- * same ones at once. Nothing is protected and nothing faults; it is for little memory.
+ * Memory that the program and the device each have a copy of: managed variables of
+ * modules, and pinned memory that kernels may reach where it cannot be shared. What
+ * both had last is kept beside: from it is seen what the program has changed, which
+ * goes to the device before a launch, and what the device has changed, which comes to
+ * the program when it has seen work finished. So each finds the other's bytes, as long
+ * as both do not write the same ones at once. Nothing is protected and nothing faults;
+ * it is for little memory.
  */
 #include "managed.h"
 
@@ -77,20 +78,51 @@ push_changed(struct mirror *mirror, bool wait)
     return result;
 }
 
+/* Copies to the host that are on their way are part of what the device has to see. Not
+ * under the lock: a host function before them may want it. */
+static CUresult
+await_copies(struct fdc_session *session, struct fdc_mirrors *mirrors)
+{
+    CUresult result = CUDA_SUCCESS;
+    struct mirror *mirror;
+
+    for (int n = 0; result == CUDA_SUCCESS; n++) {
+        uint64_t host = 0, size = 0;
+
+        if (fdc_load_acquire(&session->memory->pending_count) == 0)
+            break;
+        pthread_mutex_lock(&mirrors->lock);
+        mirror = mirrors->first;
+        for (int i = 0; i < n && mirror != NULL; i++)
+            mirror = mirror->next;
+        if (mirror != NULL) {
+            host = mirror->host;
+            size = mirror->size;
+        }
+        pthread_mutex_unlock(&mirrors->lock);
+        if (size == 0)
+            break;
+        result = fdc_pending_wait((void *)(uintptr_t)host, size);
+    }
+    return result;
+}
+
 CUresult
 fdc_mirrors_push(struct fdc_session *session, bool wait)
 {
     struct fdc_mirrors *mirrors = mirrors_of(session);
-    CUresult result = CUDA_SUCCESS;
+    CUresult result;
 
     if (mirrors == NULL)
         return CUDA_SUCCESS;
+    /* Not after a host function: they may be waiting for its end. */
+    result = wait ? CUDA_SUCCESS : await_copies(session, mirrors);
+    if (result != CUDA_SUCCESS)
+        return result;
     pthread_mutex_lock(&mirrors->lock);
     for (struct mirror *mirror = mirrors->first; mirror != NULL && result == CUDA_SUCCESS;
          mirror = mirror->next) {
-        result = fdc_pending_wait((void *)(uintptr_t)mirror->host, mirror->size);
-        if (result == CUDA_SUCCESS)
-            result = push_changed(mirror, wait);
+        result = push_changed(mirror, wait);
         mirror->stale = true;
     }
     fdc_store_relaxed(&session->memory->mirrors_stale, true);
@@ -193,7 +225,8 @@ fdc_mirror_add(struct fdc_device *device, uint64_t host, uint64_t there,
     mirror->pointer = pointer;
     mirror->size = size;
     if (from_device) {
-        /* What both had is what the program has: all of the device's that differs comes. */
+        /* What both had is what the program has: all of the device's that differs
+         * comes. */
         memcpy(mirror->both, (void *)(uintptr_t)host, size);
         result = pull_changed(mirror);
     } else {

@@ -1,9 +1,9 @@
 /*
- * Pinned memory that client and worker have at one address: copies from and to it are the
- * driver's own, and kernels reach it. Addresses are kept free in both processes first (the
- * client proposes, the worker says whether it can); the allocator is that of device
- * memory, so many small allocations share one descriptor, and a freed block rests until
- * the work that was accepted before has finished.
+ * Pinned memory that client and worker have at one address: copies from and to it are
+ * the driver's own, and kernels reach it. Addresses are kept free in both processes
+ * first (the client proposes, the worker says whether it can); the allocator is that of
+ * device memory, so many small allocations share one descriptor, and a freed block
+ * rests until the work that was accepted before has finished.
  */
 #include <errno.h>
 #include <stdlib.h>

@@ -211,6 +211,40 @@ registered(void)
 }
 
 static void
+add_one(void *user)
+{
+    *(unsigned *)user += 1;
+}
+
+/* A function between a kernel that writes there and a copy that goes there. */
+static void
+functions_between(void)
+{
+    CUfunction fill = app_function(&module, "fill"), copy = app_function(&module, "copy");
+    CUdeviceptr at, device;
+    unsigned *host;
+    CUstream stream;
+
+    CHECK(cuMemHostAlloc((void **)&host, WORDS * 4, CU_MEMHOSTALLOC_DEVICEMAP));
+    CHECK(cuMemHostGetDevicePointer_v2(&at, host, 0));
+    CHECK(cuMemAlloc(&device, WORDS * 4));
+    CHECK(cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING));
+    CHECK(cuMemsetD32(device, 83, WORDS));
+    CHECK(cuCtxSynchronize());
+    CHECK(app_fill(fill, at, 81, WORDS, stream));
+    CHECK(cuLaunchHostFunc(stream, add_one, host));
+    CHECK(cuMemcpyDtoHAsync(host + 10, device, WORDS * 4 - 40, stream));
+    CHECK(app_copy(copy, device, at, WORDS, stream));
+    CHECK(cuStreamSynchronize(stream));
+    printf("between: %u %u %u wrong\n", host[0], host[1], wrong(host + 10, 83, WORDS - 10));
+    CHECK(cuMemcpyDtoH(host, device, 80));
+    printf("copied: %u %u %u %u\n", host[0], host[1], host[10], host[19]);
+    CHECK(cuStreamDestroy_v2(stream));
+    CHECK(cuMemFree(device));
+    CHECK(cuMemFreeHost(host));
+}
+
+static void
 what_it_is(void)
 {
     unsigned int type = 0, flags = 0;
@@ -244,6 +278,7 @@ main(void)
     small_ones_keep_apart();
     boxes();
     registered();
+    functions_between();
     what_it_is();
     return app_end();
 }
