@@ -121,6 +121,35 @@ fdcpu_copy_check(const CUDA_MEMCPY3D *p, int *how)
     return result;
 }
 
+/* Whether an address is the host's: pageable, or pinned. */
+static bool
+of_host(const struct end *end)
+{
+    struct fdcpu_alloc alloc;
+
+    if (end->host || !fdcpu_alloc_find((uint64_t)(uintptr_t)end->base, &alloc))
+        return true;
+    return alloc.kind == FDCPU_A_HOST || alloc.kind == FDCPU_A_REGISTERED;
+}
+
+void
+fdcpu_copy_log(const CUDA_MEMCPY3D *p, const struct fdcpu_stream *stream)
+{
+    struct end dst, src;
+    bool to_host, from_host;
+    size_t y, z;
+
+    if (empty(p) || ends(p, &dst, &src) != CUDA_SUCCESS)
+        return;
+    to_host = of_host(&dst);
+    from_host = of_host(&src);
+    for (z = 0; z < p->Depth; z++)
+        for (y = 0; y < p->Height; y++)
+            fdcpu_log_copy(stream, dst.base + z * dst.slice + y * dst.pitch, to_host,
+                           src.base + z * src.slice + y * src.pitch, from_host,
+                           p->WidthInBytes);
+}
+
 void
 fdcpu_copy_run(const CUDA_MEMCPY3D *p)
 {

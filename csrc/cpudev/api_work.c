@@ -321,6 +321,8 @@ fdcpu_work_run(struct fdcpu_work *work, struct fdcpu_stream *stream)
 {
     int error = atomic_load(&work->ctx->error);
 
+    if (error == 0)
+        fdcpu_log_work(work, stream);
     if (work->kind == FDCPU_W_CALLBACK) {
         fdcpu_thread.in_host_function = true;
         work->u.callback.fn(work->u.callback.stream, (CUresult)error,

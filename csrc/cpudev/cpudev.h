@@ -511,6 +511,11 @@ CUresult fdcpu_launch_prepare(struct fdcpu_ctx *ctx, void *handle,
 enum { FDCPU_SRC_PAGEABLE = 1, FDCPU_DST_PAGEABLE = 2, FDCPU_BOTH_HOST = 4 };
 CUresult fdcpu_copy_check(const CUDA_MEMCPY3D *p, int *how);
 void fdcpu_copy_run(const CUDA_MEMCPY3D *p);
+/* api_log.c: what a stream does, for who compares. A copy is a line a row. */
+void fdcpu_log_work(const struct fdcpu_work *work, const struct fdcpu_stream *stream);
+void fdcpu_log_copy(const struct fdcpu_stream *stream, const void *dst, bool dst_host,
+                    const void *src, bool src_host, size_t size);
+void fdcpu_copy_log(const CUDA_MEMCPY3D *p, const struct fdcpu_stream *stream);
 CUresult fdcpu_set_check(const CUDA_MEMSET_NODE_PARAMS *p);
 
 /* ---- streams and events (api_stream.c, api_event.c) ---- */

@@ -4,7 +4,8 @@
 # Takes PyTorch's CUDA build (several GB, from the registry) into TORCH_VENV, which is
 # made where it is missing, and runs torch_callpath.py directly on the CPU device and
 # through a server, over shm and tcp, with kernels skipped (docs/cpu-device.md): the three
-# must say the same. Each runs twice, the second time with expandable segments. What they
+# must say the same, and give the same work to each stream (tests/submissions.py; parameters
+# have gaps that hold anything, and what no kernel wrote is anything). Each runs twice, the second time with expandable segments. What they
 # write on standard error is shown where it is ours. fdrun is $VENV's.
 set -eu
 
@@ -26,9 +27,10 @@ if ! "$python" -c 'import torch, numpy' 2>/dev/null; then
         "torch==${TORCH_VERSION:-2.14.1}" numpy
 fi
 
+rm -f "$place"/*.log.*
 export FD_CPU_KERNELS=skip FD_CPU_CC="${FD_CPU_CC:-9.0}" FD_CPU_MEMORY_MB=4096
 state=$(mktemp -d)
-"$venv/bin/fdserver" --listen "127.0.0.1:$port" --cpu-devices 1 --state "$state" \
+FD_CPU_LOG="$PWD/$place/server.log" "$venv/bin/fdserver" --listen "127.0.0.1:$port" --cpu-devices 1 --state "$state" \
     >"$place/server.log" 2>&1 &
 server=$!
 trap 'kill $server 2>/dev/null; rm -rf "$state"' EXIT
@@ -61,9 +63,10 @@ parts="$*"
 for segments in False True; do
     export PYTORCH_CUDA_ALLOC_CONF="expandable_segments:$segments"
     kind=$([ $segments = True ] && echo expandable || echo plain)
-    one "$kind-direct" "$venv/bin/fdrun" --direct --
+    FD_CPU_LOG="$PWD/$place/$kind-direct.log" one "$kind-direct" "$venv/bin/fdrun" --direct --
     for road in shm tcp; do
         export FD_TRANSPORT=$road
+        rm -f "$place"/server.log.*
         one "$kind-$road" "$venv/bin/fdrun" -n 1 -l "127.0.0.1:$port" --
         sleep 3 # the lease is free again once its worker has gone
         if ! cmp -s "$place/$kind-direct.out" "$place/$kind-$road.out"; then
@@ -71,6 +74,8 @@ for segments in False True; do
             diff "$place/$kind-direct.out" "$place/$kind-$road.out" || true
             failed=1
         fi
+        "$venv/bin/python" -m tests.submissions "$place/$kind-direct.log" \
+            "$place/server.log" --loose --no-results --no-parameters || failed=1
     done
 done
 exit $failed
