@@ -1,5 +1,9 @@
 #!/bin/sh
-# numba-cuda's own tests on the CPU device: tests/suites/numba_cuda.sh [--remote] [MODULE ...]
+# numba-cuda's own tests on the CPU device: tests/suites/numba_cuda.sh [WAY] [MODULE ...]
+#
+# WAY is --direct (when left out), --remote (a server and shared memory), --tcp (a server and
+# a connection), or --all: the three one after another, each with its count of what passed,
+# failed and was skipped. After a direct run the others also say what is skipped only there.
 #
 # They come with numba-cuda's wheel, which is installed into build/suites/numba_cuda/venv
 # with the rest of the `cuda` extra and what the tests alone need. fdrun is $VENV's. Logs
@@ -30,11 +34,29 @@ with open("pyproject.toml", "rb") as file:
     touch "$place/venv/.done"
 fi
 
-case "${1:-}" in
---remote) logs=$place/remote ;;
-*) logs=$place/direct ;;
+way=${1:---direct}
+case "$way" in
+--direct | --remote | --tcp | --all) [ $# -eq 0 ] || shift ;;
+*) way=--direct ;;
 esac
 
 # Two of the tests write past the end of their arrays, which GPUs do not notice.
 export FD_CPU_SLACK=1 NUMBA_CUDA_LOW_OCCUPANCY_WARNINGS=0
-exec nice "$python" tests/suites/numba_suite.py --bin "$venv/bin" --out "$logs" "$@"
+suite() { nice "$python" tests/suites/numba_suite.py --bin "$venv/bin" "$@"; }
+direct() { suite --out "$place/direct" "$@"; }
+remote() { suite --out "$place/remote" --remote shm --direct "$place/direct" "$@"; }
+tcp() { suite --out "$place/tcp" --remote tcp --direct "$place/direct" "$@"; }
+
+case "$way" in
+--direct) direct "$@" ;;
+--remote) remote "$@" ;;
+--tcp) tcp "$@" ;;
+--all)
+    failed=0
+    for one in direct remote tcp; do
+        echo "== $one"
+        $one "$@" || failed=1
+    done
+    exit $failed
+    ;;
+esac

@@ -1,11 +1,13 @@
 """Runs numba-cuda's own tests, one process a module, and judges what they say.
 
-    numba_suite.py [--remote] [--jobs N] [--out DIR] [MODULE ...]
+    numba_suite.py [--remote ROAD] [--direct DIR] [--jobs N] [--out DIR] [MODULE ...]
 
 The tests are those in the installed wheel: numba.cuda.tests.cudapy and .doc_examples; a
 MODULE is the last part of a name, such as test_atomics. They run on the CPU device:
-directly, or with --remote through `flexdirect local`, a server and shared memory. What
-may fail, and why, is in numba_cuda.known; any other failure makes the exit status 1.
+directly, or with --remote shm or tcp through `flexdirect local`, a server of its own. What
+may fail, and why, is in numba_cuda.known; any other failure makes the exit status 1. So
+does, with --direct and the folder of a direct run, a test that is skipped only here, unless
+numba_cuda.known lists it under skip:.
 
 `numba_suite.py --child MODULE FILE` is what runs in each of the processes. It writes a
 line into FILE as a test starts and one as it ends, so that a crash can be placed.
@@ -171,11 +173,29 @@ def known(names: Iterable[str], remote: bool) -> dict[str, str]:
         if not line.strip() or line.startswith("#"):
             continue
         pattern, reason = line.split(None, 1)
-        if pattern.startswith("remote:") and not remote:
+        if pattern.startswith("skip:") or (pattern.startswith("remote:") and not remote):
             continue
         pattern = pattern.removeprefix("remote:")
         pairs.update((name, reason) for name in names if fnmatchcase(name, pattern))
     return pairs
+
+
+def skipped_here(found: dict[str, str], direct: Path) -> list[str]:
+    """Tests that a direct run of theirs did not skip, and numba_cuda.known does not list."""
+    frozen = [
+        line.split(None, 1)[0].removeprefix("skip:")
+        for line in KNOWN.read_text().splitlines() if line.startswith("skip:")
+    ]
+    before = {
+        name.removeprefix(PREFIX): word
+        for file in direct.glob("*.tests")
+        for name, word in outcomes(file.read_text().splitlines())
+    }
+    return sorted(
+        name for name, word in found.items()
+        if word == "skipped" and before.get(name, "skipped") != "skipped"
+        and not any(fnmatchcase(name, pattern) for pattern in frozen)
+    )
 
 
 def report(found: dict[str, str], may_fail: dict[str, str]) -> int:
@@ -199,7 +219,8 @@ def main() -> int:
         child(*sys.argv[2:])
         return 0
     parser = argparse.ArgumentParser()
-    parser.add_argument("--remote", action="store_true")
+    parser.add_argument("--remote", choices=("shm", "tcp"), help="through a server")
+    parser.add_argument("--direct", type=Path, help="what a direct run has left")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--bin", type=Path, required=True, help="where fdrun is")
     parser.add_argument("--out", type=Path, required=True, help="for logs")
@@ -208,6 +229,7 @@ def main() -> int:
     given.out.mkdir(parents=True, exist_ok=True)
     launcher = [str(given.bin / "fdrun"), "--direct", "--"]
     if given.remote:
+        os.environ["FD_TRANSPORT"] = given.remote
         launcher = [str(given.bin / "flexdirect"), "local", "--cpu-devices", "1", "-q", "--"]
     chosen = [
         module for module in modules()
@@ -216,7 +238,11 @@ def main() -> int:
     with ThreadPoolExecutor(given.jobs) as pool:
         parts = pool.map(lambda m: run_module(m, launcher, given.out), chosen)
         found = {name: word for part in parts for name, word in part.items()}
-    return report(found, known(found, given.remote))
+    status = report(found, known(found, given.remote is not None))
+    skips = skipped_here(found, given.direct) if given.direct else []
+    for name in skips:
+        print(f"UNEXPECTED: {name} (skipped, and not in a direct run)")
+    return 1 if skips else status
 
 
 if __name__ == "__main__":
