@@ -371,7 +371,7 @@ static CUresult
 context_shut(struct fdc_ctx *ctx)
 {
     static const int owned[] = {
-        FDC_KIND_GRAPH_EXEC, FDC_KIND_NODE, FDC_KIND_GRAPH, FDC_KIND_STREAM,
+        FDC_KIND_NODE, FDC_KIND_GRAPH, FDC_KIND_STREAM,
     };
     struct fdc_serve *serve = ctx->serve;
     const struct fdc_driver *driver = serve->driver;
@@ -388,6 +388,7 @@ context_shut(struct fdc_ctx *ctx)
     }
     fdc_done_flush(serve);
     fdc_done_cancel(serve, ctx, CUDA_ERROR_CONTEXT_IS_DESTROYED);
+    fdc_handle_sweep(serve, FDC_KIND_GRAPH_EXEC, ctx->index, fdc_exec_forget);
     for (size_t i = 0; i < FDC_COUNT(owned); i++)
         fdc_handle_sweep(serve, owned[i], ctx->index, NULL);
     fdc_objects_sweep(serve, ctx->index);

@@ -18,13 +18,19 @@ int
 fdc_done_add(struct fdc_serve *serve, uint64_t ticket, struct fdc_mark *mark,
              CUstream stream, struct fdc_chunk down)
 {
+    return fdc_done_add_filled(serve, &(struct fdc_done){
+        .mark = mark, .stream = stream, .ticket = ticket, .down = down,
+    });
+}
+
+int
+fdc_done_add_filled(struct fdc_serve *serve, struct fdc_done *like)
+{
     struct fdc_done *item = malloc(sizeof(*item));
 
     if (item == NULL)
         return -ENOMEM;
-    *item = (struct fdc_done){
-        .mark = mark, .stream = stream, .ticket = ticket, .down = down,
-    };
+    *item = *like;
     pthread_mutex_lock(&serve->inbox_lock);
     if (serve->inbox_last != NULL)
         serve->inbox_last->next = item;
@@ -100,9 +106,13 @@ finish(struct fdc_serve *serve, struct fdc_done *item, CUresult result)
         serve->driver->cuEventSynchronize(item->mark->event);
         fdc_print_turn(serve);
     }
+    if (item->fill != NULL && (result != CUDA_SUCCESS || item->down.size == 0))
+        item->fill(serve, item->user, NULL, 0);
     if (result == CUDA_SUCCESS && item->down.size != 0) {
         uint8_t *view = (uint8_t *)serve->region[FDC_REGION_DOWN] + item->down.offset;
 
+        if (item->fill != NULL)
+            item->fill(serve, item->user, view, item->down.size);
         fdc_link_put(serve->link, FDC_REGION_DOWN, item->down.offset, view,
                      item->down.size, &put);
         fdc_count(serve, down_bytes, item->down.size);

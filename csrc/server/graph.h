@@ -56,4 +56,66 @@ struct fdc_list_ask {
 int fdc_list_give(struct fdc_request *request, const struct fdc_list_ask *ask,
                   uint64_t *total, CUresult *result);
 
+/* ---- shadow.c: memory that stands for the client's in graphs ---- */
+
+struct fdc_shadow {
+    uint32_t refs; /* its handle, and each list of copies that names it; atomic */
+    uint8_t *bytes;
+    uint64_t size, room; /* room: of the mapping */
+    uint64_t handle;
+    struct fdc_mark *last; /* of the last replay with it; executor only */
+    struct fdc_shadow *next;
+};
+
+struct fdc_shadow *fdc_shadow_find(struct fdc_serve *serve, uint64_t handle);
+/* The shadow that holds this address of the worker's, with a reference; NULL: none. */
+struct fdc_shadow *fdc_shadow_at(struct fdc_serve *serve, const void *at);
+void fdc_shadow_put(struct fdc_serve *serve, struct fdc_shadow *shadow);
+bool fdc_shadows_any(struct fdc_serve *serve);
+
+/* ---- graphrows.c: the copies of an executable graph that have to do with shadows ---- */
+
+struct fdc_row {
+    struct fdc_shadow *shadow; /* a reference */
+    CUgraphNode node;
+    struct fdc_graph_copy copy;
+};
+
+struct fdc_rows { /* never changed once others see it */
+    uint32_t refs; /* atomic */
+    uint32_t count, hosts;
+    uint64_t up, down; /* bytes, packed */
+    struct fdc_row *row;
+    struct fdc_graph_host *host;
+    /* For each host function the copies (and others of its kind) before and behind it. */
+    struct fdc_host_set {
+        uint64_t number;
+        CUgraphNode node, *before, *after;
+        size_t nbefore, nafter;
+    } *set;
+    size_t sets;
+};
+
+/* NULL with success: there are none. */
+CUresult fdc_rows_make(struct fdc_serve *serve, CUgraph graph, struct fdc_rows **rows);
+/* The same with another copy for this node. Takes a reference to nothing. */
+CUresult fdc_rows_change(struct fdc_serve *serve, const struct fdc_rows *old,
+                         CUgraphNode node, const CUDA_MEMCPY3D *copy,
+                         struct fdc_rows **rows);
+void fdc_rows_put(struct fdc_serve *serve, struct fdc_rows *rows);
+
+/* ---- replay.c ---- */
+
+/* What an executable graph's handle has beside the driver's value. */
+struct fdc_replays;
+struct fdc_replays *fdc_replays_new(struct fdc_rows *rows);
+/* Waits for nothing: what runs keeps what it needs. */
+void fdc_replays_put(struct fdc_serve *serve, struct fdc_replays *replays);
+/* Other copies from the next launch on; takes the reference over. */
+void fdc_replays_set(struct fdc_serve *serve, struct fdc_replays *replays,
+                     struct fdc_rows *rows);
+struct fdc_rows *fdc_replays_rows(struct fdc_replays *replays);
+/* graphexec.c: other copies for this executable graph; takes the reference over. */
+CUresult fdc_exec_rows(struct fdc_serve *serve, uint64_t handle, struct fdc_rows *rows);
+
 #endif

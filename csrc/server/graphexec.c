@@ -27,6 +27,58 @@ instantiate(const struct fdc_driver *driver, CUgraph graph, uint64_t flags,
     return result;
 }
 
+/* Its handle, and what copies it has from and to the client's memory. */
+static CUresult
+keep(struct fdc_request *request, uint64_t handle, CUgraphExec exec, CUgraph graph,
+     uint32_t *count)
+{
+    struct fdc_serve *serve = request->serve;
+    struct fdc_replays *replays = NULL;
+    struct fdc_rows *rows;
+    CUresult result;
+
+    result = fdc_rows_make(serve, graph, &rows);
+    if (result == CUDA_SUCCESS && rows != NULL) {
+        *count = rows->count;
+        replays = fdc_replays_new(rows);
+        if (replays == NULL) {
+            fdc_rows_put(serve, rows);
+            result = CUDA_ERROR_OUT_OF_MEMORY;
+        }
+    }
+    if (result == CUDA_SUCCESS)
+        result = fdc_handle_put_aux(serve, FDC_KIND_GRAPH_EXEC, handle, exec, replays,
+                                    request->ctx);
+    if (result != CUDA_SUCCESS)
+        fdc_replays_put(serve, replays);
+    return result;
+}
+
+CUresult
+fdc_exec_rows(struct fdc_serve *serve, uint64_t handle, struct fdc_rows *rows)
+{
+    struct fdc_slot *slot = fdc_slot_find(serve, FDC_KIND_GRAPH_EXEC, handle);
+    struct fdc_replays *replays;
+
+    if (slot == NULL) {
+        fdc_rows_put(serve, rows);
+        return CUDA_ERROR_INVALID_HANDLE;
+    }
+    replays = slot->aux;
+    if (replays == NULL && rows == NULL)
+        return CUDA_SUCCESS;
+    if (replays == NULL) {
+        replays = fdc_replays_new(NULL);
+        if (replays == NULL) {
+            fdc_rows_put(serve, rows);
+            return CUDA_ERROR_OUT_OF_MEMORY;
+        }
+        fdc_handle_swap(serve, FDC_KIND_GRAPH_EXEC, handle, slot->value, replays);
+    }
+    fdc_replays_set(serve, replays, rows);
+    return CUDA_SUCCESS;
+}
+
 int
 fdc_server_call_fdcGraphMake(struct fdc_request *request,
                              const struct fdc_req_fdcGraphMake *req)
@@ -46,8 +98,7 @@ fdc_server_call_fdcGraphMake(struct fdc_request *request,
     if (bad != NULL)
         reply.error_node = fdc_node_name(serve, bad);
     if (result == CUDA_SUCCESS) {
-        result = fdc_handle_put(serve, FDC_KIND_GRAPH_EXEC, req->exec, exec,
-                                request->ctx);
+        result = keep(request, req->exec, exec, graph, &reply.rows);
         if (result != CUDA_SUCCESS)
             request->driver->cuGraphExecDestroy(exec);
     }
@@ -76,6 +127,15 @@ fdc_server_call_fdcGraphUpdate(struct fdc_request *request,
         else
             result =
                 driver->cuGraphExecUpdate(exec, graph, &info.errorNode, &info.result);
+    }
+    if (result == CUDA_SUCCESS) {
+        struct fdc_rows *rows;
+
+        result = fdc_rows_make(serve, graph, &rows);
+        if (rows != NULL)
+            reply.rows = rows->count;
+        if (result == CUDA_SUCCESS)
+            result = fdc_exec_rows(serve, req->exec, rows);
     }
     reply.outcome = (uint32_t)info.result;
     if (info.errorNode != NULL)

@@ -365,6 +365,23 @@ set_exec(const struct fdc_driver *driver, CUgraphExec exec, uint32_t type,
     }
 }
 
+/* An executable graph's copy may be from or to a shadow now, or not any more. */
+static CUresult
+other_rows(struct fdc_serve *serve, uint64_t exec, CUgraphNode node,
+           const CUDA_MEMCPY3D *copy)
+{
+    struct fdc_slot *slot = fdc_slot_find(serve, FDC_KIND_GRAPH_EXEC, exec);
+    struct fdc_rows *old, *rows = NULL;
+    CUresult result;
+
+    if (slot == NULL || (slot->aux == NULL && !fdc_shadows_any(serve)))
+        return CUDA_SUCCESS;
+    old = fdc_replays_rows(slot->aux);
+    result = fdc_rows_change(serve, old, node, copy, &rows);
+    fdc_rows_put(serve, old);
+    return result == CUDA_SUCCESS ? fdc_exec_rows(serve, exec, rows) : result;
+}
+
 int
 fdc_server_call_fdcGraphSet(struct fdc_request *request,
                             const struct fdc_req_fdcGraphSet *req)
@@ -391,6 +408,8 @@ fdc_server_call_fdcGraphSet(struct fdc_request *request,
                      : set(serve, req->type, node, &body);
         if (result != CUDA_SUCCESS)
             body_undo(serve, &body);
+        else if (req->exec != 0 && req->type == CU_GRAPH_NODE_TYPE_MEMCPY)
+            result = other_rows(serve, req->exec, node, &body.memcpy);
     }
     fdc_request_answer(request, result, NULL, 0);
     return 0;

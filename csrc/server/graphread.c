@@ -90,8 +90,10 @@ read_kernel(struct fdc_serve *serve, CUgraphNode node, struct told *told)
 /* One end of a copy. */
 static CUresult
 read_end(struct fdc_serve *serve, CUmemorytype type, CUdeviceptr device,
-         CUarray array, struct fdc_copy_end *end)
+         const void *host, CUarray array, struct fdc_copy_end *end)
 {
+    struct fdc_shadow *shadow;
+
     switch ((int)type) {
     case CU_MEMORYTYPE_ARRAY:
         end->memory = FDC_COPY_ARRAY;
@@ -101,10 +103,27 @@ read_end(struct fdc_serve *serve, CUmemorytype type, CUdeviceptr device,
     case CU_MEMORYTYPE_UNIFIED:
         end->memory = FDC_COPY_DEVICE;
         end->base = device;
-        return fdc_memory_check(serve, device, 1);
+        if (fdc_memory_check(serve, device, 1) == CUDA_SUCCESS)
+            return CUDA_SUCCESS;
+        host = (const void *)(uintptr_t)device;
+        break;
     default:
-        return CUDA_ERROR_NOT_SUPPORTED;
+        break;
     }
+    /* Of the worker's own memory only shadows are anything to the client. */
+    if (fdc_host_check(serve, (uint64_t)(uintptr_t)host, 1) == CUDA_SUCCESS) {
+        end->memory = FDC_COPY_DEVICE;
+        end->base = (uint64_t)(uintptr_t)host;
+        return CUDA_SUCCESS;
+    }
+    shadow = fdc_shadow_at(serve, host);
+    if (shadow == NULL)
+        return CUDA_ERROR_NOT_SUPPORTED;
+    end->memory = FDC_COPY_SHADOW;
+    end->base = shadow->handle;
+    end->x += (uint64_t)((const uint8_t *)host - shadow->bytes);
+    fdc_shadow_put(serve, shadow);
+    return CUDA_SUCCESS;
 }
 
 static CUresult
@@ -135,11 +154,11 @@ read_memcpy(struct fdc_serve *serve, CUgraphNode node, struct told *told)
         .height = copy.Height,
         .depth = copy.Depth,
     };
-    result = read_end(serve, copy.srcMemoryType, copy.srcDevice, copy.srcArray,
-                      &body->copy.src);
+    result = read_end(serve, copy.srcMemoryType, copy.srcDevice, copy.srcHost,
+                      copy.srcArray,                      &body->copy.src);
     if (result == CUDA_SUCCESS)
-        result = read_end(serve, copy.dstMemoryType, copy.dstDevice, copy.dstArray,
-                          &body->copy.dst);
+        result = read_end(serve, copy.dstMemoryType, copy.dstDevice, copy.dstHost,
+                          copy.dstArray,                          &body->copy.dst);
     return result;
 }
 

@@ -310,13 +310,6 @@ fdc_handle_sweep_aux(struct fdc_serve *serve, int kind, const void *aux)
 /* ---- the end of the session ---- */
 
 static void
-end_exec(struct fdc_serve *serve, void *value, void *aux)
-{
-    (void)aux;
-    serve->driver->cuGraphExecDestroy(value);
-}
-
-static void
 end_graph(struct fdc_serve *serve, void *value, void *aux)
 {
     if (aux == NULL)                    /* else it is inside a node of another */
@@ -359,7 +352,7 @@ fdc_handles_cleanup(struct fdc_serve *serve)
         int kind;
         void (*end)(struct fdc_serve *serve, void *value, void *aux);
     } order[] = {
-        { FDC_KIND_GRAPH_EXEC, end_exec }, { FDC_KIND_GRAPH, end_graph },
+        { FDC_KIND_GRAPH_EXEC, fdc_exec_end }, { FDC_KIND_GRAPH, end_graph },
         { FDC_KIND_EVENT, end_event },     { FDC_KIND_STREAM, end_stream },
         { FDC_KIND_ARRAY, fdc_arrays_end },     { FDC_KIND_MIPMAP, fdc_mipmaps_end },
         { FDC_KIND_MODULE, end_module },   { FDC_KIND_LIBRARY, end_library },

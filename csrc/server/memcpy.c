@@ -4,7 +4,7 @@
  * network, sent) when the copy has finished. Addresses that a copy names must be the
  * session's: a driver would take one of the worker's own memory just as gladly.
  */
-#include "server/serve.h"
+#include "server/graph.h"
 #include "server_hooks.h"
 
 #include <errno.h>
@@ -124,6 +124,25 @@ small(uint64_t a, uint64_t b, uint64_t c)
     return (a | b | c) < 1ull << 40;
 }
 
+/* Memory of the worker's that stands for the client's: the box has to be in it. */
+static CUresult
+shadow_end(struct fdc_serve *serve, const struct fdc_copy_end *end,
+           const struct fdc_copy3d *copy, const void **host)
+{
+    struct fdc_shadow *shadow = fdc_shadow_find(serve, end->base);
+    struct fdc_copy_end here = *end;
+    uint64_t bytes;
+
+    if (shadow == NULL)
+        return CUDA_ERROR_INVALID_HANDLE;
+    here.x = 0;
+    if (end->y != 0 || end->z != 0 || !reach(&here, copy, &bytes) ||
+        end->x > shadow->size || bytes > shadow->size - end->x)
+        return CUDA_ERROR_INVALID_VALUE;
+    *host = shadow->bytes + end->x;
+    return CUDA_SUCCESS;
+}
+
 /* One end as the driver wants it. chunk: what FDC_COPY_CHUNK means here. */
 static CUresult
 end_of(struct fdc_request *request, const struct fdc_copy_end *end,
@@ -143,6 +162,9 @@ end_of(struct fdc_request *request, const struct fdc_copy_end *end,
         *type = CU_MEMORYTYPE_HOST;
         *host = chunk;
         return CUDA_SUCCESS;
+    case FDC_COPY_SHADOW:
+        *type = CU_MEMORYTYPE_HOST;
+        return shadow_end(request->serve, end, copy, host);
     case FDC_COPY_DEVICE:
         *type = CU_MEMORYTYPE_DEVICE;
         *device = end->base;
@@ -198,6 +220,10 @@ fdc_copy3d_fill(struct fdc_request *request, const struct fdc_copy3d *copy,
     out->dstLOD = copy->dst.level;
     out->dstPitch = copy->dst.pitch;
     out->dstHeight = copy->dst.height;
+    if (copy->src.memory == FDC_COPY_SHADOW)
+        out->srcXInBytes = 0;
+    if (copy->dst.memory == FDC_COPY_SHADOW)
+        out->dstXInBytes = 0;
     if (copy->src.memory == FDC_COPY_CHUNK) {
         out->srcPitch = copy->width;
         out->srcHeight = copy->height;

@@ -127,10 +127,15 @@ struct fdc_done {
     CUstream stream;
     uint64_t ticket;
     struct fdc_chunk down;
+    /* Where the chunk's bytes come from, if not from the driver: called once, view NULL
+     * where they are not wanted. */
+    void (*fill)(struct fdc_serve *serve, void *user, void *view, uint64_t size);
+    void *user;
 };
 /* DONE when the mark has passed; the mark is taken over. */
 int fdc_done_add(struct fdc_serve *serve, uint64_t ticket, struct fdc_mark *mark,
                  CUstream stream, struct fdc_chunk down);
+int fdc_done_add_filled(struct fdc_serve *serve, struct fdc_done *like);
 /* As fdc_done_flush, says how many it sent. */
 int fdc_done_turn(struct fdc_serve *serve);
 bool fdc_done_any(struct fdc_serve *serve);
@@ -266,6 +271,11 @@ enum { FDC_LAUNCH_COOPERATIVE = 1, FDC_LAUNCH_PROGRAMMATIC = 2, FDC_LAUNCH_PRIOR
 CUresult fdc_copy3d_fill(struct fdc_request *request, const struct fdc_copy3d *copy,
                          const void *src_chunk, void *dst_chunk, CUDA_MEMCPY3D *out);
 
+/* ---- replay.c ---- */
+
+void fdc_exec_end(struct fdc_serve *serve, void *value, void *aux);
+void fdc_exec_forget(struct fdc_serve *serve, void *value, void *aux);
+
 /* ---- hostfn.c ---- */
 
 struct fdc_hostfns;
@@ -369,6 +379,7 @@ struct fdc_serve {
     struct fdc_objects *objects;
     struct fdc_names *names;            /* graphname.c */
     struct fdc_captures *capture;       /* capture.c */
+    struct fdc_shadows *shadows;        /* shadow.c */
 
     struct fdc_serve_counters counters; /* atomic adds, relaxed */
 };
@@ -385,6 +396,8 @@ struct fdc_names *fdc_names_new(void);
 void fdc_names_free(struct fdc_names *names);
 struct fdc_captures *fdc_captures_new(void);
 void fdc_captures_free(struct fdc_captures *captures);
+struct fdc_shadows *fdc_shadows_new(void);
+void fdc_shadows_free(struct fdc_serve *serve);
 
 /* ---- texture.c ---- */
 

@@ -77,11 +77,12 @@ fdc_serve_new(const struct fdc_driver *driver, struct fdc_link *link,
     serve->objects = fdc_objects_new();
     serve->names = fdc_names_new();
     serve->capture = fdc_captures_new();
+    serve->shadows = fdc_shadows_new();
     serve->hostfns = fdc_hostfns_new(serve);
     serve->blobs = fdc_blobs_new();
     if (serve->memory == NULL || serve->host == NULL || serve->images == NULL ||
         serve->hostfns == NULL || serve->blobs == NULL || serve->objects == NULL ||
-        serve->names == NULL || serve->capture == NULL)
+        serve->names == NULL || serve->capture == NULL || serve->shadows == NULL)
         goto err_free;
     err = fdc_poller_start(serve);
     if (err == 0)
@@ -248,6 +249,7 @@ fdc_serve_free(struct fdc_serve *serve)
     fdc_objects_free(serve->objects);
     fdc_names_free(serve->names);
     fdc_captures_free(serve->capture);
+    fdc_shadows_free(serve);
     fdc_blobs_free(serve->blobs);
     fdc_handles_free(serve);
     fdc_send_drop(serve);

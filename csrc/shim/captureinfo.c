@@ -170,6 +170,19 @@ update(CUstream value, const CUgraphNode *nodes, const CUgraphEdgeData *edges,
     return fdc_call_wait(&call, &reply, sizeof(reply));
 }
 
+struct fdc_keeps *
+fdc_capture_keeps(struct fdc_stream *stream)
+{
+    struct fdc_session *session = stream->object.session;
+    struct fdc_keeps *keeps = NULL;
+
+    pthread_mutex_lock(&session->capture_lock);
+    if (stream->capture != NULL && !stream->capture->invalid)
+        keeps = &stream->capture->graph->keeps;
+    pthread_mutex_unlock(&session->capture_lock);
+    return keeps;
+}
+
 CUresult
 fdc_capture_memory(struct fdc_call *call, struct fdc_stream *stream,
                    CUgraphNodeParams *params)

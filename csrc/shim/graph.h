@@ -7,6 +7,8 @@
 #include "memory.h"
 
 struct fdc_graph_block;
+struct fdc_shadow;
+struct fdc_rows;
 
 /* User objects that something keeps alive, and memory that it stands for. */
 struct fdc_keeps {
@@ -18,6 +20,8 @@ struct fdc_keeps {
     size_t users;
     struct fdc_graph_block **alloc, **free; /* of its nodes of these kinds */
     size_t allocs, frees;
+    struct fdc_shadow **shadow; /* of the host memory that its copies name */
+    size_t shadows;
 };
 
 struct fdc_graph {
@@ -31,6 +35,7 @@ struct fdc_exec {
     struct fdc_object object;
     uint64_t flags;
     uint64_t stream, issued; /* its last launch: handle, position; atomic */
+    struct fdc_rows *rows;   /* copies from and to host memory, NULL: none; atomic */
     struct fdc_keeps keeps;
 };
 
@@ -64,9 +69,11 @@ struct fdc_body {
 
 /* ---- graphbody.c ---- */
 
-/* Checks what can be checked here. The call's context becomes the one that they name. */
+/* Checks what can be checked here. The call's context becomes the one that they name. The
+ * node will be of this graph (or of an executable one: NULL), which keeps what it needs. */
 CUresult fdc_body_make(struct fdc_call *call, struct fdc_graph *graph,
-                       const CUgraphNodeParams *params, struct fdc_body *body);
+                       struct fdc_keeps *keeps, const CUgraphNodeParams *params,
+                       struct fdc_body *body);
 void fdc_body_write(const struct fdc_body *body, void *to);
 /* The node is made of this now. */
 CUresult fdc_body_remember(struct fdc_call *call, struct fdc_node *node,
@@ -136,7 +143,21 @@ CUresult fdc_graph_memory_launch(struct fdc_exec *exec);
 void fdc_block_ref(struct fdc_graph_block *block);
 void fdc_block_unref(struct fdc_graph_block *block);
 
-/* ---- capture.c ---- */
+/* ---- graphhost.c ---- */
+
+void fdc_shadow_ref(struct fdc_shadow *shadow);
+void fdc_shadow_unref(struct fdc_shadow *shadow);
+/* The executable graph's copies from and to host memory, as the worker knows them. */
+CUresult fdc_replay_learn(struct fdc_call *call, struct fdc_exec *exec);
+void fdc_replay_drop(struct fdc_exec *exec);
+/* A launch of one that has such copies. */
+CUresult fdc_replay(struct fdc_call *call, struct fdc_exec *exec,
+                    struct fdc_stream *stream);
+
+/* ---- captureinfo.c ---- */
+
+/* What the graph of the stream's capture keeps, or NULL. */
+struct fdc_keeps *fdc_capture_keeps(struct fdc_stream *stream);
 
 /* An allocation or its end in a capture: a node at its place. */
 CUresult fdc_capture_memory(struct fdc_call *call, struct fdc_stream *stream,

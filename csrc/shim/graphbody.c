@@ -166,7 +166,7 @@ memop_make(struct fdc_call *call, const CUDA_BATCH_MEM_OP_NODE_PARAMS *params,
 }
 
 CUresult
-fdc_body_make(struct fdc_call *call, struct fdc_graph *graph,
+fdc_body_make(struct fdc_call *call, struct fdc_graph *graph, struct fdc_keeps *keeps,
               const CUgraphNodeParams *params, struct fdc_body *body)
 {
     static uint32_t said;
@@ -181,8 +181,8 @@ fdc_body_make(struct fdc_call *call, struct fdc_graph *graph,
         result = in_context(call, params->memcpy.copyCtx);
         body->size = sizeof(body->u.memcpy);
         return result == CUDA_SUCCESS
-                   ? fdc_box_device(call->session, &params->memcpy.copyParams,
-                                    &body->u.memcpy.copy)
+                   ? fdc_box_wire(call, keeps, &params->memcpy.copyParams,
+                                  &body->u.memcpy.copy)
                    : result;
     case CU_GRAPH_NODE_TYPE_MEMSET:
         return memset_make(call, &params->memset, body);

@@ -4,6 +4,8 @@
 #include "cuda_calls.h"
 #include "graph.h"
 
+#define ENTRIES 4 /* of a stream's queue, beside the launch of a graph with host copies */
+
 /* What the worker's driver need not know of: uploading is a call of its own, memory nodes
  * are the shim's. */
 #define OWN_FLAGS                                                                      \
@@ -20,6 +22,7 @@ static void
 exec_drop(struct fdc_exec *exec)
 {
     fdc_object_drop(exec);
+    fdc_replay_drop(exec);
     fdc_keeps_drop(&exec->keeps);
 }
 
@@ -78,7 +81,12 @@ make(CUgraphExec *out, CUgraph handle, uint64_t flags,
         return result;
     }
     *out = (CUgraphExec)(uintptr_t)exec->object.handle;
-    return CUDA_SUCCESS;
+    if (rep.rows == 0)
+        return CUDA_SUCCESS;
+    result = fdc_replay_learn(&call, exec);
+    if (result != CUDA_SUCCESS)
+        (void)cuGraphExecDestroy(*out);
+    return result;
 }
 
 FDC_EXPORT CUresult
@@ -180,12 +188,21 @@ launch(CUgraphExec handle, CUstream value, unsigned how)
         if (result != CUDA_SUCCESS)
             return result;
     }
-    req = fdc_call_begin(&call, sizeof(*req));
-    if (FDC_UNLIKELY(req == NULL))
-        return call.result;
-    req->hGraph = exec->object.handle;
-    req->hStream = fdc_stream_wire(stream);
-    result = fdc_call_send(&call);
+    if (FDC_UNLIKELY(fdc_load_relaxed(&exec->rows) != NULL) &&
+        !fdc_stream_capturing(stream)) {
+        /* What the worker puts on the stream around the launch counts too. */
+        for (int i = 0; i < ENTRIES && result == CUDA_SUCCESS; i++)
+            result = fdc_stream_resolve(&call, value, how, &stream);
+        if (result == CUDA_SUCCESS)
+            result = fdc_replay(&call, exec, stream);
+    } else {
+        req = fdc_call_begin(&call, sizeof(*req));
+        if (FDC_UNLIKELY(req == NULL))
+            return call.result;
+        req->hGraph = exec->object.handle;
+        req->hStream = fdc_stream_wire(stream);
+        result = fdc_call_send(&call);
+    }
     if (FDC_LIKELY(result == CUDA_SUCCESS)) {
         __atomic_store_n(&exec->stream, stream->object.handle, __ATOMIC_RELAXED);
         __atomic_store_n(&exec->issued, call.position, __ATOMIC_RELAXED);
@@ -219,6 +236,7 @@ cuGraphExecDestroy(CUgraphExec hGraphExec)
     if (result != CUDA_SUCCESS)
         return result;
     fdc_object_drop(exec);
+    fdc_replay_drop(exec);
     fdc_keeps_drop_later(&call, exec);
     return CUDA_SUCCESS;
 }
@@ -260,6 +278,8 @@ cuGraphExecUpdate_v2(CUgraphExec hGraphExec, CUgraph hGraph,
     resultInfo->errorFromNode = (CUgraphNode)(uintptr_t)rep.error_from;
     if (result == CUDA_SUCCESS)
         result = fdc_keeps_replace(&exec->keeps, &graph->keeps);
+    if (result == CUDA_SUCCESS && (rep.rows != 0 || exec->rows != NULL))
+        result = fdc_replay_learn(&call, exec);
     return result;
 }
 

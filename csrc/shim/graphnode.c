@@ -93,7 +93,7 @@ add(CUgraphNode *out, CUgraph handle, const CUgraphNode *deps,
     if (result == CUDA_SUCCESS)
         result = fdc_nodes_check(deps, count, graph->object.handle, edges, &edges_size);
     if (result == CUDA_SUCCESS)
-        result = fdc_body_make(&call, graph, params, &body);
+        result = fdc_body_make(&call, graph, &graph->keeps, params, &body);
     if (result != CUDA_SUCCESS)
         return result;
     node = fdc_node_new(call.session, graph->object.handle);
@@ -155,7 +155,7 @@ set(CUgraphExec exec, bool executable, CUgraphNode handle,
     uint32_t at = sizeof(struct fdc_req_fdcGraphSet);
     struct fdc_req_fdcGraphSet *req;
     struct fdc_exec *found = NULL;
-    struct fdc_graph *child;
+    struct fdc_graph *graph, *child;
     struct fdc_reply reply;
     struct fdc_node *node;
     struct fdc_body body;
@@ -190,7 +190,11 @@ set(CUgraphExec exec, bool executable, CUgraphNode handle,
     default:
         break;
     }
-    result = fdc_body_make(&call, NULL, params, &body);
+    graph = fdc_graph_find((CUgraph)(uintptr_t)node->graph);
+    if (graph == NULL)
+        return CUDA_ERROR_INVALID_HANDLE;
+    result = fdc_body_make(&call, NULL, executable ? &found->keeps : &graph->keeps,
+                           params, &body);
     if (result != CUDA_SUCCESS)
         return result;
     req = fdc_call_begin(&call, at + FDC_ALIGN_UP(body.size, 8u));
@@ -207,6 +211,9 @@ set(CUgraphExec exec, bool executable, CUgraphNode handle,
         return result;
     if (!executable)
         return fdc_body_remember(&call, node, &body, params);
+    if (params->type == CU_GRAPH_NODE_TYPE_MEMCPY &&
+        (found->keeps.shadows != 0 || found->rows != NULL))
+        return fdc_replay_learn(&call, found);
     child = params->type == CU_GRAPH_NODE_TYPE_GRAPH
                 ? fdc_graph_find(params->graph.graph)
                 : NULL;

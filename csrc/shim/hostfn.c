@@ -20,6 +20,7 @@ struct entry {
     CUstreamCallback callback; /* instead of fn */
     CUstream stream;
     bool keep;
+    struct fdc_wrap *wrap; /* a reference, or NULL */
 };
 
 #define BUCKETS 256u
@@ -78,6 +79,8 @@ take(struct fdc_hostfns *fns, uint64_t number, struct entry *copy)
     if (entry == NULL)
         return false;
     *copy = *entry;
+    if (entry->keep)
+        fdc_wrap_get(entry->wrap);
     if (!entry->keep) {
         *link = entry->next;
         fns->entries--;
@@ -100,6 +103,7 @@ drop(struct fdc_hostfns *fns, uint64_t number)
         return;
     *link = entry->next;
     fns->entries--;
+    fdc_wrap_put(entry->wrap);
     free(entry);
 }
 
@@ -179,8 +183,14 @@ service(void *arg)
                 return NULL;
             continue;
         }
+        if (found && entry.wrap != NULL)
+            fdc_wrap_run(entry.wrap, false);
         if (found)
             run(session, &entry, CUDA_SUCCESS);
+        if (found && entry.wrap != NULL) {
+            fdc_wrap_run(entry.wrap, true);
+            fdc_wrap_put(entry.wrap);
+        }
         if (found && !entry.keep)
             __atomic_sub_fetch(&fns->pending, 1, __ATOMIC_RELEASE);
         /* pairs with the acquire in ticket_complete() */
@@ -257,6 +267,30 @@ add(struct fdc_session *session, const struct entry *like, uint64_t *number)
     return result;
 }
 
+void
+fdc_hostfn_wrap(struct fdc_session *session, uint64_t number, struct fdc_wrap *wrap)
+{
+    struct fdc_hostfns *fns = __atomic_load_n(&session->hostfns, __ATOMIC_ACQUIRE);
+    struct entry *entry = NULL;
+
+    if (fns == NULL) {
+        fdc_wrap_put(wrap);
+        return;
+    }
+    pthread_mutex_lock(&fns->lock);
+    for (entry = fns->bucket[number % BUCKETS]; entry != NULL; entry = entry->next)
+        if (entry->number == number)
+            break;
+    if (entry != NULL) {
+        struct fdc_wrap *old = entry->wrap;
+
+        entry->wrap = wrap;
+        wrap = old;
+    }
+    pthread_mutex_unlock(&fns->lock);
+    fdc_wrap_put(wrap);
+}
+
 CUresult
 fdc_hostfn_find(struct fdc_session *session, uint64_t number, CUhostFn *fn, void **user)
 {
@@ -285,6 +319,7 @@ fdc_hostfn_forget(struct fdc_session *session, uint64_t number)
 
     pthread_mutex_lock(&fns->lock);
     if (take(fns, number, &entry)) {
+        fdc_wrap_put(entry.wrap);
         if (entry.keep)
             drop(fns, number);
         else

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "managed.h"
+#include "process.h"
 #include "cuda_calls.h"
 
 CUresult
@@ -79,14 +80,6 @@ fdc_copy_end(struct fdc_call *call, struct fdc_stream *stream, bool sync)
                                                : CUDA_SUCCESS;
 }
 
-CUresult
-fdc_copy_refuse_capture(void)
-{
-    static uint32_t said;
-
-    return fdc_refuse("copying host memory in a capture", &said);
-}
-
 /* A copy whose source has to be read when the stream gets there. */
 struct later {
     const struct fdc_device *device;
@@ -134,8 +127,6 @@ copy_up(struct fdc_call *call, struct fdc_stream *stream, uint64_t dst, const ch
     uint64_t put;
     int err;
 
-    if (fdc_stream_capturing(stream))
-        return fdc_copy_refuse_capture();
     result = fdc_pending_wait(src, size);
     if (result != CUDA_SUCCESS)
         return result;
@@ -199,8 +190,6 @@ copy_down(struct fdc_call *call, struct fdc_stream *stream, char *dst, uint64_t 
     struct fdc_pending *pending, what;
     CUresult result = CUDA_SUCCESS, waited, earlier;
 
-    if (fdc_stream_capturing(stream))
-        return fdc_copy_refuse_capture();
     result = fdc_pending_wait(dst, size);
     if (result != CUDA_SUCCESS)
         return result;
@@ -339,11 +328,13 @@ copy_ends(struct fdc_call *call, struct fdc_stream *stream, CUdeviceptr dst,
     }
     if (fdc_place_reached(to) && fdc_place_reached(from))
         return copy_shared(call, stream, dst, src, size, (kind & COPY_SYNC) != 0);
+    if (fdc_stream_capturing(stream))
+        return kind & COPY_SYNC ? fdc_capture_refuse(stream)
+                                : fdc_copy_captured(call, stream, dst, src, size);
     /* What a host function before it writes is the copy's; so is what a copy before that
      * brings. */
     if (to->where == FDC_DEVICE && from->where == FDC_HOST_PINNED &&
-        !(kind & COPY_SYNC) && fdc_hostfn_pending(call->session) &&
-        !fdc_stream_capturing(stream))
+        !(kind & COPY_SYNC) && fdc_hostfn_pending(call->session))
         return copy_later(call, stream, to->device, dst, (const char *)(uintptr_t)src,
                           size);
     if (to->where == FDC_DEVICE) {
@@ -356,8 +347,6 @@ copy_ends(struct fdc_call *call, struct fdc_stream *stream, CUdeviceptr dst,
         return copy_down(call, stream, (char *)(uintptr_t)dst, src, size,
                          (kind & COPY_SYNC) != 0 || to->where == FDC_HOST_PAGEABLE ||
                              call->session->sync);
-    if (fdc_stream_capturing(stream))
-        return fdc_copy_refuse_capture();
     result = fdc_stream_drain(call, stream);
     if (result == CUDA_SUCCESS)
         memmove((void *)(uintptr_t)dst, (const void *)(uintptr_t)src, size);

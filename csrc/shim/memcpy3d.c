@@ -7,7 +7,8 @@
 #include <string.h>
 
 #include "fdc/copy.h"
-#include "memory.h"
+#include "graph.h"
+#include "process.h"
 #include "cuda_calls.h"
 
 enum { COPY_SYNC = 1 };
@@ -155,28 +156,52 @@ box_read(struct fdc_session *session, const CUDA_MEMCPY3D *copy, struct box *box
     return result == CUDA_SUCCESS ? end_read(session, &dst, box, &box->dst) : result;
 }
 
+static uint64_t host_span(const struct end *end, const struct box *box);
+
+/* An end in host memory is one in its shadow. */
+static CUresult
+end_shadow(struct fdc_call *call, struct fdc_keeps *keeps, const struct box *box,
+           struct end *end)
+{
+    if (!end->host)
+        return CUDA_SUCCESS;
+    memset(&end->wire, 0, sizeof(end->wire));
+    end->wire.pitch = end->pitch > box->width ? end->pitch : box->width;
+    end->wire.height = end->pitch != 0 ? end->slice / end->pitch : box->height;
+    return fdc_shadow_end(call, keeps, end->bytes, host_span(end, box), &end->wire);
+}
+
+static CUresult
+box_shadow(struct fdc_call *call, struct fdc_keeps *keeps, struct box *box)
+{
+    CUresult result = end_shadow(call, keeps, box, &box->src);
+
+    return result == CUDA_SUCCESS ? end_shadow(call, keeps, box, &box->dst) : result;
+}
+
 CUresult
-fdc_box_device(struct fdc_session *session, const CUDA_MEMCPY3D *copy,
-               struct fdc_copy3d *wire)
+fdc_box_wire(struct fdc_call *call, struct fdc_keeps *keeps, const CUDA_MEMCPY3D *copy,
+             struct fdc_copy3d *wire)
 {
     struct box box;
     CUresult result;
 
     if (copy->WidthInBytes == 0 || copy->Height == 0 || copy->Depth == 0)
         return CUDA_ERROR_INVALID_VALUE;
-    result = box_read(session, copy, &box);
-    if (result != CUDA_SUCCESS)
-        return result;
-    if (box.src.host || box.dst.host)
-        return fdc_copy_refuse_capture();
-    *wire = (struct fdc_copy3d){box.src.wire, box.dst.wire, box.width, box.height,
-                                box.depth};
-    return CUDA_SUCCESS;
+    result = box_read(call->session, copy, &box);
+    if (result == CUDA_SUCCESS)
+        result = box_shadow(call, keeps, &box);
+    if (result == CUDA_SUCCESS)
+        *wire = (struct fdc_copy3d){box.src.wire, box.dst.wire, box.width, box.height,
+                                    box.depth};
+    return result;
 }
 
 static CUresult
 end_params(const struct fdc_copy_end *end, struct form *form)
 {
+    struct fdc_place place;
+
     *form = (struct form){.x = end->x,
                           .y = end->y,
                           .z = end->z,
@@ -187,7 +212,17 @@ end_params(const struct fdc_copy_end *end, struct form *form)
     case FDC_COPY_DEVICE:
         form->type = CU_MEMORYTYPE_DEVICE;
         form->device = end->base;
+        if (fdc_place_find(end->base, &place) && place.shared) {
+            form->type = CU_MEMORYTYPE_HOST;
+            form->device = 0;
+            form->host = (const void *)(uintptr_t)end->base;
+        }
         return CUDA_SUCCESS;
+    case FDC_COPY_SHADOW:
+        form->type = CU_MEMORYTYPE_HOST;
+        form->host = fdc_shadow_address(end);
+        form->x = 0;
+        return form->host != NULL ? CUDA_SUCCESS : CUDA_ERROR_NOT_SUPPORTED;
     case FDC_COPY_ARRAY:
         form->type = CU_MEMORYTYPE_ARRAY;
         form->array = (CUarray)(uintptr_t)end->base;
@@ -290,6 +325,7 @@ part_host(const struct end *end, const struct part *part)
     return end->bytes + part->z * end->slice + part->y * end->pitch + part->x;
 }
 
+/* Bytes from the box's first to its last. */
 static uint64_t
 host_span(const struct end *end, const struct box *box)
 {
@@ -425,6 +461,39 @@ box_host(const struct box *box)
                     box->width);
 }
 
+/* A node of the graph, whose bytes are read and stored at each replay. */
+static CUresult
+box_captured(struct fdc_call *call, struct fdc_stream *stream, struct box *box)
+{
+    struct fdc_keeps *keeps = fdc_capture_keeps(stream);
+    CUresult result;
+
+    if (keeps == NULL)
+        return CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
+    call->context = stream->object.context;
+    result = box_shadow(call, keeps, box);
+    return result == CUDA_SUCCESS ? box_between(call, stream, box) : result;
+}
+
+CUresult
+fdc_copy_captured(struct fdc_call *call, struct fdc_stream *stream, CUdeviceptr dst,
+                  CUdeviceptr src, uint64_t size)
+{
+    CUDA_MEMCPY3D copy = {
+        .srcMemoryType = CU_MEMORYTYPE_UNIFIED,
+        .srcDevice = src,
+        .dstMemoryType = CU_MEMORYTYPE_UNIFIED,
+        .dstDevice = dst,
+        .WidthInBytes = size,
+        .Height = 1,
+        .Depth = 1,
+    };
+    struct box box;
+    CUresult result = box_read(call->session, &copy, &box);
+
+    return result == CUDA_SUCCESS ? box_captured(call, stream, &box) : result;
+}
+
 static CUresult
 copy3d(const CUDA_MEMCPY3D *copy, CUstream value, unsigned how, unsigned kind)
 {
@@ -458,8 +527,11 @@ copy3d(const CUDA_MEMCPY3D *copy, CUstream value, unsigned how, unsigned kind)
         }
         return result;
     }
-    if (fdc_stream_capturing(stream))
-        return fdc_copy_refuse_capture();
+    if (fdc_stream_capturing(stream)) {
+        if (kind & COPY_SYNC)
+            return fdc_capture_refuse(stream);
+        return box_captured(&call, stream, &box);
+    }
     __atomic_add_fetch(&call.session->moved, box.width * box.height * box.depth,
                        __ATOMIC_RELAXED);
     if (!box.dst.host) {

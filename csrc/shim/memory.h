@@ -142,8 +142,9 @@ CUresult fdc_copy_end(struct fdc_call *call, struct fdc_stream *stream, bool syn
 /* Waits for what was sent with the gather, the call's last messages on the stream. */
 CUresult fdc_copy_wait(struct fdc_call *call, struct fdc_stream *stream,
                        struct fdc_gather *gather);
-/* Bytes of the host are nothing that a graph can hold yet. */
-CUresult fdc_copy_refuse_capture(void);
+/* memcpy3d.c: a plain range with host memory in a stream that captures. */
+CUresult fdc_copy_captured(struct fdc_call *call, struct fdc_stream *stream,
+                           CUdeviceptr dst, CUdeviceptr src, uint64_t size);
 /* Host memory to host memory in stream order. */
 CUresult fdc_stream_drain(struct fdc_call *call, struct fdc_stream *stream);
 
@@ -164,10 +165,16 @@ struct fdc_mipmap {
 /* array.c: they end with their context. */
 void fdc_array_context_gone(struct fdc_context *context);
 struct fdc_copy3d;
-/* memcpy3d.c: a box between device memory and arrays, as a graph's node wants it. */
-CUresult fdc_box_device(struct fdc_session *session, const CUDA_MEMCPY3D *copy,
-                        struct fdc_copy3d *box);
-/* ... and back. */
+struct fdc_copy_end;
+struct fdc_keeps;
+/* memcpy3d.c: a box as a graph's node wants it; host memory is shadowed for the graph. */
+CUresult fdc_box_wire(struct fdc_call *call, struct fdc_keeps *keeps,
+                      const CUDA_MEMCPY3D *copy, struct fdc_copy3d *box);
+/* graphhost.c: a range of host memory as the end of a graph's copy, and where it is. */
+CUresult fdc_shadow_end(struct fdc_call *call, struct fdc_keeps *keeps,
+                        const void *bytes, uint64_t size, struct fdc_copy_end *end);
+void *fdc_shadow_address(const struct fdc_copy_end *end);
+/* memcpy3d.c: what a node was given as the program said it. */
 CUresult fdc_box_params(const struct fdc_copy3d *box, CUDA_MEMCPY3D *copy);
 
 #define FDC_INLINE_MAX (16u << 10) /* bytes that travel in the message itself */

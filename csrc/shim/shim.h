@@ -25,7 +25,8 @@ enum fdc_kind {
     FDC_KIND_CONTEXT = 1, FDC_KIND_STREAM, FDC_KIND_EVENT, FDC_KIND_MODULE, FDC_KIND_LIBRARY,
     FDC_KIND_FUNCTION, FDC_KIND_KERNEL, FDC_KIND_GRAPH, FDC_KIND_GRAPH_EXEC, FDC_KIND_NODE,
     FDC_KIND_POOL, FDC_KIND_ARRAY, FDC_KIND_MIPMAP, FDC_KIND_TEXTURE, FDC_KIND_SURFACE,
-    FDC_KIND_MEMORY, FDC_KIND_LINK, FDC_KIND_USER_OBJECT, FDC_KIND_GREEN_CTX, FDC_KINDS
+    FDC_KIND_MEMORY, FDC_KIND_LINK, FDC_KIND_USER_OBJECT, FDC_KIND_GREEN_CTX,
+    FDC_KIND_SHADOW, FDC_KINDS
 };
 
 #define FDC_HANDLE(kind, generation, index) \
@@ -141,6 +142,7 @@ struct fdc_session {
     uint32_t host_done;                 /* host functions that have returned, atomic */
     struct fdc_memory *memory;          /* memory.c, made by fdc_stage_make() */
     struct fdc_codes *codes;            /* module.c, likewise */
+    struct fdc_chunk host_chunk;        /* graphhost.c: of DOWN, the service thread's own */
     struct fdc_graph_memory *graph_memory;      /* graphmem.c, made when needed, atomic */
 };
 
@@ -387,6 +389,12 @@ CUresult fdc_hostfn_keep(struct fdc_session *session, void (*fn)(void *user), vo
                          uint64_t *number);
 CUresult fdc_hostfn_add(struct fdc_session *session, void (*fn)(void *user), void *user,
                         uint64_t *number);
+/* What is done around it, once a graph's copies are known: the reference is taken over. */
+struct fdc_wrap;
+void fdc_hostfn_wrap(struct fdc_session *session, uint64_t number, struct fdc_wrap *wrap);
+void fdc_wrap_get(struct fdc_wrap *wrap);
+void fdc_wrap_put(struct fdc_wrap *wrap);
+void fdc_wrap_run(const struct fdc_wrap *wrap, bool after);
 /* It will not run (again). */
 void fdc_hostfn_forget(struct fdc_session *session, uint64_t number);
 /* What the number stands for. */

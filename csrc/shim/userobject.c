@@ -74,7 +74,8 @@ fdc_keeps_share(struct fdc_keeps *to, struct fdc_keeps *from)
     pthread_mutex_lock(&from->lock);
     if (!grow(&copy.user, 0, from->users, sizeof(*copy.user)) ||
         !grow(&copy.alloc, 0, from->allocs, sizeof(*copy.alloc)) ||
-        !grow(&copy.free, 0, from->frees, sizeof(*copy.free))) {
+        !grow(&copy.free, 0, from->frees, sizeof(*copy.free)) ||
+        !grow(&copy.shadow, 0, from->shadows, sizeof(*copy.shadow))) {
         pthread_mutex_unlock(&from->lock);
         goto out;
     }
@@ -87,18 +88,24 @@ fdc_keeps_share(struct fdc_keeps *to, struct fdc_keeps *from)
         fdc_block_ref(copy.alloc[copy.allocs++] = from->alloc[i]);
     for (i = 0; i < from->frees; i++)
         fdc_block_ref(copy.free[copy.frees++] = from->free[i]);
+    for (i = 0; i < from->shadows; i++)
+        fdc_shadow_ref(copy.shadow[copy.shadows++] = from->shadow[i]);
     pthread_mutex_unlock(&from->lock);
 
     pthread_mutex_lock(&to->lock);
     if (grow(&to->user, to->users, copy.users, sizeof(*to->user)) &&
         grow(&to->alloc, to->allocs, copy.allocs, sizeof(*to->alloc)) &&
-        grow(&to->free, to->frees, copy.frees, sizeof(*to->free))) {
+        grow(&to->free, to->frees, copy.frees, sizeof(*to->free)) &&
+        grow(&to->shadow, to->shadows, copy.shadows, sizeof(*to->shadow))) {
         for (i = 0; i < copy.users; i++)
             to->user[to->users++] = copy.user[i];
         for (i = 0; i < copy.allocs; i++)
             to->alloc[to->allocs++] = copy.alloc[i];
         for (i = 0; i < copy.frees; i++)
             to->free[to->frees++] = copy.free[i];
+        for (i = 0; i < copy.shadows; i++)
+            to->shadow[to->shadows++] = copy.shadow[i];
+        copy.shadows = 0;
         copy.users = copy.allocs = copy.frees = 0;
         result = CUDA_SUCCESS;
     }
@@ -119,7 +126,8 @@ take(struct fdc_keeps *keeps)
     taken = *keeps;
     keeps->user = NULL;
     keeps->alloc = keeps->free = NULL;
-    keeps->users = keeps->allocs = keeps->frees = 0;
+    keeps->shadow = NULL;
+    keeps->users = keeps->allocs = keeps->frees = keeps->shadows = 0;
     pthread_mutex_unlock(&keeps->lock);
     return taken;
 }
@@ -133,14 +141,17 @@ users_drop(struct fdc_user_ref *user, size_t users)
 }
 
 static void
-blocks_drop(struct fdc_keeps *taken)
+memory_drop(struct fdc_keeps *taken)
 {
     for (size_t i = 0; i < taken->allocs; i++)
         fdc_block_unref(taken->alloc[i]);
     for (size_t i = 0; i < taken->frees; i++)
         fdc_block_unref(taken->free[i]);
+    for (size_t i = 0; i < taken->shadows; i++)
+        fdc_shadow_unref(taken->shadow[i]);
     free(taken->alloc);
     free(taken->free);
+    free(taken->shadow);
 }
 
 void
@@ -148,7 +159,7 @@ fdc_keeps_drop(struct fdc_keeps *keeps)
 {
     struct fdc_keeps taken = take(keeps);
 
-    blocks_drop(&taken);
+    memory_drop(&taken);
     users_drop(taken.user, taken.users);
 }
 
@@ -226,7 +237,7 @@ fdc_keeps_drop_later(struct fdc_call *call, struct fdc_exec *exec)
     struct fdc_keeps taken = take(&exec->keeps);
     bool over;
 
-    blocks_drop(&taken); /* memory rests by itself until the work is over */
+    memory_drop(&taken); /* memory rests by itself until the work is over */
     over = handle == 0 ||
            (stream != NULL && __atomic_load_n(&exec->issued, __ATOMIC_RELAXED) <=
                                   __atomic_load_n(&stream->idle, __ATOMIC_ACQUIRE));
@@ -240,7 +251,7 @@ fdc_keeps_replace(struct fdc_keeps *keeps, struct fdc_keeps *by)
     struct fdc_keeps old = take(keeps);
     CUresult result = fdc_keeps_share(keeps, by);
 
-    blocks_drop(&old);
+    memory_drop(&old);
     users_drop(old.user, old.users);
     return result;
 }

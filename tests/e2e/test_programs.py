@@ -32,7 +32,7 @@ def test_semantics(name: str, road: str, direct: Run, remote: Run) -> None:
     same(direct(program), remote(program, road=road))
 
 
-GRAPHS = ("graph_nodes", "graph_capture", "graph_memory")
+GRAPHS = ("graph_nodes", "graph_capture", "graph_memory", "graph_host")
 
 
 @pytest.mark.parametrize("road", ROADS)

@@ -13,6 +13,7 @@ enum fdc_copy_memory {
     FDC_COPY_DEVICE,        /* base is an address of device memory, or of host memory that
                              * both sides have there */
     FDC_COPY_ARRAY,         /* base is an ARRAY handle; x is in bytes */
+    FDC_COPY_SHADOW,        /* base is a SHADOW handle; x is where the box begins in it */
 };
 
 struct fdc_copy_end {

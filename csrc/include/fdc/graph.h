@@ -16,7 +16,7 @@ struct fdc_node_kernel {
 };
 
 struct fdc_node_memcpy {
-    struct fdc_copy3d copy; /* between device memory, arrays and mirrors */
+    struct fdc_copy3d copy; /* between device memory, arrays and shadows */
 };
 
 struct fdc_node_memset {
@@ -65,6 +65,31 @@ struct fdc_graph_list {
     uint32_t unnamed; /* fresh handles that were missing */
     uint64_t id;      /* of a capture */
     struct fdc_graph_row row[];
+};
+
+/* A copy of a graph from or to a shadow: bytes of the client's that each replay takes (up),
+ * gives (down), or both. Lines are `pitch` apart, planes `slice`; what travels is packed,
+ * one copy behind the other. */
+struct fdc_graph_copy {
+    uint64_t shadow, offset;
+    uint64_t width, height, depth, pitch, slice;
+    uint32_t up, down; /* down: FDC_COPY_... */
+};
+enum {
+    FDC_COPY_AT_END = 1, /* given when the replay is over */
+    FDC_COPY_BY_HOST,    /* given before a host function, which may change it */
+};
+
+/* A host function of the graph's, and a copy that is over before it runs or begins
+ * afterwards. */
+struct fdc_graph_host {
+    uint64_t number;
+    uint32_t row, after;
+};
+
+struct fdc_graph_rows {
+    uint32_t count, hosts;
+    struct fdc_graph_copy row[]; /* behind them struct fdc_graph_host[hosts] */
 };
 
 /* Questions of fdcGraphId. */

@@ -1,0 +1,486 @@
+/*
+ * Which copies of a graph have an end in a shadow, and which of them come before and
+ * behind each host function: read from the driver's graph when it is made executable, so
+ * that captured nodes, clones and graphs inside graphs are all alike.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "server/graph.h"
+
+struct nodes {
+    CUgraphNode *node;
+    size_t count, room;
+};
+
+static bool
+nodes_add(struct nodes *nodes, CUgraphNode node)
+{
+    if (nodes->count == nodes->room) {
+        size_t room = nodes->room == 0 ? 16 : 2 * nodes->room;
+        CUgraphNode *grown = realloc(nodes->node, room * sizeof(*grown));
+
+        if (grown == NULL)
+            return false;
+        nodes->node = grown;
+        nodes->room = room;
+    }
+    nodes->node[nodes->count++] = node;
+    return true;
+}
+
+static CUresult
+nodes_of(const struct fdc_driver *driver, CUgraph graph, struct nodes *nodes)
+{
+    CUresult result = driver->cuGraphGetNodes(graph, NULL, &nodes->count);
+
+    if (result != CUDA_SUCCESS || nodes->count == 0)
+        return result;
+    nodes->node = calloc(nodes->count, sizeof(*nodes->node));
+    if (nodes->node == NULL)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    return driver->cuGraphGetNodes(graph, nodes->node, &nodes->count);
+}
+
+/* ---- copies ---- */
+
+static void
+row_fill(struct fdc_row *row, const CUDA_MEMCPY3D *copy, const uint8_t *at, bool up)
+{
+    uint64_t pitch = up ? copy->srcPitch : copy->dstPitch;
+    uint64_t height = up ? copy->srcHeight : copy->dstHeight;
+
+    if (pitch == 0)
+        pitch = copy->WidthInBytes;
+    if (height == 0)
+        height = copy->Height;
+    row->copy = (struct fdc_graph_copy){
+        .shadow = row->shadow->handle,
+        .offset = (uint64_t)(at - row->shadow->bytes),
+        .width = copy->WidthInBytes,
+        .height = copy->Height,
+        .depth = copy->Depth,
+        .pitch = pitch,
+        .slice = pitch * height,
+        .up = up,
+        .down = !up,
+    };
+}
+
+static CUresult
+row_add(struct fdc_serve *serve, struct fdc_rows *rows, CUgraphNode node,
+        const CUDA_MEMCPY3D *copy, bool up)
+{
+    CUmemorytype type = up ? copy->srcMemoryType : copy->dstMemoryType;
+    const uint8_t *at = up ? copy->srcHost : copy->dstHost;
+    struct fdc_shadow *shadow;
+    struct fdc_row *grown;
+    uint64_t size;
+
+    if (type == CU_MEMORYTYPE_ARRAY)
+        return CUDA_SUCCESS;
+    if (type != CU_MEMORYTYPE_HOST) /* a driver may call registered memory so */
+        at = (const uint8_t *)(uintptr_t)(up ? copy->srcDevice : copy->dstDevice);
+    if (at == NULL)
+        return CUDA_SUCCESS;
+    shadow = fdc_shadow_at(serve, at);
+    if (shadow == NULL)
+        return CUDA_SUCCESS;
+    grown = realloc(rows->row, (rows->count + 1) * sizeof(*grown));
+    if (grown == NULL) {
+        fdc_shadow_put(serve, shadow);
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    }
+    rows->row = grown;
+    grown[rows->count] = (struct fdc_row){.shadow = shadow, .node = node};
+    row_fill(&grown[rows->count++], copy, at, up);
+    size = copy->WidthInBytes * copy->Height * copy->Depth;
+    if (up)
+        rows->up += size;
+    else
+        rows->down += size;
+    return CUDA_SUCCESS;
+}
+
+static CUresult
+rows_add(struct fdc_serve *serve, struct fdc_rows *rows, CUgraphNode node,
+         const CUDA_MEMCPY3D *copy)
+{
+    CUresult result = row_add(serve, rows, node, copy, true);
+
+    return result == CUDA_SUCCESS ? row_add(serve, rows, node, copy, false) : result;
+}
+
+struct walk {
+    struct fdc_serve *serve;
+    struct fdc_rows *rows;
+    size_t hosts;
+};
+
+/* All copies, and how many host functions there are. */
+static CUresult
+collect(struct walk *walk, CUgraph graph)
+{
+    const struct fdc_driver *driver = walk->serve->driver;
+    struct nodes nodes = {0};
+    CUDA_MEMCPY3D copy;
+    CUgraph child;
+    CUresult result = nodes_of(driver, graph, &nodes);
+
+    for (size_t i = 0; i < nodes.count && result == CUDA_SUCCESS; i++) {
+        CUgraphNodeType type = CU_GRAPH_NODE_TYPE_EMPTY;
+
+        result = driver->cuGraphNodeGetType(nodes.node[i], &type);
+        if (result != CUDA_SUCCESS)
+            break;
+        if (type == CU_GRAPH_NODE_TYPE_HOST) {
+            walk->hosts++;
+        } else if (type == CU_GRAPH_NODE_TYPE_MEMCPY) {
+            memset(&copy, 0, sizeof(copy));
+            if (driver->cuGraphMemcpyNodeGetParams(nodes.node[i], &copy) ==
+                CUDA_SUCCESS)
+                result = rows_add(walk->serve, walk->rows, nodes.node[i], &copy);
+        } else if (type == CU_GRAPH_NODE_TYPE_GRAPH) {
+            result = driver->cuGraphChildGraphNodeGetGraph(nodes.node[i], &child);
+            if (result == CUDA_SUCCESS)
+                result = collect(walk, child);
+        }
+    }
+    free(nodes.node);
+    return result;
+}
+
+/* ---- before and behind host functions ---- */
+
+/* The copies and host functions that a node stands for: itself, or those of the graph in
+ * it. */
+static CUresult
+copies_in(const struct fdc_driver *driver, CUgraphNode node, struct nodes *copies)
+{
+    CUgraphNodeType type = CU_GRAPH_NODE_TYPE_EMPTY;
+    struct nodes inner = {0};
+    CUgraph child;
+    CUresult result = driver->cuGraphNodeGetType(node, &type);
+
+    if (result != CUDA_SUCCESS)
+        return result;
+    if (type == CU_GRAPH_NODE_TYPE_MEMCPY || type == CU_GRAPH_NODE_TYPE_HOST)
+        return nodes_add(copies, node) ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
+    if (type != CU_GRAPH_NODE_TYPE_GRAPH)
+        return CUDA_SUCCESS;
+    result = driver->cuGraphChildGraphNodeGetGraph(node, &child);
+    if (result == CUDA_SUCCESS)
+        result = nodes_of(driver, child, &inner);
+    for (size_t i = 0; i < inner.count && result == CUDA_SUCCESS; i++)
+        result = copies_in(driver, inner.node[i], copies);
+    free(inner.node);
+    return result;
+}
+
+struct shape { /* of one graph */
+    struct nodes nodes;
+    CUgraphNode *from, *to;
+    size_t edges;
+};
+
+static CUresult
+shape_read(const struct fdc_driver *driver, CUgraph graph, struct shape *shape)
+{
+    CUgraphEdgeData *data = NULL;
+    CUresult result = nodes_of(driver, graph, &shape->nodes);
+    bool has_data = FDC_HAS(driver, cuGraphGetEdges_v2);
+
+    if (result == CUDA_SUCCESS)
+        result = has_data ? driver->cuGraphGetEdges_v2(graph, NULL, NULL, NULL,
+                                                       &shape->edges)
+                          : driver->cuGraphGetEdges(graph, NULL, NULL, &shape->edges);
+    if (result != CUDA_SUCCESS || shape->edges == 0)
+        return result;
+    shape->from = calloc(shape->edges, sizeof(*shape->from));
+    shape->to = calloc(shape->edges, sizeof(*shape->to));
+    data = calloc(shape->edges, sizeof(*data));
+    result = CUDA_ERROR_OUT_OF_MEMORY;
+    if (shape->from != NULL && shape->to != NULL && data != NULL)
+        result = has_data ? driver->cuGraphGetEdges_v2(graph, shape->from, shape->to,
+                                                       data, &shape->edges)
+                          : driver->cuGraphGetEdges(graph, shape->from, shape->to,
+                                                    &shape->edges);
+    free(data);
+    return result;
+}
+
+static size_t
+index_of(const struct shape *shape, CUgraphNode node)
+{
+    size_t i = 0;
+
+    while (i < shape->nodes.count && shape->nodes.node[i] != node)
+        i++;
+    return i;
+}
+
+/* Adds the copies on one side of a node: all that lead to it, or come from it. */
+static CUresult
+side(const struct fdc_driver *driver, const struct shape *shape, CUgraphNode node,
+     bool before, struct nodes *copies)
+{
+    bool *in = calloc(shape->nodes.count + 1, 1), more = true;
+    CUresult result = CUDA_SUCCESS;
+
+    if (in == NULL)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    while (more) {
+        more = false;
+        for (size_t e = 0; e < shape->edges; e++) {
+            CUgraphNode near = before ? shape->to[e] : shape->from[e];
+            size_t far = index_of(shape, before ? shape->from[e] : shape->to[e]);
+
+            if (far < shape->nodes.count && !in[far] &&
+                (near == node || in[index_of(shape, near)]))
+                in[far] = more = true;
+        }
+    }
+    for (size_t i = 0; i < shape->nodes.count && result == CUDA_SUCCESS; i++)
+        if (in[i])
+            result = copies_in(driver, shape->nodes.node[i], copies);
+    free(in);
+    return result;
+}
+
+static CUresult
+nodes_copy(struct nodes *to, const struct nodes *from)
+{
+    for (size_t i = 0; i < from->count; i++)
+        if (!nodes_add(to, from->node[i]))
+            return CUDA_ERROR_OUT_OF_MEMORY;
+    return CUDA_SUCCESS;
+}
+
+/* Takes the lists over. */
+static CUresult
+set_add(struct walk *walk, CUgraphNode node, struct nodes *before, struct nodes *after)
+{
+    struct fdc_rows *rows = walk->rows;
+    CUDA_HOST_NODE_PARAMS host = {0};
+    struct fdc_host_set *grown;
+    uint64_t number;
+    CUresult result;
+
+    result = walk->serve->driver->cuGraphHostNodeGetParams(node, &host);
+    if (result == CUDA_SUCCESS)
+        result = fdc_hostfn_number(walk->serve, host.fn, host.userData, &number);
+    if (result != CUDA_SUCCESS)
+        return result;
+    grown = realloc(rows->set, (rows->sets + 1) * sizeof(*grown));
+    if (grown == NULL)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    rows->set = grown;
+    grown[rows->sets++] = (struct fdc_host_set){
+        number, node, before->node, after->node, before->count, after->count};
+    before->node = after->node = NULL;
+    return CUDA_SUCCESS;
+}
+
+static CUresult
+hosts(struct walk *walk, CUgraph graph, const struct nodes *outer_before,
+      const struct nodes *outer_after)
+{
+    const struct fdc_driver *driver = walk->serve->driver;
+    struct shape shape = {0};
+    CUgraph child;
+    CUresult result = shape_read(driver, graph, &shape);
+
+    for (size_t i = 0; i < shape.nodes.count && result == CUDA_SUCCESS; i++) {
+        CUgraphNode node = shape.nodes.node[i];
+        struct nodes before = {0}, after = {0};
+        CUgraphNodeType type = CU_GRAPH_NODE_TYPE_EMPTY;
+
+        result = driver->cuGraphNodeGetType(node, &type);
+        if (result == CUDA_SUCCESS && type != CU_GRAPH_NODE_TYPE_HOST &&
+            type != CU_GRAPH_NODE_TYPE_GRAPH)
+            continue;
+        if (result == CUDA_SUCCESS)
+            result = nodes_copy(&before, outer_before);
+        if (result == CUDA_SUCCESS)
+            result = nodes_copy(&after, outer_after);
+        if (result == CUDA_SUCCESS)
+            result = side(driver, &shape, node, true, &before);
+        if (result == CUDA_SUCCESS)
+            result = side(driver, &shape, node, false, &after);
+        if (result == CUDA_SUCCESS && type == CU_GRAPH_NODE_TYPE_HOST) {
+            result = set_add(walk, node, &before, &after);
+        } else if (result == CUDA_SUCCESS) {
+            result = driver->cuGraphChildGraphNodeGetGraph(node, &child);
+            if (result == CUDA_SUCCESS)
+                result = hosts(walk, child, &before, &after);
+        }
+        free(before.node);
+        free(after.node);
+    }
+    free(shape.nodes.node);
+    free(shape.from);
+    free(shape.to);
+    return result;
+}
+
+static bool
+among(CUgraphNode *nodes, size_t count, CUgraphNode node)
+{
+    while (count > 0)
+        if (nodes[--count] == node)
+            return true;
+    return false;
+}
+
+/* The host function that a copy's bytes are for: of those behind it one with none of the
+ * others before it. NULL: there is none, they are given at the end. */
+static const struct fdc_host_set *
+first_behind(const struct fdc_rows *rows, CUgraphNode copy)
+{
+    const struct fdc_host_set *first = NULL;
+
+    for (size_t s = 0; s < rows->sets; s++) {
+        const struct fdc_host_set *set = &rows->set[s];
+
+        if (among(set->before, set->nbefore, copy) &&
+            (first == NULL || among(first->before, first->nbefore, set->node)))
+            first = set;
+    }
+    return first;
+}
+
+/* What the sets say of the copies that there are. A function may change what it was given,
+ * so bytes are given once: before it, or at the end. */
+static CUresult
+hosts_name(struct fdc_rows *rows)
+{
+    size_t room = (rows->sets + 1) * rows->count;
+
+    if (rows->sets == 0 || rows->count == 0)
+        return CUDA_SUCCESS;
+    rows->host = calloc(room, sizeof(*rows->host));
+    if (rows->host == NULL)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    for (uint32_t i = 0; i < rows->count; i++) {
+        struct fdc_graph_copy *copy = &rows->row[i].copy;
+        const struct fdc_host_set *first = first_behind(rows, rows->row[i].node);
+
+        if (copy->down && first != NULL) {
+            if (copy->down == FDC_COPY_AT_END)
+                rows->down -= copy->width * copy->height * copy->depth;
+            copy->down = FDC_COPY_BY_HOST;
+            rows->host[rows->hosts++] = (struct fdc_graph_host){first->number, i, 0};
+        }
+        for (size_t s = 0; s < rows->sets && copy->up; s++)
+            if (among(rows->set[s].after, rows->set[s].nafter, rows->row[i].node))
+                rows->host[rows->hosts++] =
+                    (struct fdc_graph_host){rows->set[s].number, i, 1};
+    }
+    return CUDA_SUCCESS;
+}
+
+/* ---- lists ---- */
+
+void
+fdc_rows_put(struct fdc_serve *serve, struct fdc_rows *rows)
+{
+    /* pairs with itself: the last one out sees all that the others did */
+    if (rows == NULL || __atomic_sub_fetch(&rows->refs, 1, __ATOMIC_ACQ_REL) != 0)
+        return;
+    for (uint32_t i = 0; i < rows->count; i++)
+        fdc_shadow_put(serve, rows->row[i].shadow);
+    for (size_t s = 0; s < rows->sets; s++) {
+        free(rows->set[s].before);
+        free(rows->set[s].after);
+    }
+    free(rows->set);
+    free(rows->row);
+    free(rows->host);
+    free(rows);
+}
+
+static CUresult
+finish(struct fdc_serve *serve, struct fdc_rows *made, CUresult result,
+       struct fdc_rows **rows)
+{
+    if (result == CUDA_SUCCESS)
+        result = hosts_name(made);
+    if (result != CUDA_SUCCESS || made->count == 0) {
+        fdc_rows_put(serve, made);
+        made = NULL;
+    }
+    *rows = made;
+    return result;
+}
+
+CUresult
+fdc_rows_make(struct fdc_serve *serve, CUgraph graph, struct fdc_rows **rows)
+{
+    struct walk walk = {.serve = serve};
+    struct nodes none = {0};
+    CUresult result;
+
+    *rows = NULL;
+    if (!fdc_shadows_any(serve))
+        return CUDA_SUCCESS;
+    walk.rows = calloc(1, sizeof(*walk.rows));
+    if (walk.rows == NULL)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    walk.rows->refs = 1;
+    result = collect(&walk, graph);
+    if (result == CUDA_SUCCESS && walk.rows->count != 0 && walk.hosts != 0)
+        result = hosts(&walk, graph, &none, &none);
+    return finish(serve, walk.rows, result, rows);
+}
+
+CUresult
+fdc_rows_change(struct fdc_serve *serve, const struct fdc_rows *old, CUgraphNode node,
+                const CUDA_MEMCPY3D *copy, struct fdc_rows **rows)
+{
+    struct fdc_rows *made = calloc(1, sizeof(*made));
+    CUresult result = CUDA_SUCCESS;
+
+    if (made == NULL)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    made->refs = 1;
+    for (uint32_t i = 0; old != NULL && i < old->count; i++) {
+        const struct fdc_row *row = &old->row[i];
+        struct fdc_row *grown;
+
+        if (row->node == node)
+            continue;
+        grown = realloc(made->row, (made->count + 1) * sizeof(*grown));
+        if (grown == NULL ||
+            fdc_shadow_at(serve, row->shadow->bytes + row->copy.offset) == NULL) {
+            result = CUDA_ERROR_OUT_OF_MEMORY;
+            made->row = grown != NULL ? grown : made->row;
+            break;
+        }
+        made->row = grown;
+        grown[made->count++] = *row;
+        if (row->copy.up)
+            made->up += row->copy.width * row->copy.height * row->copy.depth;
+        else if (row->copy.down == FDC_COPY_AT_END)
+            made->down += row->copy.width * row->copy.height * row->copy.depth;
+    }
+    if (result == CUDA_SUCCESS)
+        result = rows_add(serve, made, node, copy);
+    for (size_t s = 0; old != NULL && s < old->sets && result == CUDA_SUCCESS; s++) {
+        const struct fdc_host_set *set = &old->set[s];
+        struct fdc_host_set *grown =
+            realloc(made->set, (made->sets + 1) * sizeof(*grown));
+        struct nodes before = {0}, after = {0};
+
+        if (grown == NULL) {
+            result = CUDA_ERROR_OUT_OF_MEMORY;
+            break;
+        }
+        made->set = grown;
+        result = nodes_copy(&before, &(struct nodes){set->before, set->nbefore, 0});
+        if (result == CUDA_SUCCESS)
+            result = nodes_copy(&after, &(struct nodes){set->after, set->nafter, 0});
+        grown[made->sets++] = (struct fdc_host_set){
+            set->number, set->node, before.node, after.node, before.count, after.count};
+    }
+    return finish(serve, made, result, rows);
+}
