@@ -341,24 +341,6 @@ push(struct fdcpu_stream *stream, struct fdcpu_plan *plan)
     return CUDA_SUCCESS;
 }
 
-/* A launch into a capture: the graph's work becomes nodes, one after the other. */
-static CUresult
-capture(struct fdcpu_stream *stream, struct fdcpu_plan *plan)
-{
-    CUresult result = CUDA_SUCCESS;
-    struct fdcpu_work *work;
-    size_t i;
-
-    for (i = 0; i < plan->nsteps && result == CUDA_SUCCESS; i++) {
-        if (plan->steps[i].disabled)
-            continue;
-        work = fdcpu_work_clone(plan->steps[i].work);
-        result =
-            work == NULL ? CUDA_ERROR_OUT_OF_MEMORY : fdcpu_capture_add(stream, work);
-    }
-    return result;
-}
-
 static CUresult
 launch(CUgraphExec hExec, CUstream hStream)
 {
@@ -373,7 +355,8 @@ launch(CUgraphExec hExec, CUstream hStream)
         return CUDA_ERROR_INVALID_VALUE;
     pthread_mutex_lock(&fdcpu.sched);
     if (stream->capture != NULL) {
-        result = capture(stream, exec->plan);
+        fdcpu_capture_spoil(stream->capture); /* as a driver does (580) */
+        result = CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
     } else {
         result = fdcpu_capture_implicit(stream);
         if (result == CUDA_SUCCESS)

@@ -3,6 +3,7 @@
 
 #include "cuda_calls.h"
 #include "graph.h"
+#include "process.h"
 
 #define ENTRIES 4 /* of a stream's queue, beside the launch of a graph with host copies */
 
@@ -163,7 +164,6 @@ cuGraphExecGetFlags(CUgraphExec hGraphExec, cuuint64_t *flags)
 static CUresult
 launch(CUgraphExec handle, CUstream value, unsigned how)
 {
-    static uint32_t said;
     struct fdc_req_cuGraphLaunch *req;
     struct fdc_stream *stream;
     struct fdc_exec *exec;
@@ -181,15 +181,14 @@ launch(CUgraphExec handle, CUstream value, unsigned how)
         result = fdc_stream_resolve(&call, value, how, &stream);
     if (FDC_UNLIKELY(result != CUDA_SUCCESS))
         return result;
+    if (FDC_UNLIKELY(fdc_stream_capturing(stream)))
+        return fdc_capture_refuse(stream); /* as a driver does (580) */
     if (FDC_UNLIKELY(fdc_graph_has_memory(&exec->keeps))) {
-        if (fdc_stream_capturing(stream))
-            return fdc_refuse("a graph's memory node in another graph", &said);
         result = fdc_graph_memory_launch(exec);
         if (result != CUDA_SUCCESS)
             return result;
     }
-    if (FDC_UNLIKELY(fdc_load_relaxed(&exec->rows) != NULL) &&
-        !fdc_stream_capturing(stream)) {
+    if (FDC_UNLIKELY(fdc_load_relaxed(&exec->rows) != NULL)) {
         /* What the worker puts on the stream around the launch counts too. */
         for (int i = 0; i < ENTRIES && result == CUDA_SUCCESS; i++)
             result = fdc_stream_resolve(&call, value, how, &stream);

@@ -367,6 +367,62 @@ test_graph_of_every_kind_of_node(void)
     worker_exit();
 }
 
+/* A driver's handles would dangle: ours are refused, whoever names them. */
+static void
+test_names_end_with_their_graph(void)
+{
+    CUstreamCaptureStatus status;
+    CUgraphNodeParams params;
+    const CUgraphNode *deps;
+    CUgraphNode empty, child, captured;
+    CUgraph graph, other, inner, holder;
+    unsigned int id, other_id;
+    unsigned long long tools;
+    CUgraphNodeType type;
+    CUdeviceptr memory;
+    CUstream stream;
+    cuuint64_t number;
+    size_t count;
+
+    worker_context();
+    memory = zeroes();
+    CHECK_EQ(cuGraphCreate(&graph, 0), 0);
+    CHECK_EQ(cuGraphCreate(&other, 0), 0);
+    CHECK_EQ(cuGraphAddEmptyNode(&empty, other, NULL, 0), 0);
+    CHECK_EQ(cuGraphAddChildGraphNode(&child, graph, NULL, 0, other), 0);
+    CHECK_EQ(cuGraphChildGraphNodeGetGraph(child, &inner), 0);
+    CHECK(inner != other);
+    CHECK_EQ(cuGraphDestroy(inner), CUDA_ERROR_INVALID_VALUE); /* the node's own */
+    CHECK_EQ(cuGraphGetId(graph, &id), 0);
+    CHECK_EQ(cuGraphGetId(other, &other_id), 0);
+    CHECK(id != other_id);
+    CHECK_EQ(cuGraphNodeGetLocalId(child, &id), 0);
+    CHECK_EQ(cuGraphNodeGetToolsId(child, &tools), 0);
+    CHECK_EQ(cuGraphNodeGetContainingGraph(child, &holder), 0);
+    CHECK(holder == graph);
+    CHECK_EQ(cuGraphDestroyNode(child), 0);
+    CHECK_EQ(cuGraphGetNodes(inner, NULL, &count), CUDA_ERROR_INVALID_HANDLE);
+    CHECK_EQ(cuGraphDestroy(other), 0);
+    CHECK_EQ(cuGraphNodeGetType(empty, &type), CUDA_ERROR_INVALID_HANDLE);
+    CHECK_EQ(cuGraphNodeGetParams(empty, &params), CUDA_ERROR_INVALID_HANDLE);
+    CHECK_EQ(cuGraphDestroy(other), CUDA_ERROR_INVALID_HANDLE);
+    CHECK_EQ(cuGraphAddDependencies(graph, &empty, &empty, 1), CUDA_ERROR_INVALID_VALUE);
+
+    CHECK_EQ(cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING), 0);
+    CHECK_EQ(cuStreamBeginCapture_v2(stream, CU_STREAM_CAPTURE_MODE_RELAXED), 0);
+    CHECK_EQ(cuMemsetD8Async(memory, 0, N, stream), 0);
+    CHECK_EQ(cuStreamGetCaptureInfo_v2(stream, &status, &number, &other, &deps, &count),
+             0);
+    CHECK_EQ(count, 1);
+    captured = deps[0];
+    CHECK_EQ(cuGraphDestroy(other), CUDA_ERROR_INVALID_VALUE); /* the capture's own */
+    CHECK_EQ(cuStreamSynchronize(stream), CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
+    CHECK_EQ(cuStreamEndCapture(stream, &inner), CUDA_ERROR_STREAM_CAPTURE_INVALIDATED);
+    CHECK_EQ(cuGraphNodeGetType(captured, &type), CUDA_ERROR_INVALID_HANDLE);
+    CHECK_EQ(cuGraphGetNodes(other, NULL, &count), CUDA_ERROR_INVALID_HANDLE);
+    worker_exit();
+}
+
 static void
 test_nodes_of_a_captured_graph_keep_their_names(void)
 {
@@ -501,6 +557,7 @@ main(void)
     RUN(test_code_that_does_not_compile_gives_its_log);
     RUN(test_linked_image_can_be_loaded);
     RUN(test_graph_of_every_kind_of_node);
+    RUN(test_names_end_with_their_graph);
     RUN(test_nodes_of_a_captured_graph_keep_their_names);
     RUN(test_wrapper_of_several_units_is_linked_at_load);
     return failed;

