@@ -361,8 +361,11 @@ device_lost(struct fdc_session *session, int remote, CUresult result)
 {
     for (int i = 0; i < session->devices; i++)
         if (session->device[i].remote == remote &&
-            fdc_load_relaxed(&session->device[i].lost) == 0 && fdc_result_is_final(result))
+            fdc_load_relaxed(&session->device[i].lost) == 0 && fdc_result_is_final(result)) {
+            fdc_log(FDC_LOG_WARN, "device %d is lost to this process: %s",
+                    session->device[i].ordinal, fdc_result_name(result));
             fdc_store_relaxed(&session->device[i].lost, (int32_t)result);
+        }
 }
 
 /* Under intake. 0, or -EPROTO, or -EPIPE after a goodbye. */

@@ -135,8 +135,8 @@ def test_nobody_answers() -> None:
     assert outcome.out == ""
 
 
-def test_first_failure_is_reported_by_name(remote: Run) -> None:
+def test_lost_device_is_reported_with_its_error(remote: Run) -> None:
     program = build_c("illegal_address")
     outcome = remote(program, env={"FD_LOG": "warn"})
     assert outcome.status == 0, outcome.out + outcome.err
-    assert "CUDA_ERROR_ILLEGAL_ADDRESS" in outcome.err, outcome.err
+    assert "device 0 is lost to this process: CUDA_ERROR_ILLEGAL_ADDRESS" in outcome.err
