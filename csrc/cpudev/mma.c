@@ -82,6 +82,14 @@ fragment(struct dec *d, struct opnd *o, bool dst, unsigned type)
     return n;
 }
 
+/* The lanes of a warp have equal shares of it, as wmma's fragments are dealt out here. */
+static bool
+is_dealt(uint32_t rows, uint32_t cols)
+{
+    return rows != 0 && cols != 0 && rows <= 256 && cols <= 256 &&
+           rows * cols % FDCPU_LANES == 0;
+}
+
 /* Volta's m8n8k4 of f16: the order of a and b, and exactly the registers it has. */
 static uint32_t
 quad_flags(struct dec *d, const unsigned t[4], const uint32_t n[4])
@@ -143,6 +151,9 @@ decode_mma(struct dec *d, bool wmma)
     }
     if (mnk[0] > 32 || mnk[1] > 32 || mnk[2] > 256)
         return false;
+    if (wmma && (!is_dealt(mnk[0], mnk[2]) || !is_dealt(mnk[2], mnk[1]) ||
+                 !is_dealt(mnk[0], mnk[1])))
+        return false;
     if (!wmma && mnk[0] == 8 && mnk[1] == 8 && mnk[2] == 4 && t[1] == T_F16) {
         quads = quad_flags(d, t, n);
         if (!quads)
@@ -200,6 +211,8 @@ decode_wmma_memory(struct dec *d, bool load)
         return false;
     rows = b ? mnk[2] : mnk[0];
     cols = a ? mnk[2] : mnk[1];
+    if (!is_dealt(rows, cols))
+        return false;
     base = address_register(d, &d->op[load ? 1 : 0], &imm, &aux);
     stride = d->nop == 3 ? dec_src(d, &d->op[2], 'w', T_U32)
                          : dec_const(d, col ? rows : cols, 'w', 0);
@@ -213,7 +226,7 @@ decode_wmma_memory(struct dec *d, bool load)
     i->aux = aux | space_bits(d);
     i->ext = ext;
     i->n = (uint16_t)(n + 1);
-    i->aux2 = rows | (cols & 0xff) << 8 | (col ? 1u << 16 : 0) | t << 24;
+    i->aux2 = (rows & 0xff) | (cols & 0xff) << 8 | (col ? 1u << 16 : 0) | t << 24;
     dec_finish(d);
     return true;
 }
