@@ -163,6 +163,8 @@ fdc_stage_at(struct fdc_session *session, enum fdc_region region,
     return stage_of(session, region)->base + chunk->offset;
 }
 
+#define BLOB_MAX (1ull << 30) /* more than this no table or linked image is */
+
 /* The first part of a blob came with its call; the rest is fetched in pieces. The chunk
  * is used for all of them, and stays the caller's. */
 CUresult
@@ -177,7 +179,7 @@ fdc_blob_rest(struct fdc_call *call, const struct fdc_chunk *first, uint64_t tot
     CUresult result = CUDA_SUCCESS;
     char *whole;
 
-    if (total > 1ull << 32)
+    if (total > BLOB_MAX)
         return CUDA_ERROR_OUT_OF_MEMORY;
     whole = malloc(total + 8);
     if (whole == NULL)
