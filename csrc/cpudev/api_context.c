@@ -516,7 +516,7 @@ cuCtxDestroy_v2(CUcontext handle)
     if (result != CUDA_SUCCESS)
         return result;
     ctx = FDCPU_GET(FDCPU_H_CONTEXT, handle);
-    if (ctx == NULL || ctx->primary)
+    if (ctx == NULL || ctx->primary || ctx->green != 0)
         return CUDA_ERROR_INVALID_CONTEXT;
     if (!atomic_exchange(&ctx->active, false))
         return CUDA_ERROR_INVALID_CONTEXT;

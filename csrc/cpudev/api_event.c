@@ -324,15 +324,6 @@ cuEventElapsedTime(float *pMilliseconds, CUevent hStart, CUevent hEnd)
     return cuEventElapsedTime_v2(pMilliseconds, hStart, hEnd);
 }
 
-FDC_EXPORT CUresult
-cuCtxRecordEvent(CUcontext hCtx, CUevent hEvent)
-{
-    (void)hCtx;
-    (void)hEvent;
-    fdcpu_log_once("cuCtxRecordEvent is not supported");
-    return CUDA_ERROR_NOT_SUPPORTED;
-}
-
 /* ---- the program's functions ---- */
 
 static CUresult

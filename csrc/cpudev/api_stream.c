@@ -642,14 +642,18 @@ FDCPU_TWIN(cuStreamGetCtx, _ptsz, (CUstream hStream, CUcontext *pctx),
 static CUresult
 get_ctx_v2(CUstream hStream, CUcontext *pCtx, CUgreenCtx *pGreenCtx)
 {
-    CUresult result;
+    struct fdcpu_stream *stream;
+    CUresult result = fdcpu_stream_get(hStream, &stream);
 
-    if (pCtx == NULL)
+    if (result != CUDA_SUCCESS)
+        return result;
+    if (pCtx == NULL && pGreenCtx == NULL)
         return CUDA_ERROR_INVALID_VALUE;
-    result = ask(hStream, ASK_CTX, pCtx);
-    if (result == CUDA_SUCCESS && pGreenCtx != NULL)
-        *pGreenCtx = NULL;
-    return result;
+    if (pCtx != NULL)
+        *pCtx = (CUcontext)(uintptr_t)stream->ctx->handle;
+    if (pGreenCtx != NULL)
+        *pGreenCtx = (CUgreenCtx)(uintptr_t)fdcpu_stream_green(stream);
+    return CUDA_SUCCESS;
 }
 
 FDCPU_TWIN(cuStreamGetCtx_v2, _ptsz,
@@ -666,7 +670,7 @@ cuStreamGetGreenCtx(CUstream hStream, CUgreenCtx *phCtx)
         return result;
     if (phCtx == NULL)
         return CUDA_ERROR_INVALID_VALUE;
-    *phCtx = NULL;
+    *phCtx = (CUgreenCtx)(uintptr_t)fdcpu_stream_green(stream);
     return CUDA_SUCCESS;
 }
 

@@ -99,6 +99,7 @@ enum fdcpu_kind {
     FDCPU_H_MIPMAP,
     FDCPU_H_TEXTURE,
     FDCPU_H_SURFACE,
+    FDCPU_H_GREEN,
 };
 
 /* Names obj. 0 when the table is full. */
@@ -140,6 +141,7 @@ struct fdcpu_ctx {
     uint64_t handle;
     struct fdcpu_device *device;
     bool primary;
+    uint64_t green; /* handle of the green context it stands for, or 0 */
     _Atomic bool active; /* false: destroyed, or a primary nobody retains */
     unsigned int flags;
     uint64_t id;
@@ -537,6 +539,7 @@ struct fdcpu_capture;
 
 struct fdcpu_stream {
     uint64_t handle; /* 0 for the legacy and the per-thread streams */
+    uint64_t green;  /* handle of the green context it was made in, or 0 */
     struct fdcpu_ctx *ctx;
     struct fdcpu_stream *next; /* of ctx->streams */
     int refs;
@@ -575,6 +578,12 @@ struct fdcpu_event {
     size_t ntips;
 };
 
+/* The green context that a stream belongs to, or 0. */
+static inline uint64_t
+fdcpu_stream_green(const struct fdcpu_stream *stream)
+{
+    return stream->green != 0 ? stream->green : stream->ctx->green;
+}
 void fdcpu_stream_attributes(struct fdcpu_stream *stream); /* those of a new one */
 struct fdcpu_stream *fdcpu_stream_new(struct fdcpu_ctx *ctx, unsigned int flags,
                                       int priority);

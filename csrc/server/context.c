@@ -234,6 +234,7 @@ context_new(struct fdc_serve *serve, uint32_t index, int device, bool primary)
     }
     ctx->device = device;
     ctx->primary = primary;
+    ctx->borrowed = false;
     ctx->legacy_work = 0;
     ctx->blocking_captures = 0;
     ctx->opened++;
@@ -279,6 +280,20 @@ fdc_context_adopt(struct fdc_serve *serve, uint64_t handle, int device, CUcontex
         result = context_ready(ctx, handle, value);
     pthread_mutex_unlock(&serve->context_lock);
     return result;
+}
+
+CUresult
+fdc_context_borrow(struct fdc_serve *serve, uint64_t handle, int device, CUcontext value)
+{
+    CUresult result = fdc_context_adopt(serve, handle, device, value);
+    struct fdc_slot *slot;
+
+    if (result != CUDA_SUCCESS)
+        return result;
+    slot = fdc_slot_find(serve, FDC_KIND_CONTEXT, handle);
+    if (slot != NULL)
+        ((struct fdc_ctx *)slot->aux)->borrowed = true;
+    return CUDA_SUCCESS;
 }
 
 static CUresult
@@ -417,8 +432,10 @@ context_shut(struct fdc_ctx *ctx)
     ctx->value = NULL;
     if (ctx->primary) {
         result = driver->cuDevicePrimaryCtxRelease_v2(serve->device[ctx->device]);
-    } else {
+    } else if (!ctx->borrowed) {
         result = driver->cuCtxDestroy_v2(value);
+    } else {
+        result = CUDA_SUCCESS;
     }
     __atomic_add_fetch(&serve->epoch, 1, __ATOMIC_ACQ_REL);
     return result;

@@ -346,3 +346,42 @@ fdc_server_call_cuEventSynchronize(struct fdc_request *request,
     __atomic_add_fetch(&box->refs, 1, __ATOMIC_ACQ_REL);
     return wait_begin(request, NULL, box);
 }
+
+/* ---- all of a context's work ---- */
+
+int
+fdc_server_call_fdcRecordAll(struct fdc_request *request,
+                             const struct fdc_req_fdcRecordAll *req)
+{
+    const struct fdc_driver *driver = request->driver;
+    struct fdc_event_box *box;
+    bool green = req->of == 2, has;
+    CUevent event = NULL;
+    CUresult result;
+    void *value;
+
+    has = green ? FDC_HAS(driver, cuGreenCtxRecordEvent) && FDC_HAS(driver, cuGreenCtxWaitEvent)
+                : FDC_HAS(driver, cuCtxRecordEvent) && FDC_HAS(driver, cuCtxWaitEvent);
+    result = fdc_handle_get(request->serve, green ? FDC_KIND_GREEN_CTX : FDC_KIND_CONTEXT,
+                            req->handle, &value);
+    if (result == CUDA_SUCCESS && !has)
+        result = CUDA_ERROR_NOT_SUPPORTED;
+    if (result == CUDA_SUCCESS && !req->wait) {
+        result = fdc_event_for_record(request->serve, req->event, &event);
+    } else if (result == CUDA_SUCCESS) {
+        box = box_find(request->serve, req->event);
+        result = box != NULL ? CUDA_SUCCESS : CUDA_ERROR_INVALID_HANDLE;
+        event = box != NULL ? box->event : NULL;
+    }
+    if (result != CUDA_SUCCESS)
+        goto answer;
+    if (req->wait)
+        result = green ? driver->cuGreenCtxWaitEvent(value, event)
+                       : driver->cuCtxWaitEvent(value, event);
+    else
+        result = green ? driver->cuGreenCtxRecordEvent(value, event)
+                       : driver->cuCtxRecordEvent(value, event);
+answer:
+    fdc_request_answer(request, result, NULL, 0);
+    return 0;
+}

@@ -63,6 +63,7 @@ struct fdc_ctx {
     uint32_t index;
     int device;                         /* the lease's ordinal */
     bool primary;
+    bool borrowed;                      /* a green context's: it ends with that */
     uint32_t open;                      /* atomic: 1 while calls may name it */
     struct fdc_ctx *next;               /* of the session, never freed before its end */
     CUcontext value;
@@ -89,6 +90,9 @@ struct fdc_ctx *fdc_context_of_device(struct fdc_serve *serve, int device);
 /* One that the program made; and the end of any. */
 CUresult fdc_context_adopt(struct fdc_serve *serve, uint64_t handle, int device,
                            CUcontext value);
+/* One that is not the worker's to destroy. */
+CUresult fdc_context_borrow(struct fdc_serve *serve, uint64_t handle, int device,
+                            CUcontext value);
 CUresult fdc_context_shut(struct fdc_serve *serve, uint64_t handle);
 void fdc_contexts_close(struct fdc_serve *serve);
 
@@ -231,6 +235,12 @@ CUresult fdc_host_check(struct fdc_serve *serve, uint64_t address, uint64_t size
 /* Before a context goes away; and in one that has been opened. */
 void fdc_host_release_ctx(struct fdc_serve *serve, struct fdc_ctx *ctx);
 void fdc_host_register(struct fdc_serve *serve);
+
+/* ---- green.c ---- */
+
+struct fdc_greens;
+struct fdc_greens *fdc_greens_new(void);
+void fdc_greens_free(struct fdc_serve *serve);
 
 /* ---- peer.c ---- */
 
@@ -377,6 +387,7 @@ struct fdc_serve {
     struct fdc_hostfns *hostfns;
     struct fdc_blobs *blobs;
     struct fdc_objects *objects;
+    struct fdc_greens *greens;
     struct fdc_names *names;            /* graphname.c */
     struct fdc_captures *capture;       /* capture.c */
     struct fdc_shadows *shadows;        /* shadow.c */

@@ -75,6 +75,7 @@ fdc_serve_new(const struct fdc_driver *driver, struct fdc_link *link,
     serve->host = fdc_host_new(&serve->limits);
     serve->images = fdc_images_new();
     serve->objects = fdc_objects_new();
+    serve->greens = fdc_greens_new();
     serve->names = fdc_names_new();
     serve->capture = fdc_captures_new();
     serve->shadows = fdc_shadows_new();
@@ -82,7 +83,8 @@ fdc_serve_new(const struct fdc_driver *driver, struct fdc_link *link,
     serve->blobs = fdc_blobs_new();
     if (serve->memory == NULL || serve->host == NULL || serve->images == NULL ||
         serve->hostfns == NULL || serve->blobs == NULL || serve->objects == NULL ||
-        serve->names == NULL || serve->capture == NULL || serve->shadows == NULL)
+        serve->names == NULL || serve->capture == NULL || serve->shadows == NULL ||
+        serve->greens == NULL)
         goto err_free;
     err = fdc_poller_start(serve);
     if (err == 0)
@@ -240,6 +242,7 @@ fdc_serve_free(struct fdc_serve *serve)
         fdc_memory_free(serve);
     if (serve->slots != NULL)
         fdc_contexts_close(serve);
+    fdc_greens_free(serve);
     if (serve->host != NULL)
         fdc_host_free(serve);
     if (serve->hostfns != NULL)

@@ -96,6 +96,16 @@ context_open(struct fdc_context *context)
                 req->context = context->object.handle;
                 req->device = context->device->remote;
             }
+        } else if (context->green != 0) {
+            struct fdc_req_fdcGreenContext *req;
+
+            call.id = FDC_ID_fdcGreenContext;
+            req = fdc_call_begin(&call, sizeof(*req));
+            if (req != NULL) {
+                req->context = context->object.handle;
+                req->green = context->green;
+                req->device = context->device->remote;
+            }
         } else {
             struct fdc_req_fdcContextCreate *req;
 
@@ -679,6 +689,39 @@ context_create(CUcontext *pctx, unsigned flags, CUdevice dev)
     return CUDA_SUCCESS;
 }
 
+CUresult
+fdc_context_of_green(struct fdc_device *device, uint64_t green, uint64_t id,
+                     struct fdc_context **made)
+{
+    struct fdc_context *context = context_new(device->session, device);
+    CUresult result;
+
+    if (context == NULL)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    context->flags = CU_CTX_MAP_HOST;
+    context->green = green;
+    context->id = id;
+    result = fdc_context_activate(context);
+    if (result == CUDA_SUCCESS)
+        *made = context;
+    else
+        fdc_context_end(context);
+    return result;
+}
+
+/* Whoever has it current finds it destroyed. */
+void
+fdc_context_end(struct fdc_context *context)
+{
+    fdc_cls_reset((CUcontext)(uintptr_t)context->object.handle);
+    pthread_mutex_lock(&context->lock);
+    (void)context_shut(context, false);
+    fdc_store_release(&context->destroyed, true);
+    pthread_mutex_unlock(&context->lock);
+    fdc_object_drop(context->legacy);
+    fdc_object_drop(context);
+}
+
 FDC_EXPORT CUresult
 cuCtxCreate_v2(CUcontext *pctx, unsigned int flags, CUdevice dev)
 {
@@ -715,7 +758,7 @@ cuCtxDestroy_v2(CUcontext ctx)
     if (result != CUDA_SUCCESS)
         return result;
     context = ctx != NULL ? fdc_context_find(ctx) : NULL;
-    if (context == NULL || context->primary)
+    if (context == NULL || context->primary || context->green != 0)
         return CUDA_ERROR_INVALID_CONTEXT;
     fdc_cls_reset(ctx);
     pthread_mutex_lock(&context->lock);

@@ -108,6 +108,10 @@ CUresult fdc_stream_asked(CUstream value, const void *out, unsigned how,
 void fdc_stream_attributes(struct fdc_stream *stream);
 
 /* context.c */
+/* The context that stands for a green one; and its end, with that. */
+CUresult fdc_context_of_green(struct fdc_device *device, uint64_t green, uint64_t id,
+                              struct fdc_context **made);
+void fdc_context_end(struct fdc_context *context);
 /* Index of the first of its primary contexts: what is agreed at attach. */
 static inline uint32_t
 fdc_context_first(const struct fdc_session *session)

@@ -103,6 +103,7 @@ struct fdc_context {
     uint64_t id;                        /* cuCtxGetId */
     uint32_t version;                   /* cuCtxGetApiVersion */
     struct fdc_stream *legacy;          /* bookkeeping of the NULL stream */
+    uint64_t green;                     /* handle of the green context it stands for, or 0 */
     uint64_t issued;                    /* position of the last work in it, atomic */
     uint64_t limit[16];
     pthread_mutex_t lock;
@@ -272,6 +273,7 @@ struct fdc_stream {
     uint32_t marks_done;                /* marks that have come back, atomic */
     struct fdc_capture *capture;        /* not NULL: capturing, atomic */
     bool per_thread, legacy;
+    uint64_t green;                     /* handle of the green context it belongs to, or 0 */
     struct {                            /* streamattr.c */
         CUaccessPolicyWindow window;
         CUsynchronizationPolicy policy;

@@ -575,32 +575,3 @@ QUESTION(cuStreamGetId, unsigned long long, stream->id)
 QUESTION(cuStreamGetDevice, CUdevice, stream->object.context->device->ordinal)
 QUESTION(cuStreamGetCtx, CUcontext,
          (CUcontext)(uintptr_t)stream->object.context->object.handle)
-
-static CUresult
-get_context(CUstream value, CUcontext *context, CUgreenCtx *green, unsigned how)
-{
-    struct fdc_stream *stream;
-    CUresult result = stream_of(value, how, &stream);
-
-    if (result != CUDA_SUCCESS)
-        return result;
-    if (context == NULL && green == NULL)
-        return CUDA_ERROR_INVALID_VALUE;
-    if (context != NULL)
-        *context = (CUcontext)(uintptr_t)stream->object.context->object.handle;
-    if (green != NULL)
-        *green = NULL;
-    return CUDA_SUCCESS;
-}
-
-FDC_TWINS(cuStreamGetCtx_v2, _ptsz,
-          (CUstream hStream, CUcontext * pCtx, CUgreenCtx *pGreenCtx),
-          get_context(hStream, pCtx, pGreenCtx, how))
-
-FDC_EXPORT CUresult
-cuStreamGetGreenCtx(CUstream hStream, CUgreenCtx *phCtx)
-{
-    if (phCtx == NULL)
-        return CUDA_ERROR_INVALID_VALUE;
-    return get_context(hStream, NULL, phCtx, 0);
-}

@@ -1471,7 +1471,16 @@ typedef struct CUdevSmResource CUdevSmResource;
 typedef struct CUdevWorkqueueConfigResource CUdevWorkqueueConfigResource;
 typedef struct CUdevWorkqueueResource CUdevWorkqueueResource;
 typedef struct CU_DEV_SM_RESOURCE_GROUP_PARAMS CU_DEV_SM_RESOURCE_GROUP_PARAMS;
-typedef struct CUdevResource CUdevResource;
+typedef struct CUdevResource { /* sm: of type 1; the padding is the driver's */
+    unsigned int type;
+    unsigned char _internal_padding[92];
+    union {
+        struct {
+            unsigned int smCount, minSmPartitionSize, smCoscheduledAlignment;
+        } sm;
+        unsigned char _oversize[48];
+    };
+} CUdevResource;
 typedef struct CUDA_MEMCPY2D_v1 CUDA_MEMCPY2D_v1;
 typedef struct CUDA_MEMCPY3D_v1 CUDA_MEMCPY3D_v1;
 typedef struct CUDA_ARRAY_DESCRIPTOR_v1 CUDA_ARRAY_DESCRIPTOR_v1;
