@@ -158,6 +158,12 @@ cuMemHostRegister_v2(void *p, size_t bytesize, unsigned int Flags)
 }
 
 FDC_EXPORT CUresult
+cuMemHostRegister(void *p, size_t bytesize, unsigned int Flags)
+{
+    return cuMemHostRegister_v2(p, bytesize, Flags);
+}
+
+FDC_EXPORT CUresult
 cuMemHostUnregister(void *p)
 {
     struct fdc_place place;

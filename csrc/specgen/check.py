@@ -164,6 +164,8 @@ def likeness_exists(spec: Spec, call: Call) -> Iterator[str]:
 
 
 def refusals_have_reasons(spec: Spec, call: Call) -> Iterator[str]:
+    if call.public and call.mode == "refused" and not call.why:
+        yield "refused without a why"
     if call.mode != "refused" and call.why:
         yield f"mode {call.mode} with a why"
     if call.why and call.why not in {reason.name for reason in spec.reasons}:

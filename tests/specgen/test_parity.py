@@ -1,12 +1,18 @@
 """The description and cuda_abi.h against every real cuda.h that is installed here."""
 
 import re
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.specgen.tool import CC, INCLUDE, cuda_includes, generate, run
+from tests.specgen.tool import CC, CSRC, INCLUDE, ROOT, cuda_includes, generate, run
 
+sys.path.insert(0, str(CSRC / "specgen"))
+import minitoml  # noqa: E402
+
+SPEC = CSRC / "spec"
 INCLUDES = cuda_includes()
 needs_cuda_h = pytest.mark.skipif(not INCLUDES, reason="no cuda.h is installed")
 on_each = pytest.mark.parametrize("real", INCLUDES, ids=lambda p: p.as_posix())
@@ -74,6 +80,54 @@ def test_versions_are_those_of_the_typedef_headers(real: Path, tmp_path: Path) -
     if not wanted:
         pytest.skip("no typedef headers beside this cuda.h")
     assert sorted(wanted - ours) == []
+
+
+# ---- what is not there ----
+
+
+def decided() -> dict[str, dict[str, object]]:
+    """Every entry of the description, by name."""
+    files = [p for p in SPEC.glob("*.toml") if p.name not in ("types.toml", "reasons.toml")]
+    return {name: says for path in files for name, says in load(path).items()}
+
+
+def load(path: Path) -> dict[str, dict[str, object]]:
+    return minitoml.loads(path.read_text())
+
+
+@needs_cuda_h
+@on_each
+def test_every_name_of_cuda_h_is_decided(real: Path) -> None:
+    """It travels, is answered here, or is refused for a reason on the list."""
+    twins = re.compile(r"_pt[sd][sz]$")
+    names = {twins.sub("", n) for n in NAMED.findall(preprocessed(real, INTERNAL))}
+    entries, reasons = decided(), load(SPEC / "reasons.toml")
+    for name in sorted(names & set(entries)):
+        says = entries[name]
+        assert says["mode"] in ("sync", "async", "local", "refused"), name
+        assert says["mode"] != "refused" or says["why"] in reasons, name
+
+
+def test_few_are_refused_beyond_graphics_and_ipc() -> None:
+    reasons = load(SPEC / "reasons.toml")
+    refused = {n: str(e["why"]) for n, e in decided().items() if e["mode"] == "refused"}
+    listed = sorted(n for n, why in refused.items() if reasons[why]["listed"])
+    assert len(listed) <= 60, listed
+    assert set(refused.values()) == set(reasons), "a reason without a call"
+    for name in (n for n, why in refused.items() if why == "graphics"):
+        assert re.match(r"cu(GL|EGL|VDPAU|Graphics|EventCreateFromEGL|Stream\w+ToCig)", name)
+
+
+def test_every_call_that_is_written_by_hand_is_written() -> None:
+    """Weak is what stands in until somebody does."""
+    library = ROOT / "build" / "lib" / "libcuda.so.1"
+    if not library.exists() or shutil.which("nm") is None:
+        pytest.skip("the shim is not built, or there is no nm")
+    lines = run("nm", "-D", "--defined-only", library).stdout.splitlines()
+    weak = {words[2] for words in map(str.split, lines) if words[1] == "W"}
+    # Managed memory is on its way.
+    coming = r"cuMem(Advise|AllocManaged|PrefetchAsync|RangeGetAttributes?)(_v2)?(_ptsz)?"
+    assert sorted(name for name in weak if not re.fullmatch(coming, name)) == []
 
 
 # ---- numbers and layouts ----
