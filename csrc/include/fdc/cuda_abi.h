@@ -1476,10 +1476,12 @@ typedef struct CUdevResource { /* sm: of type 1; the padding is the driver's */
     unsigned char _internal_padding[92];
     union {
         struct {
-            unsigned int smCount, minSmPartitionSize, smCoscheduledAlignment;
+            unsigned int smCount, minSmPartitionSize, smCoscheduledAlignment,
+                flags, localityDomainId;
         } sm;
-        unsigned char _oversize[48];
+        unsigned char _oversize[40];
     };
+    struct CUdevResource *nextResource;
 } CUdevResource;
 typedef struct CUDA_MEMCPY2D_v1 CUDA_MEMCPY2D_v1;
 typedef struct CUDA_MEMCPY3D_v1 CUDA_MEMCPY3D_v1;
