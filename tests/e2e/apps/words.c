@@ -100,6 +100,7 @@ main(void)
     CHECK(cuCtxGetDevice(&device));
     CHECK(cuMemAlloc(&word, 32));
     CHECK(cuMemsetD32(word, 0, 8));
+    CHECK(cuCtxSynchronize()); /* streams that do not block run beside the clearing */
     CHECK(cuStreamCreate(&one, CU_STREAM_NON_BLOCKING));
     CHECK(cuStreamCreate(&two, CU_STREAM_NON_BLOCKING));
     waiting(one, two);
