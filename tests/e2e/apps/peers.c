@@ -19,6 +19,7 @@ setup(CUdevice d)
     fill[d] = app_function(&module, "fill");
     CHECK(cuMemAlloc(&memory[d], N * 4));
     CHECK(cuMemsetD32(memory[d], 0, N));
+    CHECK(cuCtxSynchronize()); /* before the other device writes there */
 }
 
 static void
