@@ -6,15 +6,15 @@
 #include "memory.h"
 #include "cuda_calls.h"
 
-/* A library may be loaded before any context is current: then device 0's does the work.
+/* A library may be loaded before any context is current: then device 0's does the work. It
+ * may be in a capture: a kernel's first launch there loads its library.
  */
 static CUresult
 library_open(struct fdc_call *call)
 {
     CUresult result;
 
-    result = fdc_call_open(call, FDC_ID_fdcLibraryLoad,
-                           FDC_NEEDS_INIT | FDC_UNSAFE_IN_CAPTURE);
+    result = fdc_call_open(call, FDC_ID_fdcLibraryLoad, FDC_NEEDS_INIT);
     if (result != CUDA_SUCCESS)
         return result;
     if (call->context == NULL) {
