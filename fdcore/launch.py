@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -40,7 +40,9 @@ from fdcore.config import (
     servers,
 )
 from fdcore.errors import FdcoreError, RefusedError, TransportError
+from fdcore.sched.placement import Refusal
 from fdcore.sched.slices import MIB, Ask
+from fdcore.sched.spread import Room, spread
 
 if TYPE_CHECKING:
     from fdcore.rpc.client import Grant
@@ -94,19 +96,19 @@ def find_program(
 
 
 def run(program: Program, ask: Ask, addresses: Sequence[Address], say: Say) -> NoReturn:
-    """Reserves on the first server that grants it, and becomes the program."""
-    grant, hold = reserve(addresses or servers(), ask, program, say)
-    start(program, grant, hold, say)
+    """Reserves on the first server that grants it, else on several, and becomes the
+    program."""
+    start(program, reserve(addresses or servers(), ask, program, say), say)
 
 
 def run_local(program: Program, ask: Ask, server: Sequence[str], say: Say) -> NoReturn:
     """As run, with a server of its own that ends with the program."""
     address, leash = private_server(server)
     try:
-        grant, hold = reserve([address], ask, program, say)
+        held = reserve([address], ask, program, say)
     finally:
         os.close(leash)
-    start(program, grant, hold, say)
+    start(program, held, say)
 
 
 def run_direct(program: Program) -> NoReturn:
@@ -121,32 +123,99 @@ def run_direct(program: Program) -> NoReturn:
 # ---- reserving ----
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A lease, and the connection that keeps it: what is inherited by exec."""
+
+    grant: "Grant"
+    hold: socket.socket
+
+
 def reserve(
     addresses: Sequence[Address], ask: Ask, program: Program, say: Say
-) -> "tuple[Grant, socket.socket]":
+) -> list[Held]:
+    """On the first server that grants all of it, else on the fewest that do together."""
     from fdcore.rpc import client
 
     protocol = protocol_hash()
     wanted = road()
     name = os.path.basename(program.words[0])
 
-    def take(grant: "Grant") -> "tuple[Grant, socket.socket]":
+    def take(grant: "Grant") -> Held:
         spoken = attach.Spoken(grant.lease, grant.secret, protocol)
         connect = data_connection(grant, wanted)
-        return grant, attach.hold(connect, spoken, HOLD_SECONDS)
+        return Held(grant, attach.hold(connect, spoken, HOLD_SECONDS))
 
     failures: list[FdcoreError] = []
     for address in addresses:
         say(f"Asking {address} for {ask}")
         try:
-            return client.reserve(address, ask, protocol, name, take)
+            return [client.reserve(address, ask, protocol, name, take)]
         except FdcoreError as error:
             failures.append(error)
             if isinstance(error, RefusedError) and addresses == own_server():
                 break  # two roads to one server
+    refused = [
+        address
+        for address, error in zip(addresses, failures, strict=False)
+        if isinstance(error, RefusedError)
+    ]
+    if ask.count > 1 and len(refused) > 1 and addresses != own_server():
+        return reserve_spread(refused, ask, name, take, say)
     if len(failures) == 1:
         raise failures[0]
     raise type(failures[-1])("; ".join(str(error) for error in failures))
+
+
+def reserve_spread(
+    addresses: Sequence[Address],
+    ask: Ask,
+    name: str,
+    take: Callable[["Grant"], Held],
+    say: Say,
+) -> list[Held]:
+    """Parts of it on several servers: all of them, or none."""
+    from fdcore.rpc import client
+
+    protocol = protocol_hash()
+    for last in (False, True):
+        rooms = []
+        for address in addresses:
+            known = client.gpus(address, protocol)
+            free = {gpu.ordinal: left for gpu, left in known}
+            rooms.append(Room(str(address), tuple(gpu for gpu, _ in known), free))
+        parts = spread(rooms, ask)
+        if isinstance(parts, Refusal):
+            raise RefusedError(parts.reason)
+        asks = [
+            (addresses[part.server], replace(ask, count=part.count)) for part in parts
+        ]
+        for address, each in asks:
+            say(f"Asking {address} for {each}")
+        try:
+            return client.reserve_each(asks, protocol, name, hold_all(take))
+        except RefusedError:
+            if last:
+                raise
+            # Somebody was quicker: once more with what is free now.
+    raise AssertionError
+
+
+def hold_all(take: Callable[["Grant"], Held]) -> Callable[[list["Grant"]], list[Held]]:
+    """take() for each of several leases, or for none."""
+
+    def every(grants: list["Grant"]) -> list[Held]:
+        held: list[Held] = []
+        for grant in grants:
+            try:
+                held.append(take(grant))
+            except FdcoreError as error:
+                for one in held:
+                    one.hold.close()
+                raise type(error)(f"{grant.address}: {error}") from None
+        return held
+
+    return every
 
 
 def data_connection(grant: "Grant", wanted: str) -> Callable[[], socket.socket]:
@@ -257,16 +326,21 @@ def last_line(log: Path) -> str:
 # ---- the program's world ----
 
 
-def start(program: Program, grant: "Grant", hold: socket.socket, say: Say) -> NoReturn:
-    for part, name in zip(grant.slices, grant.names, strict=True):
-        say(f"Locked GPU {part.ordinal} ({name}) with {part.memory // MIB} MiB")
+def start(program: Program, held: Sequence[Held], say: Say) -> NoReturn:
+    for one in held:
+        grant = one.grant
+        where = f" of {grant.address}" if len(held) > 1 else ""
+        for part, name in zip(grant.slices, grant.names, strict=True):
+            size = part.memory // MIB
+            say(f"Locked GPU {part.ordinal} ({name}){where} with {size} MiB")
     environment = own_environment()
-    path, descriptor = write_session(grant, road())
+    path, descriptor = write_session([one.grant for one in held], road())
     environment["FD_SESSION"] = str(path)
     add_library(environment, library(SHIM))
-    if grant.cpu_device:
+    if any(one.grant.cpu_device for one in held):
         for_cpu_device(environment)
-    hold.set_inheritable(True)
+    for one in held:
+        one.hold.set_inheritable(True)
     os.set_inheritable(descriptor, True)
     say(f"Running '{shlex.join(program.words)}'")
     try:
@@ -275,10 +349,11 @@ def start(program: Program, grant: "Grant", hold: socket.socket, say: Say) -> No
         path.unlink(missing_ok=True)
 
 
-def write_session(grant: "Grant", wanted: str) -> tuple[Path, int]:
-    """The file that FD_SESSION names, for the shim; and a locked descriptor of it. Who
-    can lock the file for itself knows that every process of the program has gone."""
+def session_lines(grant: "Grant", wanted: str) -> list[str]:
+    """One server's part of the session file."""
     lines = [
+        f"server {grant.address}",
+        f"gpus {len(grant.slices)}",
         f"lease {grant.lease.hex()}",
         f"secret {grant.secret.hex()}",
         f"road {wanted}",
@@ -287,6 +362,13 @@ def write_session(grant: "Grant", wanted: str) -> tuple[Path, int]:
         lines.append(f"unix {grant.unix}")
     if grant.port:
         lines.append(f"tcp {grant.host} {grant.port}")
+    return lines
+
+
+def write_session(grants: Sequence["Grant"], wanted: str) -> tuple[Path, int]:
+    """The file that FD_SESSION names, for the shim; and a locked descriptor of it. Who
+    can lock the file for itself knows that every process of the program has gone."""
+    lines = [line for grant in grants for line in session_lines(grant, wanted)]
     folder = clean_runtime_folder()
     path = folder / f"session-{secrets.token_hex(8)}"
     fresh = folder / f"new-{path.name}"

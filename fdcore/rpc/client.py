@@ -7,9 +7,9 @@ import asyncio
 import os
 import pwd
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import capnp
@@ -22,6 +22,8 @@ from fdcore.sched.slices import Ask, Gpu, Slice
 
 CONNECT_SECONDS = 3.0
 ANSWER_SECONDS = 10.0
+# In which a lease of several must be held: reserving all of them, and the holds.
+TAKE_SECONDS = 60
 
 T = TypeVar("T")
 
@@ -40,6 +42,8 @@ class Grant:
     host: str
     port: int
     cpu_device: bool
+    # The capability: the lease is given back once nobody has it.
+    kept: object = field(default=None, repr=False, compare=False)
 
 
 def reserve(
@@ -52,32 +56,61 @@ def reserve(
     """Reserves, and frees again on return unless take() has made the lease stand."""
 
     async def work(session: Any) -> T:
-        granted = ok(
-            address,
-            await session.reserve(
-                ask={
-                    "count": ask.count,
-                    "memory": ask.memory,
-                    "fraction": ask.fraction,
-                }
-            ),
-        )
-        return take(
-            Grant(
-                address,
-                bytes(granted.id),
-                bytes(granted.secret),
-                tuple(Slice(row.ordinal, row.memory) for row in granted.slices),
-                tuple(str(row.name) for row in granted.slices),
-                str(granted.unix),
-                str(granted.machine),
-                str(granted.host) or address.host,
-                int(granted.port),
-                bool(granted.cpuDevice),
-            )
-        )
+        return take(await granted(address, session, ask, 0))
 
     return talk(address, protocol, program, work)
+
+
+def reserve_each(
+    parts: Sequence[tuple[Address, Ask]],
+    protocol: bytes,
+    program: str,
+    take: Callable[[list[Grant]], T],
+) -> T:
+    """Reserves on every one of several servers or on none. All leases are free again on
+    return unless take() has made them stand; a server frees its own if that takes longer
+    than a client may need."""
+
+    async def all_of_it() -> T:
+        async with AsyncExitStack() as opened:
+            grants = []
+            for address, ask in parts:
+                with told(address):
+                    link = await opened.enter_async_context(
+                        session(address, protocol, program)
+                    )
+                    work = granted(address, link, ask, TAKE_SECONDS)
+                    grants.append(await asyncio.wait_for(work, ANSWER_SECONDS))
+            return take(grants)
+
+    result: T = asyncio.run(capnp.run(all_of_it()))
+    return result
+
+
+async def granted(address: Address, session: Any, ask: Ask, within: int) -> Grant:
+    """A lease that ends with the session unless something else stands for it."""
+    response = await session.reserve(
+        ask={
+            "count": ask.count,
+            "memory": ask.memory,
+            "fraction": ask.fraction,
+            "within": within,
+        }
+    )
+    given = ok(address, response)
+    return Grant(
+        address,
+        bytes(given.id),
+        bytes(given.secret),
+        tuple(Slice(row.ordinal, row.memory) for row in given.slices),
+        tuple(str(row.name) for row in given.slices),
+        str(given.unix),
+        str(given.machine),
+        str(given.host) or address.host,
+        int(given.port),
+        bool(given.cpuDevice),
+        given.lease,
+    )
 
 
 def gpus(address: Address, protocol: bytes) -> list[tuple[Gpu, int]]:
@@ -111,9 +144,16 @@ def talk(
         async with session(address, protocol, program) as opened:
             return await asyncio.wait_for(work(opened), ANSWER_SECONDS)
 
-    try:
+    with told(address):
         result: T = asyncio.run(capnp.run(all_of_it()))
         return result
+
+
+@contextmanager
+def told(address: Address) -> Iterator[None]:
+    """What went wrong with the server is told by its address."""
+    try:
+        yield
     except (TimeoutError, asyncio.TimeoutError):
         raise TransportError(f"{address}: the server did not answer in time") from None
     except capnp.KjException as error:

@@ -68,6 +68,7 @@ struct Ask {
   count @0 :UInt32;
   memory @1 :UInt64;      # bytes of each; 0: see fraction
   fraction @2 :Float64;   # of each one's memory; 0: whole GPUs
+  within @3 :UInt32;      # seconds in which a hold has to come; 0: while the connection is
 }
 
 struct Gpu {

@@ -128,6 +128,13 @@ class Connection:
         for asker in list(self.leases):
             self.drop(asker)
 
+    def late(self, asker: object) -> None:
+        """The time in which somebody else had to stand for the lease is over."""
+        lease = self.leases.get(asker)
+        if lease is not None and lease.standing == {asker}:
+            log.warning("lease %s: nobody took it up in time", lease.name)
+            self.drop(asker)
+
     def drop(self, asker: object) -> None:
         lease = self.leases.pop(asker, None)
         if lease is not None:
@@ -184,6 +191,9 @@ class SessionServer(control.Session.Server):  # type: ignore[misc]
         asker = object()
         lease = connection.desk.reserve(wanted, connection.owner, asker)
         connection.leases[asker] = lease
+        if ask.within:
+            loop = asyncio.get_running_loop()
+            loop.call_later(ask.within, connection.late, asker)
         names = {gpu.ordinal: gpu.name for gpu, _ in connection.desk.gpus()}
         place = connection.desk.place()
         ok = result.init("ok")

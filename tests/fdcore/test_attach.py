@@ -104,7 +104,7 @@ def test_hold_outlives_the_control_connection_and_its_end_frees(server):
         "from fdcore.sched.slices import Ask\n"
         "program = launch.Program('/bin/true', ('true',))\n"
         "address = parse_address(sys.argv[1])\n"
-        "_, hold = launch.reserve([address], Ask(), program, print)\n"
+        "held = launch.reserve([address], Ask(), program, print)\n"
         "print('held', flush=True)\n"
         "sys.stdin.read()\n"
     )

@@ -1,0 +1,57 @@
+"""Which servers share a request that none of them can grant alone: as few as possible.
+
+Each server goes on placing its own part; here it is only decided how many GPUs are asked
+of whom. What was free may be gone when the servers are asked: then all is cancelled.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from fdcore.sched.placement import Refusal
+from fdcore.sched.slices import Ask, Gpu
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What one server has: its GPUs, and the bytes free on each by ordinal."""
+
+    name: str
+    gpus: tuple[Gpu, ...]
+    free: Mapping[int, int]
+
+    def fits(self, ask: Ask) -> int:
+        """How many of its GPUs have this much."""
+        return sum(0 < ask.share(gpu) <= self.free[gpu.ordinal] for gpu in self.gpus)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """How many GPUs are asked of the server at this place of the list."""
+
+    server: int
+    count: int
+
+
+def spread(rooms: Sequence[Room], ask: Ask) -> tuple[Part, ...] | Refusal:
+    """The parts of the fewest servers that have ask.count together, in the servers' order.
+
+    The largest come first; the last is the smallest that has what is left, so that large
+    ones stay free for requests that want one server.
+    """
+    fits = [room.fits(ask) for room in rooms]
+    if sum(fits) < ask.count:
+        each = ", ".join(
+            f"{room.name} has room for {count}"
+            for room, count in zip(rooms, fits, strict=True)
+        )
+        return Refusal(f"{ask} asked for over all servers; {each}", later=True)
+    left = ask.count
+    taken: list[Part] = []
+    servers = sorted(range(len(rooms)), key=lambda place: (-fits[place], place))
+    while left > 0:
+        enough = [place for place in servers if fits[place] >= left]
+        place = min(enough, key=lambda p: (fits[p], p)) if enough else servers[0]
+        taken.append(Part(place, min(fits[place], left)))
+        left -= taken[-1].count
+        servers.remove(place)
+    return tuple(sorted(taken, key=lambda part: part.server))
