@@ -1,6 +1,7 @@
 /*
  * The arena: the addresses of device memory. Reserved without access in pieces as it
- * fills, from 0x500000000000 up, or wherever the kernel has room if that is taken. Big
+ * fills, between 0x500000000000 and 0x5f0000000000, or wherever the kernel has room if that
+ * is taken; as a driver's, they differ from process to process where the kernel's do. Big
  * blocks get pages of their own, small ones share chunks. What is given back stays
  * accessible (and reads as zero), so that a kernel that uses freed memory harms
  * nobody's process. All under fdcpu.mem, held for writing.
@@ -13,6 +14,7 @@
 
 #define BASE 0x500000000000ull
 #define END 0x5f0000000000ull
+#define SPREAD (12ull << 40) /* the first piece begins in these */
 #define PIECE (64ull << 30)
 #define CHUNK (4ull << 20)
 #define SMALL (256u << 10) /* below: from a chunk */
@@ -25,7 +27,7 @@ struct hole {
 
 /* Sorted lists of free addresses: of whole pages, and inside the chunks. */
 static struct hole *pages, *small;
-static uint64_t next_piece = BASE;
+static uint64_t first_piece, next_piece;
 
 /* Adds [lo, hi) to a list, joined with its neighbours. */
 static bool
@@ -139,6 +141,13 @@ grow(uint64_t size)
     uint64_t piece = FDC_ALIGN_UP(size, PIECE);
     void *p;
 
+    if (first_piece == 0) {
+        /* Where this library lies is chance, unless somebody has turned that off. */
+        uint64_t chance = ((uint64_t)(uintptr_t)&first_piece >> 12) *
+                          0x9E3779B97F4A7C15ull;
+
+        first_piece = next_piece = BASE + chance % (SPREAD / CHUNK) * CHUNK;
+    }
     while (next_piece < END && piece <= END - next_piece) {
         uint64_t at = next_piece;
 
@@ -241,7 +250,7 @@ void
 fdcpu_addr_unreserve(uint64_t addr, size_t size)
 {
     /* Inside the arena the addresses can be used again, elsewhere they go back. */
-    if (addr >= BASE && addr + size <= next_piece) {
+    if (addr >= first_piece && addr + size <= next_piece) {
         mmap((void *)addr, size, PROT_NONE,
              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
         give(&pages, addr, addr + size);

@@ -146,20 +146,22 @@ host_number(void)
 static void
 device_identity(struct fdcpu_device *device, int physical, uint64_t host)
 {
-    uint64_t low = host * 0x9E3779B97F4A7C15ull + (uint64_t)physical;
+    /* Several servers of one machine can have devices that are told apart. */
+    int who = physical + number("FD_CPU_FIRST", 0, 0, 128);
+    uint64_t low = host * 0x9E3779B97F4A7C15ull + (uint64_t)who;
 
     low ^= low >> 29;
     low *= 0xBF58476D1CE4E5B9ull;
     low ^= low >> 32;
     memcpy(device->uuid, "fdcp", 4);
-    device->uuid[4] = (uint8_t)physical;
+    device->uuid[4] = (uint8_t)who;
     memcpy(device->uuid + 5, &host, 3);
     memcpy(device->uuid + 8, &low, 8);
     device->uuid[6] = (device->uuid[6] & 0x0F) | 0x40;
     device->uuid[8] = (device->uuid[8] & 0x3F) | 0x80;
     device->physical = physical;
     device->pci_domain = 0;
-    device->pci_bus = 0x40 + physical;
+    device->pci_bus = 0x40 + who;
     device->pci_slot = 0;
     snprintf(device->name, sizeof(device->name), "fdcore CPU device%s",
              skips_kernels() ? " (kernels skipped)" : "");
