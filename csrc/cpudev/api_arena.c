@@ -14,7 +14,7 @@
 
 #define BASE 0x500000000000ull
 #define END 0x5f0000000000ull
-#define SPREAD (12ull << 40) /* the first piece begins in these */
+#define SPREAD (4ull << 40) /* the first piece begins in these: below where programs lie */
 #define PIECE (64ull << 30)
 #define CHUNK (4ull << 20)
 #define SMALL (256u << 10) /* below: from a chunk */

@@ -50,6 +50,7 @@ fdc_call_setup(struct fdc_session *session)
     pthread_mutex_init(&session->intake, NULL);
     pthread_mutex_init(&session->waiters_lock, NULL);
     pthread_mutex_init(&session->capture_lock, NULL);
+    pthread_mutex_init(&session->side, NULL);
     /* Much, of which little is touched. */
     session->tickets = calloc(1, sizeof(*session->tickets));
     if (session->tickets == NULL)
@@ -328,7 +329,7 @@ fail_all(struct fdc_session *session)
 
     for (slot = 1; slot < end; slot++) {
         ticket = fdc_load_acquire(&tickets->slot[slot].ticket);
-        /* pairs with the ordered store in fdc_call_send_done() */
+        /* pairs with the ordered store in send_ticket() */
         if (ticket == NULL || !fdc_load_ordered(&ticket->armed))
             continue;
         ticket->result = (int32_t)fdc_load_relaxed(&session->dead);
@@ -584,6 +585,16 @@ fdc_session_failure(struct fdc_session *session)
     return (CUresult)result;
 }
 
+void
+fdc_session_fail(struct fdc_session *session, uint16_t id, CUresult result)
+{
+    int32_t none = 0;
+
+    fdc_log(FDC_LOG_WARN, "%s failed: %s", fdc_call_name(id), fdc_result_name(result));
+    (void)__atomic_compare_exchange_n(&session->first_result, &none, (int32_t)result,
+                                      false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
+}
+
 /* ---- calls ---- */
 
 CUresult
@@ -601,7 +612,7 @@ fdc_call_open(struct fdc_call *call, uint16_t id, unsigned needs)
     call->session = fdc_process.session[0];
     call->context = NULL;
     call->id = id;
-    call->bound = false;
+    call->bound = call->moved = false;
     call->result = CUDA_SUCCESS;
     call->msg = NULL;
     call->work = NULL;
@@ -614,6 +625,8 @@ fdc_call_open(struct fdc_call *call, uint16_t id, unsigned needs)
         if (result != CUDA_SUCCESS)
             return result;
         call->session = call->context->object.session;
+        if (FDC_UNLIKELY(fdc_load_relaxed(&call->session->dead) != 0))
+            return (CUresult)fdc_load_relaxed(&call->session->dead);
     } else if (self->depth > 0) {
         call->context = self->stack[self->depth - 1];
         call->session = call->context->object.session;
@@ -757,15 +770,15 @@ fdc_call_send(struct fdc_call *call)
     return CUDA_SUCCESS;
 }
 
-CUresult
-fdc_call_send_done(struct fdc_call *call, struct fdc_ticket *ticket)
+static CUresult
+send_ticket(struct fdc_call *call, struct fdc_ticket *ticket, unsigned flag)
 {
     struct fdc_session *session = call->session;
     uint64_t number = ticket->number;
     bool ours;
 
     ticket->id = call->id;
-    call->msg->flags |= FDC_MSG_DONE;
+    call->msg->flags |= (uint16_t)flag;
     call->msg->ticket = ticket->number;
     /* pairs with the ordered load in fail_all(): if the session ends now, either that sees
      * the ticket, or this sees the end */
@@ -779,6 +792,18 @@ fdc_call_send_done(struct fdc_call *call, struct fdc_ticket *ticket)
         ticket_unregister(session, ticket);
     pthread_mutex_unlock(&session->intake);
     return ours ? (CUresult)fdc_load_relaxed(&session->dead) : CUDA_SUCCESS;
+}
+
+CUresult
+fdc_call_send_done(struct fdc_call *call, struct fdc_ticket *ticket)
+{
+    return send_ticket(call, ticket, FDC_MSG_DONE);
+}
+
+CUresult
+fdc_call_send_reply(struct fdc_call *call, struct fdc_ticket *ticket)
+{
+    return send_ticket(call, ticket, FDC_MSG_REPLY);
 }
 
 CUresult

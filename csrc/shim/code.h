@@ -43,15 +43,28 @@ void fdc_jit_logs(const struct fdc_jit *jit, const char *info, uint32_t info_siz
 
 struct fdc_global {
     struct fdc_global *next;
+    struct fdc_context *context; /* each has its own */
     char *name;
     uint64_t address, size;
     uint32_t flags;
+};
+
+/* An image that other sessions may still want, with the options of its load. */
+struct fdc_kept {
+    uint64_t size;
+    enum fdc_image_kind kind;
+    struct fdc_jit jit;
+    char bytes[];
 };
 
 /* Loaded code. The body outlives its handles a little: threads may be looking at it. */
 struct fdc_code {
     uint64_t wire; /* the handle that was loaded */
     bool library;
+    struct fdc_session *session; /* where it was loaded first */
+    struct fdc_kept *kept;
+    struct fdc_elsewhere *elsewhere[FDC_SESSIONS]; /* elsewhere.c, atomic */
+    pthread_mutex_t carry;                         /* the others being made */
     struct fdc_table_module *table;
     const struct fdc_table_kernel *kernel;
     uint32_t count;
@@ -94,6 +107,24 @@ CUresult fdc_unit_each(enum fdc_kind kind, const void *handle, enum fdc_kind wha
 uint32_t fdc_code_named(const struct fdc_code *code, const char *name);
 CUresult fdc_code_global(struct fdc_call *call, struct fdc_code *code, const char *name,
                          CUdeviceptr *address, size_t *size, uint32_t *flags);
+/* Parts of these for elsewhere.c: the load call itself, with the table that it answers
+ * (soundness checked); a body that takes the table over; its end; a kernel's name. */
+CUresult fdc_code_fetch(struct fdc_call *call, uint64_t handle, uint64_t image,
+                        uint32_t kind, bool library, const struct fdc_jit *jit,
+                        struct fdc_table_module **table);
+struct fdc_code *fdc_code_new(struct fdc_table_module *table, bool library);
+void fdc_code_free(struct fdc_code *code);
+const char *fdc_code_name(const struct fdc_code *code, uint32_t index);
+CUresult fdc_code_drop(struct fdc_call *call, uint64_t handle, bool library);
+
+/* elsewhere.c: keeps a library's image where other sessions may want it; the code is loaded
+ * with the call's session from now on; the others let go of it. */
+CUresult fdc_code_keep(struct fdc_code *code, const struct fdc_image *image,
+                       const struct fdc_jit *jit);
+void fdc_code_unkeep(struct fdc_code *code);
+CUresult fdc_code_here(const struct fdc_call *call, struct fdc_code *code);
+void fdc_code_unload_elsewhere(struct fdc_code *code);
+
 CUresult fdc_func_set(struct fdc_func *func, int attribute, int value);
 CUresult fdc_func_get(const struct fdc_func *func, int attribute, int *value);
 

@@ -334,6 +334,29 @@ cuEventElapsedTime(float *pMilliseconds, CUevent hStart, CUevent hEnd)
 
 /* ---- one stream waits for another's event ---- */
 
+/* The event is another server's. */
+static CUresult
+wait_elsewhere(struct fdc_call *call, struct fdc_stream *stream,
+               struct fdc_event *event, unsigned flags)
+{
+    uint32_t recorded;
+
+    /* No capture holds two servers' work. */
+    if (fdc_stream_capturing(stream)) {
+        (void)fdc_capture_refuse(stream);
+        return CUDA_ERROR_STREAM_CAPTURE_ISOLATION;
+    }
+    if (__atomic_load_n(&event->capture, __ATOMIC_RELAXED) != 0) {
+        (void)fdc_capture_refuse_event(event->object.session, event);
+        return CUDA_ERROR_STREAM_CAPTURE_ISOLATION;
+    }
+    if (flags != 0)
+        return CUDA_ERROR_ILLEGAL_STATE;
+    if (known_complete(event, &recorded)) /* never recorded, or over: no wait */
+        return CUDA_SUCCESS;
+    return fdc_bridge_wait(call, stream, event);
+}
+
 static CUresult
 wait_event(CUstream on, CUevent value, unsigned flags, unsigned how)
 {
@@ -355,6 +378,8 @@ wait_event(CUstream on, CUevent value, unsigned flags, unsigned how)
     result = fdc_stream_resolve(&call, on, how | FDC_STREAM_WORK, &stream);
     if (result != CUDA_SUCCESS)
         return result;
+    if (FDC_UNLIKELY(event->object.session != call.session))
+        return wait_elsewhere(&call, stream, event, flags);
     if (fdc_load_relaxed(&call.session->capturing) != 0 ||
         __atomic_load_n(&event->capture, __ATOMIC_RELAXED) != 0) {
         result = fdc_capture_wait(stream, event, flags);

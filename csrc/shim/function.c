@@ -17,11 +17,16 @@ fdc_func_get(const struct fdc_func *func, int attribute, int *value)
     return CUDA_SUCCESS;
 }
 
+/* The value, and which sessions know it. */
 static void
-remember(struct fdc_func *func, int attribute, int value)
+remember(struct fdc_func *func, int attribute, int value, unsigned told)
 {
-    if (func != NULL)
-        fdc_store_relaxed(&func->attribute[attribute], value);
+    if (func == NULL)
+        return;
+    if (fdc_load_relaxed(&func->attribute[attribute]) == value)
+        told |= fdc_load_relaxed(&func->told[attribute]);
+    fdc_store_relaxed(&func->told[attribute], (uint16_t)told);
+    fdc_store_relaxed(&func->attribute[attribute], value);
 }
 
 CUresult
@@ -29,9 +34,11 @@ fdc_func_set(struct fdc_func *func, int attribute, int value)
 {
     struct fdc_req_cuFuncSetAttribute *req;
     struct fdc_code *code = func->code;
+    struct fdc_wire_func wire;
     struct fdc_reply reply;
     struct fdc_call call;
     CUresult result;
+    unsigned bit;
 
     switch (attribute) {
     case CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES:
@@ -51,26 +58,29 @@ fdc_func_set(struct fdc_func *func, int attribute, int value)
     default:
         return CUDA_ERROR_INVALID_VALUE;
     }
-    /* The same again says nothing new, and libraries say it at every launch. */
-    if (fdc_load_relaxed(&func->attribute[attribute]) == value)
-        return CUDA_SUCCESS;
     result = fdc_call_open(&call, FDC_ID_cuFuncSetAttribute, FDC_NEEDS_CONTEXT);
+    if (result != CUDA_SUCCESS)
+        return result;
+    /* The same again says nothing new, and libraries say it at every launch. */
+    bit = 1u << call.session->number;
+    if (fdc_load_relaxed(&func->attribute[attribute]) == value &&
+        (fdc_load_relaxed(&func->told[attribute]) & bit) != 0)
+        return CUDA_SUCCESS;
+    result = fdc_func_wire(&call, func, &wire);
     if (result != CUDA_SUCCESS)
         return result;
     req = fdc_call_begin(&call, sizeof(*req));
     if (req == NULL)
         return call.result;
-    req->hfunc.code = code->wire;
-    req->hfunc.index = func->index;
-    req->hfunc.pad = 0;
+    req->hfunc = wire;
     req->attrib = (uint32_t)attribute;
     req->value = value;
     result = fdc_call_wait(&call, &reply, sizeof(reply));
     if (result != CUDA_SUCCESS)
         return result;
     pthread_mutex_lock(&code->lock);
-    remember(code->function[func->index], attribute, value);
-    remember(code->kernels[func->index], attribute, value);
+    remember(code->function[func->index], attribute, value, bit);
+    remember(code->kernels[func->index], attribute, value, bit);
     pthread_mutex_unlock(&code->lock);
     return CUDA_SUCCESS;
 }

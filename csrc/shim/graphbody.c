@@ -16,17 +16,26 @@
 static CUresult
 in_context(struct fdc_call *call, CUcontext named)
 {
+    struct fdc_context *context;
+    CUresult result;
+
     if (named == NULL)
         return CUDA_SUCCESS;
-    call->context = fdc_context_find(named);
-    return call->context != NULL ? fdc_context_activate(call->context)
-                                 : CUDA_ERROR_INVALID_CONTEXT;
+    context = fdc_context_find(named);
+    if (context == NULL)
+        return CUDA_ERROR_INVALID_CONTEXT;
+    result = fdc_graph_at(call, &context->object);
+    if (result != CUDA_SUCCESS)
+        return result;
+    call->context = context;
+    return fdc_context_activate(context);
 }
 
 static CUresult
 kernel_make(struct fdc_call *call, const CUDA_KERNEL_NODE_PARAMS *params,
             struct fdc_body *body)
 {
+    struct fdc_wire_func wire;
     struct fdc_shape shape;
     struct fdc_func *func;
     uint32_t size;
@@ -47,13 +56,15 @@ kernel_make(struct fdc_call *call, const CUDA_KERNEL_NODE_PARAMS *params,
     result = fdc_shape_check(call->context->device, func, &shape);
     if (result == CUDA_SUCCESS)
         result = fdc_params_size(func, params->kernelParams, params->extra, &size);
+    if (result == CUDA_SUCCESS)
+        result = fdc_func_wire(call, func, &wire);
     if (result != CUDA_SUCCESS)
         return result;
     body->func = func;
     body->params = params->kernelParams;
     body->extra = params->extra;
     body->u.kernel = (struct fdc_node_kernel){
-        .func = {func->code->wire, func->index, 0},
+        .func = wire,
         .grid = {shape.grid[0], shape.grid[1], shape.grid[2]},
         .block = {shape.block[0], shape.block[1], shape.block[2]},
         .shared = shape.shared,

@@ -1,7 +1,9 @@
 /*
  * Host functions: the program's functions that run at a place of a stream. Only a number
  * travels; when the worker says that its turn has come, the service thread (started for the
- * first one) calls the function, with no lock held, and answers on the side lane.
+ * first one) calls the function, with no lock held, and answers on the side lane. The shim's
+ * own have another thread and numbers of their own: a function of the program's may take as
+ * long as it likes.
  */
 #include "managed.h"
 #include "process.h"
@@ -21,11 +23,14 @@ struct entry {
     CUstream stream;
     bool keep;
     struct fdc_wrap *wrap; /* a reference, or NULL */
+    bool quiet; /* the shim's own: makes calls, and is not answered when it returns */
 };
 
 #define BUCKETS 256u
+#define QUIET (1ull << 62) /* numbers of the shim's own */
 
 struct fdc_hostfns {
+    struct fdc_session *session;
     pthread_mutex_t lock;
     struct entry *bucket[BUCKETS];
     uint64_t last;   /* number given */
@@ -37,10 +42,17 @@ struct fdc_hostfns {
     bool runs;        /* the service thread does */
 };
 
+/* Those that the number is among; NULL: none yet. */
+static struct fdc_hostfns *
+fns_of(struct fdc_session *session, uint64_t number)
+{
+    return __atomic_load_n(&session->hostfns[(number & QUIET) != 0], __ATOMIC_ACQUIRE);
+}
+
 void
 fdc_hostfn_due(struct fdc_session *session, uint64_t number)
 {
-    struct fdc_hostfns *fns = __atomic_load_n(&session->hostfns, __ATOMIC_ACQUIRE);
+    struct fdc_hostfns *fns = fns_of(session, number);
     uint64_t *queue;
     uint32_t i;
 
@@ -62,6 +74,8 @@ fdc_hostfn_due(struct fdc_session *session, uint64_t number)
 out:
     __atomic_add_fetch(&fns->word, 1, __ATOMIC_RELEASE);
     pthread_mutex_unlock(&fns->lock);
+    if (FDC_UNLIKELY(fdc_load_relaxed(&session->dead) != 0))
+        fdc_futex_wake(&fns->word, 1, false); /* nobody takes replies in any more */
 }
 
 /* ---- the service thread ---- */
@@ -114,32 +128,38 @@ run(struct fdc_session *session, const struct entry *entry, CUresult status)
 {
     struct fdc_thread *self = fdc_thread_self();
 
-    fdc_memory_seen(session);
-    self->in_hostfn = true;
+    if (!entry->quiet)
+        fdc_memory_seen(session);
+    self->in_hostfn = !entry->quiet;
     if (entry->callback != NULL)
         entry->callback(entry->stream, status, entry->user);
     else
         entry->fn(entry->user);
     self->in_hostfn = false;
-    if (fdc_managed_out(session))
+    if (!entry->quiet && fdc_managed_out(session))
         (void)fdc_managed_use(session, true);
 }
 
-static void
-answer(struct fdc_session *session, uint64_t number)
+void
+fdc_hostfn_answer(struct fdc_session *session, uint64_t number)
 {
     struct fdc_msg *msg;
     int err;
 
+    /* pairs with the acquire in ticket_complete() */
+    __atomic_add_fetch(&session->host_done, 1, __ATOMIC_RELEASE);
+    pthread_mutex_lock(&session->side);
     for (;;) {
         msg = fdc_link_claim(session->link, FDC_LANE_SIDE, sizeof(*msg), &err);
         if (msg != NULL)
             break;
-        if (err != -EAGAIN)
+        if (err == -EAGAIN)
+            err =
+                fdc_link_wait_room(session->link, FDC_LANE_SIDE, sizeof(*msg), 100000);
+        if (err < 0 && err != -ETIMEDOUT) {
+            pthread_mutex_unlock(&session->side);
             return;
-        err = fdc_link_wait_room(session->link, FDC_LANE_SIDE, sizeof(*msg), 100000);
-        if (err < 0 && err != -ETIMEDOUT)
-            return;
+        }
     }
     *msg = (struct fdc_msg){
         .size = sizeof(*msg),
@@ -148,6 +168,7 @@ answer(struct fdc_session *session, uint64_t number)
     };
     fdc_link_commit(session->link, FDC_LANE_SIDE);
     fdc_link_flush(session->link, FDC_LANE_SIDE);
+    pthread_mutex_unlock(&session->side);
 }
 
 /* While nothing can become due it does not take replies in: the threads that wait for
@@ -155,8 +176,8 @@ answer(struct fdc_session *session, uint64_t number)
 static void *
 service(void *arg)
 {
-    struct fdc_session *session = arg;
-    struct fdc_hostfns *fns = session->hostfns;
+    struct fdc_hostfns *fns = arg;
+    struct fdc_session *session = fns->session;
     struct entry entry;
     uint64_t number;
     uint32_t seen, entries;
@@ -174,13 +195,13 @@ service(void *arg)
         found = have && take(fns, number, &entry);
         entries = fns->entries;
         pthread_mutex_unlock(&fns->lock);
-        if (!have && entries == 0) {
+        /* Also once the session is over: what waits in vain becomes due then. */
+        if (!have && (entries == 0 || fdc_load_ordered(&session->dead))) {
             fdc_futex_wait(&fns->word, seen, -1, false);
             continue;
         }
         if (!have) {
-            if (fdc_intake_until(session, &fns->word, seen, -1) == -EPIPE)
-                return NULL;
+            (void)fdc_intake_until(session, &fns->word, seen, -1);
             continue;
         }
         if (found && entry.wrap != NULL)
@@ -193,15 +214,15 @@ service(void *arg)
         }
         if (found && !entry.keep)
             __atomic_sub_fetch(&fns->pending, 1, __ATOMIC_RELEASE);
-        /* pairs with the acquire in ticket_complete() */
-        __atomic_add_fetch(&session->host_done, 1, __ATOMIC_RELEASE);
-        answer(session, number);
+        if (!found || !entry.quiet)
+            fdc_hostfn_answer(session, number);
     }
+    return NULL;
 }
 
 /* Under the lock. */
 static CUresult
-service_start(struct fdc_session *session, struct fdc_hostfns *fns)
+service_start(struct fdc_hostfns *fns)
 {
     sigset_t all, old;
     pthread_t thread;
@@ -215,7 +236,7 @@ service_start(struct fdc_session *session, struct fdc_hostfns *fns)
     sigdelset(&all, SIGFPE);
     sigdelset(&all, SIGILL);
     pthread_sigmask(SIG_SETMASK, &all, &old);
-    err = pthread_create(&thread, NULL, service, session);
+    err = pthread_create(&thread, NULL, service, fns);
     pthread_sigmask(SIG_SETMASK, &old, NULL);
     if (err)
         return CUDA_ERROR_OPERATING_SYSTEM;
@@ -227,8 +248,8 @@ service_start(struct fdc_session *session, struct fdc_hostfns *fns)
 static CUresult
 add(struct fdc_session *session, const struct entry *like, uint64_t *number)
 {
-    struct fdc_hostfns *fns = __atomic_load_n(&session->hostfns, __ATOMIC_ACQUIRE);
-    struct fdc_hostfns *none = NULL;
+    uint64_t base = like->quiet ? QUIET : 0;
+    struct fdc_hostfns *fns = fns_of(session, base), *none = NULL;
     struct entry *entry;
     CUresult result;
 
@@ -236,9 +257,10 @@ add(struct fdc_session *session, const struct entry *like, uint64_t *number)
         fns = calloc(1, sizeof(*fns));
         if (fns == NULL)
             return CUDA_ERROR_OUT_OF_MEMORY;
+        fns->session = session;
         pthread_mutex_init(&fns->lock, NULL);
-        if (!__atomic_compare_exchange_n(&session->hostfns, &none, fns, false,
-                                         __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
+        if (!__atomic_compare_exchange_n(&session->hostfns[like->quiet], &none, fns,
+                                         false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
             free(fns);
             fns = none;
         }
@@ -248,9 +270,9 @@ add(struct fdc_session *session, const struct entry *like, uint64_t *number)
         return CUDA_ERROR_OUT_OF_MEMORY;
     *entry = *like;
     pthread_mutex_lock(&fns->lock);
-    result = service_start(session, fns);
+    result = service_start(fns);
     if (result == CUDA_SUCCESS) {
-        entry->number = ++fns->last;
+        entry->number = base | ++fns->last;
         *number = entry->number;
         entry->next = fns->bucket[entry->number % BUCKETS];
         fns->bucket[entry->number % BUCKETS] = entry;
@@ -270,7 +292,7 @@ add(struct fdc_session *session, const struct entry *like, uint64_t *number)
 void
 fdc_hostfn_wrap(struct fdc_session *session, uint64_t number, struct fdc_wrap *wrap)
 {
-    struct fdc_hostfns *fns = __atomic_load_n(&session->hostfns, __ATOMIC_ACQUIRE);
+    struct fdc_hostfns *fns = fns_of(session, number);
     struct entry *entry = NULL;
 
     if (fns == NULL) {
@@ -294,7 +316,7 @@ fdc_hostfn_wrap(struct fdc_session *session, uint64_t number, struct fdc_wrap *w
 CUresult
 fdc_hostfn_find(struct fdc_session *session, uint64_t number, CUhostFn *fn, void **user)
 {
-    struct fdc_hostfns *fns = __atomic_load_n(&session->hostfns, __ATOMIC_ACQUIRE);
+    struct fdc_hostfns *fns = fns_of(session, number);
     const struct entry *entry = NULL;
 
     if (fns == NULL)
@@ -314,7 +336,7 @@ fdc_hostfn_find(struct fdc_session *session, uint64_t number, CUhostFn *fn, void
 void
 fdc_hostfn_forget(struct fdc_session *session, uint64_t number)
 {
-    struct fdc_hostfns *fns = session->hostfns;
+    struct fdc_hostfns *fns = fns_of(session, number);
     struct entry entry;
 
     pthread_mutex_lock(&fns->lock);
@@ -331,7 +353,7 @@ fdc_hostfn_forget(struct fdc_session *session, uint64_t number)
 bool
 fdc_hostfn_pending(struct fdc_session *session)
 {
-    struct fdc_hostfns *fns = __atomic_load_n(&session->hostfns, __ATOMIC_ACQUIRE);
+    struct fdc_hostfns *fns = fns_of(session, 0);
 
     return fns != NULL && fdc_load_acquire(&fns->pending) != 0;
 }
@@ -375,12 +397,37 @@ fdc_hostfn_keep(struct fdc_session *session, void (*fn)(void *user), void *user,
     return add(session, &(struct entry){.fn = fn, .user = user, .keep = true}, number);
 }
 
+CUresult
+fdc_hostfn_quiet(struct fdc_session *session, void (*fn)(void *user), void *user,
+                 uint64_t *number)
+{
+    return add(session, &(struct entry){.fn = fn, .user = user, .quiet = true}, number);
+}
+
 /* ---- the calls ---- */
+
+CUresult
+fdc_hostfn_put(struct fdc_call *call, struct fdc_stream *stream, uint64_t number)
+{
+    struct fdc_req_fdcHostFn *req;
+    CUresult result;
+
+    call->id = FDC_ID_fdcHostFn;
+    call->context = stream->object.context;
+    req = fdc_call_begin(call, sizeof(*req));
+    if (req == NULL)
+        return call->result;
+    req->stream = fdc_stream_wire(stream);
+    req->number = number;
+    /* The service thread is what takes in the notice, so it has to have left. */
+    result = fdc_call_send(call);
+    fdc_link_flush(call->session->link, FDC_LANE_COMMAND);
+    return result;
+}
 
 static CUresult
 launch(CUstream value, unsigned how, struct entry *entry)
 {
-    struct fdc_req_fdcHostFn *req;
     struct fdc_stream *stream;
     struct fdc_call call;
     uint64_t number;
@@ -405,17 +452,9 @@ launch(CUstream value, unsigned how, struct entry *entry)
     result = add(call.session, entry, &number);
     if (result != CUDA_SUCCESS)
         return result;
-    call.context = stream->object.context;
-    req = fdc_call_begin(&call, sizeof(*req));
-    if (req == NULL) {
+    result = fdc_hostfn_put(&call, stream, number);
+    if (result != CUDA_SUCCESS)
         fdc_hostfn_forget(call.session, number);
-        return call.result;
-    }
-    req->stream = fdc_stream_wire(stream);
-    req->number = number;
-    /* The service thread is what takes in the notice, so it has to have left. */
-    result = fdc_call_send(&call);
-    fdc_link_flush(call.session->link, FDC_LANE_COMMAND);
     return result;
 }
 

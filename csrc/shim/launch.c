@@ -210,6 +210,7 @@ launch(CUfunction f, const struct launch *launch, CUstream value, unsigned how,
 {
     const struct fdc_shape *shape = &launch->shape;
     struct fdc_req_fdcLaunch *req;
+    struct fdc_wire_func wire;
     struct fdc_stream *stream;
     struct fdc_func *func;
     static uint32_t said;
@@ -237,6 +238,8 @@ launch(CUfunction f, const struct launch *launch, CUstream value, unsigned how,
     }
     if (FDC_LIKELY(result == CUDA_SUCCESS))
         result = fdc_stream_resolve(&call, value, how, &stream);
+    if (FDC_LIKELY(result == CUDA_SUCCESS))
+        result = fdc_func_wire(&call, func, &wire);
     if (FDC_UNLIKELY(result != CUDA_SUCCESS)) {
         early_end(&early);
         return result;
@@ -260,9 +263,7 @@ launch(CUfunction f, const struct launch *launch, CUstream value, unsigned how,
         early_end(&early);
         return call.result;
     }
-    req->func.code = func->code->wire;
-    req->func.index = func->index;
-    req->func.pad = 0;
+    req->func = wire;
     req->grid = (struct fdc_dim3){shape->grid[0], shape->grid[1], shape->grid[2]};
     req->block = (struct fdc_dim3){shape->block[0], shape->block[1], shape->block[2]};
     req->cluster =

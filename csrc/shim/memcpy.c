@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "fdc/copy.h"
 #include "managed.h"
 #include "process.h"
 #include "cuda_calls.h"
@@ -299,6 +300,35 @@ copy_shared(struct fdc_call *call, struct fdc_stream *stream, uint64_t dst,
     return result;
 }
 
+static CUresult
+copy_across(struct fdc_call *call, struct fdc_stream *stream, uint64_t dst,
+            struct fdc_context *to, uint64_t src, struct fdc_context *from,
+            uint64_t size, bool sync)
+{
+    struct fdc_copy3d copy = {
+        .src = {.memory = FDC_COPY_DEVICE, .base = src, .pitch = size, .height = 1},
+        .dst = {.memory = FDC_COPY_DEVICE, .base = dst, .pitch = size, .height = 1},
+        .width = size,
+        .height = 1,
+        .depth = 1,
+    };
+
+    return fdc_across(call, stream, &copy, to, from, sync);
+}
+
+/* Device memory of another server than the call's. */
+static bool
+is_elsewhere(const struct fdc_call *call, const struct fdc_place *place)
+{
+    return place->where == FDC_DEVICE && place->device->session != call->session;
+}
+
+static struct fdc_context *
+context_at(const struct fdc_place *place)
+{
+    return place->context != NULL ? place->context : place->device->primary;
+}
+
 enum { COPY_SYNC = 1, DST_DEVICE = 2, SRC_DEVICE = 4 };
 
 /* What an end has to be: all of it in one live allocation, or host memory. */
@@ -310,7 +340,7 @@ classify(struct fdc_session *session, uint64_t address, uint64_t size, bool devi
     if (place->where == FDC_NOWHERE || (device && place->where == FDC_HOST_PAGEABLE))
         return CUDA_ERROR_INVALID_VALUE;
     if (fdc_place_reached(place))
-        return fdc_place_device(session, address, size, NULL);
+        return fdc_place_device(place->device->session, address, size, NULL);
     return address != 0 ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
 }
 
@@ -322,31 +352,38 @@ copy_ends(struct fdc_call *call, struct fdc_stream *stream, CUdeviceptr dst,
     CUresult result;
 
     if (to->where == FDC_DEVICE && from->where == FDC_DEVICE) {
+        if (FDC_UNLIKELY(is_elsewhere(call, to) || is_elsewhere(call, from)))
+            return copy_across(call, stream, dst, context_at(to), src, context_at(from),
+                               size, (kind & COPY_SYNC) != 0);
         if (to->device != from->device && to->context != NULL && from->context != NULL)
             return copy_peer(call, stream, dst, to->context, src, from->context, size);
         return copy_device(call, stream, dst, src, size);
     }
-    if (fdc_place_reached(to) && fdc_place_reached(from))
+    if (fdc_place_reached(to) && fdc_place_reached(from) &&
+        FDC_LIKELY(!is_elsewhere(call, to) && !is_elsewhere(call, from)))
         return copy_shared(call, stream, dst, src, size, (kind & COPY_SYNC) != 0);
     if (fdc_stream_capturing(stream))
         return kind & COPY_SYNC ? fdc_capture_refuse(stream)
                                 : fdc_copy_captured(call, stream, dst, src, size);
+    result = fdc_across_begin(call, &stream, to->where == FDC_DEVICE ? dst : src);
+    if (result != CUDA_SUCCESS)
+        return result;
     /* What a host function before it writes is the copy's; so is what a copy before that
      * brings. */
     if (to->where == FDC_DEVICE && from->where == FDC_HOST_PINNED &&
-        !(kind & COPY_SYNC) && fdc_hostfn_pending(call->session))
+        !(kind & COPY_SYNC) && !call->moved && fdc_hostfn_pending(call->session))
         return copy_later(call, stream, to->device, dst, (const char *)(uintptr_t)src,
                           size);
     if (to->where == FDC_DEVICE) {
         result = copy_up(call, stream, dst, (const char *)(uintptr_t)src, size);
-        return result == CUDA_SUCCESS
-                   ? fdc_copy_end(call, stream, (kind & COPY_SYNC) != 0)
-                   : result;
+        if (result == CUDA_SUCCESS)
+            result = fdc_copy_end(call, stream, (kind & COPY_SYNC) != 0);
+        return fdc_across_end(call, stream, result);
     }
     if (from->where == FDC_DEVICE)
         return copy_down(call, stream, (char *)(uintptr_t)dst, src, size,
                          (kind & COPY_SYNC) != 0 || to->where == FDC_HOST_PAGEABLE ||
-                             call->session->sync);
+                             call->moved || call->session->sync);
     result = fdc_stream_drain(call, stream);
     if (result == CUDA_SUCCESS)
         memmove((void *)(uintptr_t)dst, (const void *)(uintptr_t)src, size);
@@ -378,7 +415,7 @@ copy(CUdeviceptr dst, CUdeviceptr src, size_t size, CUstream value, unsigned how
         return result;
 
     result = copy_ends(&call, stream, dst, &to, src, &from, size, kind);
-    if (result != CUDA_SUCCESS ||
+    if (result != CUDA_SUCCESS || call.moved ||
         FDC_LIKELY(!fdc_load_relaxed(&call.session->memory->mirrors_stale)) ||
         !(kind & COPY_SYNC) || fdc_stream_capturing(stream))
         return result;
@@ -447,9 +484,13 @@ peer(CUdeviceptr dst, CUcontext to, CUdeviceptr src, CUcontext from, size_t size
         result = fdc_stream_resolve(&call, value, how, &stream);
     if (result != CUDA_SUCCESS || size == 0)
         return result;
-    if (fdc_place_device(call.session, dst, size, NULL) != CUDA_SUCCESS ||
-        fdc_place_device(call.session, src, size, NULL) != CUDA_SUCCESS)
+    if (fdc_place_device(to_context->object.session, dst, size, NULL) != CUDA_SUCCESS ||
+        fdc_place_device(from_context->object.session, src, size, NULL) != CUDA_SUCCESS)
         return CUDA_ERROR_INVALID_VALUE;
+    if (FDC_UNLIKELY(to_context->object.session != call.session ||
+                     from_context->object.session != call.session))
+        return copy_across(&call, stream, dst, to_context, src, from_context, size,
+                           (kind & COPY_SYNC) != 0);
     return copy_peer(&call, stream, dst, to_context, src, from_context, size);
 }
 

@@ -16,6 +16,7 @@ enum { COPY_SYNC = 1 };
 /* One end of a copy, as every form of the structure says it. */
 struct end {
     struct fdc_copy_end wire; /* device memory or array */
+    struct fdc_context *context;
     bool host, pinned, shared; /* shared: not host, though it is there */
     char *bytes;           /* host: the box's first byte */
     uint64_t pitch, slice; /* host: bytes between rows, slices */
@@ -54,6 +55,7 @@ array_end(const struct form *form, const struct box *box, struct end *end)
             form->x % array->element != 0 || box->width % array->element != 0)
             return CUDA_ERROR_INVALID_VALUE;
     }
+    end->context = array->object.context;
     end->wire.memory = FDC_COPY_ARRAY;
     end->wire.base = array->object.handle;
     end->wire.x = form->x;
@@ -97,12 +99,13 @@ linear_end(struct fdc_session *session, const struct form *form, const struct bo
         return CUDA_ERROR_INVALID_VALUE;
     if (fdc_place_reached(&place)) {
         end->shared = place.shared;
+        end->context = place.context != NULL ? place.context : place.device->primary;
         end->wire.memory = FDC_COPY_DEVICE;
         /* The worker is told of the box alone: its range is what was checked here. */
         end->wire.base = address + offset;
         end->wire.pitch = pitch > box->width ? pitch : box->width;
         end->wire.height = height;
-        return fdc_place_device(session, address + offset, reach, NULL);
+        return fdc_place_device(place.device->session, address + offset, reach, NULL);
     }
     end->host = true;
     end->pinned = place.where == FDC_HOST_PINNED;
@@ -179,6 +182,14 @@ box_shadow(struct fdc_call *call, struct fdc_keeps *keeps, struct box *box)
     return result == CUDA_SUCCESS ? end_shadow(call, keeps, box, &box->dst) : result;
 }
 
+/* Either end is another server's. */
+static bool
+is_elsewhere(const struct box *box, const struct fdc_session *session)
+{
+    return (box->src.context != NULL && box->src.context->object.session != session) ||
+           (box->dst.context != NULL && box->dst.context->object.session != session);
+}
+
 CUresult
 fdc_box_wire(struct fdc_call *call, struct fdc_keeps *keeps, const CUDA_MEMCPY3D *copy,
              struct fdc_copy3d *wire)
@@ -189,6 +200,8 @@ fdc_box_wire(struct fdc_call *call, struct fdc_keeps *keeps, const CUDA_MEMCPY3D
     if (copy->WidthInBytes == 0 || copy->Height == 0 || copy->Depth == 0)
         return CUDA_ERROR_INVALID_VALUE;
     result = box_read(call->session, copy, &box);
+    if (result == CUDA_SUCCESS && is_elsewhere(&box, call->session))
+        return CUDA_ERROR_INVALID_VALUE; /* a graph is one server's */
     if (result == CUDA_SUCCESS)
         result = box_shadow(call, keeps, &box);
     if (result == CUDA_SUCCESS)
@@ -273,45 +286,40 @@ fdc_box_params(const struct fdc_copy3d *wire, CUDA_MEMCPY3D *copy)
 
 /* ---- pieces ---- */
 
-struct part {
-    uint64_t x, y, z, width, height, depth;
-};
-
-/* The next part of the box whose bytes fit a chunk; false: that was all. */
-static bool
-part_next(const struct box *box, struct part *part)
+bool
+fdc_part_next(uint64_t width, uint64_t height, uint64_t depth, struct fdc_part *part)
 {
     if (part->width == 0) { /* the first */
         part->x = part->y = part->z = 0;
-    } else if (part->x + part->width < box->width) {
+    } else if (part->x + part->width < width) {
         part->x += part->width;
-    } else if (part->y + part->height < box->height) {
+    } else if (part->y + part->height < height) {
         part->x = 0;
         part->y += part->height;
     } else {
         part->x = part->y = 0;
         part->z += part->depth;
-        if (part->z >= box->depth)
+        if (part->z >= depth)
             return false;
     }
-    part->width = box->width < FDC_PIECE_MAX ? box->width : FDC_PIECE_MAX;
+    part->width = width < FDC_PIECE_MAX ? width : FDC_PIECE_MAX;
     part->height = FDC_PIECE_MAX / part->width;
-    if (part->height > box->height)
-        part->height = box->height;
-    part->depth = part->width == box->width && part->height == box->height
+    if (part->height > height)
+        part->height = height;
+    part->depth = part->width == width && part->height == height
                       ? FDC_PIECE_MAX / (part->width * part->height)
                       : 1;
-    if (part->x + part->width > box->width)
-        part->width = box->width - part->x;
-    if (part->y + part->height > box->height)
-        part->height = box->height - part->y;
-    if (part->depth > box->depth - part->z)
-        part->depth = box->depth - part->z;
+    if (part->x + part->width > width)
+        part->width = width - part->x;
+    if (part->y + part->height > height)
+        part->height = height - part->y;
+    if (part->depth > depth - part->z)
+        part->depth = depth - part->z;
     return true;
 }
 
 static void
-part_wire(const struct end *end, const struct part *part, struct fdc_copy_end *wire)
+part_wire(const struct end *end, const struct fdc_part *part, struct fdc_copy_end *wire)
 {
     *wire = end->wire;
     wire->x += part->x;
@@ -320,7 +328,7 @@ part_wire(const struct end *end, const struct part *part, struct fdc_copy_end *w
 }
 
 static char *
-part_host(const struct end *end, const struct part *part)
+part_host(const struct end *end, const struct fdc_part *part)
 {
     return end->bytes + part->z * end->slice + part->y * end->pitch + part->x;
 }
@@ -336,7 +344,7 @@ static CUresult
 box_up(struct fdc_call *call, struct fdc_stream *stream, const struct box *box)
 {
     struct fdc_session *session = call->session;
-    struct part part = {0};
+    struct fdc_part part = {0};
     struct fdc_ticket *ticket;
     struct fdc_chunk chunk;
     CUresult result;
@@ -347,7 +355,7 @@ box_up(struct fdc_call *call, struct fdc_stream *stream, const struct box *box)
     if (result != CUDA_SUCCESS)
         return result;
     call->id = FDC_ID_fdcCopy3DUp;
-    while (part_next(box, &part)) {
+    while (fdc_part_next(box->width, box->height, box->depth, &part)) {
         uint64_t size = part.width * part.height * part.depth;
         const char *from = part_host(&box->src, &part);
         struct fdc_req_fdcCopy3DUp *req;
@@ -392,7 +400,7 @@ box_down(struct fdc_call *call, struct fdc_stream *stream, const struct box *box
     struct fdc_session *session = call->session;
     struct fdc_pending *pending, what;
     struct fdc_gather gather = {0};
-    struct part part = {0};
+    struct fdc_part part = {0};
     CUresult result, waited;
 
     result = fdc_pending_wait(box->dst.bytes, host_span(&box->dst, box));
@@ -400,7 +408,7 @@ box_down(struct fdc_call *call, struct fdc_stream *stream, const struct box *box
         return result;
     memset(&what, 0, sizeof(what));
     call->id = FDC_ID_fdcCopy3DDown;
-    while (part_next(box, &part)) {
+    while (fdc_part_next(box->width, box->height, box->depth, &part)) {
         struct fdc_req_fdcCopy3DDown *req;
 
         what.to = part_host(&box->dst, &part);
@@ -437,16 +445,22 @@ box_down(struct fdc_call *call, struct fdc_stream *stream, const struct box *box
 }
 
 static CUresult
-box_between(struct fdc_call *call, struct fdc_stream *stream, const struct box *box)
+box_between(struct fdc_call *call, struct fdc_stream *stream, const struct box *box,
+            bool sync)
 {
+    struct fdc_copy3d copy = {box->src.wire, box->dst.wire, box->width, box->height,
+                              box->depth};
     struct fdc_req_fdcCopy3D *req;
+
+    if (FDC_UNLIKELY(is_elsewhere(box, call->session)))
+        return fdc_across(call, stream, &copy, box->dst.context, box->src.context,
+                          sync);
 
     call->id = FDC_ID_fdcCopy3D;
     req = fdc_call_begin(call, sizeof(*req));
     if (req == NULL)
         return call->result;
-    req->copy = (struct fdc_copy3d){box->src.wire, box->dst.wire, box->width,
-                                    box->height, box->depth};
+    req->copy = copy;
     req->stream = fdc_stream_wire(stream);
     return fdc_call_send(call);
 }
@@ -472,7 +486,7 @@ box_captured(struct fdc_call *call, struct fdc_stream *stream, struct box *box)
         return CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
     call->context = stream->object.context;
     result = box_shadow(call, keeps, box);
-    return result == CUDA_SUCCESS ? box_between(call, stream, box) : result;
+    return result == CUDA_SUCCESS ? box_between(call, stream, box, false) : result;
 }
 
 CUresult
@@ -494,6 +508,17 @@ fdc_copy_captured(struct fdc_call *call, struct fdc_stream *stream, CUdeviceptr 
     return result == CUDA_SUCCESS ? box_captured(call, stream, &box) : result;
 }
 
+/* The end that is no host memory may be another server's. */
+static CUresult
+end_begin(struct fdc_call *call, struct fdc_stream **stream, const struct end *end)
+{
+    if (end->wire.memory == FDC_COPY_DEVICE)
+        return fdc_across_begin(call, stream, end->wire.base);
+    return end->context == NULL || end->context->object.session == call->session
+               ? CUDA_SUCCESS
+               : CUDA_ERROR_INVALID_HANDLE;
+}
+
 static CUresult
 copy3d(const CUDA_MEMCPY3D *copy, CUstream value, unsigned how, unsigned kind)
 {
@@ -512,13 +537,13 @@ copy3d(const CUDA_MEMCPY3D *copy, CUstream value, unsigned how, unsigned kind)
     if (copy->WidthInBytes == 0 || copy->Height == 0 || copy->Depth == 0)
         return fdc_stream_resolve(&call, value, how & ~(unsigned)FDC_STREAM_WORK,
                                   &stream);
-    result = box_read(call.session, copy, &box);
+    result = fdc_stream_resolve(&call, value, how, &stream);
     if (result == CUDA_SUCCESS)
-        result = fdc_stream_resolve(&call, value, how, &stream);
+        result = box_read(call.session, copy, &box);
     if (result != CUDA_SUCCESS)
         return result;
     if (!box.src.host && !box.dst.host) {
-        result = box_between(&call, stream, &box);
+        result = box_between(&call, stream, &box, (kind & COPY_SYNC) != 0);
         if (result == CUDA_SUCCESS && (box.src.shared || box.dst.shared)) {
             __atomic_add_fetch(&call.session->in_place,
                                box.width * box.height * box.depth, __ATOMIC_RELAXED);
@@ -534,15 +559,22 @@ copy3d(const CUDA_MEMCPY3D *copy, CUstream value, unsigned how, unsigned kind)
     }
     __atomic_add_fetch(&call.session->moved, box.width * box.height * box.depth,
                        __ATOMIC_RELAXED);
+    if (!box.src.host || !box.dst.host) {
+        const struct end *end = box.src.host ? &box.dst : &box.src;
+
+        result = end_begin(&call, &stream, end);
+        if (result != CUDA_SUCCESS)
+            return result;
+    }
     if (!box.dst.host) {
         result = box_up(&call, stream, &box);
-        return result == CUDA_SUCCESS
-                   ? fdc_copy_end(&call, stream, (kind & COPY_SYNC) != 0)
-                   : result;
+        if (result == CUDA_SUCCESS)
+            result = fdc_copy_end(&call, stream, (kind & COPY_SYNC) != 0);
+        return fdc_across_end(&call, stream, result);
     }
     if (!box.src.host)
         return box_down(&call, stream, &box,
-                        (kind & COPY_SYNC) != 0 || !box.dst.pinned ||
+                        (kind & COPY_SYNC) != 0 || !box.dst.pinned || call.moved ||
                             call.session->sync);
     result = fdc_stream_drain(&call, stream);
     if (result == CUDA_SUCCESS)

@@ -24,6 +24,7 @@ fdc_memory_setup(struct fdc_session *session)
     pthread_mutex_init(&memory->setup, NULL);
     pthread_mutex_init(&memory->mapping, NULL);
     pthread_mutex_init(&memory->pending_lock, NULL);
+    pthread_mutex_init(&memory->across_lock, NULL);
     session->memory = memory;
     return CUDA_SUCCESS;
 }

@@ -5,6 +5,8 @@
 #include "shim.h"
 #include "shim/arena.h"
 
+#define FDC_ACROSS_LANES 4 /* pieces of a copy between servers under way at a time */
+
 /* Several chunks that one thread waits for. */
 struct fdc_gather {
     uint32_t sent, came; /* came: atomic, a futex word */
@@ -52,6 +54,8 @@ struct fdc_memory {
     uint64_t mapped_next;
     uint64_t own_hint; /* host.c, atomic */
     uint64_t pinned_lo, pinned_hi; /* where pinned memory that is not shared lies; atomic */
+    pthread_mutex_t across_lock; /* the chunks below being taken; across.c */
+    struct fdc_chunk across_down[FDC_ACROSS_LANES], across_up[FDC_ACROSS_LANES];
 };
 
 CUresult fdc_memory_setup(struct fdc_session *session);
@@ -165,6 +169,17 @@ struct fdc_mipmap {
 /* array.c: they end with their context. */
 void fdc_array_context_gone(struct fdc_context *context);
 struct fdc_copy3d;
+/* across.c: memory of two servers, or of one that is not the stream's; sync: all of it is
+ * over when it returns. */
+CUresult fdc_across(struct fdc_call *call, struct fdc_stream *stream,
+                    const struct fdc_copy3d *copy, struct fdc_context *to,
+                    struct fdc_context *from, bool sync);
+/* The next part of a box that fits a chunk, the first after zeroes; false: that was all. */
+struct fdc_part {
+    uint64_t x, y, z, width, height, depth;
+};
+bool fdc_part_next(uint64_t width, uint64_t height, uint64_t depth,
+                   struct fdc_part *part);
 struct fdc_copy_end;
 struct fdc_keeps;
 /* memcpy3d.c: a box as a graph's node wants it; host memory is shadowed for the graph. */

@@ -25,8 +25,8 @@ fdc_codes_setup(struct fdc_session *session)
 
 /* ---- the body ---- */
 
-static void
-code_free(struct fdc_code *code)
+void
+fdc_code_free(struct fdc_code *code)
 {
     struct fdc_global *global;
 
@@ -41,6 +41,8 @@ code_free(struct fdc_code *code)
     free(code->kernels);
     free(code->by_name);
     free(code->table);
+    fdc_code_unkeep(code);
+    pthread_mutex_destroy(&code->carry);
     pthread_mutex_destroy(&code->lock);
     free(code);
 }
@@ -58,11 +60,11 @@ code_retire(struct fdc_session *session, struct fdc_code *code)
     codes->retired[codes->retired_next] = code;
     codes->retired_next = (codes->retired_next + 1) % FDC_COUNT(codes->retired);
     pthread_mutex_unlock(&codes->lock);
-    code_free(old);
+    fdc_code_free(old);
 }
 
-static const char *
-name_of(const struct fdc_code *code, uint32_t index)
+const char *
+fdc_code_name(const struct fdc_code *code, uint32_t index)
 {
     return (const char *)code->table + code->kernel[index].name_offset;
 }
@@ -72,8 +74,8 @@ compare_names(const void *a, const void *b, void *user)
 {
     const struct fdc_code *code = user;
 
-    return strcmp(name_of(code, *(const uint32_t *)a),
-                  name_of(code, *(const uint32_t *)b));
+    return strcmp(fdc_code_name(code, *(const uint32_t *)a),
+                  fdc_code_name(code, *(const uint32_t *)b));
 }
 
 static bool
@@ -117,8 +119,8 @@ table_sound(const struct fdc_table_module *table, uint64_t total)
 }
 
 /* Takes the table over. */
-static struct fdc_code *
-code_new(struct fdc_table_module *table, bool library)
+struct fdc_code *
+fdc_code_new(struct fdc_table_module *table, bool library)
 {
     struct fdc_code *code = calloc(1, sizeof(*code));
     uint32_t count = table->kernel_count;
@@ -128,6 +130,7 @@ code_new(struct fdc_table_module *table, bool library)
         return NULL;
     }
     pthread_mutex_init(&code->lock, NULL);
+    pthread_mutex_init(&code->carry, NULL);
     code->library = library;
     code->table = table;
     code->kernel = (const void *)((const char *)table + table->kernel_offset);
@@ -136,7 +139,7 @@ code_new(struct fdc_table_module *table, bool library)
     code->function = calloc(count + 1, sizeof(*code->function));
     code->kernels = calloc(count + 1, sizeof(*code->kernels));
     if (code->by_name == NULL || code->function == NULL || code->kernels == NULL) {
-        code_free(code);
+        fdc_code_free(code);
         return NULL;
     }
     for (uint32_t i = 0; i < count; i++)
@@ -152,7 +155,7 @@ fdc_code_named(const struct fdc_code *code, const char *name)
 
     while (low < high) {
         uint32_t middle = (low + high) / 2;
-        int order = strcmp(name_of(code, code->by_name[middle]), name);
+        int order = strcmp(fdc_code_name(code, code->by_name[middle]), name);
 
         if (order == 0)
             return code->by_name[middle];
@@ -167,9 +170,9 @@ fdc_code_named(const struct fdc_code *code, const char *name)
 /* ---- load and unload ---- */
 
 /* The load call itself; the table comes back also where it fails with logs. */
-static CUresult
-load_call(struct fdc_call *call, uint64_t handle, uint64_t image, uint32_t kind,
-          bool library, const struct fdc_jit *jit, struct fdc_table_module **table)
+CUresult
+fdc_code_fetch(struct fdc_call *call, uint64_t handle, uint64_t image, uint32_t kind,
+               bool library, const struct fdc_jit *jit, struct fdc_table_module **table)
 {
     uint32_t size = jit->count * (uint32_t)sizeof(jit->wire[0]);
     struct fdc_rep_fdcModuleLoad rep;
@@ -243,8 +246,8 @@ out:
     return result;
 }
 
-static CUresult
-unload_send(struct fdc_call *call, uint64_t handle, bool library)
+CUresult
+fdc_code_drop(struct fdc_call *call, uint64_t handle, bool library)
 {
     if (library) {
         struct fdc_req_cuLibraryUnload *req;
@@ -283,7 +286,7 @@ fdc_code_load(struct fdc_call *call, const struct fdc_image *image, bool library
     if (result != CUDA_SUCCESS)
         goto err_unit;
     result =
-        load_call(call, unit->object.handle, number, image->kind, library, jit, &table);
+        fdc_code_fetch(call, unit->object.handle, number, image->kind, library, jit, &table);
     if (table != NULL) {
         const char *base = (const char *)table;
 
@@ -297,15 +300,23 @@ fdc_code_load(struct fdc_call *call, const struct fdc_image *image, bool library
         free(table);
         goto err_unit;
     }
-    unit->code = code_new(table, library);
+    unit->code = fdc_code_new(table, library);
     if (unit->code == NULL) {
-        (void)unload_send(call, unit->object.handle, library);
+        (void)fdc_code_drop(call, unit->object.handle, library);
         result = CUDA_ERROR_OUT_OF_MEMORY;
         goto err_unit;
     }
     unit->code->wire = unit->object.handle;
+    unit->code->session = call->session;
+    result = fdc_code_keep(unit->code, image, jit);
+    if (result != CUDA_SUCCESS)
+        goto err_code;
     *made = unit;
     return CUDA_SUCCESS;
+
+err_code:
+    (void)fdc_code_drop(call, unit->object.handle, library);
+    fdc_code_free(unit->code);
 
 err_unit:
     fdc_object_drop(unit);
@@ -351,7 +362,8 @@ fdc_code_unload(struct fdc_call *call, struct fdc_unit *unit)
     struct fdc_code *code = unit->code;
     CUresult result;
 
-    result = unload_send(call, code->wire, code->library);
+    fdc_code_unload_elsewhere(code);
+    result = fdc_code_drop(call, code->wire, code->library);
     if (result == CUDA_SUCCESS)
         code_forget(call->session, unit);
     return result;
@@ -378,19 +390,22 @@ static void
 forget_globals(void *object, void *user)
 {
     struct fdc_unit *unit = object;
-    struct fdc_global *global;
+    struct fdc_global **link, *global;
 
-    (void)user;
     pthread_mutex_lock(&unit->code->lock);
-    while ((global = unit->code->globals) != NULL) {
-        unit->code->globals = global->next;
+    for (link = &unit->code->globals; (global = *link) != NULL;) {
+        if (global->context != user) {
+            link = &global->next;
+            continue;
+        }
+        *link = global->next;
         free(global->name);
         free(global);
     }
     pthread_mutex_unlock(&unit->code->lock);
 }
 
-/* Modules die with their context; libraries stay, but their variables are new ones. */
+/* Modules die with their context; libraries stay, but their variables in it are new ones. */
 void
 fdc_code_context_gone(struct fdc_context *context)
 {
@@ -402,7 +417,7 @@ fdc_code_context_gone(struct fdc_context *context)
         for (int i = 0; i < units.count; i++)
             code_forget(context->device->session, units.unit[i]);
     } while (units.count == 64);
-    fdc_object_each(FDC_KIND_LIBRARY, forget_globals, NULL);
+    fdc_object_each(FDC_KIND_LIBRARY, forget_globals, context);
 }
 
 /* ---- functions and variables ---- */
@@ -425,8 +440,9 @@ fdc_code_func(struct fdc_session *session, struct fdc_code *code, enum fdc_kind 
             made->kernel = kernel;
             made->params =
                 (const void *)((const char *)code->table + kernel->param_offset);
-            made->name = name_of(code, index);
+            made->name = fdc_code_name(code, index);
             memcpy(made->attribute, kernel->attribute, sizeof(made->attribute));
+            memset(made->told, 0xff, sizeof(made->told));
             slot[index] = made;
         }
     }
@@ -446,12 +462,6 @@ fdc_func_find(const void *handle)
     default:
         return NULL;
     }
-}
-
-uint64_t
-fdc_func_wire_code(const struct fdc_func *func)
-{
-    return func->code->wire;
 }
 
 CUresult
@@ -476,7 +486,7 @@ fdc_code_global(struct fdc_call *call, struct fdc_code *code, const char *name,
 
     pthread_mutex_lock(&code->lock);
     for (global = code->globals; global != NULL; global = global->next)
-        if (strcmp(global->name, name) == 0)
+        if (global->context == call->context && strcmp(global->name, name) == 0)
             break;
     if (global != NULL) {
         *address = global->address;
@@ -487,6 +497,9 @@ fdc_code_global(struct fdc_call *call, struct fdc_code *code, const char *name,
     if (global != NULL)
         return CUDA_SUCCESS;
 
+    result = fdc_code_here(call, code);
+    if (result != CUDA_SUCCESS)
+        return result;
     call->id = FDC_ID_fdcGlobal;
     req = fdc_call_begin(call, (uint32_t)sizeof(*req) + FDC_ALIGN_UP(length, 8u));
     if (req == NULL)
@@ -516,6 +529,7 @@ fdc_code_global(struct fdc_call *call, struct fdc_code *code, const char *name,
     if (global != NULL)
         global->name = strdup(name);
     if (global != NULL && global->name != NULL) {
+        global->context = call->context;
         global->address = rep.address;
         global->size = rep.size;
         global->flags = rep.flags;
@@ -751,7 +765,10 @@ cuModuleGetGlobal_v2(CUdeviceptr *dptr, size_t *bytes, CUmodule hmod, const char
         return CUDA_ERROR_INVALID_HANDLE;
     if (name == NULL || (dptr == NULL && bytes == NULL))
         return CUDA_ERROR_INVALID_VALUE;
-    result = fdc_code_global(&call, unit->code, name, &address, &size, &flags);
+    if (!unit->code->library)
+        result = fdc_call_join(&call, &unit->object);
+    if (result == CUDA_SUCCESS)
+        result = fdc_code_global(&call, unit->code, name, &address, &size, &flags);
     if (result != CUDA_SUCCESS)
         return result;
     if (dptr != NULL)

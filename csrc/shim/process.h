@@ -12,7 +12,6 @@
 
 #define FDC_HANDLE_CHUNK 1024u
 #define FDC_HANDLE_CHUNKS 1024u
-#define FDC_SESSIONS 16
 
 struct fdc_handle_slot {
     struct fdc_object *object; /* atomic */
@@ -46,7 +45,8 @@ struct fdc_process {
     int sessions;
     struct fdc_device *device[64]; /* what the program sees, by ordinal */
     int devices;
-    struct fdc_space *space; /* place.c: whose every address is */
+    struct fdc_space *space;     /* place.c: whose every address is */
+    struct fdc_courier *courier; /* across.c, from the first copy between servers on */
     uint32_t capturing;      /* captures under way in all sessions, atomic */
     struct fdc_handle_table handles[FDC_KINDS];
 };
@@ -95,6 +95,10 @@ void fdc_session_kill(struct fdc_session *session, const char *why);
 /* hostfn.c: a host function's turn has come; under intake. */
 void fdc_hostfn_due(struct fdc_session *session, uint64_t number);
 
+/* bridge.c: the stream waits for an event of another session, which nobody waits for. */
+CUresult fdc_bridge_wait(struct fdc_call *call, struct fdc_stream *stream,
+                         struct fdc_event *event);
+
 /* stream.c */
 struct fdc_stream *fdc_stream_make(struct fdc_session *session,
                                    struct fdc_context *context, unsigned flags,
@@ -106,6 +110,8 @@ CUresult fdc_stream_asked(CUstream value, const void *out, unsigned how,
 
 /* streamattr.c: what a new stream has. */
 void fdc_stream_attributes(struct fdc_stream *stream);
+/* A stream of the context that the program knows nothing of; for the courier alone. */
+CUresult fdc_stream_hidden(struct fdc_context *context, struct fdc_stream **stream);
 
 /* context.c */
 /* The context that stands for a green one; and its end, with that. */

@@ -104,6 +104,7 @@ struct fdc_context {
     uint32_t version;                   /* cuCtxGetApiVersion */
     struct fdc_stream *legacy;          /* bookkeeping of the NULL stream */
     uint64_t green;                     /* handle of the green context it stands for, or 0 */
+    uint64_t hidden;                    /* stream.c: handle of the courier's stream */
     uint64_t issued;                    /* position of the last work in it, atomic */
     uint64_t limit[16];
     pthread_mutex_t lock;
@@ -139,7 +140,8 @@ struct fdc_session {
     pthread_mutex_t capture_lock;       /* capture.c */
     struct fdc_capture *captures;
     uint32_t capturing;                 /* captures under way, atomic */
-    struct fdc_hostfns *hostfns;        /* hostfn.c */
+    struct fdc_hostfns *hostfns[2];     /* hostfn.c: the program's, the shim's own */
+    pthread_mutex_t side;               /* claim .. commit on the side lane */
     uint32_t host_done;                 /* host functions that have returned, atomic */
     struct fdc_memory *memory;          /* memory.c, made by fdc_stage_make() */
     struct fdc_codes *codes;            /* module.c, likewise */
@@ -147,6 +149,7 @@ struct fdc_session {
     struct fdc_graph_memory *graph_memory;      /* graphmem.c, made when needed, atomic */
 };
 
+#define FDC_SESSIONS 16
 /* The sessions of this process, one a server; NULL: there are no more. Whose a call is says
  * the context or the object at hand (fdc_call_open, fdc_call_join). */
 struct fdc_session *fdc_session_at(int number);
@@ -195,6 +198,7 @@ struct fdc_call {
     struct fdc_context *context;
     uint16_t id;
     bool bound;                         /* an object of the call's lives in the session */
+    bool moved;                         /* across.c: to where its memory is */
     CUresult result;
     struct fdc_msg *msg;
     struct fdc_stream *work;            /* stream.c: what FD_SYNC waits for afterwards */
@@ -229,6 +233,8 @@ CUresult fdc_call_send(struct fdc_call *call);
  * this fails, the ticket is released, its on_done will not run, and it is yours; else
  * on_done runs exactly once, also when the worker dies. */
 CUresult fdc_call_send_done(struct fdc_call *call, struct fdc_ticket *ticket);
+/* The same with REPLY: the ticket completes with the answer. */
+CUresult fdc_call_send_reply(struct fdc_call *call, struct fdc_ticket *ticket);
 /* Commits with REPLY and waits. The reply (head included) is copied to reply[room]; shorter
  * replies are an error unless result != 0. Gives the CUresult to return. */
 CUresult fdc_call_wait(struct fdc_call *call, void *reply, uint32_t room);
@@ -236,6 +242,8 @@ CUresult fdc_call_wait(struct fdc_call *call, void *reply, uint32_t room);
  * calls of cuda.h look by themselves; those of fdcXxx do not (a failure of something else
  * must not look like theirs), so a call made of them alone asks at its end. */
 CUresult fdc_session_failure(struct fdc_session *session);
+/* A failure that the worker does not know of, unless there is one already. */
+void fdc_session_fail(struct fdc_session *session, uint16_t id, CUresult result);
 /* The put ticket that this message depends on; between begin and send. */
 void fdc_call_uses_put(struct fdc_call *call, uint64_t put);
 
@@ -367,6 +375,12 @@ void *fdc_stage_at(struct fdc_session *session, enum fdc_region region,
 CUresult fdc_blob_rest(struct fdc_call *call, const struct fdc_chunk *first, uint64_t total,
                        void **bytes);
 
+/* Around work on a stream whose memory may be another server's than the stream's: the call
+ * moves there once the stream is idle, and is over when it returns. */
+CUresult fdc_across_begin(struct fdc_call *call, struct fdc_stream **stream,
+                          uint64_t address);
+CUresult fdc_across_end(struct fdc_call *call, struct fdc_stream *stream, CUresult result);
+
 /* ---- functions (module.c) ---- */
 
 struct fdc_code;                        /* a loaded module or library */
@@ -378,10 +392,13 @@ struct fdc_func {
     const struct fdc_table_param *params;
     const char *name;
     int32_t attribute[FDC_FUNC_ATTRIBUTES];     /* current values */
+    uint16_t told[FDC_FUNC_ATTRIBUTES]; /* sessions that know them, a bit each; atomic */
 };
 /* Accepts CUfunction and CUkernel handles alike. NULL: invalid. */
 struct fdc_func *fdc_func_find(const void *handle);
-uint64_t fdc_func_wire_code(const struct fdc_func *func);       /* module or library handle */
+/* What travels for it in this call, whose session has its code then (elsewhere.c). */
+CUresult fdc_func_wire(const struct fdc_call *call, const struct fdc_func *func,
+                       struct fdc_wire_func *wire);
 
 /* ---- host functions (hostfn.c) ---- */
 
@@ -389,6 +406,12 @@ uint64_t fdc_func_wire_code(const struct fdc_func *func);       /* module or lib
  * for fdcHostFn. Starts the service thread. */
 CUresult fdc_hostfn_keep(struct fdc_session *session, void (*fn)(void *user), void *user,
                          uint64_t *number);
+/* Of the shim's own: fn runs in a service thread that no function of the program's holds
+ * up, may make calls, and the stream stands still until fdc_hostfn_answer(). put gives the number its turn on a stream. */
+CUresult fdc_hostfn_quiet(struct fdc_session *session, void (*fn)(void *user), void *user,
+                          uint64_t *number);
+CUresult fdc_hostfn_put(struct fdc_call *call, struct fdc_stream *stream, uint64_t number);
+void fdc_hostfn_answer(struct fdc_session *session, uint64_t number);
 CUresult fdc_hostfn_add(struct fdc_session *session, void (*fn)(void *user), void *user,
                         uint64_t *number);
 /* What is done around it, once a graph's copies are known: the reference is taken over. */

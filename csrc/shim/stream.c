@@ -71,6 +71,25 @@ err_drop:
     return result;
 }
 
+CUresult
+fdc_stream_hidden(struct fdc_context *context, struct fdc_stream **stream)
+{
+    struct fdc_call call;
+    CUresult result;
+
+    *stream = fdc_object_find(FDC_KIND_STREAM, (void *)(uintptr_t)context->hidden);
+    if (*stream != NULL)
+        return CUDA_SUCCESS;
+    result = fdc_call_open_in(&call, context->object.session, 0);
+    if (result != CUDA_SUCCESS)
+        return result;
+    call.context = context;
+    result = stream_create(&call, CU_STREAM_NON_BLOCKING, 0, stream);
+    if (result == CUDA_SUCCESS)
+        context->hidden = (*stream)->object.handle;
+    return result;
+}
+
 /* This thread's default stream in the call's context, made at first use. */
 static CUresult
 per_thread_stream(struct fdc_call *call, struct fdc_stream **stream)

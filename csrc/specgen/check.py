@@ -49,6 +49,20 @@ def names_are_free(spec: Spec, call: Call) -> Iterator[str]:
             yield f"parameter {param.name}: generated code uses that name, give another"
 
 
+def what_moves_follows_one_range(spec: Spec, call: Call) -> Iterator[str]:
+    if not call.moves:
+        return
+    ranges = [word for word in call.words.values() if word.kind == "dev" and word.count]
+    streams = [
+        param
+        for param in call.params
+        if param.name not in call.words
+        and spec.types.get(param.base, Type("", "host")).kind == "stream"
+    ]
+    if len(ranges) != 1 or len(streams) != 1:
+        yield "moves, but has not one stream and one range of device memory"
+
+
 def counts_are_known(spec: Spec, call: Call) -> Iterator[str]:
     known = {p.name for p in call.params if not p.stars}
     for name, word in call.words.items():
@@ -179,10 +193,10 @@ def one_answer_is_local(spec: Spec, call: Call) -> Iterator[str]:
 
 EACH = (
     pointers_have_words, words_name_parameters, names_are_free, counts_are_known,
-    types_are_known, by_value_types_travel, generated_parts_can_be_generated,
-    async_answers_nothing, async_lists_its_errors, ids_are_given, hooks_have_a_place,
-    internal_is_internal, drops_a_handle, likeness_exists, refusals_have_reasons,
-    one_answer_is_local,
+    what_moves_follows_one_range, types_are_known, by_value_types_travel,
+    generated_parts_can_be_generated, async_answers_nothing, async_lists_its_errors,
+    ids_are_given, hooks_have_a_place, internal_is_internal, drops_a_handle,
+    likeness_exists, refusals_have_reasons, one_answer_is_local,
 )  # fmt: skip
 
 

@@ -62,7 +62,14 @@ class _Stub:
         self.locals: list[str] = []
         self.body: list[str] = []
         self.fill: list[str] = []
-        self.ranges: list[str] = []
+        self.last: list[str] = []  # what needs to know the call's server
+        self.moves = ""  # the stream of a call that follows its memory
+        if call.moves:
+            self.moves = next(
+                p.name
+                for p in call.params
+                if p.name not in call.words and spec.types[p.base].kind == "stream"
+            )
         self.size = "length" if self.layout.spans else "sizeof(*req)"
         self.new: list[tuple[Param, Word]] = []
 
@@ -90,7 +97,7 @@ class _Stub:
                 if not word.optional:
                     self.refuse(f"{name} == NULL", "CUDA_ERROR_INVALID_VALUE")
                 self.take_pointer(param, word)
-        for check in self.ranges:
+        for check in self.last:
             self.say(f"result = {check};")
             self.refuse("result != CUDA_SUCCESS", "result")
 
@@ -133,16 +140,20 @@ class _Stub:
         self.locals.append(f"struct fdc_func *{name}_func;")
         self.say(f"{name}_func = fdc_func_find({name});")
         self.refuse(f"{name}_func == NULL", "CUDA_ERROR_INVALID_HANDLE")
-        self.fill.append(f"req->{name}.code = fdc_func_wire_code({name}_func);")
-        self.fill.append(f"req->{name}.index = {name}_func->index;")
-        self.fill.append(f"req->{name}.pad = 0;")
+        self.locals.append(f"struct fdc_wire_func {name}_wire;")
+        self.last.append(f"fdc_func_wire(&call, {name}_func, &{name}_wire)")
+        self.fill.append(f"req->{name} = {name}_wire;")
 
     def take_address(self, param: Param, word: Word) -> None:
         name = param.name
         if word.count:
             value = f"(uint64_t)(uintptr_t){name}" if param.stars else name
             # Last: whose memory it has to be is known once streams and handles are.
-            self.ranges.append(f"fdc_place_check(&call, {value}, {word.count})")
+            if self.moves:
+                self.last.append(
+                    f"fdc_across_begin(&call, &{self.moves}_stream, {value})"
+                )
+            self.last.append(f"fdc_place_check(&call, {value}, {word.count})")
         cast = "(uint64_t)(uintptr_t)" if param.stars else ""
         self.fill.append(f"req->{name} = {cast}{name};")
 
@@ -241,6 +252,8 @@ class _Stub:
             self.say("result = fdc_call_wait(&call, &rep, sizeof(rep));")
         else:
             self.say("result = fdc_call_send(&call);")
+        if self.moves:
+            self.say(f"result = fdc_across_end(&call, {self.moves}_stream, result);")
         after = "shim.after" in call.hooks
         drop = self.drop_objects()
         if len(drop) > 1:

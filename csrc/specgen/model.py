@@ -76,6 +76,7 @@ class Call:
     slow: bool = False
     work: bool = False
     unsafe: bool = False
+    moves: bool = False
     internal: bool = False
     drops: str = ""
     fails: tuple[str, ...] = ()

@@ -14,7 +14,7 @@ from model import (
 
 KEYS = {
     "id", "mode", "c", "since", "twin", "ptr", "shim", "like", "hooks", "needs", "slow",
-    "work", "unsafe", "internal", "makes", "drops", "fails", "note", "why",
+    "work", "unsafe", "moves", "internal", "makes", "drops", "fails", "note", "why",
     "gives",
 }  # fmt: skip
 
@@ -140,6 +140,7 @@ def read_call(where: str, name: str, says: dict[str, Any]) -> Call:
         shim_hand="shim" in says, like=says.get("like", ""), hooks=frozenset(hooks),
         needs=says.get("needs", "context"), slow=says.get("slow", False),
         work=says.get("work", False), unsafe=says.get("unsafe", False),
+        moves=says.get("moves", False),
         internal=says.get("internal", False), drops=says.get("drops", ""),
         fails=(fails,) if isinstance(fails, str) else tuple(fails), note=says.get("note", ""),
         why=says.get("why", ""), gives=says.get("gives", ""),

@@ -138,11 +138,31 @@ fdc_func_find(const void *handle)
     return handle == NULL ? NULL : &func;
 }
 
-uint64_t
-fdc_func_wire_code(const struct fdc_func *f)
+CUresult
+fdc_func_wire(const struct fdc_call *call, const struct fdc_func *f,
+              struct fdc_wire_func *wire)
 {
+    EQUAL(call->session == &session, 1);
     EQUAL(f->index, 5);
-    return 0x99;
+    *wire = (struct fdc_wire_func){ 0x99, f->index, 0 };
+    return CUDA_SUCCESS;
+}
+
+CUresult
+fdc_across_begin(struct fdc_call *call, struct fdc_stream **stream, uint64_t address)
+{
+    (void)call;
+    (void)stream;
+    (void)address;
+    return CUDA_SUCCESS;
+}
+
+CUresult
+fdc_across_end(struct fdc_call *call, struct fdc_stream *stream, CUresult result)
+{
+    (void)call;
+    (void)stream;
+    return result;
 }
 
 /* Two allocations of 256 bytes in a row at 0x1000; a pinned page at 0x9000. */

@@ -1,0 +1,193 @@
+"""GPUs of several servers in one program: as if they were all in this machine."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import (
+    BIN,
+    MEMORY_MB,
+    ROADS,
+    Outcome,
+    Run,
+    Server,
+    build_c,
+    build_cu,
+    run,
+)
+from tests.support import until
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Server]]:
+    """Two servers with two devices each, which differ in UUIDs and places on the bus."""
+    state = tmp_path_factory.mktemp("pair")
+    one = Server(state / "one")
+    two = Server(state / "two", env={"FD_CPU_FIRST": "2"})
+    yield one, two
+    assert (one.stop(), two.stop()) == (0, 0), one.text() + two.text()
+
+
+def command(pair: tuple[Server, Server], *words: str | Path, n: int = 4) -> list[str | Path]:
+    servers = ",".join(server.address for server in pair)
+    return [BIN / "fdrun", "-n", str(n), "-l", servers, "--", *words]
+
+
+# The second server by tcp, whatever fdrun wrote.
+MIXED = (
+    "awk '$1 == \"server\" { n++ } $1 == \"road\" && n == 2 { $2 = \"tcp\" } { print }' "
+    '"$FD_SESSION" > "$0" && chmod 600 "$0" && FD_SESSION="$0" exec "$@"'
+)
+
+
+def over(pair: tuple[Server, Server], road: str, *words: str | Path, tmp: Path, n: int = 4,
+         env: dict[str, str] | None = None) -> Outcome:
+    if road == "mixed":
+        words = ("sh", "-c", MIXED, tmp / "session", *words)
+        return run(command(pair, *words, n=n), env or {})
+    return run(command(pair, *words, n=n), {"FD_TRANSPORT": road, **(env or {})})
+
+
+def same(direct: Outcome, remoted: Outcome) -> None:
+    assert direct.out.splitlines()[-1:] == ["PASS"], direct.out + direct.err
+    assert (remoted.out, remoted.status) == (direct.out, 0), remoted.out + remoted.err
+
+
+@pytest.mark.parametrize("road", (*ROADS, "mixed"))
+def test_four_devices_of_two_servers_are_as_four_here(
+    road: str, direct: Run, pair: tuple[Server, Server], tmp_path: Path
+) -> None:
+    program = build_cu("several_gpus", "-std=c++17")
+    same(direct(program, devices=4), over(pair, road, program, tmp=tmp_path))
+
+
+def test_three_devices_are_two_and_one(
+    direct: Run, pair: tuple[Server, Server], tmp_path: Path
+) -> None:
+    program = build_cu("several_gpus", "-std=c++17")
+    same(direct(program, devices=3), over(pair, "shm", program, tmp=tmp_path, n=3))
+
+
+@pytest.mark.parametrize("road", (*ROADS, "mixed"))
+def test_order_between_servers(
+    road: str, direct: Run, pair: tuple[Server, Server], tmp_path: Path
+) -> None:
+    program = build_c("between_devices")
+    same(direct(program, devices=4), over(pair, road, program, tmp=tmp_path))
+
+
+@pytest.mark.cpu_device
+@pytest.mark.parametrize("order", ("", "PCI_BUS_ID", "FASTEST_FIRST"))
+def test_visible_devices(
+    order: str, direct: Run, pair: tuple[Server, Server], tmp_path: Path
+) -> None:
+    program = build_c("list_devices")
+    base = {"CUDA_DEVICE_ORDER": order} if order else {}
+    everything = over(pair, "shm", program, tmp=tmp_path, env=base)
+    here = direct(program, devices=4, env=base)
+    same(here, everything)
+    uuids = [line.split()[0] for line in here.out.splitlines() if line.startswith("GPU-")]
+    assert len(set(uuids)) == 4
+    for visible in ("0", "3,1", "2", "1,9,2", "", "-1,0", uuids[3], uuids[2][:14] + "," + uuids[0],
+                    "GPU-6666", "0,x,1"):
+        env = {**base, "CUDA_VISIBLE_DEVICES": visible}
+        alone = direct(program, devices=4, env=env)
+        remoted = over(pair, "shm", program, tmp=tmp_path, env=env)
+        assert (remoted.out, remoted.status) == (alone.out, alone.status), visible
+
+
+def test_whole_requests_stay_on_one_server(pair: tuple[Server, Server]) -> None:
+    done = run(command(pair, "sh", "-c", 'grep -c "^server" "$FD_SESSION"', n=2), {})
+    assert done.out == "1\n", done.err
+    done = run(command(pair, "sh", "-c", 'grep "^gpus" "$FD_SESSION"', n=3), {})
+    assert done.out == "gpus 2\ngpus 1\n", done.err
+
+
+def free_mib(server: Server) -> int:
+    from fdcore.config import parse_address, protocol_hash
+    from fdcore.rpc import client
+
+    known = client.gpus(parse_address(server.address), protocol_hash())
+    return sum(left for _, left in known) >> 20
+
+
+def test_more_than_all_have_is_refused_by_all_their_names(pair: tuple[Server, Server]) -> None:
+    done = run(command(pair, "true", n=5), {})
+    assert done.status == 125
+    assert done.err == (
+        "fdrun: 5 GPUs, whole asked for over all servers; "
+        f"{pair[0].address} has room for 2, {pair[1].address} has room for 2\n"
+    )
+    assert [free_mib(server) for server in pair] == [2 * MEMORY_MB] * 2
+
+
+def test_leases_of_all_servers_end_with_the_program(pair: tuple[Server, Server]) -> None:
+    started = subprocess.Popen(
+        [str(word) for word in command(pair, "sh", "-c", "echo up; exec sleep 60")],
+        stdout=subprocess.PIPE, text=True,
+    )
+    assert started.stdout is not None
+    assert started.stdout.readline() == "up\n"
+    assert [free_mib(server) for server in pair] == [0, 0]
+    started.kill()
+    started.wait()
+    started.stdout.close()
+    until(lambda: [free_mib(server) for server in pair] == [2 * MEMORY_MB] * 2)
+
+
+def test_one_that_cannot_be_held_gives_all_back(tmp_path: Path) -> None:
+    """The second server's data socket is gone between the reservation and the hold."""
+    one, two = Server(tmp_path / "one"), Server(tmp_path / "two")
+    try:
+        for socket in (tmp_path / "two").glob("*data*"):
+            socket.unlink()
+        done = run(command((one, two), "true"), {"FD_TRANSPORT": "shm"})
+        assert done.status == 125
+        assert done.err.startswith(f"fdrun: {two.address}: "), done.err
+        assert done.err.count("\n") == 1
+        until(lambda: [free_mib(server) for server in (one, two)] == [2 * MEMORY_MB] * 2)
+    finally:
+        one.stop()
+        two.stop()
+
+
+def children(pid: int) -> list[int]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            if int(fields[1]) == pid:
+                found.append(int(entry.name))
+    return found
+
+
+@pytest.mark.parametrize("road", ROADS)
+def test_lost_worker_is_the_loss_of_its_devices_alone(road: str, tmp_path: Path) -> None:
+    program = build_c("lost_server")
+    one, two = Server(tmp_path / "one"), Server(tmp_path / "two")
+    try:
+        started = subprocess.Popen(
+            [str(word) for word in command((one, two), program)],
+            env={**os.environ, "FD_TRANSPORT": road, "FD_LOG": "off"}, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )
+        assert started.stdout is not None and started.stdin is not None
+        assert started.stdout.readline() == "both work\n"
+        # The worker of the session, and the one that waits for the next.
+        for pid in children(two.process.pid):
+            os.kill(pid, signal.SIGKILL)
+        out, _ = started.communicate("go\n", timeout=60)
+        assert out.splitlines()[-1:] == ["PASS"], out
+        assert started.returncode == 0
+    finally:
+        one.stop()
+        two.stop()
