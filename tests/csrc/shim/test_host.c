@@ -21,6 +21,9 @@ shared_context(void)
     worker_context();
     if (road != NULL && strcmp(road, "tcp") == 0)
         CHECK_SKIP("the road shares no memory");
+#ifdef __SANITIZE_THREAD__
+    CHECK_SKIP("the sanitizer has no room at the addresses");
+#endif
 }
 
 static void

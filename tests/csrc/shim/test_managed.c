@@ -7,6 +7,16 @@
 
 #define MIB (1ull << 20)
 
+#ifdef __SANITIZE_THREAD__
+/* The handler allocates, in a thread that stopped in code of the test's own. */
+const char *__tsan_default_options(void);
+const char *
+__tsan_default_options(void)
+{
+    return "report_signal_unsafe=0";
+}
+#endif
+
 static const char bump_ptx[] =
     ".version 7.0\n.target sm_52\n.address_size 64\n"
     ".visible .entry bump(.param .u64 p)\n{\n"
