@@ -189,32 +189,29 @@ extent_remove(struct fdc_host *host, struct extent *extent)
 
 /* ---- grow and shrink ---- */
 
-/* Memory at the address; where the link shares memory the client gets it too. */
+/* Memory at the address, and its descriptor where the link shares memory: else -1. */
 static CUresult
-make(struct fdc_serve *serve, uint64_t address, uint64_t size, bool shared)
+make(uint64_t address, uint64_t size, bool shared, int *fd)
 {
-    int flags = MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS, fd = -1, err = 0;
+    int flags = MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS;
     void *got;
 
+    *fd = -1;
     if (shared) {
-        fd = fdc_memfd_new_filled("fdcore-host", size);
-        if (fd < 0) {
+        *fd = fdc_memfd_new_filled("fdcore-host", size);
+        if (*fd < 0) {
             fdc_log(FDC_LOG_WARN, "no %llu bytes of host memory: %s",
-                    (unsigned long long)size, strerror(-fd));
+                    (unsigned long long)size, strerror(-*fd));
             return CUDA_ERROR_OUT_OF_MEMORY;
         }
         flags = MAP_FIXED | MAP_SHARED;
     }
-    got = mmap((void *)(uintptr_t)address, size, PROT_READ | PROT_WRITE, flags, fd, 0);
-    if (got == MAP_FAILED)
-        err = -ENOMEM;
-    else if (fd >= 0)
-        err = fdc_link_give_fd(serve->link, address, fd);
-    if (fd >= 0)
-        close(fd);
-    if (err && got != MAP_FAILED)
-        keep_free(address, size, MAP_FIXED);
-    return err ? CUDA_ERROR_OUT_OF_MEMORY : CUDA_SUCCESS;
+    got = mmap((void *)(uintptr_t)address, size, PROT_READ | PROT_WRITE, flags, *fd, 0);
+    if (got != MAP_FAILED)
+        return CUDA_SUCCESS;
+    if (*fd >= 0)
+        close(*fd);
+    return CUDA_ERROR_OUT_OF_MEMORY;
 }
 
 static CUresult
@@ -237,6 +234,32 @@ enlist(struct fdc_serve *serve, uint64_t address, uint64_t size, CUdeviceptr *de
     return result;
 }
 
+/* Memory that the driver knows; then the client gets it too. It takes a descriptor for each
+ * answer that is good, so what fails must not have sent one. */
+static CUresult
+make_known(struct fdc_serve *serve, uint64_t address, uint64_t size, bool shared,
+           CUdeviceptr *device)
+{
+    CUresult result;
+    int fd;
+
+    result = make(address, size, shared, &fd);
+    if (result != CUDA_SUCCESS)
+        return result;
+    result = enlist(serve, address, size, device);
+    if (result != CUDA_SUCCESS)
+        fdc_log(FDC_LOG_INFO, "host memory cannot be registered: result %d", result);
+    if (result == CUDA_SUCCESS && fd >= 0 && fdc_link_give_fd(serve->link, address, fd)) {
+        serve->driver->cuMemHostUnregister((void *)(uintptr_t)address);
+        result = CUDA_ERROR_OUT_OF_MEMORY;
+    }
+    if (fd >= 0)
+        close(fd);
+    if (result != CUDA_SUCCESS)
+        keep_free(address, size, MAP_FIXED);
+    return result;
+}
+
 static CUresult
 grow(struct fdc_serve *serve, uint64_t address, uint64_t size, bool shared,
      CUdeviceptr *device)
@@ -250,14 +273,7 @@ grow(struct fdc_serve *serve, uint64_t address, uint64_t size, bool shared,
     pthread_mutex_unlock(&host->lock);
     if (result != CUDA_SUCCESS)
         return result;
-    result = make(serve, address, size, shared);
-    if (result == CUDA_SUCCESS) {
-        result = enlist(serve, address, size, device);
-        if (result != CUDA_SUCCESS) {
-            fdc_log(FDC_LOG_INFO, "host memory cannot be registered: result %d", result);
-            keep_free(address, size, MAP_FIXED);
-        }
-    }
+    result = make_known(serve, address, size, shared, device);
     pthread_mutex_lock(&host->lock);
     extent = extent_at(host, address);
     if (result == CUDA_SUCCESS) {

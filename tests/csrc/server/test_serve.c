@@ -1,6 +1,7 @@
 /* The worker's side of a session, on the CPU device, with a client that fills messages by
  * hand. */
 #include <signal.h>
+#include <sys/stat.h>
 
 #include "client.h"
 
@@ -703,6 +704,40 @@ lie(uint16_t id, const void *bytes, uint32_t size)
         lie(FDC_ID_##call, &lie_, sizeof(lie_));                                           \
     } while (0)
 
+#define HOST 0x4f8000000000ull
+
+static CUresult
+refuse_register(void *memory, size_t size, unsigned flags)
+{
+    (void)memory, (void)size, (void)flags;
+    return CUDA_ERROR_OUT_OF_MEMORY;
+}
+
+/* A client takes one descriptor for each answer that is good, so there has to be no other. */
+static void
+test_host_memory_that_fails_sends_no_descriptor(void)
+{
+    static struct client client;
+    __typeof__(client.driver.cuMemHostRegister_v2) registers;
+    struct stat stat;
+    int fd;
+
+    client_open(&client);
+    client_attach(&client);
+    CHECK_EQ(CALL(&client, fdcHostPiece, .address = HOST, .size = 64 << 20), 0);
+    registers = client.driver.cuMemHostRegister_v2;
+    client.driver.cuMemHostRegister_v2 = refuse_register;
+    CHECK_EQ(CALL(&client, fdcHostGrow, .address = HOST, .size = 4 << 20, .shared = 1),
+             CUDA_ERROR_OUT_OF_MEMORY);
+    client.driver.cuMemHostRegister_v2 = registers;
+    CHECK_EQ(CALL(&client, fdcHostGrow, .address = HOST, .size = 2 << 20, .shared = 1), 0);
+    CHECK_EQ(fdc_link_take_fd(client.link, HOST, &fd), 0);
+    CHECK_EQ(fstat(fd, &stat), 0);
+    CHECK_EQ(stat.st_size, 2 << 20);
+    close(fd);
+    client_close(&client, 0);
+}
+
 static void
 test_lies_end_the_session(void)
 {
@@ -806,6 +841,7 @@ main(void)
     RUN(test_programs_own_memory_counts);
     RUN(test_arrays_count);
     RUN(test_addresses_of_the_worker_are_refused);
+    RUN(test_host_memory_that_fails_sends_no_descriptor);
     RUN(test_lies_end_the_session);
     RUN(test_killed_client_leaves_nothing);
     return failed;
