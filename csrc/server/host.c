@@ -31,7 +31,7 @@ struct extent {                         /* sorted by address */
     uint64_t address, size;
     CUdeviceptr device;
     struct fdc_ctx *ctx;                /* that it is registered in, or NULL */
-    bool ready;
+    bool ready, shared;
 };
 
 struct fdc_host {
@@ -279,6 +279,7 @@ grow(struct fdc_serve *serve, uint64_t address, uint64_t size, bool shared,
     if (result == CUDA_SUCCESS) {
         extent->device = *device;
         extent->ctx = fdc_context_here();
+        extent->shared = shared;
         extent->ready = true;
     } else {
         extent_remove(host, extent);
@@ -312,11 +313,12 @@ give_back(struct fdc_serve *serve, const struct extent *extent)
     keep_free(extent->address, extent->size, MAP_FIXED);
 }
 
-/* A piece that was made for one extent goes with it. */
+/* A piece that was made for one extent goes with it; those of shared memory stay, since the
+ * client has the addresses for others. */
 static void
 piece_drop(struct fdc_host *host, const struct extent *extent)
 {
-    for (int i = 0; i < host->pieces; i++)
+    for (int i = 0; i < host->pieces && !extent->shared; i++)
         if (host->piece[i].base == extent->address &&
             host->piece[i].size == extent->size) {
             munmap((void *)(uintptr_t)extent->address, extent->size);

@@ -738,6 +738,28 @@ test_host_memory_that_fails_sends_no_descriptor(void)
     client_close(&client, 0);
 }
 
+/* The client's allocator keeps a piece of shared memory for what it allocates later. */
+static void
+test_whole_piece_of_shared_memory_can_be_had_again(void)
+{
+    static struct client client;
+    int fd;
+
+    client_open(&client);
+    client_attach(&client);
+    CHECK_EQ(CALL(&client, fdcHostPiece, .address = HOST, .size = 4 << 20), 0);
+    for (int i = 0; i < 3; i++) {
+        CHECK_EQ(CALL(&client, fdcHostGrow, .address = HOST, .size = 4 << 20,
+                      .shared = 1), 0);
+        CHECK_EQ(fdc_link_take_fd(client.link, HOST, &fd), 0);
+        close(fd);
+        SEND(&client, fdcHostShrink, 0, .address = HOST);
+    }
+    CHECK_EQ(CALL(&client, fdcHostPiece, .address = HOST, .size = 4 << 20),
+             CUDA_ERROR_ALREADY_MAPPED);
+    client_close(&client, 0);
+}
+
 static void
 test_lies_end_the_session(void)
 {
@@ -842,6 +864,7 @@ main(void)
     RUN(test_arrays_count);
     RUN(test_addresses_of_the_worker_are_refused);
     RUN(test_host_memory_that_fails_sends_no_descriptor);
+    RUN(test_whole_piece_of_shared_memory_can_be_had_again);
     RUN(test_lies_end_the_session);
     RUN(test_killed_client_leaves_nothing);
     return failed;
