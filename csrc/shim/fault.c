@@ -35,11 +35,14 @@ pass_on(int number, siginfo_t *info, void *context)
         before->sa_sigaction(number, info, context);
     } else if (before->sa_handler != SIG_DFL && before->sa_handler != SIG_IGN) {
         before->sa_handler(number);
-    } else {
-        /* The access is made again, and ends as it would have without us. */
+    } else if (info->si_code > 0 || before->sa_handler == SIG_DFL) {
+        /* The access is made again, and ends as it would have without us; one that a
+         * process sent has to be sent again. */
         struct sigaction plain = {.sa_handler = SIG_DFL};
 
         sigaction(number, &plain, NULL);
+        if (info->si_code <= 0)
+            raise(number);
     }
 }
 

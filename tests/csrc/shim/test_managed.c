@@ -196,6 +196,27 @@ test_other_faults_go_where_they_went(void)
     worker_exit();
 }
 
+/* One that is sent is not made again by the access that there is none of. */
+static void
+test_signal_that_is_sent_ends_the_process(void)
+{
+    int status;
+    pid_t child;
+
+    worker_context();
+    signal(SIGSEGV, SIG_DFL);
+    (void)managed(4 * MIB);
+    fflush(NULL);
+    child = fork();
+    if (child == 0) {
+        raise(SIGSEGV);
+        _exit(0);
+    }
+    CHECK_EQ(waitpid(child, &status, 0), child);
+    CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGSEGV);
+    worker_exit();
+}
+
 static void
 test_no_handler_before_the_first(void)
 {
@@ -315,6 +336,7 @@ main(void)
     RUN(test_parameters_may_lie_in_it);
     RUN(test_counts_as_device_memory);
     RUN(test_other_faults_go_where_they_went);
+    RUN(test_signal_that_is_sent_ends_the_process);
     RUN(test_no_handler_before_the_first);
     RUN(test_switched_off);
     RUN(test_forked_child_does_not_have_it);
