@@ -282,8 +282,8 @@ fdc_managed_use_range(struct fdc_session *session, uint64_t address, uint64_t si
     struct extent *extent;
     uint32_t first, end;
 
-    if (managed == NULL)
-        return CUDA_SUCCESS;
+    if (managed == NULL || result != CUDA_SUCCESS)
+        return result;
     pthread_mutex_lock(&managed->lock);
     extent = blocks_of(managed, address, size, &first, &end);
     if (extent != NULL && extent->out != 0)
