@@ -3,10 +3,26 @@
  * managed and mirrored memory. A push is over before any later message is served, a
  * pull gives what is there when it is asked for. Neither needs a thread's context, and
  * both may be used in the handler of a fault.
+ *
+ * Both are called with locks that a host function may need, and the regions may be full
+ * of copies that wait for that function: so nothing here waits for room in them.
  */
 #include <string.h>
 
 #include "managed.h"
+
+#define FERRY_CHUNK (64u << 10)
+
+CUresult
+fdc_ferry_setup(struct fdc_session *session)
+{
+    struct fdc_memory *memory = session->memory;
+
+    return memory->ferry_chunk.size != 0
+               ? CUDA_SUCCESS
+               : fdc_stage_alloc(session, FDC_REGION_DOWN, FERRY_CHUNK,
+                                 &memory->ferry_chunk);
+}
 
 struct found {
     const struct fdc_device *device;
@@ -63,6 +79,7 @@ push_small(const struct fdc_device *device, uint64_t to, const void *bytes,
     return wait ? fdc_call_wait(&call, &reply, sizeof(reply)) : fdc_call_send(&call);
 }
 
+/* NOT_READY: there is no room for it now. */
 static CUresult
 push_piece(const struct fdc_device *device, uint64_t to, const void *bytes,
            uint64_t size)
@@ -78,7 +95,7 @@ push_piece(const struct fdc_device *device, uint64_t to, const void *bytes,
 
     result = fdc_ferry_call(device, FDC_ID_fdcPush, &call);
     if (result == CUDA_SUCCESS)
-        result = fdc_up_new(session, size, &chunk, &ticket);
+        result = fdc_up_try(session, size, &chunk, &ticket);
     if (result != CUDA_SUCCESS)
         return result;
     err = fdc_link_put(session->link, FDC_REGION_UP, chunk.offset, bytes, size, &put);
@@ -111,6 +128,10 @@ fdc_ferry_push(const struct fdc_device *device, uint64_t to, const void *from,
         if (wait && part == size)
             part -= FDC_INLINE_MAX / 4;
         result = push_piece(device, to, bytes, part);
+        if (result == CUDA_ERROR_NOT_READY) {
+            part = FDC_INLINE_MAX;
+            result = push_small(device, to, bytes, FDC_INLINE_MAX, false);
+        }
         to += part;
         bytes += part;
         size -= part;
@@ -120,38 +141,54 @@ fdc_ferry_push(const struct fdc_device *device, uint64_t to, const void *from,
     return result;
 }
 
+static CUresult
+pull_piece(const struct fdc_device *device, uint64_t from, const struct fdc_chunk *chunk)
+{
+    struct fdc_req_fdcPull *req;
+    struct fdc_reply reply;
+    struct fdc_call call;
+    CUresult result;
+
+    result = fdc_ferry_call(device, FDC_ID_fdcPull, &call);
+    if (result != CUDA_SUCCESS)
+        return result;
+    req = fdc_call_begin(&call, sizeof(*req));
+    if (req == NULL)
+        return call.result;
+    req->src = from;
+    req->chunk = *chunk;
+    req->after = 0;
+    return fdc_call_wait(&call, &reply, sizeof(reply));
+}
+
 CUresult
 fdc_ferry_pull(const struct fdc_device *device, uint64_t from, uint64_t size,
                void (*take)(void *user, const void *bytes, uint64_t size), void *user)
 {
     struct fdc_session *session = device->session;
+    struct fdc_memory *memory = session->memory;
     CUresult result = CUDA_SUCCESS;
     struct fdc_chunk chunk;
-    struct fdc_call call;
 
     __atomic_add_fetch(&session->moved, size, __ATOMIC_RELAXED);
     while (size > 0 && result == CUDA_SUCCESS) {
         uint64_t part = size < FDC_PIECE_MAX ? size : FDC_PIECE_MAX;
-        struct fdc_req_fdcPull *req;
-        struct fdc_reply reply;
+        bool room = fdc_stage_try(session, FDC_REGION_DOWN, part, &chunk);
 
-        result = fdc_ferry_call(device, FDC_ID_fdcPull, &call);
-        if (result == CUDA_SUCCESS)
-            result = fdc_stage_alloc(session, FDC_REGION_DOWN, part, &chunk);
-        if (result != CUDA_SUCCESS)
-            return result;
-        req = fdc_call_begin(&call, sizeof(*req));
-        if (req != NULL) {
-            req->src = from;
-            req->chunk = chunk;
-            req->after = 0;
-            result = fdc_call_wait(&call, &reply, sizeof(reply));
-        } else {
-            result = call.result;
+        if (!room) {
+            pthread_mutex_lock(&memory->ferry_lock);
+            chunk = memory->ferry_chunk;
+            if (chunk.size > part)
+                chunk.size = part;
+            part = chunk.size;
         }
+        result = pull_piece(device, from, &chunk);
         if (result == CUDA_SUCCESS)
             take(user, fdc_stage_at(session, FDC_REGION_DOWN, &chunk), part);
-        fdc_stage_free(session, FDC_REGION_DOWN, &chunk);
+        if (room)
+            fdc_stage_free(session, FDC_REGION_DOWN, &chunk);
+        else
+            pthread_mutex_unlock(&memory->ferry_lock);
         from += part;
         size -= part;
     }

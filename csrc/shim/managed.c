@@ -622,7 +622,7 @@ managed_make(struct fdc_session *session, struct fdc_managed **managed)
         return CUDA_SUCCESS;
     pthread_mutex_lock(&memory->setup);
     *managed = memory->managed;
-    if (*managed == NULL) {
+    if (*managed == NULL && fdc_ferry_setup(session) == CUDA_SUCCESS) {
         *managed = calloc(1, sizeof(**managed));
         if (*managed != NULL) {
             (*managed)->session = session;

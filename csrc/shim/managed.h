@@ -57,7 +57,9 @@ void fdc_mirrors_pull(struct fdc_session *session, bool idle);
 /* The program has seen some work finished: what it may look at of mirrors is brought. */
 void fdc_memory_seen(struct fdc_session *session);
 
-/* ferry.c: bytes to the worker's memory, over before later messages are served;
+/* ferry.c: once, before the first of what is below; under the memory's setup lock. */
+CUresult fdc_ferry_setup(struct fdc_session *session);
+/* Bytes to the worker's memory, over before later messages are served;
  * wait: before this returns. Bytes of it, as they are now, to take(), in pieces.
  * Waits for all work that was accepted so far; position: up to where all is over
  * now. */

@@ -25,6 +25,7 @@ fdc_memory_setup(struct fdc_session *session)
     pthread_mutex_init(&memory->mapping, NULL);
     pthread_mutex_init(&memory->pending_lock, NULL);
     pthread_mutex_init(&memory->across_lock, NULL);
+    pthread_mutex_init(&memory->ferry_lock, NULL);
     session->memory = memory;
     return CUDA_SUCCESS;
 }

@@ -50,6 +50,8 @@ struct fdc_memory {
     struct fdc_mirrors *mirrors; /* mirror.c, likewise */
     uint32_t mirror_count; /* atomic */
     bool mirrors_stale; /* the device may have written to one, atomic */
+    pthread_mutex_t ferry_lock; /* of the chunk, also while it is used; a leaf */
+    struct fdc_chunk ferry_chunk; /* ferry.c: of DOWN, where there is no other room */
     pthread_mutex_t mapping; /* one mirror of pinned memory is made at a time */
     uint64_t mapped_next;
     uint64_t own_hint; /* host.c, atomic */
@@ -137,6 +139,9 @@ void fdc_pending_cancel(struct fdc_pending *pending);
 CUresult fdc_gather_wait(struct fdc_session *session, struct fdc_gather *gather);
 /* A chunk of UP that is free again when the message's work is done. */
 CUresult fdc_up_new(struct fdc_session *session, uint64_t size, struct fdc_chunk *chunk,
+                    struct fdc_ticket **ticket);
+/* The same, NOT_READY where there is no room now. */
+CUresult fdc_up_try(struct fdc_session *session, uint64_t size, struct fdc_chunk *chunk,
                     struct fdc_ticket **ticket);
 void fdc_up_cancel(struct fdc_session *session, struct fdc_ticket *ticket);
 

@@ -43,7 +43,8 @@ mirrors_make(struct fdc_session *session)
 
     pthread_mutex_lock(&memory->setup);
     if (memory->mirrors == NULL) {
-        mirrors = calloc(1, sizeof(*mirrors));
+        mirrors = fdc_ferry_setup(session) == CUDA_SUCCESS ? calloc(1, sizeof(*mirrors))
+                                                           : NULL;
         if (mirrors != NULL)
             pthread_mutex_init(&mirrors->lock, NULL);
         fdc_store_release(&memory->mirrors, mirrors); /* pairs with mirrors_of() */

@@ -28,19 +28,22 @@ up_done(struct fdc_ticket *ticket)
     free(up);
 }
 
-CUresult
-fdc_up_new(struct fdc_session *session, uint64_t size, struct fdc_chunk *chunk,
-           struct fdc_ticket **ticket)
+static CUresult
+up_new(struct fdc_session *session, uint64_t size, bool wait, struct fdc_chunk *chunk,
+       struct fdc_ticket **ticket)
 {
     struct up *up = calloc(1, sizeof(*up));
-    CUresult result;
+    CUresult result = CUDA_SUCCESS;
 
     if (up == NULL)
         return CUDA_ERROR_OUT_OF_MEMORY;
     up->session = session;
     up->ticket.on_done = up_done;
     up->ticket.user = up;
-    result = fdc_stage_alloc(session, FDC_REGION_UP, size, &up->chunk);
+    if (wait)
+        result = fdc_stage_alloc(session, FDC_REGION_UP, size, &up->chunk);
+    else if (!fdc_stage_try(session, FDC_REGION_UP, size, &up->chunk))
+        result = CUDA_ERROR_NOT_READY;
     if (result != CUDA_SUCCESS)
         goto err_free;
     result = fdc_ticket_take(session, &up->ticket);
@@ -55,6 +58,20 @@ err_chunk:
 err_free:
     free(up);
     return result;
+}
+
+CUresult
+fdc_up_new(struct fdc_session *session, uint64_t size, struct fdc_chunk *chunk,
+           struct fdc_ticket **ticket)
+{
+    return up_new(session, size, true, chunk, ticket);
+}
+
+CUresult
+fdc_up_try(struct fdc_session *session, uint64_t size, struct fdc_chunk *chunk,
+           struct fdc_ticket **ticket)
+{
+    return up_new(session, size, false, chunk, ticket);
 }
 
 void

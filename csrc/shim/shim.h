@@ -365,6 +365,9 @@ void fdc_stream_context_gone(struct fdc_context *context);      /* stream.c, eve
 CUresult fdc_stage_make(struct fdc_session *session);
 CUresult fdc_stage_alloc(struct fdc_session *session, enum fdc_region region, uint64_t size,
                          struct fdc_chunk *chunk);
+/* The same, false where there is no room now. */
+bool fdc_stage_try(struct fdc_session *session, enum fdc_region region, uint64_t size,
+                   struct fdc_chunk *chunk);
 void fdc_stage_free(struct fdc_session *session, enum fdc_region region,
                     const struct fdc_chunk *chunk);
 void *fdc_stage_at(struct fdc_session *session, enum fdc_region region,

@@ -106,6 +106,39 @@ mark(struct fdc_stage *stage, uint32_t first, uint32_t count, bool taken)
     }
 }
 
+/* A free run of granules, marked; else what `freed` is now. */
+static bool
+take(struct fdc_stage *stage, uint32_t count, uint32_t *at, uint32_t *seen)
+{
+    bool found;
+
+    pthread_mutex_lock(&stage->lock);
+    *at = find_run(stage, count);
+    found = *at < stage->granules;
+    if (found) {
+        mark(stage, *at, count, true);
+        stage->hint = *at + count < stage->granules ? *at + count : 0;
+    }
+    *seen = fdc_load_relaxed(&stage->freed);
+    pthread_mutex_unlock(&stage->lock);
+    return found;
+}
+
+bool
+fdc_stage_try(struct fdc_session *session, enum fdc_region region, uint64_t size,
+              struct fdc_chunk *chunk)
+{
+    struct fdc_stage *stage = stage_of(session, region);
+    uint32_t at, seen;
+
+    if (size == 0 || size > (uint64_t)stage->granules * GRANULE ||
+        !take(stage, (uint32_t)((size + GRANULE - 1) / GRANULE), &at, &seen))
+        return false;
+    chunk->offset = (uint64_t)at * GRANULE;
+    chunk->size = size;
+    return true;
+}
+
 CUresult
 fdc_stage_alloc(struct fdc_session *session, enum fdc_region region, uint64_t size,
                 struct fdc_chunk *chunk)
@@ -116,17 +149,7 @@ fdc_stage_alloc(struct fdc_session *session, enum fdc_region region, uint64_t si
     if (size == 0 || size > (uint64_t)stage->granules * GRANULE)
         return CUDA_ERROR_INVALID_VALUE;
     count = (uint32_t)((size + GRANULE - 1) / GRANULE);
-    for (;;) {
-        pthread_mutex_lock(&stage->lock);
-        at = find_run(stage, count);
-        if (at < stage->granules) {
-            mark(stage, at, count, true);
-            stage->hint = at + count < stage->granules ? at + count : 0;
-            pthread_mutex_unlock(&stage->lock);
-            break;
-        }
-        seen = fdc_load_relaxed(&stage->freed);
-        pthread_mutex_unlock(&stage->lock);
+    while (!take(stage, count, &at, &seen)) {
         /* What was sent may still lie in a batch; its DONE is what makes room. */
         fdc_link_flush(session->link, FDC_LANE_COMMAND);
         __atomic_add_fetch(&stage->waiting, 1, __ATOMIC_SEQ_CST);

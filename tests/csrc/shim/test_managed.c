@@ -217,6 +217,33 @@ test_signal_that_is_sent_ends_the_process(void)
     worker_exit();
 }
 
+/* Copies that wait for a host function may have all of both regions, while the function
+ * waits for somebody who is about to push, or has to fetch itself. */
+static void
+test_needs_no_room_in_the_regions(void)
+{
+    struct fdc_session *session;
+    struct fdc_chunk chunk;
+    CUfunction function;
+    uint32_t *words;
+
+    worker_context();
+    session = fdc_session_at(0);
+    function = bump();
+    words = managed(8 * MIB);
+    alarm(60);
+    for (int region = 0; region < FDC_REGIONS; region++)
+        while (fdc_stage_try(session, region, 4096, &chunk))
+            continue;
+    for (size_t i = 0; i < 8 * MIB / 4; i++)
+        words[i] = (uint32_t)i;
+    launch(function, words + 5);
+    CHECK_EQ(cuCtxSynchronize(), 0);
+    for (size_t i = 0; i < 8 * MIB / 4; i++)
+        CHECK_EQ(words[i], i == 5 ? 6 : i);
+    worker_exit();
+}
+
 static void
 test_no_handler_before_the_first(void)
 {
@@ -337,6 +364,7 @@ main(void)
     RUN(test_counts_as_device_memory);
     RUN(test_other_faults_go_where_they_went);
     RUN(test_signal_that_is_sent_ends_the_process);
+    RUN(test_needs_no_room_in_the_regions);
     RUN(test_no_handler_before_the_first);
     RUN(test_switched_off);
     RUN(test_forked_child_does_not_have_it);
