@@ -156,7 +156,7 @@ fdc_capture_gone(struct fdc_serve *serve, CUstream stream)
 
     if (fdc_load_relaxed(&serve->captures) != 0 && ended(serve, stream, &was) &&
         was.graph != NULL && !was.into)
-        fdc_graph_forget(serve, was.graph);
+        fdc_graph_end(serve, was.graph);
 }
 
 void
@@ -254,14 +254,20 @@ fdc_server_call_fdcCaptureBegin(struct fdc_request *request,
     return 0;
 }
 
-/* The graph's handle, which may have been given out while it was captured. */
+/* The graph's handle, which may have been given out while it was captured; one that was
+ * there before has one, and may be inside of another. */
 static CUresult
-put_graph(struct fdc_request *request, uint64_t handle, CUgraph graph)
+put_graph(struct fdc_request *request, uint64_t handle, CUgraph graph, bool into)
 {
     struct fdc_serve *serve = request->serve;
     CUgraph named = NULL;
 
-    if (fdc_graph_get(serve, handle, &named) == CUDA_SUCCESS)
+    (void)fdc_graph_get(serve, handle, &named);
+    if (into)
+        return named == graph ? CUDA_SUCCESS : CUDA_ERROR_INVALID_HANDLE;
+    if (named == NULL && fdc_handle_of(serve, FDC_KIND_GRAPH, graph) != 0)
+        return CUDA_ERROR_INVALID_HANDLE;
+    if (named != NULL)
         return named == graph
                    ? fdc_handle_swap(serve, FDC_KIND_GRAPH, handle, graph, NULL)
                    : CUDA_ERROR_INVALID_HANDLE;
@@ -288,15 +294,14 @@ fdc_server_call_cuStreamEndCapture(struct fdc_request *request,
     /* Whatever it says: only if it left the stream capturing does the capture go on. */
     over = !fdc_stream_is_capturing(serve, stream) && ended(serve, stream, &was);
     if (result == CUDA_SUCCESS) {
-        result = put_graph(request, req->phGraph, graph);
+        result = put_graph(request, req->phGraph, graph, was.into);
         if (result != CUDA_SUCCESS && !was.into)
             driver->cuGraphDestroy(graph);
     } else if (graph != NULL && !was.into) {
         driver->cuGraphDestroy(graph);
     }
     if (result != CUDA_SUCCESS && over && was.graph != NULL && !was.into) {
-        fdc_graph_forget(serve, was.graph);
-        fdc_handle_drop(serve, FDC_KIND_GRAPH, req->phGraph, NULL);
+        fdc_graph_end(serve, was.graph);
     }
 answer:
     fdc_request_answer(request, result, &reply, sizeof(reply));
@@ -327,7 +332,9 @@ fdc_server_call_fdcCaptureInfo(struct fdc_request *request,
         result = CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
     if (result == CUDA_SUCCESS &&
         fdc_graph_get(serve, req->graph, &named) != CUDA_SUCCESS)
-        result = fdc_graph_put_inner(request, req->graph, told.graph, told.graph);
+        result = fdc_handle_of(serve, FDC_KIND_GRAPH, told.graph) != 0
+                     ? CUDA_ERROR_INVALID_HANDLE /* it has a name */
+                     : fdc_graph_put_inner(request, req->graph, told.graph, told.graph);
     else if (result == CUDA_SUCCESS && named != told.graph)
         result = CUDA_ERROR_INVALID_HANDLE;
     if (result != CUDA_SUCCESS)

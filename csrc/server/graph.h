@@ -19,6 +19,9 @@ CUresult fdc_graph_put_inner(struct fdc_request *request, uint64_t handle, CUgra
 /* Everything that has a name in this graph is stale from now on. */
 void fdc_graph_forget(struct fdc_serve *serve, CUgraph graph);
 
+/* The same, and the graph's own names. */
+void fdc_graph_end(struct fdc_serve *serve, CUgraph graph);
+
 /* The node's handle, 0: it has none. */
 uint64_t fdc_node_name(struct fdc_serve *serve, CUgraphNode node);
 CUresult fdc_node_put(struct fdc_request *request, uint64_t handle, CUgraphNode node,

@@ -224,31 +224,36 @@ fdc_graph_forget(struct fdc_serve *serve, CUgraph graph)
     fdc_handle_sweep_aux(serve, FDC_KIND_NODE, graph);
 }
 
-/* The graph inside a node, if it has a name: that ends. */
+/* The driver has ended the graph, or is about to: its own names go too. */
+void
+fdc_graph_end(struct fdc_serve *serve, CUgraph graph)
+{
+    struct fdc_slots *slots = &serve->slots[FDC_KIND_GRAPH];
+
+    pthread_mutex_lock(&slots->lock);
+    for (uint32_t i = 1; i < slots->high; i++) {
+        struct fdc_slot *slot = fdc_slot_at(serve, FDC_KIND_GRAPH, i);
+
+        if (slot != NULL && slot->state != 0 && slot->value == graph)
+            fdc_slot_empty(slot);
+    }
+    pthread_mutex_unlock(&slots->lock);
+    fdc_graph_forget(serve, graph);
+}
+
+/* The graph inside a node, if it has names: they end. */
 void
 fdc_node_forget_child(struct fdc_serve *serve, CUgraphNode node)
 {
-    struct fdc_slots *slots = &serve->slots[FDC_KIND_GRAPH];
     CUgraphNodeType type = CU_GRAPH_NODE_TYPE_EMPTY;
     CUgraph child = NULL;
-    bool named = false;
 
     if (fdc_load_relaxed(&serve->names->inner) == 0 ||
         serve->driver->cuGraphNodeGetType(node, &type) != CUDA_SUCCESS ||
         type != CU_GRAPH_NODE_TYPE_GRAPH ||
         serve->driver->cuGraphChildGraphNodeGetGraph(node, &child) != CUDA_SUCCESS)
         return;
-    pthread_mutex_lock(&slots->lock);
-    for (uint32_t i = 1; i < slots->high && !named; i++) {
-        struct fdc_slot *slot = fdc_slot_at(serve, FDC_KIND_GRAPH, i);
-
-        named = slot != NULL && slot->state != 0 && slot->value == child;
-        if (named)
-            fdc_slot_empty(slot);
-    }
-    pthread_mutex_unlock(&slots->lock);
-    if (named)
-        fdc_graph_forget(serve, child);
+    fdc_graph_end(serve, child);
 }
 
 CUresult

@@ -287,14 +287,16 @@ fdc_server_call_fdcGraphAdd(struct fdc_request *request,
         if (result != CUDA_SUCCESS)
             body_undo(serve, &body);
     }
+    if (result == CUDA_SUCCESS && body.move)
+        result = fdc_graph_move(request, body.graph, graph);
     if (result == CUDA_SUCCESS && edges != NULL)
         result = depend(driver, graph, node, deps, edges, req->deps_count);
     if (result == CUDA_SUCCESS)
         result = fdc_node_put(request, req->node, node, graph);
-    if (result != CUDA_SUCCESS && node != NULL)
+    if (result != CUDA_SUCCESS && node != NULL) {
+        fdc_node_forget_child(serve, node); /* that was moved, and ends with it */
         driver->cuGraphDestroyNode(node);
-    if (result == CUDA_SUCCESS && body.move)
-        result = fdc_graph_move(request, body.graph, graph);
+    }
     err = 0;
     fdc_request_answer(request, result, NULL, 0);
 out:

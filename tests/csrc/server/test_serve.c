@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 
 #include "client.h"
+#include "fdc/graph.h"
 
 enum { N = 10000 };
 
@@ -704,6 +705,50 @@ lie(uint16_t id, const void *bytes, uint32_t size)
         lie(FDC_ID_##call, &lie_, sizeof(lie_));                                           \
     } while (0)
 
+#define GRAPHS(n) FDC_HANDLE(FDC_KIND_GRAPH, 1, n)
+#define NODE(n) FDC_HANDLE(FDC_KIND_NODE, 1, n)
+
+/* The driver ends what names stand for: all of them have to end then. */
+static void
+test_names_end_with_their_graph(void)
+{
+    static struct client client;
+    struct {
+        struct fdc_req_fdcGraphAdd req;
+        struct fdc_node_handle child;
+    } add = { .req = { .graph = GRAPHS(1), .type = CU_GRAPH_NODE_TYPE_GRAPH,
+                       .node = NODE(1),
+                       .body = { sizeof(struct fdc_req_fdcGraphAdd),
+                                 sizeof(struct fdc_node_handle) } },
+              .child = { .handle = GRAPHS(2) } };
+
+    client_open(&client);
+    client_attach(&client);
+    /* Being captured: one name, which ends with its stream. */
+    CHECK_EQ(CALL(&client, cuStreamCreateWithPriority, .phStream = STREAM(1), .flags = 1), 0);
+    CHECK_EQ(CALL(&client, fdcCaptureBegin, .stream = STREAM(1)), 0);
+    CHECK_EQ(CALL(&client, fdcCaptureInfo, .stream = STREAM(1), .graph = GRAPHS(8),
+                  .blob = { 0, 4096 }), 0);
+    CHECK_EQ(CALL(&client, fdcCaptureInfo, .stream = STREAM(1), .graph = GRAPHS(9),
+                  .blob = { 0, 4096 }), CUDA_ERROR_INVALID_HANDLE);
+    CHECK_EQ(CALL(&client, cuStreamDestroy_v2, .hStream = STREAM(1)), 0);
+    CHECK_EQ(CALL(&client, fdcGraphList, .question = FDC_GRAPH_NODES, .graph = GRAPHS(8),
+                  .blob = { 0, 4096 }), CUDA_ERROR_INVALID_HANDLE);
+
+    /* Inside a node: as many as were asked for. */
+    CHECK_EQ(CALL(&client, cuGraphCreate, .phGraph = GRAPHS(1)), 0);
+    CHECK_EQ(CALL(&client, cuGraphCreate, .phGraph = GRAPHS(2)), 0);
+    CHECK_EQ(client_call(&client, &add, sizeof(add), FDC_ID_fdcGraphAdd), 0);
+    for (int i = 3; i < 6; i++)
+        CHECK_EQ(CALL(&client, fdcGraphChild, .node = NODE(1), .graph = GRAPHS(i)), 0);
+    CHECK_EQ(CALL(&client, fdcGraphDestroyNode, .node = NODE(1)), 0);
+    for (int i = 3; i < 6; i++)
+        CHECK_EQ(CALL(&client, fdcGraphList, .question = FDC_GRAPH_NODES,
+                      .graph = GRAPHS(i), .blob = { 0, 4096 }),
+                 CUDA_ERROR_INVALID_HANDLE);
+    client_close(&client, 0);
+}
+
 #define HOST 0x4f8000000000ull
 
 static CUresult
@@ -863,6 +908,7 @@ main(void)
     RUN(test_programs_own_memory_counts);
     RUN(test_arrays_count);
     RUN(test_addresses_of_the_worker_are_refused);
+    RUN(test_names_end_with_their_graph);
     RUN(test_host_memory_that_fails_sends_no_descriptor);
     RUN(test_whole_piece_of_shared_memory_can_be_had_again);
     RUN(test_lies_end_the_session);
