@@ -609,6 +609,8 @@ fdc_call_open(struct fdc_call *call, uint16_t id, unsigned needs)
     self = fdc_thread_self();
     if (FDC_UNLIKELY(self->in_hostfn))
         return CUDA_ERROR_NOT_PERMITTED;
+    if (FDC_UNLIKELY(self->handing != NULL))
+        fdc_managed_sent(self); /* the call before failed */
     call->session = fdc_process.session[0];
     call->context = NULL;
     call->id = id;
@@ -706,6 +708,7 @@ static void
 commit(struct fdc_call *call, bool waits)
 {
     struct fdc_session *session = call->session;
+    struct fdc_thread *self = fdc_thread_self();
 
     fdc_link_commit(session->link, FDC_LANE_COMMAND);
     call->position = session->position + 1;
@@ -722,7 +725,9 @@ commit(struct fdc_call *call, bool waits)
             __atomic_add_fetch(&session->stats->waits[call->id], 1, __ATOMIC_RELAXED);
     }
     pthread_mutex_unlock(&session->order);
-    fdc_thread_self()->in_message = false;
+    self->in_message = false;
+    if (FDC_UNLIKELY(self->handing != NULL) && call->work != NULL)
+        fdc_managed_sent(self);
     call->msg = NULL;
 }
 

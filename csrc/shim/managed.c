@@ -12,6 +12,7 @@
  * them. Nothing here touches the program's view, so that a lock can be held.
  */
 #include "managed.h"
+#include "process.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -234,6 +235,31 @@ hand_over(struct fdc_managed *managed, struct extent *extent, uint32_t first,
     return result;
 }
 
+/* ---- between a hand-over and the work that it is for ---- */
+
+/* Nothing is fetched unasked until it has been sent: the work would change what the program
+ * seems to have. */
+static void
+hand_begin(struct fdc_session *session)
+{
+    struct fdc_thread *self = fdc_thread();
+
+    if (self->handing == session)
+        return;
+    fdc_managed_sent(self);
+    __atomic_add_fetch(&session->memory->handing, 1, __ATOMIC_RELAXED);
+    self->handing = session;
+}
+
+void
+fdc_managed_sent(struct fdc_thread *self)
+{
+    /* pairs with the acquire in fdc_managed_seen(): who sees this sees that it was issued */
+    if (self->handing != NULL)
+        __atomic_sub_fetch(&self->handing->memory->handing, 1, __ATOMIC_RELEASE);
+    self->handing = NULL;
+}
+
 CUresult
 fdc_managed_use(struct fdc_session *session, bool wait)
 {
@@ -245,6 +271,8 @@ fdc_managed_use(struct fdc_session *session, bool wait)
     result = fdc_mirrors_push(session, wait);
     if (managed == NULL || result != CUDA_SUCCESS)
         return result;
+    if (!wait) /* after a host function nothing more is sent */
+        hand_begin(session);
     pthread_mutex_lock(&managed->lock);
     while ((extent = fdc_ranges_next(managed->extents, at, &at, &size)) != NULL) {
         at += size;
@@ -284,6 +312,7 @@ fdc_managed_use_range(struct fdc_session *session, uint64_t address, uint64_t si
 
     if (managed == NULL || result != CUDA_SUCCESS)
         return result;
+    hand_begin(session);
     pthread_mutex_lock(&managed->lock);
     extent = blocks_of(managed, address, size, &first, &end);
     if (extent != NULL && extent->out != 0)
@@ -482,10 +511,14 @@ fdc_managed_seen(struct fdc_session *session, uint64_t position)
 
     if (managed == NULL)
         return;
+    fdc_managed_sent(fdc_thread());
     now_idle(managed, position);
     if (!is_idle(managed))
         return;
     pthread_mutex_lock(&managed->lock);
+    /* Who begins to hand over from now on takes back what is fetched here. */
+    if (fdc_load_acquire(&session->memory->handing) != 0 || !is_idle(managed))
+        done = EAGER_EXTENTS;
     while (done < EAGER_EXTENTS &&
            (extent = fdc_ranges_next(managed->extents, at, &at, &size)) != NULL) {
         at += size;

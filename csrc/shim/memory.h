@@ -46,6 +46,7 @@ struct fdc_memory {
     uint32_t arrived;       /* counts pending copies that came in, atomic */
     struct fdc_shared *shared; /* shared.c, made at first use, atomic */
     struct fdc_managed *managed; /* managed.c, likewise */
+    uint32_t handing; /* threads that handed some of it over and have yet to send, atomic */
     uint32_t managed_out; /* blocks of it that the program has, atomic */
     struct fdc_mirrors *mirrors; /* mirror.c, likewise */
     uint32_t mirror_count; /* atomic */

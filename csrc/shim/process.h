@@ -108,6 +108,9 @@ void fdc_stream_thread_gone(struct fdc_thread *thread);
 CUresult fdc_stream_asked(CUstream value, const void *out, unsigned how,
                           struct fdc_stream **stream);
 
+/* managed.c: what this thread handed memory over for has been sent, or never will be. */
+void fdc_managed_sent(struct fdc_thread *self);
+
 /* streamattr.c: what a new stream has. */
 void fdc_stream_attributes(struct fdc_stream *stream);
 /* A stream of the context that the program knows nothing of; for the courier alone. */

@@ -172,6 +172,7 @@ struct fdc_thread {
     CUgraphNode *asked;                 /* captureinfo.c: what the program was told last */
     bool in_message;                    /* between begin and commit: cannot send */
     bool in_fault;                      /* fetches managed memory */
+    struct fdc_session *handing;        /* managed.c: handed memory over, has yet to send */
     struct fdc_ticket *delivering;      /* call.c: on_done of this one runs here */
     /* per-thread default streams, blobs, ... of the areas */
     struct { struct fdc_context *context; uint64_t stream; } per_thread[16];

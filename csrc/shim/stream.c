@@ -365,13 +365,15 @@ void
 fdc_stream_seen(struct fdc_stream *stream)
 {
     struct fdc_session *session = stream->object.session;
+    uint64_t issued; /* before it is looked whether that is all over */
 
     if (FDC_LIKELY(fdc_load_relaxed(&session->memory->managed) == NULL &&
                    !fdc_load_relaxed(&session->memory->mirrors_stale)))
         return;
+    issued = fdc_load_acquire(&stream->object.context->issued);
     if (nothing_unfinished(session)) {
         fdc_mirrors_pull(session, true);
-        fdc_managed_seen(session, stream->object.context->issued);
+        fdc_managed_seen(session, issued);
     } else {
         fdc_mirrors_pull(session, false);
     }

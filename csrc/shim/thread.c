@@ -12,6 +12,7 @@ ended(void *value)
     struct fdc_thread *self = value;
 
     fdc_stream_thread_gone(self);
+    fdc_managed_sent(self);
     fdc_self = NULL;
     free(self->asked);
     free(self);

@@ -2,7 +2,7 @@
 #include <setjmp.h>
 #include <sys/wait.h>
 
-#include "shim/shim.h"
+#include "shim/managed.h"
 #include "worker.h"
 
 #define MIB (1ull << 20)
@@ -217,6 +217,58 @@ test_signal_that_is_sent_ends_the_process(void)
     worker_exit();
 }
 
+static uint32_t stage; /* 1: handed over, 2: go on; atomic */
+
+/* What a launch does, with all the time in the world in between. */
+static void *
+launch_slowly(void *words)
+{
+    CUfunction function;
+    CUcontext context;
+
+    CHECK_EQ(cuDevicePrimaryCtxRetain(&context, 0), 0);
+    CHECK_EQ(cuCtxSetCurrent(context), 0);
+    function = bump();
+    CHECK_EQ(fdc_managed_use(fdc_session_at(0), false), 0);
+    __atomic_store_n(&stage, 1, __ATOMIC_RELEASE);
+    while (__atomic_load_n(&stage, __ATOMIC_ACQUIRE) != 2)
+        usleep(1000);
+    launch(function, words);
+    return NULL;
+}
+
+/* Small allocations are fetched when all is over; what is about to be sent is not. */
+static void
+test_nothing_is_fetched_before_a_launch_that_is_to_come(void)
+{
+    CUfunction function;
+    uint32_t *words;
+    pthread_t thread;
+    uint64_t before;
+
+    worker_context();
+    function = bump();
+    words = managed(4096);
+    words[0] = 7;
+    launch(function, words);
+    before = messages();
+    CHECK_EQ(cuCtxSynchronize(), 0);
+    CHECK(messages() > before + 1);
+    CHECK_EQ(pthread_create(&thread, NULL, launch_slowly, words), 0);
+    while (__atomic_load_n(&stage, __ATOMIC_ACQUIRE) != 1)
+        usleep(1000);
+    before = messages();
+    CHECK_EQ(cuCtxSynchronize(), 0);
+    CHECK_EQ(messages(), before + 1);
+    __atomic_store_n(&stage, 2, __ATOMIC_RELEASE);
+    CHECK_EQ(pthread_join(thread, NULL), 0);
+    before = messages();
+    CHECK_EQ(cuCtxSynchronize(), 0);
+    CHECK(messages() > before + 1);
+    CHECK_EQ(words[0], 9);
+    worker_exit();
+}
+
 /* Copies that wait for a host function may have all of both regions, while the function
  * waits for somebody who is about to push, or has to fetch itself. */
 static void
@@ -364,6 +416,7 @@ main(void)
     RUN(test_counts_as_device_memory);
     RUN(test_other_faults_go_where_they_went);
     RUN(test_signal_that_is_sent_ends_the_process);
+    RUN(test_nothing_is_fetched_before_a_launch_that_is_to_come);
     RUN(test_needs_no_room_in_the_regions);
     RUN(test_no_handler_before_the_first);
     RUN(test_switched_off);
