@@ -353,20 +353,41 @@ fdc_server_call_fdcHostShrink(struct fdc_request *request,
     return 0;
 }
 
+/* Under the lock. */
+static bool
+is_there(const struct fdc_host *host, uint64_t address, uint64_t size)
+{
+    size_t i = extent_above(host, address);
+
+    return i < host->extents && host->extent[i].ready &&
+           host->extent[i].address <= address &&
+           size <= host->extent[i].size - (address - host->extent[i].address);
+}
+
 CUresult
 fdc_host_check(struct fdc_serve *serve, uint64_t address, uint64_t size)
 {
     struct fdc_host *host = serve->host;
     bool ours;
-    size_t i;
 
     pthread_mutex_lock(&host->lock);
-    i = extent_above(host, address);
-    ours = i < host->extents && host->extent[i].ready &&
-           host->extent[i].address <= address &&
-           size <= host->extent[i].size - (address - host->extent[i].address);
+    ours = is_there(host, address, size);
     pthread_mutex_unlock(&host->lock);
     return ours ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
+}
+
+bool
+fdc_host_read(struct fdc_serve *serve, void *to, uint64_t address, uint64_t size)
+{
+    struct fdc_host *host = serve->host;
+    bool ours;
+
+    pthread_mutex_lock(&host->lock);
+    ours = is_there(host, address, size);
+    if (ours)
+        memcpy(to, (const void *)(uintptr_t)address, size);
+    pthread_mutex_unlock(&host->lock);
+    return ours;
 }
 
 /* ---- contexts: a registration ends with the one it was made in ---- */

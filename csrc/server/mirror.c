@@ -79,14 +79,13 @@ static CUresult
 pull(struct fdc_serve *serve, struct fdc_ctx *ctx, void *to, CUdeviceptr src,
      uint64_t size)
 {
-    CUresult result = fdc_memory_check(serve, src, size);
+    CUresult result;
 
+    if (fdc_host_read(serve, to, src, size))
+        return CUDA_SUCCESS;
+    result = fdc_memory_check(serve, src, size);
     if (result != CUDA_SUCCESS)
         return result;
-    if (fdc_host_check(serve, src, size) == CUDA_SUCCESS) {
-        memcpy(to, (const void *)(uintptr_t)src, size);
-        return CUDA_SUCCESS;
-    }
     result = serve->driver->cuMemcpyDtoHAsync_v2(to, src, size, ctx->clear);
     return result == CUDA_SUCCESS ? own_wait(serve, ctx) : result;
 }

@@ -232,6 +232,8 @@ void fdc_host_free(struct fdc_serve *serve);
 uint64_t fdc_host_used(const struct fdc_host *host);
 /* Whether these bytes are such memory. */
 CUresult fdc_host_check(struct fdc_serve *serve, uint64_t address, uint64_t size);
+/* Copies them if they are; it stays where it is meanwhile, whatever the executor serves. */
+bool fdc_host_read(struct fdc_serve *serve, void *to, uint64_t address, uint64_t size);
 /* Before a context goes away; and in one that has been opened. */
 void fdc_host_release_ctx(struct fdc_serve *serve, struct fdc_ctx *ctx);
 void fdc_host_register(struct fdc_serve *serve);
