@@ -83,16 +83,18 @@ managed_of(struct fdc_session *session)
 
 /* ---- protection and states; under lock ---- */
 
-static void
+static bool
 protect(struct extent *extent, uint32_t first, uint32_t count, int access)
 {
     uint64_t from = extent->address + first * BLOCK;
+    bool done = mprotect((void *)(uintptr_t)from, count * BLOCK, access) == 0;
 
-    if (mprotect((void *)(uintptr_t)from, count * BLOCK, access) != 0)
+    if (!done)
         /* Too many pieces for the kernel: one for all is right too, but for what the
          * program writes meanwhile without being seen. */
         fdc_log(FDC_LOG_WARN, "managed memory cannot be protected: %s",
                 strerror(errno));
+    return done;
 }
 
 static void
@@ -420,6 +422,7 @@ fdc_managed_fault(struct fdc_session *session, uint64_t address, bool write)
         session->memory != NULL ? managed_of(session) : NULL;
     struct extent *extent;
     uint32_t at, count;
+    bool can = true;
 
     if (managed == NULL)
         return false;
@@ -430,7 +433,8 @@ fdc_managed_fault(struct fdc_session *session, uint64_t address, bool write)
         lock_idle(managed);
         extent = fdc_ranges_find(managed->extents, address, NULL, NULL);
     }
-    if (extent == NULL)
+    can = extent != NULL;
+    if (!can)
         goto unlock;
     at = block_of(extent, address);
     if (extent->state[at] == DEVICE) {
@@ -440,10 +444,13 @@ fdc_managed_fault(struct fdc_session *session, uint64_t address, bool write)
     } else if (extent->state[at] == SAME && write) {
         protect(extent, at, 1, PROT_READ | PROT_WRITE);
         set_state(managed, extent, at, 1, HOST);
-    } /* else another thread was first */
+    } else { /* another thread was first, or the kernel refused: then this would not end */
+        can = protect(extent, at, 1,
+                      extent->state[at] == SAME ? PROT_READ : PROT_READ | PROT_WRITE);
+    }
 unlock:
     pthread_mutex_unlock(&managed->lock);
-    return extent != NULL;
+    return can;
 }
 
 CUresult
