@@ -134,7 +134,7 @@ class Held:
 def reserve(
     addresses: Sequence[Address], ask: Ask, program: Program, say: Say
 ) -> list[Held]:
-    """On the first server that grants all of it, else on the fewest that do together."""
+    """On the first server that grants all of it, else on the fewest that do so."""
     from fdcore.rpc import client
 
     protocol = protocol_hash()

@@ -317,7 +317,8 @@ class Acceptance:
                     continue
                 sums: dict[str, list[str]] = {}
 
-                def figure(answer: str, count: int = count) -> float:
+                def figure(answer: str, count: int = count,
+                           sums: dict[str, list[str]] = sums) -> float:
                     word, checksum = answer.split(maxsplit=1)
                     if word == "failed":
                         raise ValueError(checksum)

@@ -9,7 +9,16 @@ from typing import Any
 
 import minitoml
 from model import (
-    HOOKS, MODES, NEEDS, Call, Param, Reason, Spec, SpecError, Type, Word,
+    HOOKS,
+    MODES,
+    NEEDS,
+    Call,
+    Param,
+    Reason,
+    Spec,
+    SpecError,
+    Type,
+    Word,
 )  # fmt: skip
 
 KEYS = {

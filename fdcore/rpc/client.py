@@ -68,8 +68,8 @@ def reserve_each(
     take: Callable[[list[Grant]], T],
 ) -> T:
     """Reserves on every one of several servers or on none. All leases are free again on
-    return unless take() has made them stand; a server frees its own if that takes longer
-    than a client may need."""
+    return unless take() has made them stand; a server frees its own if that takes
+    longer than a client may need."""
 
     async def all_of_it() -> T:
         async with AsyncExitStack() as opened:

@@ -1,7 +1,8 @@
 """Which servers share a request that none of them can grant alone: as few as possible.
 
-Each server goes on placing its own part; here it is only decided how many GPUs are asked
-of whom. What was free may be gone when the servers are asked: then all is cancelled.
+Each server goes on placing its own part; here it is only decided how many GPUs are
+asked of whom. What was free may be gone when the servers are asked: then all is
+cancelled.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,10 +34,10 @@ class Part:
 
 
 def spread(rooms: Sequence[Room], ask: Ask) -> tuple[Part, ...] | Refusal:
-    """The parts of the fewest servers that have ask.count together, in the servers' order.
+    """The parts of the fewest servers that have ask.count together, in their order.
 
-    The largest come first; the last is the smallest that has what is left, so that large
-    ones stay free for requests that want one server.
+    The largest come first; the last is the smallest that has what is left, so that
+    large ones stay free for requests that want one server.
     """
     fits = [room.fits(ask) for room in rooms]
     if sum(fits) < ask.count:

@@ -42,7 +42,7 @@ def needs(mods: Sequence[str], op: str = "") -> dict[str, object]:
     """Target and version that the modifiers ask for."""
     need: dict[str, object] = {}
     t = " ".join(mods)
-    if "bf16" in t and op in ("add", "sub", "mul", "setp", "set") or "e4m3" in t or "e5m2" in t:
+    if ("bf16" in t and op in ("add", "sub", "mul", "setp", "set")) or "e4m3" in t or "e5m2" in t:
         need = {"target": 90, "version": "8.1"}
     if "e2m1" in t or "e2m3" in t or "e3m2" in t or "ue8m0" in t or "f32x2" in t:
         need = {"target": 100, "version": "8.7", "features": "a"}
@@ -294,7 +294,7 @@ def close(
             return None if math.isnan(g) else "NaN"
         if w == 0:
             same = g == 0 and math.copysign(1, g) == math.copysign(1, w)
-            return None if same or abs(g) <= error(w) and g != 0 else f"{w!r}"
+            return None if same or (abs(g) <= error(w) and g != 0) else f"{w!r}"
         limit = floats.to_float(floats.unpack(f, f.maximum))
         if math.isinf(w) or math.isinf(g):
             edge = abs(w) + error(w) >= limit if not math.isinf(w) else False
@@ -757,7 +757,7 @@ def make_set(form: str, mods: list[str]) -> Case:
     types = types_of(mods)
     dt, t = types if len(types) == 2 else (types[0], types[0])
     test = comparison(mods, t)
-    base, n = packed(t)
+    _, n = packed(t)
     yes = mask(SIZES[packed(dt)[0]])
     if is_float(dt):
         yes = floats.one(fmt(packed(dt)[0]))

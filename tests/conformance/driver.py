@@ -206,7 +206,7 @@ class Driver:
     def copy_image(
         self, image: Image, array: c.c_void_p, data: c.c_uint64, into: bool
     ) -> None:
-        width, height, depth = (max(n, 1) for n in image.extent)
+        _, height, depth = (max(n, 1) for n in image.extent)
         row = len(image.data) // (height * depth)
         # x, y, z, level; kind 2: device memory, 3: an array; host, device, array; pitch
         memory = struct.pack("<QQQQI4xQQQQQQ", 0, 0, 0, 0, 2, 0, data.value, 0, 0, row, height)

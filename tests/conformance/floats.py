@@ -129,9 +129,7 @@ def pack(
         bits = ((e - f.emin) << f.mant) + m
     bits <<= f.low
     if bits > f.maximum:
-        if finite or not f.inf:
-            bits = f.maximum
-        elif mode == RZ or (mode == RM and not sign) or (mode == RP and sign):
+        if finite or not f.inf or mode == RZ or (mode == RM and not sign) or (mode == RP and sign):
             bits = f.maximum
         else:
             bits = f.maximum + (1 << f.low)

@@ -282,7 +282,7 @@ def make_st(form: str, mods: list[str]) -> Case:
     for lane in range(LANES):
         warp, k = divmod(lane, 32)
         k = [k, 31 - k, k ^ 5, (k * 7) % 32, (k + 16) % 32, k, k ^ 1, (k * 9) % 32][warp]
-        place.append((warp * 32 + k) * step * (2 if warp == 5 and False else 1))
+        place.append((warp * 32 + k) * step)
     total = LANES * step
     image = bytearray(b"\xee" * total)
     for lane, at in enumerate(place):
@@ -631,8 +631,7 @@ def make_cp(form: str, mods: list[str]) -> Case:
 def copy_mbarrier(form: str, mods: list[str]) -> Case:
     """Each thread's copies arrive at a barrier that everybody then waits for."""
     data = table(form, 4096)
-    arrive = "" if "noinc" not in mods else ""
-    count = 128 if "noinc" in mods else 128
+    arrive, count = "", 128
     # without noinc the copy's arrival is balanced by the count it adds; arrive itself then
     own = "" if "noinc" in mods else "mbarrier.arrive.shared.b64 %st, [%b];"
     body = f"""mov.u32 %b, $K_b; mov.u32 %s, $K_s; mad.lo.u32 %s, %thr, 32, %s;
@@ -664,9 +663,7 @@ def copy_mbarrier(form: str, mods: list[str]) -> Case:
 def make_fence(form: str, mods: list[str]) -> Case:
     operand, more, regs, after = "", "", "", ""
     op = form.split(".")[0]
-    if op == "prefetch":
-        operand = " [%mem]"
-    elif op == "prefetchu":
+    if op == "prefetch" or op == "prefetchu":
         operand = " [%mem]"
     elif op in ("discard", "applypriority"):
         operand = " [%mem], 128"

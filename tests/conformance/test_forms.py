@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from fdcore.config import LIBRARIES
 from tests.conformance import forms, golden, hard, run
 from tests.conformance.case import Case, Untested
-
-from fdcore.config import LIBRARIES
 
 DRIVER = LIBRARIES / "libfdcpu.so"
 # one kernel's time; long enough for a busy machine, short for what never ends

@@ -51,7 +51,7 @@ def element(rng: random.Random, t: str) -> bytes:
 def make_tex(form: str, mods: list[str]) -> Case:
     geometry = next(m for m in mods if m in COORDS)
     t, ct = types_of(mods)
-    if "level" in mods and geometry != "2d" or "grad" in mods or "v4" not in mods:
+    if ("level" in mods and geometry != "2d") or "grad" in mods or "v4" not in mods:
         raise Untested("no test for this way to sample")
     rng = random.Random(form)
     w, h, d = extent(geometry)
@@ -122,7 +122,7 @@ def make_surface(form: str, mods: list[str]) -> Case:
     """By bytes along x; what lies outside is clamped, zero, or left alone."""
     load = form.startswith("suld")
     geometry = next(m for m in mods if m in COORDS)
-    if "b" != mods[0]:
+    if mods[0] != "b":
         raise Untested("formatted surface stores")
     t = types_of(mods)[-1]
     n = 4 if "v4" in mods else 2 if "v2" in mods else 1

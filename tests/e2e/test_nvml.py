@@ -9,7 +9,6 @@ import pytest
 from tests.e2e.conftest import APPS, MEMORY_MB, ROADS, Run
 from tests.e2e.test_programs import same
 
-
 pytestmark = pytest.mark.cpu_device
 
 

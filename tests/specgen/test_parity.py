@@ -10,7 +10,7 @@ import pytest
 from tests.specgen.tool import CC, CSRC, INCLUDE, ROOT, cuda_includes, generate, run
 
 sys.path.insert(0, str(CSRC / "specgen"))
-import minitoml  # noqa: E402
+import minitoml
 
 SPEC = CSRC / "spec"
 INCLUDES = cuda_includes()
