@@ -132,7 +132,7 @@ def launch(
     try:
         program = work.find_program(words, os.environ, split=who != "fdrun")
         if mode == "direct":
-            work.run_direct(program)
+            work.run_direct(program, ask_of(given).count)
         elif mode == "local":
             server = ["--driver", given.driver] if given.driver else []
             if given.cpu_devices:

@@ -111,9 +111,12 @@ def run_local(program: Program, ask: Ask, server: Sequence[str], say: Say) -> No
     start(program, held, say)
 
 
-def run_direct(program: Program) -> NoReturn:
-    """The CPU device in front of the program, and no server."""
+def run_direct(program: Program, devices: int = 1) -> NoReturn:
+    """The CPU device in front of the program, and no server. devices: how many it
+    shows, unless that is one, which leaves it to FD_CPU_DEVICES."""
     environment = own_environment()
+    if devices > 1:
+        environment["FD_CPU_DEVICES"] = str(devices)
     environment.pop("FD_SESSION", None)
     add_library(environment, library(CPU_DEVICE))
     for_cpu_device(environment)

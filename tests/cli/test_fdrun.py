@@ -356,6 +356,12 @@ def test_direct_needs_no_server_and_shows_the_cpu_device(tmp_path, demo):
     assert done.stdout.endswith("PASS\n")
 
 
+def test_direct_shows_as_many_devices_as_are_asked_for(tmp_path, demo):
+    done = fdrun("--direct", "-n", "2", demo, env=environment(tmp_path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 of 2" in done.stdout
+
+
 def test_paths_of_this_tree_are_not_in_the_sources():
     for path in (ROOT / "cli").glob("*.py"):
         assert str(ROOT) not in path.read_text()
