@@ -67,6 +67,8 @@ struct fdc_shadow {
     uint64_t size, room; /* room: of the mapping */
     uint64_t handle;
     struct fdc_mark *last; /* of the last replay with it; executor only */
+    struct fdc_ctx *ctx;   /* that it is registered in, NULL: in none */
+    uint32_t epoch;        /* the ctx->opened of that */
     struct fdc_shadow *next;
 };
 

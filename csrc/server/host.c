@@ -64,6 +64,61 @@ fdc_host_used(const struct fdc_host *host)
     return __atomic_load_n(&host->used, __ATOMIC_RELAXED);
 }
 
+/* ---- how much a session may have ---- */
+
+static bool
+charge(struct fdc_host *host, uint64_t size)
+{
+    bool fits;
+
+    pthread_mutex_lock(&host->lock);
+    fits = size <= host->limit && host->used <= host->limit - size;
+    if (fits)
+        __atomic_store_n(&host->used, host->used + size, __ATOMIC_RELAXED);
+    pthread_mutex_unlock(&host->lock);
+    return fits;
+}
+
+static void
+say_limit(struct fdc_host *host)
+{
+    uint64_t used;
+    bool said;
+
+    pthread_mutex_lock(&host->lock);
+    said = host->said;
+    used = host->used;
+    host->said = true;
+    pthread_mutex_unlock(&host->lock);
+    if (!said)
+        fdc_log(FDC_LOG_WARN,
+                "the session has %llu MiB of pinned host memory and may have %llu: "
+                "--host-memory of fdserver", (unsigned long long)used >> 20,
+                (unsigned long long)host->limit >> 20);
+}
+
+CUresult
+fdc_host_charge(struct fdc_serve *serve, uint64_t size)
+{
+    if (charge(serve->host, size))
+        return CUDA_SUCCESS;
+    fdc_shadows_trim(serve);
+    if (charge(serve->host, size))
+        return CUDA_SUCCESS;
+    say_limit(serve->host);
+    return CUDA_ERROR_OUT_OF_MEMORY;
+}
+
+void
+fdc_host_refund(struct fdc_serve *serve, uint64_t size)
+{
+    struct fdc_host *host = serve->host;
+
+    pthread_mutex_lock(&host->lock);
+    __atomic_store_n(&host->used, host->used - size, __ATOMIC_RELAXED);
+    pthread_mutex_unlock(&host->lock);
+}
+
 /* ---- addresses ---- */
 
 static void *
@@ -150,15 +205,6 @@ extent_add(struct fdc_host *host, uint64_t address, uint64_t size)
     if (!inside || size == 0 || address % PAGE || size % PAGE ||
         (i < host->extents && host->extent[i].address < address + size))
         return CUDA_ERROR_INVALID_VALUE;
-    if (size > host->limit || host->used > host->limit - size) {
-        if (!host->said)
-            fdc_log(FDC_LOG_WARN,
-                    "the session has %llu MiB of pinned host memory and may have %llu: "
-                    "--host-memory of fdserver", (unsigned long long)host->used >> 20,
-                    (unsigned long long)host->limit >> 20);
-        host->said = true;
-        return CUDA_ERROR_OUT_OF_MEMORY;
-    }
     if (host->extents == host->room) {
         size_t room = host->room ? 2 * host->room : 64;
         struct extent *grown = realloc(host->extent, room * sizeof(*grown));
@@ -172,7 +218,6 @@ extent_add(struct fdc_host *host, uint64_t address, uint64_t size)
             (host->extents - i) * sizeof(*host->extent));
     host->extent[i] = (struct extent){ .address = address, .size = size };
     host->extents++;
-    __atomic_store_n(&host->used, host->used + size, __ATOMIC_RELAXED);
     return CUDA_SUCCESS;
 }
 
@@ -181,7 +226,6 @@ extent_remove(struct fdc_host *host, struct extent *extent)
 {
     size_t i = (size_t)(extent - host->extent);
 
-    __atomic_store_n(&host->used, host->used - extent->size, __ATOMIC_RELAXED);
     host->extents--;
     memmove(&host->extent[i], &host->extent[i + 1],
             (host->extents - i) * sizeof(*host->extent));
@@ -268,11 +312,16 @@ grow(struct fdc_serve *serve, uint64_t address, uint64_t size, bool shared,
     struct extent *extent;
     CUresult result;
 
+    result = fdc_host_charge(serve, size);
+    if (result != CUDA_SUCCESS)
+        return result;
     pthread_mutex_lock(&host->lock);
     result = extent_add(host, address, size);
     pthread_mutex_unlock(&host->lock);
-    if (result != CUDA_SUCCESS)
+    if (result != CUDA_SUCCESS) {
+        fdc_host_refund(serve, size);
         return result;
+    }
     result = make_known(serve, address, size, shared, device);
     pthread_mutex_lock(&host->lock);
     extent = extent_at(host, address);
@@ -285,6 +334,8 @@ grow(struct fdc_serve *serve, uint64_t address, uint64_t size, bool shared,
         extent_remove(host, extent);
     }
     pthread_mutex_unlock(&host->lock);
+    if (result != CUDA_SUCCESS)
+        fdc_host_refund(serve, size);
     return result;
 }
 
@@ -345,6 +396,7 @@ fdc_server_call_fdcHostShrink(struct fdc_request *request,
     pthread_mutex_unlock(&serve->host->lock);
     if (result == CUDA_SUCCESS) {
         give_back(serve, &extent);
+        fdc_host_refund(serve, extent.size);
         pthread_mutex_lock(&serve->host->lock);
         piece_drop(serve->host, &extent);
         pthread_mutex_unlock(&serve->host->lock);

@@ -230,6 +230,10 @@ struct fdc_host;
 struct fdc_host *fdc_host_new(const struct fdc_serve_limits *limits);
 void fdc_host_free(struct fdc_serve *serve);
 uint64_t fdc_host_used(const struct fdc_host *host);
+/* Bytes of what the session may have; where there are too few, shadows that are only kept
+ * go. On a helper thread. */
+CUresult fdc_host_charge(struct fdc_serve *serve, uint64_t size);
+void fdc_host_refund(struct fdc_serve *serve, uint64_t size);
 /* Whether these bytes are such memory. */
 CUresult fdc_host_check(struct fdc_serve *serve, uint64_t address, uint64_t size);
 /* Copies them if they are; it stays where it is meanwhile, whatever the executor serves. */
@@ -411,6 +415,8 @@ struct fdc_captures *fdc_captures_new(void);
 void fdc_captures_free(struct fdc_captures *captures);
 struct fdc_shadows *fdc_shadows_new(void);
 void fdc_shadows_free(struct fdc_serve *serve);
+/* Lets go of those that are only kept for the next of their size. */
+void fdc_shadows_trim(struct fdc_serve *serve);
 
 /* ---- texture.c ---- */
 

@@ -3,7 +3,8 @@
  * graphs. A graph's copy node has one end in a shadow; at each replay the bytes that such
  * copies read are put there first, and those that they wrote are given to the client
  * afterwards (replay.c). Shadows are registered with the driver where it takes them, and
- * kept for the next one of their size: nothing here may wait for the device.
+ * kept for the next one of their size: nothing here may wait for the device. They count as
+ * pinned host memory of the session, and kept ones go when that is short.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -14,12 +15,11 @@
 #include "server_hooks.h"
 
 #define ROOM_MIN 4096ull
-#define TOTAL_MAX (32ull << 30) /* bytes of a session's */
+#define ROOM_MAX (1ull << 47)
 
 struct fdc_shadows {
     pthread_mutex_t lock; /* a leaf */
     struct fdc_shadow *live, *spare;
-    uint64_t total; /* bytes mapped */
 };
 
 struct fdc_shadows *
@@ -84,6 +84,7 @@ static struct fdc_shadow *
 map(struct fdc_serve *serve, uint64_t room)
 {
     struct fdc_shadow *shadow = calloc(1, sizeof(*shadow));
+    struct fdc_ctx *ctx = fdc_context_here();
 
     if (shadow == NULL)
         return NULL;
@@ -95,10 +96,91 @@ map(struct fdc_serve *serve, uint64_t room)
     }
     shadow->room = room;
     /* Copies are only slower without. */
-    if (FDC_HAS(serve->driver, cuMemHostRegister_v2))
-        (void)serve->driver->cuMemHostRegister_v2(shadow->bytes, room,
-                                                  CU_MEMHOSTREGISTER_PORTABLE);
+    if (ctx != NULL && FDC_HAS(serve->driver, cuMemHostRegister_v2) &&
+        serve->driver->cuMemHostRegister_v2(
+            shadow->bytes, room, CU_MEMHOSTREGISTER_PORTABLE) == CUDA_SUCCESS) {
+        shadow->ctx = ctx;
+        shadow->epoch = ctx->opened;
+    }
     return shadow;
+}
+
+/* Whether no replay is using it still, as one may whose end could not be told. Under
+ * context_lock. */
+static bool
+is_quiet(struct fdc_serve *serve, const struct fdc_shadow *shadow)
+{
+    const struct fdc_mark *last = shadow->last;
+
+    return last == NULL || !fdc_load_relaxed(&last->ctx->open) ||
+           last->epoch != last->ctx->opened ||
+           serve->driver->cuEventQuery(last->event) == CUDA_SUCCESS;
+}
+
+/* Under context_lock: the context that it is registered in does not end meanwhile. */
+static void
+let_go(struct fdc_serve *serve, struct fdc_shadow *shadow)
+{
+    struct fdc_ctx *ctx = shadow->ctx;
+
+    if (ctx != NULL && fdc_load_relaxed(&ctx->open) && ctx->opened == shadow->epoch &&
+        fdc_context_use_ctx(serve, ctx) == CUDA_SUCCESS)
+        serve->driver->cuMemHostUnregister(shadow->bytes);
+    if (shadow->last != NULL)
+        fdc_mark_put(shadow->last);
+    munmap(shadow->bytes, shadow->room);
+    fdc_host_refund(serve, shadow->room);
+    free(shadow);
+}
+
+void
+fdc_shadows_trim(struct fdc_serve *serve)
+{
+    struct fdc_shadows *shadows = serve->shadows;
+    struct fdc_ctx *here = fdc_context_here();
+    struct fdc_shadow *kept, *next;
+
+    pthread_mutex_lock(&serve->context_lock);
+    pthread_mutex_lock(&shadows->lock);
+    kept = shadows->spare;
+    shadows->spare = NULL;
+    pthread_mutex_unlock(&shadows->lock);
+    for (; kept != NULL; kept = next) {
+        next = kept->next;
+        if (is_quiet(serve, kept)) {
+            let_go(serve, kept);
+            continue;
+        }
+        pthread_mutex_lock(&shadows->lock);
+        kept->next = shadows->spare;
+        shadows->spare = kept;
+        pthread_mutex_unlock(&shadows->lock);
+    }
+    if (here != NULL)
+        (void)fdc_context_use_ctx(serve, here);
+    pthread_mutex_unlock(&serve->context_lock);
+}
+
+/* One of this room: a kept one, or new. */
+static CUresult
+get(struct fdc_serve *serve, uint64_t room, struct fdc_shadow **got)
+{
+    struct fdc_shadows *shadows = serve->shadows;
+    CUresult result;
+
+    pthread_mutex_lock(&shadows->lock);
+    *got = take_spare(shadows, room);
+    pthread_mutex_unlock(&shadows->lock);
+    if (*got != NULL)
+        return CUDA_SUCCESS;
+    result = fdc_host_charge(serve, room);
+    if (result != CUDA_SUCCESS)
+        return result;
+    *got = map(serve, room);
+    if (*got != NULL)
+        return CUDA_SUCCESS;
+    fdc_host_refund(serve, room);
+    return CUDA_ERROR_OUT_OF_MEMORY;
 }
 
 static CUresult
@@ -107,26 +189,15 @@ shadow_new(struct fdc_serve *serve, uint64_t handle, uint64_t size)
     struct fdc_shadows *shadows = serve->shadows;
     struct fdc_shadow *shadow;
     uint64_t room = ROOM_MIN;
-    bool fits;
     CUresult result;
 
-    if (size == 0 || size > TOTAL_MAX)
+    if (size == 0 || size > ROOM_MAX)
         return size == 0 ? CUDA_ERROR_INVALID_VALUE : CUDA_ERROR_OUT_OF_MEMORY;
     while (room < size)
         room *= 2;
-    pthread_mutex_lock(&shadows->lock);
-    shadow = take_spare(shadows, room);
-    fits = shadow != NULL || shadows->total + room <= TOTAL_MAX;
-    if (shadow == NULL && fits)
-        shadows->total += room;
-    pthread_mutex_unlock(&shadows->lock);
-    if (shadow == NULL && fits) {
-        shadow = map(serve, room);
-        if (shadow == NULL)
-            __atomic_sub_fetch(&shadows->total, room, __ATOMIC_RELAXED);
-    }
-    if (shadow == NULL)
-        return CUDA_ERROR_OUT_OF_MEMORY;
+    result = get(serve, room, &shadow);
+    if (result != CUDA_SUCCESS)
+        return result;
     shadow->refs = 1;
     shadow->size = size;
     shadow->handle = handle;

@@ -121,6 +121,8 @@ fdc_shadow_end(struct fdc_call *call, struct fdc_keeps *keeps, const void *bytes
     if (shadow == NULL) {
         extend(call->session, &lo, &span);
         result = shadow_make(call, lo, span, &shadow);
+        if (result == CUDA_ERROR_OUT_OF_MEMORY && span != size) /* the range alone */
+            result = shadow_make(call, address, size, &shadow);
         if (result != CUDA_SUCCESS)
             return result;
         pthread_mutex_lock(&keeps->lock);

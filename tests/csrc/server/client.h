@@ -44,10 +44,9 @@ client_worker(void *arg)
 }
 
 static inline void
-client_open_sized(struct client *client, uint64_t slice)
+client_open_limited(struct client *client, const struct fdc_serve_limits *limits)
 {
     struct fdc_link_size size = FDC_LINK_SIZE_DEFAULT;
-    struct fdc_serve_limits limits = { .devices = 1, .memory = { slice } };
     int socks[2];
 
     memset(client, 0, sizeof(*client));
@@ -58,10 +57,17 @@ client_open_sized(struct client *client, uint64_t slice)
     CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, socks), 0);
     CHECK_EQ(fdc_link_worker(FDC_ROAD_SHM, &socks[0], 1, &size, &client->far), 0);
     CHECK_EQ(fdc_link_client(FDC_ROAD_SHM, &socks[1], 1, &client->link), 0);
-    CHECK_EQ(fdc_serve_new(&client->driver, client->far, &limits, &client->serve), 0);
+    CHECK_EQ(fdc_serve_new(&client->driver, client->far, limits, &client->serve), 0);
     client->up = fdc_link_region(client->link, FDC_REGION_UP, NULL);
     client->down = fdc_link_region(client->link, FDC_REGION_DOWN, NULL);
     CHECK_EQ(pthread_create(&client->worker, NULL, client_worker, client), 0);
+}
+
+static inline void
+client_open_sized(struct client *client, uint64_t slice)
+{
+    client_open_limited(client,
+                        &(struct fdc_serve_limits){ .devices = 1, .memory = { slice } });
 }
 
 static inline void

@@ -1,3 +1,3 @@
 # The worker is tested with the CPU device as its driver.
 TEST_CFLAGS_server = -DDRIVER='"$(LIB)/libfdcpu.so"'
-$(TEST)/server/test_serve $(TEST)/server/test_mangled: | $(LIB)/libfdcpu.so
+$(TEST)/server/test_serve $(TEST)/server/test_mangled $(TEST)/server/test_limits: | $(LIB)/libfdcpu.so
