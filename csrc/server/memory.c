@@ -519,8 +519,26 @@ share_new(struct fdc_serve *serve, const struct mapping *at)
     return result;
 }
 
-/* Allocations that the driver made (plain) follow what contexts enable, and mappings of the
- * program's own (public) what it says itself. */
+/* The reader's access to all that is mapped of the owner. Allocations that the driver made
+ * (plain) follow what contexts enable, and mappings of the program's own (public) what it
+ * says itself. Stops at the first that cannot be enabled; taking away goes through. */
+static CUresult
+share_all(struct fdc_serve *serve, int owner, int reader, bool enable)
+{
+    const struct fdc_memory *memory = serve->memory;
+    CUresult result = CUDA_SUCCESS, one;
+
+    for (size_t i = 0; i < memory->maps && (result == CUDA_SUCCESS || !enable); i++) {
+        const struct mapping *at = &memory->map[i];
+
+        if (!at->ready || at->public || at->memory->plain || at->memory->device != owner)
+            continue;
+        one = set_access(serve, at, reader, enable);
+        result = result == CUDA_SUCCESS ? one : result;
+    }
+    return result;
+}
+
 CUresult
 fdc_memory_share(struct fdc_serve *serve, int owner, int reader, bool enable)
 {
@@ -529,18 +547,18 @@ fdc_memory_share(struct fdc_serve *serve, int owner, int reader, bool enable)
     CUresult result = CUDA_SUCCESS;
 
     pthread_mutex_lock(&memory->lock);
-    if (!enable && *count == 0)
+    if (!enable && *count == 0) {
         result = CUDA_ERROR_PEER_ACCESS_NOT_ENABLED;
-    else
-        *count += enable ? 1u : -1u;
-    if (result == CUDA_SUCCESS && *count == (enable ? 1 : 0))
-        for (size_t i = 0; i < memory->maps && result == CUDA_SUCCESS; i++) {
-            const struct mapping *at = &memory->map[i];
-
-            if (at->ready && !at->public && !at->memory->plain &&
-                at->memory->device == owner)
-                result = set_access(serve, at, reader, enable);
+    } else if (!enable) {
+        if (--*count == 0)
+            result = share_all(serve, owner, reader, false);
+    } else if (++*count == 1) {
+        result = share_all(serve, owner, reader, true);
+        if (result != CUDA_SUCCESS) {
+            --*count;
+            (void)share_all(serve, owner, reader, false);
         }
+    }
     pthread_mutex_unlock(&memory->lock);
     return result;
 }

@@ -30,9 +30,12 @@ change(struct fdc_serve *serve, struct fdc_ctx *ctx, struct fdc_ctx *peer, bool 
                       : CUDA_ERROR_PEER_ACCESS_NOT_ENABLED;
     result = enable ? driver->cuCtxEnablePeerAccess(peer->value, 0)
                     : driver->cuCtxDisablePeerAccess(peer->value);
-    if (result == CUDA_SUCCESS)
-        result = fdc_memory_share(serve, peer->device, ctx->device, enable);
-    if (result == CUDA_SUCCESS)
+    if (result != CUDA_SUCCESS)
+        return result;
+    result = fdc_memory_share(serve, peer->device, ctx->device, enable);
+    if (result != CUDA_SUCCESS && enable)
+        driver->cuCtxDisablePeerAccess(peer->value);
+    else
         ctx->peers ^= bit;
     return result;
 }

@@ -219,7 +219,8 @@ CUresult fdc_memory_hold(struct fdc_serve *serve, int device, uint64_t size, boo
 /* Of something that has parts, which name it too. */
 bool fdc_memory_is_whole(const struct fdc_memory_held *held);
 void fdc_memory_let_go(struct fdc_serve *serve, struct fdc_memory_held *held);
-/* The reader may reach what is mapped of the owner, now and later; counted. */
+/* The reader may reach what is mapped of the owner, now and later; counted. Enabling
+ * fails as a whole; disabling counts even if it fails in parts. */
 CUresult fdc_memory_share(struct fdc_serve *serve, int owner, int reader, bool enable);
 void fdc_regions_register(struct fdc_serve *serve);
 void fdc_regions_release_ctx(struct fdc_serve *serve, struct fdc_ctx *ctx);

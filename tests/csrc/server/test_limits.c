@@ -1,4 +1,4 @@
-/* What a session may have of the host's memory. */
+/* What a session may have of the host's memory, and drivers that fail half-way. */
 #include "client.h"
 
 #define HOST 0x4f8000000000ull
@@ -83,6 +83,91 @@ test_shadow_of_a_context_that_ended_makes_room(void)
     client_close(&client, 0);
 }
 
+/* ---- peer access ---- */
+
+#define SECOND FDC_HANDLE(FDC_KIND_CONTEXT, 1, 2)
+
+static struct {
+    __typeof__(((struct fdc_driver *)NULL)->cuMemSetAccess) real;
+    int open; /* mappings that others may reach */
+    int left; /* calls until one fails */
+} access_calls;
+
+static CUresult
+count_access(CUdeviceptr address, size_t size, const CUmemAccessDesc *desc, size_t count)
+{
+    CUresult result;
+
+    if (access_calls.left > 0 && --access_calls.left == 0)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    result = access_calls.real(address, size, desc, count);
+    if (result == CUDA_SUCCESS)
+        access_calls.open += desc->flags == CU_MEM_ACCESS_FLAGS_PROT_NONE ? -1 : 1;
+    return result;
+}
+
+/* Two devices; three mappings of the second one's memory. */
+static void
+open_peers(struct client *client)
+{
+    const struct fdc_snapshot *snapshot;
+    const struct fdc_snapshot_device *device;
+    uint64_t base;
+
+    CHECK_EQ(setenv("FD_CPU_DEVICES", "2", 1), 0);
+    client_open_limited(client, &(struct fdc_serve_limits){
+                                    .devices = 2,
+                                    .ordinal = { 0, 1 },
+                                    .memory = { SLICE, SLICE },
+                                });
+    client_attach(client);
+    snapshot = (void *)client->down;
+    device = (void *)(client->down + snapshot->device_offset);
+    base = device[1].piece_base;
+    CHECK_EQ(CALL(client, fdcContextOpen, .device = 1, .context = SECOND), 0);
+    for (int i = 0; i < 3; i++)
+        CHECK_EQ(CALL(client, fdcMemGrow, .device = 1,
+                      .address = base + (uint64_t)i * 4 * MIB, .size = 2 * MIB), 0);
+    access_calls.real = client->driver.cuMemSetAccess;
+    access_calls.open = access_calls.left = 0;
+    client->driver.cuMemSetAccess = count_access;
+}
+
+static void
+test_peer_access_that_fails_halfway_is_off(void)
+{
+    static struct client client;
+
+    open_peers(&client);
+    access_calls.left = 2;
+    CHECK_EQ(CALL(&client, cuCtxEnablePeerAccess, .peerContext = SECOND),
+             CUDA_ERROR_OUT_OF_MEMORY);
+    CHECK(access_calls.open <= 0); /* taken away at least where it was given */
+    CHECK_EQ(CALL(&client, cuCtxDisablePeerAccess, .peerContext = SECOND),
+             CUDA_ERROR_PEER_ACCESS_NOT_ENABLED);
+    access_calls.open = 0;
+    CHECK_EQ(CALL(&client, cuCtxEnablePeerAccess, .peerContext = SECOND), 0);
+    CHECK_EQ(access_calls.open, 3);
+    client_close(&client, 0);
+}
+
+static void
+test_peer_access_that_ends_halfway_is_off(void)
+{
+    static struct client client;
+
+    open_peers(&client);
+    CHECK_EQ(CALL(&client, cuCtxEnablePeerAccess, .peerContext = SECOND), 0);
+    access_calls.left = 2;
+    CHECK_EQ(CALL(&client, cuCtxDisablePeerAccess, .peerContext = SECOND),
+             CUDA_ERROR_OUT_OF_MEMORY);
+    CHECK_EQ(access_calls.open, 1); /* all but the one that failed */
+    CHECK_EQ(CALL(&client, cuCtxDisablePeerAccess, .peerContext = SECOND),
+             CUDA_ERROR_PEER_ACCESS_NOT_ENABLED);
+    CHECK_EQ(CALL(&client, cuCtxEnablePeerAccess, .peerContext = SECOND), 0);
+    client_close(&client, 0);
+}
+
 int
 main(void)
 {
@@ -91,5 +176,7 @@ main(void)
     RUN(test_shadows_are_pinned_host_memory);
     RUN(test_kept_shadows_make_room);
     RUN(test_shadow_of_a_context_that_ended_makes_room);
+    RUN(test_peer_access_that_fails_halfway_is_off);
+    RUN(test_peer_access_that_ends_halfway_is_off);
     return failed;
 }
