@@ -148,6 +148,8 @@ fdcpu_ctx_fault(struct fdcpu_ctx *ctx, const struct fdcpu_fault *fault)
 
 /* ---- device printf ---- */
 
+/* Under print_lock and the stream's own, which the program may hold while it waits for the
+ * device: so that one is taken first, or not at all. */
 static void
 print_out(struct fdcpu_ctx *ctx)
 {
@@ -158,21 +160,36 @@ print_out(struct fdcpu_ctx *ctx)
     ctx->print_used = 0;
 }
 
+/* Room for more: by printing what there is, or else by growing. Under print_lock. */
+static bool
+print_make_room(struct fdcpu_ctx *ctx, size_t size)
+{
+    size_t room = ctx->print_room == 0 ? PRINT_MAX : ctx->print_room;
+    char *grown;
+
+    if (ftrylockfile(stdout) == 0) {
+        print_out(ctx);
+        funlockfile(stdout);
+    }
+    while (room - ctx->print_used < size)
+        room *= 2;
+    if (room == ctx->print_room)
+        return true;
+    grown = realloc(ctx->print, room);
+    if (grown == NULL)
+        return false;
+    ctx->print = grown;
+    ctx->print_room = room;
+    return true;
+}
+
 void
 fdcpu_ctx_print(void *user, const char *bytes, size_t size)
 {
     struct fdcpu_ctx *ctx = user;
 
     pthread_mutex_lock(&ctx->print_lock);
-    if (ctx->print == NULL) {
-        ctx->print = malloc(PRINT_MAX);
-        ctx->print_room = ctx->print == NULL ? 0 : PRINT_MAX;
-    }
-    if (size > ctx->print_room - ctx->print_used)
-        print_out(ctx);
-    if (size > ctx->print_room) {
-        fwrite(bytes, 1, size, stdout);
-    } else {
+    if (size <= ctx->print_room - ctx->print_used || print_make_room(ctx, size)) {
         memcpy(ctx->print + ctx->print_used, bytes, size);
         ctx->print_used += size;
     }
@@ -192,9 +209,11 @@ fdcpu_ctx_print_flush(struct fdcpu_ctx *ctx)
 {
     if (ctx->print == NULL)
         return;
+    flockfile(stdout);
     pthread_mutex_lock(&ctx->print_lock);
     print_out(ctx);
     pthread_mutex_unlock(&ctx->print_lock);
+    funlockfile(stdout);
 }
 
 /* ---- waiting ---- */
