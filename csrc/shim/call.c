@@ -15,6 +15,7 @@
 #define SLOTS 65536u
 #define SLOTS_WAITING 8192u /* kept for threads that wait for a reply */
 #define ROOM_WAIT_US 2000
+#define PUBLIC 0x0200u /* ids below are of calls that no program makes */
 
 struct fdc_slot {
     struct fdc_ticket *ticket; /* atomic */
@@ -388,10 +389,9 @@ take_in(struct fdc_session *session, const struct fdc_reply *reply, uint32_t siz
     if (head.id == FDC_REPLY_PRINT) {
         if (head.ticket > size - sizeof(head))
             return -EPROTO;
-        FILE *to = head.flags & FDC_PRINT_ERROR ? stderr : stdout;
-
-        fwrite((const char *)reply + sizeof(head), 1, head.ticket, to);
-        fflush(to);
+        if (fdc_print_keep(head.flags & FDC_PRINT_ERROR,
+                           (const char *)reply + sizeof(head), head.ticket) != 0)
+            fdc_log(FDC_LOG_ERROR, "no memory for what a kernel printed");
         return 0;
     }
     if (FDC_UNLIKELY(head.lost != 0))
@@ -481,6 +481,7 @@ lead(struct fdc_session *session, const uint32_t *word, uint32_t seen,
 
     while (fdc_load_acquire(word) == seen) {
         rc = drain(session, true);
+        fdc_print_out(false);
         if (rc < 0 || fdc_load_relaxed(&session->dead))
             return fdc_load_acquire(word) != seen ? 0 : -EPIPE;
         if (fdc_load_acquire(word) != seen)
@@ -817,6 +818,7 @@ fdc_call_wait(struct fdc_call *call, void *reply, uint32_t room)
     struct fdc_session *session = call->session;
     struct fdc_ticket *ticket = &call->own;
     CUresult result;
+    int err;
 
     ticket->on_done = NULL;
     ticket->reply = reply;
@@ -833,7 +835,10 @@ fdc_call_wait(struct fdc_call *call, void *reply, uint32_t room)
     __atomic_add_fetch(&session->waits, 1, __ATOMIC_RELAXED);
     commit(call, true);
     fdc_link_flush(session->link, FDC_LANE_COMMAND);
-    if (fdc_intake_until(session, &ticket->done, 0, -1) == -EPIPE) {
+    err = fdc_intake_until(session, &ticket->done, 0, -1);
+    if (call->id >= PUBLIC)
+        fdc_print_out(true);
+    if (err == -EPIPE) {
         fdc_ticket_release(session, ticket);
         if (!fdc_load_acquire(&ticket->done))
             return (CUresult)fdc_load_relaxed(&session->dead);
@@ -843,7 +848,7 @@ fdc_call_wait(struct fdc_call *call, void *reply, uint32_t room)
         fdc_session_kill(session, "a reply that is too short");
         return CUDA_ERROR_DEVICE_UNAVAILABLE;
     }
-    if (call->id >= 0x0200) {
+    if (call->id >= PUBLIC) {
         /* An error of the call's own tells of both. */
         CUresult earlier = fdc_session_failure(session);
 

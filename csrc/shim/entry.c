@@ -12,6 +12,7 @@
 struct fdc_process fdc_process = {
     .state = CUDA_ERROR_NOT_INITIALIZED,
     .init = PTHREAD_MUTEX_INITIALIZER,
+    .prints = {{.lock = PTHREAD_MUTEX_INITIALIZER}, {.lock = PTHREAD_MUTEX_INITIALIZER}},
 };
 __thread struct fdc_thread *fdc_self;
 

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "memory.h"
+#include "process.h"
 
 /* ---- up ---- */
 
@@ -212,6 +213,7 @@ fdc_gather_wait(struct fdc_session *session, struct fdc_gather *gather)
     fdc_link_flush(session->link, FDC_LANE_COMMAND);
     while ((came = fdc_load_acquire(&gather->came)) != gather->sent)
         (void)fdc_intake_until(session, &gather->came, came, -1);
+    fdc_print_out(true);
     __atomic_add_fetch(&session->waits, 1, __ATOMIC_RELAXED);
     return gather->result;
 }

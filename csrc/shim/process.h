@@ -27,6 +27,11 @@ struct fdc_handle_table {
     struct fdc_dropped *dropped_first, *dropped_last;
 };
 
+struct fdc_prints {
+    pthread_mutex_t lock; /* a leaf */
+    struct fdc_print *first, *last;
+};
+
 struct fdc_process {
     int32_t state;    /* CUresult of every call, atomic */
     bool initialised; /* cuInit has succeeded */
@@ -48,6 +53,8 @@ struct fdc_process {
     struct fdc_space *space;     /* place.c: whose every address is */
     struct fdc_courier *courier; /* across.c, from the first copy between servers on */
     uint32_t capturing;      /* captures under way in all sessions, atomic */
+    struct fdc_prints prints[2]; /* print.c: for standard output, standard error */
+    uint32_t printing;           /* those that are not written yet, atomic */
     struct fdc_handle_table handles[FDC_KINDS];
 };
 
@@ -91,6 +98,12 @@ int fdc_call_setup(struct fdc_session *session);
 void fdc_stats_setup(struct fdc_session *session);
 /* The session is over: every call and every wait ends. Not with order or intake held. */
 void fdc_session_kill(struct fdc_session *session, const char *why);
+
+/* print.c: keeps what a kernel printed; under intake. 0 or -ENOMEM. */
+int fdc_print_keep(bool error, const void *bytes, size_t size);
+/* Writes it. wait: also if the program is busy with the stream, so that it is there when
+ * this returns; with no lock held that a thread could want while it prints. */
+void fdc_print_out(bool wait);
 
 /* hostfn.c: a host function's turn has come; under intake. */
 void fdc_hostfn_due(struct fdc_session *session, uint64_t number);

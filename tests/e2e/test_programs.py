@@ -22,7 +22,7 @@ SEMANTICS = ("order_threads", "blocked_stream", "capture_threads", "freed_block"
              "rerecorded_event", "wrong_arguments", "fork_child", "illegal_address",
              "old_names", "answers", "words",
              "stream_attributes", "launch_attributes",
-             "batches", "old_launch", "managed", "pinned", "green")
+             "batches", "old_launch", "managed", "pinned", "green", "printing_held")
 
 
 @pytest.mark.parametrize("road", ROADS)
