@@ -1,12 +1,15 @@
 /*
  * Managed memory: one pointer for host and device. Small and large allocations, linked
  * structures, threads, copies and sets with managed addresses on either side, host
- * functions, graphs, system calls on small buffers and after a prefetch, advice, and what
- * the program is told of it all.
+ * functions, graphs, system calls on small buffers and after a prefetch, handlers with a
+ * small stack, advice, and what the program is told of it all.
  */
 #include "app.h"
 
 #include <fcntl.h>
+#include <signal.h>
+#include <sys/auxv.h>
+#include <sys/mman.h>
 
 #define WORDS (3u << 18) /* 3 MiB: of its own */
 #define FEW 1000u
@@ -274,6 +277,31 @@ what_it_is(void)
     CHECK(cuMemFree(AT(bytes)));
 }
 
+/* A handler's frame and 8 KiB, with nothing below: what languages with small stacks give
+ * their handlers at least. */
+static void
+little_stack(void)
+{
+    CUfunction fill = app_function(&module, "fill");
+    size_t frame = getauxval(AT_MINSIGSTKSZ), size;
+    unsigned *words = managed(WORDS * 4);
+    stack_t stack = { 0 }, before;
+    char *area;
+
+    size = ((frame != 0 ? frame : 2048) + 8192 + 4095) / 4096 * 4096;
+    area = mmap(NULL, size + 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    REQUIRE(area != MAP_FAILED && mprotect(area + 4096, size, PROT_READ | PROT_WRITE) == 0);
+    stack.ss_sp = area + 4096;
+    stack.ss_size = size;
+    REQUIRE(sigaltstack(&stack, &before) == 0);
+    CHECK(app_fill(fill, AT(words), 21, WORDS, NULL));
+    CHECK(cuCtxSynchronize());
+    printf("with a little stack: %u wrong\n", wrong(words, 21, WORDS));
+    REQUIRE(sigaltstack(&before, NULL) == 0);
+    munmap(area, size + 4096);
+    CHECK(cuMemFree(AT(words)));
+}
+
 int
 main(void)
 {
@@ -286,6 +314,7 @@ main(void)
     graphs();
     system_calls();
     threads();
+    little_stack();
     what_it_is();
     return app_end();
 }
