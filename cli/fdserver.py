@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from fdcore_cli import options
 
@@ -18,25 +19,25 @@ def parser() -> options.Parser:
         allow_abbrev=False,
     )
     made.add_argument(
-        "--listen", default="127.0.0.1:56001", metavar="HOST:PORT",
+        "--listen", metavar="HOST:PORT",
         help="where clients ask for GPUs (127.0.0.1:56001); none: this machine only",
     )  # fmt: skip
     made.add_argument(
-        "--cpu-devices", type=options.cpu_devices, default=0, metavar="N",
+        "--cpu-devices", type=options.cpu_devices, metavar="N",
         help="serve the CPU device, with this many GPUs",
     )  # fmt: skip
     made.add_argument(
-        "--driver", default="", metavar="PATH",
+        "--driver", metavar="PATH",
         help="the driver library to serve (the system's libcuda.so.1)",
     )  # fmt: skip
     made.add_argument(
-        "--host-memory", type=options.memory, default=0, metavar="SIZE",
+        "--host-memory", type=options.memory, metavar="SIZE",
         help="pinned memory of this machine that a program may have, in MiB or as 2G "
         "(half of what there is)",
     )  # fmt: skip
     made.add_argument("--state", type=Path, metavar="DIR", help="where its sockets are")
     made.add_argument(
-        "--trusted-network", action="store_true",
+        "--trusted-network", action="store_true", default=None,
         help="listen beyond loopback although nothing is encrypted yet",
     )  # fmt: skip
     for name in ("--ready-fd", "--leash-fd"):
@@ -60,17 +61,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from fdcore import server
     from fdcore.config import parse_address, state_folder
     from fdcore.errors import FdcoreError
+    from fdcore.settings import load
 
     try:
-        listen = None if given.listen == "none" else parse_address(given.listen)
+        settings = load()
+
+        def of(name: str) -> Any:
+            return settings.get(f"server.{name}", getattr(given, name))
+
+        listen = of("listen")
+        # One of the two excludes the other, wherever it was said.
+        driver = "" if given.cpu_devices else of("driver")
+        devices = 0 if driver else of("cpu_devices")
         server.serve(
             server.Options(
-                state=(given.state or state_folder()).absolute(),
-                listen=listen,
-                driver=given.driver,
-                cpu_devices=given.cpu_devices,
-                host_memory=given.host_memory,
-                trusted_network=given.trusted_network,
+                state=(of("state") or state_folder()).absolute(),
+                listen=None if listen == "none" else parse_address(listen),
+                driver=driver,
+                cpu_devices=devices,
+                host_memory=of("host_memory"),
+                trusted_network=of("trusted_network"),
                 ready_fd=given.ready_fd,
                 leash_fd=given.leash_fd,
             )

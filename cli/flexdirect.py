@@ -1,52 +1,32 @@
 """flexdirect: the commands that FlexDirect's users know."""
 
+import importlib
 import sys
 from collections.abc import Sequence
 
 from fdcore import __version__
 
-HELP = """\
-usage: flexdirect COMMAND ...
-
-  run      [-n N] [-m MIB | -p FRACTION] [-l HOST:PORT,...] [--] PROGRAM ARGS...
-           run a program with GPUs of the pool
-  local    [-n N] [-m MIB | -p FRACTION] [--] PROGRAM ARGS...
-           the same with this machine's own GPUs, or with the CPU device where it has
-           none: no server and no configuration needed
-  version  say which version this is
-
-flexdirect COMMAND --help says more.
-"""
+# Command: the file of cli/ that reads its arguments, and what it does. Only the file of
+# the command that is called is loaded.
+COMMANDS = {
+    "run": ("run", "run a program with GPUs of the pool"),
+    "local": ("run", "the same with this machine's own GPUs, or with the CPU device"),
+    "version": ("", "say which version this is"),
+    "help": ("", "say what a command does: help COMMAND"),
+}
 
 
-def run(command: str, words: Sequence[str]) -> int:
-    # What only says something need not wait for this.
-    from fdcore_cli import options
-
-    made = options.Parser(
-        prog=f"flexdirect {command}",
-        usage="%(prog)s [-n N] [-m MIB | -p FRACTION] [--] PROGRAM ARGS...",
-        allow_abbrev=False,
+def overview() -> str:
+    lines = [f"  {name:<13} {what}" for name, (_, what) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: flexdirect COMMAND ...",
+            "",
+            *lines,
+            "",
+            "flexdirect COMMAND --help says more.",
+        ]
     )
-    options.add_slice(made)
-    if command == "run":
-        made.add_argument(
-            "-l", "--server_list", metavar="HOST:PORT,...",
-            help="ask these servers, in this order, instead of those configured",
-        )  # fmt: skip
-    else:
-        made.add_argument(
-            "--cpu-devices", type=options.cpu_devices, metavar="N",
-            help="use the CPU device, with this many GPUs",
-        )  # fmt: skip
-        made.add_argument("--driver", metavar="PATH", help="the driver library to use")
-    made.add_argument("-q", "--quiet", action="store_true", help="only the program")
-    own, program = options.split_program(made, words)
-    given = made.parse_args(own)
-    if not program:
-        made.error("no program given")
-    who = f"flexdirect {command}"
-    return options.launch(who, given, program, not given.quiet, command)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,12 +36,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"flexdirect {__version__}")
         return 0
     if command in ("help", "-h", "--help"):
-        print(HELP, end="")
+        if len(words) < 2 or words[1] not in COMMANDS:
+            print(overview())
+            return 0
+        command, words = words[1], [words[1], "--help"]
+    if command not in COMMANDS:
+        message = f"flexdirect: no command '{command}' (see flexdirect help)"
+        print(message, file=sys.stderr)
+        return 125
+    file = COMMANDS[command][0]
+    if not file:
+        print(overview())
         return 0
-    if command in ("run", "local"):
-        return run(command, words[1:])
-    print(f"flexdirect: no command '{command}' (see flexdirect help)", file=sys.stderr)
-    return 125
+    return int(importlib.import_module(f"fdcore_cli.{file}").main(command, words[1:]))
 
 
 if __name__ == "__main__":

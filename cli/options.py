@@ -2,12 +2,19 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from fdcore import __version__
-from fdcore.sched.slices import MIB, Ask
+from fdcore import __version__, values
+from fdcore.errors import FdcoreError
 
-UNITS = {"": 1, "M": 1, "MB": 1, "MIB": 1, "G": 1024, "GB": 1024, "GIB": 1024}
+if TYPE_CHECKING:
+    from fdcore.reserve import Wish
+    from fdcore.settings import Settings
+
+OWN_FAILURE = 125
+FOREVER = 30 * 86400.0  # as long as anybody waits
 
 
 class Parser(argparse.ArgumentParser):
@@ -15,12 +22,28 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> None:  # type: ignore[override]
         say_error(self.prog, f"{message} (see {self.prog} --help)")
-        sys.exit(125)
+        sys.exit(OWN_FAILURE)
 
 
 def say_error(who: str, message: object) -> None:
     text = " ".join(str(message).split("\n"))
     print(f"{who}: {text}", file=sys.stderr, flush=True)
+
+
+def reported(who: str, work: Callable[[], int]) -> int:
+    """What the work returns; what goes wrong is said in one line and is 125."""
+    try:
+        return work()
+    except FdcoreError as error:
+        say_error(who, error)
+        return int(getattr(error, "status", OWN_FAILURE))
+    except BrokenPipeError:  # the reader of a list has had enough
+        import os
+
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
 
 
 def split_program(
@@ -31,7 +54,7 @@ def split_program(
     takes_value = {
         name
         for action in parser._actions
-        if action.option_strings and action.nargs != 0
+        if action.option_strings and action.nargs not in (0, "?")
         for name in action.option_strings
     }
     position = 0
@@ -45,9 +68,51 @@ def split_program(
     return list(arguments[:position]), list(arguments[position:])
 
 
+def checked(read: Callable[[str], Any]) -> Callable[[str], Any]:
+    """A reader of fdcore.values as argparse wants it."""
+
+    def convert(text: str) -> Any:
+        try:
+            return read(text)
+        except FdcoreError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return convert
+
+
+def count(text: str) -> Any:
+    return checked(values.count)(text)
+
+
+def cpu_devices(text: str) -> Any:
+    return checked(lambda word: values.count(word, 16, "CPU devices"))(text)
+
+
+memory = checked(values.memory)
+fraction = checked(values.fraction)
+duration = checked(values.duration)
+
+
+def compute(text: str) -> Any:
+    # Accepted once the worker holds a program to it; silence would be a promise.
+    raise argparse.ArgumentTypeError(
+        "shares of computing time are not enforced yet, so none can be had; "
+        "without --compute the programs on a GPU compete for it"
+    )
+
+
+def a_filter(text: str) -> Any:
+    from fdcore.sched.filters import parse_filter
+
+    made = parse_filter(text)
+    if isinstance(made, str):
+        raise argparse.ArgumentTypeError(made)
+    return made
+
+
 def add_slice(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "-n", "--num_gpus", "--gpus", type=count, default=1, metavar="N",
+        "-n", "--num_gpus", "--gpus", type=count, metavar="N",
         help="how many GPUs (1)",
     )  # fmt: skip
     part = parser.add_mutually_exclusive_group()
@@ -59,10 +124,47 @@ def add_slice(parser: argparse.ArgumentParser) -> None:
         "-p", "--partial", type=fraction, default=0.0, metavar="FRACTION",
         help="share of each GPU's memory, above 0 and at most 1",
     )  # fmt: skip
+    parser.add_argument(
+        "--compute", type=compute, metavar="PCT",
+        help="share of each GPU's computing time: refused until it is enforced",
+    )  # fmt: skip
+    parser.add_argument(
+        "--transport", choices=("auto", "shm", "tcp"), metavar="ROAD",
+        help="how calls travel: shm, tcp, or auto: what there is",
+    )  # fmt: skip
 
 
-def ask_of(given: argparse.Namespace) -> Ask:
-    return Ask(given.num_gpus, given.memory, given.partial)
+def add_servers(parser: argparse.ArgumentParser) -> None:
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "-l", "--server_list", metavar="HOST:PORT,...",
+        help="these servers, in this order, instead of those configured",
+    )  # fmt: skip
+    which.add_argument(
+        "-s", "--servers", type=Path, metavar="FILE",
+        help="the servers of this servers.conf",
+    )  # fmt: skip
+    parser.add_argument(
+        "--filter", type=a_filter, action="append", default=[],
+        metavar="'KEY OP VALUE'",
+        help="only such servers and GPUs, as 'device.name=V100'; may be repeated",
+    )  # fmt: skip
+
+
+def add_wait(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--wait", "--timeout", type=duration, nargs="?", const=FOREVER,
+        metavar="TIME",
+        help="wait for GPUs that are in use, for so long (--wait=2m30s) or until "
+        "there are some (--wait)",
+    )  # fmt: skip
+
+
+def add_format(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--format", choices=("table", "json", "csv"), default="table",
+        help="how the list is written (table)",
+    )  # fmt: skip
 
 
 def add_version(parser: argparse.ArgumentParser) -> None:
@@ -71,82 +173,33 @@ def add_version(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def count(text: str) -> int:
-    if not (text.isascii() and text.isdigit()) or not 1 <= int(text) <= 64:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number of GPUs, 1 to 64")
-    return int(text)
-
-
-def cpu_devices(text: str) -> int:
-    if not (text.isascii() and text.isdigit()) or not 1 <= int(text) <= 16:
-        raise argparse.ArgumentTypeError(
-            f"'{text}' is not a number of CPU devices, 1 to 16"
-        )
-    return int(text)
-
-
-def memory(text: str) -> int:
-    """Bytes of a number of MiB."""
-    digits = text.rstrip("BGIMbgim")
-    unit = UNITS.get(text[len(digits) :].upper())
-    try:
-        size = int(float(digits) * (unit or 0) * MIB)
-    except (ValueError, OverflowError):
-        size = 0
-    if size <= 0 or size >= 1 << 63:
-        raise argparse.ArgumentTypeError(f"'{text}' is not an amount of memory in MiB")
-    return size
-
-
-def fraction(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0.0 < value <= 1.0:
-        raise argparse.ArgumentTypeError(
-            f"'{text}' is not a fraction above 0 and at most 1"
-        )
-    return value
-
-
-def launch(
-    who: str,
-    given: argparse.Namespace,
-    words: Sequence[str],
-    verbose: bool,
-    mode: str,
-) -> int:
-    """Runs the program in one of the ways there are: run, local, direct. Returns only
-    when it could not be started."""
-    import os
-
-    from fdcore import launch as work
+def servers_of(given: argparse.Namespace, settings: "Settings") -> Any:
+    """The servers that the command line or the configuration names."""
     from fdcore.config import parse_addresses
-    from fdcore.errors import FdcoreError
+    from fdcore.errors import ConfigError
+    from fdcore.serverlist import read_servers_conf
 
-    def say(text: str) -> None:
-        if verbose:
-            print(f"[INFO] {text}", file=sys.stderr, flush=True)
+    if given.server_list is not None:
+        return parse_addresses(given.server_list)
+    if given.servers is not None:
+        found = read_servers_conf(given.servers)
+        if not found:
+            raise ConfigError(f"{given.servers} names no server; write one a line")
+        return found
+    return settings.servers().value
 
-    try:
-        program = work.find_program(words, os.environ, split=who != "fdrun")
-        if mode == "direct":
-            work.run_direct(program, ask_of(given).count)
-        elif mode == "local":
-            server = ["--driver", given.driver] if given.driver else []
-            if given.cpu_devices:
-                server += ["--cpu-devices", str(given.cpu_devices)]
-            work.run_local(program, ask_of(given), server, say)
-        else:
-            listed = given.server_list
-            addresses = () if listed is None else parse_addresses(listed)
-            work.run(program, ask_of(given), addresses, say)
-    except work.ExecError as error:
-        say_error(who, error)
-        return error.status
-    except FdcoreError as error:
-        say_error(who, error)
-        return work.OWN_FAILURE
-    except KeyboardInterrupt:
-        return 130
+
+def wish_of(given: argparse.Namespace, pool: bool = True) -> "Wish":
+    """What the options and the configuration want. pool: of servers that they name."""
+    from fdcore.reserve import Wish
+    from fdcore.sched.slices import Ask
+    from fdcore.settings import load
+
+    settings = load()
+    memory, partial = settings.share(given.memory, given.partial)
+    ask = Ask(settings.get("num_gpus", given.num_gpus), memory, partial)
+    road = settings.get("transport", given.transport)
+    seconds = settings.get("connect_timeout")
+    if not pool:
+        return Wish(ask, (), road=road, seconds=seconds)
+    return Wish(ask, servers_of(given, settings), given.filter, road, seconds)

@@ -13,7 +13,6 @@ from fdcore.errors import ConfigError
 
 CONTROL_PORT = 56001
 DATA_PORT = 55001
-ROADS = ("auto", "shm", "tcp")
 
 LIBRARIES = Path(__file__).resolve().parent / "lib"
 SHIM = "libcuda.so.1"
@@ -27,11 +26,13 @@ DATA_SOCKET = "data.sock"
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """One server's control plane: a host and port, or a Unix socket's path."""
+    """One server's control plane: a host and port, or a Unix socket's path. others:
+    more ways to the same server, for where nobody answers at this one."""
 
     host: str = ""
     port: int = 0
     path: str = ""
+    others: tuple["Address", ...] = ()
 
     def __str__(self) -> str:
         if self.path:
@@ -76,44 +77,11 @@ def parse_addresses(text: str) -> tuple[Address, ...]:
     return tuple(parse_address(part) for part in parts)
 
 
-def read_servers_conf(path: Path) -> tuple[Address, ...]:
-    """One address a line, '#' comments. The file is read only, never rewritten."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from error
-    found = []
-    for number, line in enumerate(lines, 1):
-        entry = line.partition("#")[0].strip()
-        if not entry:
-            continue
-        try:
-            found.append(parse_address(entry))
-        except ConfigError as error:
-            raise ConfigError(f"{path}:{number}: {error}") from None
-    return tuple(found)
-
-
-def servers(environment: Mapping[str, str] = os.environ) -> tuple[Address, ...]:
-    """The servers that were configured, or this machine's own."""
-    home = environment.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
-    for path in (
-        Path(home) / "flexdirect" / "servers.conf",
-        Path("/etc/bitfusionio/servers.conf"),
-    ):
-        if path.exists():
-            found = read_servers_conf(path)
-            if found:
-                return found
-    return own_server(environment)
-
-
-def own_server(environment: Mapping[str, str] = os.environ) -> tuple[Address, ...]:
+def own_server(environment: Mapping[str, str] = os.environ) -> Address:
     """This machine's: over its socket, and by its port should nobody answer there."""
     socket = state_folder(environment) / CONTROL_SOCKET
-    if socket.exists():
-        return (Address(path=str(socket)), Address("127.0.0.1", CONTROL_PORT))
-    return (Address("127.0.0.1", CONTROL_PORT),)
+    port = Address("127.0.0.1", CONTROL_PORT)
+    return Address(path=str(socket), others=(port,)) if socket.exists() else port
 
 
 def state_folder(environment: Mapping[str, str] = os.environ) -> Path:
@@ -150,14 +118,6 @@ def private_folder(path: Path, mode: int = 0o700) -> Path:
     if seen.st_mode & 0o777 & ~mode:
         path.chmod(mode)
     return path
-
-
-def road(environment: Mapping[str, str] = os.environ) -> str:
-    """FD_TRANSPORT: how calls travel; auto takes shared memory on one host."""
-    wanted = environment.get("FD_TRANSPORT") or "auto"
-    if wanted not in ROADS:
-        raise ConfigError(f"FD_TRANSPORT is '{wanted}'; it can be shm, tcp or auto")
-    return wanted
 
 
 def library(name: str) -> Path:

@@ -14,44 +14,36 @@ import secrets
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+import uuid
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from fdcore import attach
+from fdcore import __version__
 from fdcore.config import (
     CPU_DEVICE,
     NVML,
     SHIM,
     Address,
     library,
-    own_server,
     private_folder,
-    protocol_hash,
-    road,
     runtime_folder,
-    servers,
 )
-from fdcore.errors import FdcoreError, RefusedError, TransportError
-from fdcore.sched.placement import Refusal
-from fdcore.sched.slices import MIB, Ask
-from fdcore.sched.spread import Room, spread
+from fdcore.errors import FdcoreError, TransportError
+from fdcore.progress import Progress
+from fdcore.reserve import Held, Wish, reserve, same_machine, share_text
 
 if TYPE_CHECKING:
     from fdcore.rpc.client import Grant
 
 OWN_FAILURE, NOT_EXECUTABLE, NOT_FOUND = 125, 126, 127
-HOLD_SECONDS = 5.0
 PRIVATE_SERVER_SECONDS = 60.0
-
-Say = Callable[[str], None]
 
 
 class ExecError(FdcoreError):
@@ -68,6 +60,10 @@ class Program:
 
     path: str
     words: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return os.path.basename(self.words[0])
 
 
 def find_program(
@@ -95,20 +91,21 @@ def find_program(
     raise ExecError(f"{name}: not found", NOT_FOUND)
 
 
-def run(program: Program, ask: Ask, addresses: Sequence[Address], say: Say) -> NoReturn:
-    """Reserves on the first server that grants it, else on several, and becomes the
-    program."""
-    start(program, reserve(addresses or servers(), ask, program, say), say)
+def run(program: Program, wish: Wish, progress: Progress) -> NoReturn:
+    """Reserves what is wished for and becomes the program."""
+    start(program, reserve(wish, program.name, progress), wish.road, progress)
 
 
-def run_local(program: Program, ask: Ask, server: Sequence[str], say: Say) -> NoReturn:
+def run_local(
+    program: Program, wish: Wish, server: Sequence[str], progress: Progress
+) -> NoReturn:
     """As run, with a server of its own that ends with the program."""
-    address, leash = private_server(server)
+    address, leash = private_server(server, wish.road)
     try:
-        held = reserve([address], ask, program, say)
+        held = reserve(replace(wish, servers=[address]), program.name, progress)
     finally:
         os.close(leash)
-    start(program, held, say)
+    start(program, held, wish.road, progress)
 
 
 def run_direct(program: Program, devices: int = 1) -> NoReturn:
@@ -123,142 +120,7 @@ def run_direct(program: Program, devices: int = 1) -> NoReturn:
     become(program, environment)
 
 
-# ---- reserving ----
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """A lease, and the connection that keeps it: what is inherited by exec."""
-
-    grant: "Grant"
-    hold: socket.socket
-
-
-def reserve(
-    addresses: Sequence[Address], ask: Ask, program: Program, say: Say
-) -> list[Held]:
-    """On the first server that grants all of it, else on the fewest that do so."""
-    from fdcore.rpc import client
-
-    protocol = protocol_hash()
-    wanted = road()
-    name = os.path.basename(program.words[0])
-
-    def take(grant: "Grant") -> Held:
-        spoken = attach.Spoken(grant.lease, grant.secret, protocol)
-        connect = data_connection(grant, wanted)
-        return Held(grant, attach.hold(connect, spoken, HOLD_SECONDS))
-
-    failures: list[FdcoreError] = []
-    for address in addresses:
-        say(f"Asking {address} for {ask}")
-        try:
-            return [client.reserve(address, ask, protocol, name, take)]
-        except FdcoreError as error:
-            failures.append(error)
-            if isinstance(error, RefusedError) and addresses == own_server():
-                break  # two roads to one server
-    refused = [
-        address
-        for address, error in zip(addresses, failures, strict=False)
-        if isinstance(error, RefusedError)
-    ]
-    if ask.count > 1 and len(refused) > 1 and addresses != own_server():
-        return reserve_spread(refused, ask, name, take, say)
-    if len(failures) == 1:
-        raise failures[0]
-    raise type(failures[-1])("; ".join(str(error) for error in failures))
-
-
-def reserve_spread(
-    addresses: Sequence[Address],
-    ask: Ask,
-    name: str,
-    take: Callable[["Grant"], Held],
-    say: Say,
-) -> list[Held]:
-    """Parts of it on several servers: all of them, or none."""
-    from fdcore.rpc import client
-
-    protocol = protocol_hash()
-    for last in (False, True):
-        rooms = []
-        for address in addresses:
-            known = client.gpus(address, protocol)
-            free = {gpu.ordinal: left for gpu, left in known}
-            rooms.append(Room(str(address), tuple(gpu for gpu, _ in known), free))
-        parts = spread(rooms, ask)
-        if isinstance(parts, Refusal):
-            raise RefusedError(parts.reason)
-        asks = [
-            (addresses[part.server], replace(ask, count=part.count)) for part in parts
-        ]
-        for address, each in asks:
-            say(f"Asking {address} for {each}")
-        try:
-            return client.reserve_each(asks, protocol, name, hold_all(take))
-        except RefusedError:
-            if last:
-                raise
-            # Somebody was quicker: once more with what is free now.
-    raise AssertionError
-
-
-def hold_all(take: Callable[["Grant"], Held]) -> Callable[[list["Grant"]], list[Held]]:
-    """take() for each of several leases, or for none."""
-
-    def every(grants: list["Grant"]) -> list[Held]:
-        held: list[Held] = []
-        for grant in grants:
-            try:
-                held.append(take(grant))
-            except FdcoreError as error:
-                for one in held:
-                    one.hold.close()
-                raise type(error)(f"{grant.address}: {error}") from None
-        return held
-
-    return every
-
-
-def data_connection(grant: "Grant", wanted: str) -> Callable[[], socket.socket]:
-    """How the data port is reached: the Unix socket where it is this machine's."""
-    here = same_machine(grant)
-    if wanted == "shm" and not here:
-        raise TransportError(
-            f"{grant.address}: shared memory was asked for, "
-            "but the server is on another machine"
-        )
-    if wanted == "tcp" and not grant.port:
-        raise TransportError(f"{grant.address}: the server has no TCP data port")
-    if here:
-
-        def connect() -> socket.socket:
-            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            sock.settimeout(HOLD_SECONDS)
-            sock.connect(grant.unix)
-            return sock
-
-        return connect
-    return lambda: keep_alive(
-        socket.create_connection((grant.host, grant.port), HOLD_SECONDS)
-    )
-
-
-def keep_alive(sock: socket.socket) -> socket.socket:
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    return sock
-
-
-def same_machine(grant: "Grant") -> bool:
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return False
-    return bool(grant.unix) and boot == grant.machine and os.path.exists(grant.unix)
-
-
-def private_server(options: Sequence[str]) -> tuple[Address, int]:
+def private_server(options: Sequence[str], road: str) -> tuple[Address, int]:
     """Starts an fdserver for this run alone. Gives its address and its leash: it goes
     on living, without it, for as long as there is a lease."""
     state = Path(tempfile.mkdtemp(prefix="local-", dir=clean_runtime_folder()))
@@ -278,6 +140,7 @@ def private_server(options: Sequence[str]) -> tuple[Address, int]:
             with open(log, "wb") as output:
                 subprocess.Popen(
                     command,
+                    env=dict(os.environ, FD_TRANSPORT=road),
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=None if os.environ.get("FD_LOG") else output,
@@ -329,15 +192,12 @@ def last_line(log: Path) -> str:
 # ---- the program's world ----
 
 
-def start(program: Program, held: Sequence[Held], say: Say) -> NoReturn:
-    for one in held:
-        grant = one.grant
-        where = f" of {grant.address}" if len(held) > 1 else ""
-        for part, name in zip(grant.slices, grant.names, strict=True):
-            size = part.memory // MIB
-            say(f"Locked GPU {part.ordinal} ({name}){where} with {size} MiB")
+def start(
+    program: Program, held: Sequence[Held], road: str, progress: Progress
+) -> NoReturn:
     environment = own_environment()
-    path, descriptor = write_session([one.grant for one in held], road())
+    path, descriptor = write_session([one.grant for one in held], road)
+    say_locked(held, path, progress)
     environment["FD_SESSION"] = str(path)
     add_library(environment, library(SHIM))
     if any(one.grant.cpu_device for one in held):
@@ -345,11 +205,36 @@ def start(program: Program, held: Sequence[Held], say: Say) -> NoReturn:
     for one in held:
         one.hold.set_inheritable(True)
     os.set_inheritable(descriptor, True)
-    say(f"Running '{shlex.join(program.words)}'")
+    say_running(program, held, progress)
     try:
         become(program, environment)
     finally:
         path.unlink(missing_ok=True)
+
+
+def say_locked(held: Sequence[Held], path: Path, progress: Progress) -> None:
+    count = sum(len(one.grant.slices) for one in held)
+    progress.info(
+        f"Locked {count} GPUs with {share_text(held[0].grant)}, "
+        f"configuration saved to '{path}'"
+    )
+
+
+def say_running(program: Program, held: Sequence[Held], progress: Progress) -> None:
+    count = sum(len(one.grant.slices) for one in held)
+    progress.info(
+        f"Running client command '{shlex.join(program.words)}' on {count} GPUs, "
+        "with the following servers:"
+    )
+    for one in held:
+        grant = one.grant
+        where = grant.address.host or grant.address
+        progress.info(
+            f"{where} {grant.port} {uuid.UUID(bytes=grant.lease)} "
+            f"{grant.address.port} {__version__}"
+        )
+    progress.info("The GPUs are released when the program ends")
+    progress.plain()
 
 
 def session_lines(grant: "Grant", wanted: str) -> list[str]:

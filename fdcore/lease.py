@@ -56,6 +56,14 @@ class LeaseBook:
                 left[part.ordinal] -= part.memory
         return left
 
+    def sharing(self) -> dict[int, int]:
+        """How many leases have a part of each GPU, by ordinal."""
+        count = dict.fromkeys((gpu.ordinal for gpu in self.gpus), 0)
+        for lease in self.leases.values():
+            for part in lease.slices:
+                count[part.ordinal] += 1
+        return count
+
     def reserve(self, ask: Ask, owner: Owner) -> Lease:
         placed = place(self.gpus, self.free(), ask)
         if isinstance(placed, Refusal):

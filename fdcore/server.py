@@ -37,7 +37,7 @@ from fdcore.errors import ConfigError, FdcoreError, ProtocolError, RefusedError
 from fdcore.host import gpus as host_gpus
 from fdcore.lease import Lease, LeaseBook, Owner
 from fdcore.rpc.server import ControlListener, Place, run_loop
-from fdcore.sched.slices import MIB, Ask, Gpu
+from fdcore.sched.slices import MIB, Ask, Gpu, Pool
 from fdcore.workers import START_SECONDS, Worker, WorkerPool, status_text
 
 log = logging.getLogger("fdserver")
@@ -102,6 +102,7 @@ class Server:
         self.protocol = protocol_hash()
         self.driver = ""
         self.cpu_device = False
+        self.found = host_gpus.Found(())
         self.book = LeaseBook(())
         self.workers = WorkerPool(self.environment)
         self.sessions: dict[bytes, Session] = {}
@@ -144,6 +145,13 @@ class Server:
     def gpus(self) -> Sequence[tuple[Gpu, int]]:
         free = self.book.free()
         return [(gpu, free[gpu.ordinal]) for gpu in self.book.gpus]
+
+    def pool(self) -> Pool:
+        return Pool(
+            socket.gethostname(), __version__, self.found.cuda, self.found.driver,
+            has_rdma(), len(self.sessions), 0,
+            self.book.gpus, self.book.free(), self.book.sharing(),
+        )  # fmt: skip
 
     def place(self) -> Place:
         return Place(
@@ -386,10 +394,11 @@ class Server:
         self.end_unleashed()
 
     async def find_gpus(self) -> None:
-        self.driver, found = await asyncio.get_running_loop().run_in_executor(
+        self.driver, self.found = await asyncio.get_running_loop().run_in_executor(
             None, find_driver, self.options, self.environment
         )
         self.workers.driver = self.driver
+        found = self.found.gpus
         self.cpu_device = host_gpus.is_cpu_device(found)
         self.book = LeaseBook(found)
         for gpu in found:
@@ -475,24 +484,24 @@ async def bulk_of(coming: "asyncio.Future[socket.socket]") -> socket.socket:
 
 def find_driver(
     options: Options, environment: Mapping[str, str]
-) -> tuple[str, tuple[Gpu, ...]]:
+) -> tuple[str, host_gpus.Found]:
     """The driver library to serve and its GPUs."""
     if options.driver:
-        found = host_gpus.ask(options.driver, environment)
-        if not found:
+        found = host_gpus.find(options.driver, environment)
+        if not found.gpus:
             raise ConfigError(f"{options.driver} has no GPU")
         return options.driver, found
     if not options.cpu_devices:
         try:
-            found = host_gpus.ask("libcuda.so.1", environment)
+            found = host_gpus.find("libcuda.so.1", environment)
         except ConfigError as error:
             log.debug("%s", error)
         else:
-            if found:
+            if found.gpus:
                 return "libcuda.so.1", found
         log.warning("no GPU found on this machine: serving the CPU device")
     path = str(library(CPU_DEVICE))
-    return path, host_gpus.ask(path, environment)
+    return path, host_gpus.find(path, environment)
 
 
 def refuse_open_network(host: str) -> None:
@@ -591,6 +600,14 @@ async def readable(descriptor: int) -> None:
         await event.wait()
     finally:
         loop.remove_reader(descriptor)
+
+
+def has_rdma() -> bool:
+    """True where the kernel has an InfiniBand or RoCE device; fdcore uses none yet."""
+    try:
+        return any(Path("/sys/class/infiniband").iterdir())
+    except OSError:
+        return False
 
 
 def machine() -> str:

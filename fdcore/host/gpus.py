@@ -12,8 +12,9 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
+from fdcore import __version__
 from fdcore.config import CPU_DEVICE, LIBRARIES, SHIM
 from fdcore.errors import ConfigError, DriverError
 from fdcore.sched.slices import Gpu
@@ -28,7 +29,20 @@ def is_cpu_device(gpus: tuple[Gpu, ...]) -> bool:
     return any(gpu.name.startswith(CPU_DEVICE_NAME) for gpu in gpus)
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a driver library says of itself and its GPUs."""
+
+    gpus: tuple[Gpu, ...]
+    cuda: str = ""
+    driver: str = ""
+
+
 def ask(driver: str, environment: Mapping[str, str]) -> tuple[Gpu, ...]:
+    return find(driver, environment).gpus
+
+
+def find(driver: str, environment: Mapping[str, str]) -> Found:
     """The GPUs of this driver library, asked in a process with this environment."""
     command = [sys.executable, "-m", "fdcore.host.gpus", driver]
     try:
@@ -45,10 +59,12 @@ def ask(driver: str, environment: Mapping[str, str]) -> tuple[Gpu, ...]:
             f"{driver} did not say within {ASK_SECONDS:g} s what GPUs it has"
         ) from None
     if done.returncode:
-        said = done.stderr.decode(errors="replace").strip().splitlines()
-        last = said[-1] if said else f"exit status {done.returncode}"
+        lines = done.stderr.decode(errors="replace").strip().splitlines()
+        last = lines[-1] if lines else f"exit status {done.returncode}"
         raise ConfigError(f"{driver} cannot be used: {last}")
-    return tuple(Gpu(**row) for row in json.loads(done.stdout))
+    said = json.loads(done.stdout)
+    rows = tuple(Gpu(**row) for row in said["gpus"])
+    return Found(rows, said["cuda"], said["driver"])
 
 
 def driver_environment(environment: Mapping[str, str]) -> dict[str, str]:
@@ -73,13 +89,29 @@ def is_ours(folder: str) -> bool:
     return real in [os.path.realpath(LIBRARIES / name) for name in ours]
 
 
-def look(driver: str) -> list[Gpu]:
+def look(driver: str) -> Found:
     """Opens the driver here and asks it."""
     cuda = ctypes.CDLL(driver)
     check(cuda, "cuInit", ctypes.c_uint(0))
-    count = ctypes.c_int()
+    count, version = ctypes.c_int(), ctypes.c_int()
     check(cuda, "cuDeviceGetCount", ctypes.byref(count))
-    return [look_at(cuda, ordinal) for ordinal in range(count.value)]
+    check(cuda, "cuDriverGetVersion", ctypes.byref(version))
+    found = tuple(look_at(cuda, ordinal) for ordinal in range(count.value))
+    said = f"{version.value // 1000}.{version.value % 1000 // 10}"
+    own = __version__ if is_cpu_device(found) else driver_version()
+    return Found(found, said, own)
+
+
+def driver_version() -> str:
+    """NVIDIA's name of its driver's version, as 580.159.04; empty: not known."""
+    try:
+        nvml = ctypes.CDLL("libnvidia-ml.so.1")
+        text = ctypes.create_string_buffer(96)
+        if nvml.nvmlInit_v2() == 0 and nvml.nvmlSystemGetDriverVersion(text, 96) == 0:
+            return text.value.decode(errors="replace")
+    except (OSError, AttributeError):
+        pass
+    return ""
 
 
 def look_at(cuda: ctypes.CDLL, ordinal: int) -> Gpu:
@@ -126,7 +158,7 @@ def main() -> int:
     except (OSError, AttributeError, DriverError) as error:
         print(error, file=sys.stderr)
         return 1
-    print(json.dumps([asdict(gpu) for gpu in found]))
+    print(json.dumps(asdict(found)))
     return 0
 
 

@@ -7,18 +7,31 @@ import asyncio
 import os
 import pwd
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterator,
+    Sequence,
+)
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import capnp
 
 from fdcore import __version__
 from fdcore.config import Address
-from fdcore.errors import ConfigError, ProtocolError, RefusedError, TransportError
+from fdcore.errors import (
+    ConfigError,
+    FdcoreError,
+    ProtocolError,
+    RefusedError,
+    TransportError,
+)
 from fdcore.rpc.schema import TRAVERSAL_WORDS, VERSION, control
-from fdcore.sched.slices import Ask, Gpu, Slice
+from fdcore.sched.slices import Ask, Gpu, Pool, Slice
 
 CONNECT_SECONDS = 3.0
 ANSWER_SECONDS = 10.0
@@ -37,13 +50,14 @@ class Grant:
     secret: bytes
     slices: tuple[Slice, ...]
     names: tuple[str, ...]
+    sizes: tuple[int, ...]  # of the whole GPUs
     unix: str
     machine: str
     host: str
     port: int
     cpu_device: bool
     # The capability: the lease is given back once nobody has it.
-    kept: object = field(default=None, repr=False, compare=False)
+    kept: Any = field(default=None, repr=False, compare=False)
 
 
 def reserve(
@@ -61,29 +75,93 @@ def reserve(
     return talk(address, protocol, program, work)
 
 
-def reserve_each(
-    parts: Sequence[tuple[Address, Ask]],
+@dataclass(slots=True)
+class Link:
+    """A server that answered: its session, and what it last said of itself."""
+
+    address: Address  # that answered, of the server's several
+    session: Any
+    pool: Pool
+
+
+async def survey(
+    opened: AsyncExitStack,
+    addresses: Sequence[Address],
     protocol: bytes,
     program: str,
-    take: Callable[[list[Grant]], T],
+    seconds: float,
+) -> list[Link | FdcoreError]:
+    """Asks all servers at once what they have. The sessions stay open until the stack
+    is closed; who did not answer has an error in its place."""
+
+    async def one(address: Address) -> Link:
+        with told(address):
+            way, client = await opened.enter_async_context(
+                session_of(address, protocol, program, seconds)
+            )
+            return Link(way, client, await pool_of(way, client))
+
+    found = await asyncio.gather(
+        *(one(address) for address in addresses), return_exceptions=True
+    )
+    answers: list[Link | FdcoreError] = []
+    for each in found:
+        if isinstance(each, (Link, FdcoreError)):
+            answers.append(each)
+        else:
+            raise each
+    return answers
+
+
+async def pool_of(address: Address, session: Any) -> Pool:
+    given = ok(address, await asyncio.wait_for(session.pool(), ANSWER_SECONDS))
+    return Pool(
+        str(given.hostname),
+        str(given.release),
+        str(given.cuda),
+        str(given.driver),
+        bool(given.rdma),
+        int(given.tasks),
+        int(given.waiting),
+        tuple(gpu_of(row) for row in given.gpus),
+        {int(row.ordinal): int(row.free) for row in given.gpus},
+        {int(row.ordinal): int(row.leases) for row in given.gpus},
+    )
+
+
+def gpu_of(row: Any) -> Gpu:
+    return Gpu(row.ordinal, str(row.name), str(row.uuid), row.memory, str(row.pci))
+
+
+async def reserve_each(
+    parts: Sequence[tuple[Link, Ask]], take: Callable[[list[Grant]], T]
 ) -> T:
     """Reserves on every one of several servers or on none. All leases are free again on
     return unless take() has made them stand; a server frees its own if that takes
     longer than a client may need."""
+    grants: list[Grant] = []
+    within = TAKE_SECONDS if len(parts) > 1 else 0
+    try:
+        for link, ask in parts:
+            with told(link.address):
+                work = granted(link.address, link.session, ask, within)
+                grants.append(await asyncio.wait_for(work, ANSWER_SECONDS))
+        return take(grants)
+    except BaseException:
+        await give_back(grants)
+        raise
 
-    async def all_of_it() -> T:
-        async with AsyncExitStack() as opened:
-            grants = []
-            for address, ask in parts:
-                with told(address):
-                    link = await opened.enter_async_context(
-                        session(address, protocol, program)
-                    )
-                    work = granted(address, link, ask, TAKE_SECONDS)
-                    grants.append(await asyncio.wait_for(work, ANSWER_SECONDS))
-            return take(grants)
 
-    result: T = asyncio.run(capnp.run(all_of_it()))
+async def give_back(grants: Sequence[Grant]) -> None:
+    """Ends leases that were reserved for nothing."""
+    for grant in grants:
+        with suppress(capnp.KjException, asyncio.TimeoutError, TimeoutError):
+            await asyncio.wait_for(grant.kept.release(), CONNECT_SECONDS)
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Runs something that talks to servers, in a loop of its own."""
+    result: T = asyncio.run(capnp.run(work))
     return result
 
 
@@ -95,6 +173,8 @@ async def granted(address: Address, session: Any, ask: Ask, within: int) -> Gran
             "memory": ask.memory,
             "fraction": ask.fraction,
             "within": within,
+            "only": sorted(ask.only),
+            "idle": ask.idle,
         }
     )
     given = ok(address, response)
@@ -104,6 +184,7 @@ async def granted(address: Address, session: Any, ask: Ask, within: int) -> Gran
         bytes(given.secret),
         tuple(Slice(row.ordinal, row.memory) for row in given.slices),
         tuple(str(row.name) for row in given.slices),
+        tuple(int(row.size) for row in given.slices),
         str(given.unix),
         str(given.machine),
         str(given.host) or address.host,
@@ -117,10 +198,8 @@ def gpus(address: Address, protocol: bytes) -> list[tuple[Gpu, int]]:
     """The server's GPUs and the bytes free on each."""
 
     async def work(session: Any) -> list[tuple[Gpu, int]]:
-        return [
-            (Gpu(row.ordinal, str(row.name), str(row.uuid), row.memory), int(row.free))
-            for row in ok(address, await session.gpus())
-        ]
+        rows = ok(address, await session.gpus())
+        return [(gpu_of(row), int(row.free)) for row in rows]
 
     return talk(address, protocol, "", work)
 
@@ -141,12 +220,11 @@ def talk(
     work: Callable[[Any], Awaitable[T]],
 ) -> T:
     async def all_of_it() -> T:
-        async with session(address, protocol, program) as opened:
+        async with session_of(address, protocol, program) as (_, opened):
             return await asyncio.wait_for(work(opened), ANSWER_SECONDS)
 
     with told(address):
-        result: T = asyncio.run(capnp.run(all_of_it()))
-        return result
+        return run(all_of_it())
 
 
 @contextmanager
@@ -162,9 +240,18 @@ def told(address: Address) -> Iterator[None]:
 
 @asynccontextmanager
 async def session(
-    address: Address, protocol: bytes, program: str
+    address: Address, protocol: bytes, program: str, seconds: float = CONNECT_SECONDS
 ) -> AsyncIterator[Any]:
-    stream = await connect(address)
+    async with session_of(address, protocol, program, seconds) as (_, opened):
+        yield opened
+
+
+@asynccontextmanager
+async def session_of(
+    address: Address, protocol: bytes, program: str, seconds: float = CONNECT_SECONDS
+) -> AsyncIterator[tuple[Address, Any]]:
+    """A session, and the one of the server's addresses that answered."""
+    way, stream = await connect(address, seconds)
     try:
         client = capnp.TwoPartyClient(stream, traversal_limit_in_words=TRAVERSAL_WORDS)
         gate = client.bootstrap().cast_as(control.Gate)
@@ -178,27 +265,38 @@ async def session(
             "program": program,
         }
         try:
-            response = await asyncio.wait_for(gate.login(hello=hello), CONNECT_SECONDS)
+            response = await asyncio.wait_for(gate.login(hello=hello), seconds)
         except (TimeoutError, asyncio.TimeoutError):
             raise TransportError(
-                f"{address}: something listens there, but does not answer "
+                f"{way}: something listens there, but does not answer "
                 "as an fdserver does"
             ) from None
-        yield ok(address, response).session
+        yield way, ok(way, response).session
     finally:
         stream.close()
 
 
-async def connect(address: Address) -> Any:
+async def connect(address: Address, seconds: float) -> tuple[Address, Any]:
+    """The first of the server's addresses where somebody answers, and the stream."""
+    failures = []
+    for way in (replace(address, others=()), *address.others):
+        try:
+            return way, await connect_one(way, seconds)
+        except TransportError as error:
+            failures.append(str(error))
+    raise TransportError("; ".join(failures))
+
+
+async def connect_one(address: Address, seconds: float) -> Any:
     kind = capnp.AsyncIoStream
     try:
         if address.path:
             opening = kind.create_unix_connection(address.path)
         else:
             opening = kind.create_connection(address.host, address.port)
-        return await asyncio.wait_for(opening, CONNECT_SECONDS)
+        return await asyncio.wait_for(opening, seconds)
     except (TimeoutError, asyncio.TimeoutError):
-        why = f"no answer within {CONNECT_SECONDS:g} s"
+        why = f"no answer within {seconds:g} s"
     except socket.gaierror as error:
         why = f"the name is not known ({error.strerror})"
     except ConnectionRefusedError:

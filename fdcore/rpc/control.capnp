@@ -62,6 +62,14 @@ interface Session {
       ok @1 :List(Gpu);
     }
   }
+
+  pool @2 () -> (result :PoolResult);
+  struct PoolResult {
+    union {
+      error @0 :Error;
+      ok @1 :Pool;
+    }
+  }
 }
 
 struct Ask {
@@ -69,6 +77,8 @@ struct Ask {
   memory @1 :UInt64;      # bytes of each; 0: see fraction
   fraction @2 :Float64;   # of each one's memory; 0: whole GPUs
   within @3 :UInt32;      # seconds in which a hold has to come; 0: while the connection is
+  only @4 :List(UInt32);  # of these GPUs; empty: of all
+  idle @5 :UInt32;        # seconds without a session after which the lease is freed; 0: never
 }
 
 struct Gpu {
@@ -77,6 +87,20 @@ struct Gpu {
   uuid @2 :Text;
   memory @3 :UInt64;
   free @4 :UInt64;
+  pci @5 :Text;
+  leases @6 :UInt32;      # that have a part of it
+}
+
+# A server as people see it, and as filters choose it.
+struct Pool {
+  hostname @0 :Text;
+  release @1 :Text;       # of fdcore
+  cuda @2 :Text;          # what the driver can do, as 13.0
+  driver @3 :Text;        # the driver's own version
+  rdma @4 :Bool;
+  tasks @5 :UInt32;       # client processes that are attached
+  waiting @6 :UInt32;     # requests in the queue
+  gpus @7 :List(Gpu);
 }
 
 struct Grant {
@@ -88,6 +112,7 @@ struct Grant {
     ordinal @0 :UInt32;
     memory @1 :UInt64;
     name @2 :Text;
+    size @3 :UInt64;      # of the whole GPU
   }
   unix @4 :Text;          # the data socket, for clients on the same machine
   machine @5 :Text;       # that machine, as its kernel names its current boot

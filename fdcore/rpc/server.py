@@ -25,7 +25,7 @@ from fdcore.attach import differing, printable
 from fdcore.errors import FdcoreError, RefusedError
 from fdcore.lease import Lease, Owner
 from fdcore.rpc.schema import TRAVERSAL_WORDS, VERSION, control
-from fdcore.sched.slices import Ask, Gpu
+from fdcore.sched.slices import Ask, Gpu, Pool
 
 log = logging.getLogger("fdserver")
 
@@ -33,6 +33,7 @@ LOGIN_SECONDS = 5.0
 CALLS_AT_ONCE = 64
 CONNECTIONS = 512
 LEASES_EACH = 64
+MOST_GPUS = 1024
 
 faults = itertools.count(1)
 
@@ -60,6 +61,8 @@ class Desk(Protocol):
     def release(self, lease: Lease) -> None: ...
 
     def gpus(self) -> Sequence[tuple[Gpu, int]]: ...
+
+    def pool(self) -> Pool: ...
 
     def place(self) -> Place: ...
 
@@ -184,7 +187,9 @@ class SessionServer(control.Session.Server):  # type: ignore[misc]
         connection = self.connection
         if len(connection.leases) >= LEASES_EACH:
             raise CallError("limit", f"more than {LEASES_EACH} leases at once")
-        wanted = Ask(ask.count, ask.memory, ask.fraction)
+        if len(ask.only) > MOST_GPUS:
+            raise CallError("invalid", f"more than {MOST_GPUS} GPUs are named")
+        wanted = Ask(ask.count, ask.memory, ask.fraction, frozenset(ask.only), ask.idle)
         problem = wanted.problem()
         if problem:
             raise CallError("invalid", problem)
@@ -194,7 +199,7 @@ class SessionServer(control.Session.Server):  # type: ignore[misc]
         if ask.within:
             loop = asyncio.get_running_loop()
             loop.call_later(ask.within, connection.late, asker)
-        names = {gpu.ordinal: gpu.name for gpu, _ in connection.desk.gpus()}
+        known = {gpu.ordinal: gpu for gpu, _ in connection.desk.gpus()}
         place = connection.desk.place()
         ok = result.init("ok")
         ok.lease = LeaseServer(connection, lease, asker)
@@ -204,7 +209,8 @@ class SessionServer(control.Session.Server):  # type: ignore[misc]
         for row, part in zip(slices, lease.slices, strict=True):
             row.ordinal = part.ordinal
             row.memory = part.memory
-            row.name = names[part.ordinal]
+            row.name = known[part.ordinal].name
+            row.size = known[part.ordinal].memory
         ok.unix = place.unix
         ok.machine = place.machine
         ok.host = place.host
@@ -215,11 +221,32 @@ class SessionServer(control.Session.Server):  # type: ignore[misc]
     async def gpus(self, result: Any) -> None:
         known = self.connection.desk.gpus()
         for row, (gpu, free) in zip(result.init("ok", len(known)), known, strict=True):
-            row.ordinal = gpu.ordinal
-            row.name = gpu.name
-            row.uuid = gpu.uuid
-            row.memory = gpu.memory
-            row.free = free
+            fill_gpu(row, gpu, free)
+
+    @answered
+    async def pool(self, result: Any) -> None:
+        pool = self.connection.desk.pool()
+        ok = result.init("ok")
+        ok.hostname = pool.hostname
+        ok.release = pool.release
+        ok.cuda = pool.cuda
+        ok.driver = pool.driver
+        ok.rdma = pool.rdma
+        ok.tasks = pool.tasks
+        ok.waiting = pool.waiting
+        rows = ok.init("gpus", len(pool.gpus))
+        for row, gpu in zip(rows, pool.gpus, strict=True):
+            fill_gpu(row, gpu, pool.free[gpu.ordinal])
+            row.leases = pool.leases[gpu.ordinal]
+
+
+def fill_gpu(row: Any, gpu: Gpu, free: int) -> None:
+    row.ordinal = gpu.ordinal
+    row.name = gpu.name
+    row.uuid = gpu.uuid
+    row.memory = gpu.memory
+    row.free = free
+    row.pci = gpu.pci
 
 
 class LeaseServer(control.Lease.Server):  # type: ignore[misc]

@@ -24,6 +24,7 @@ def place(
     problem = ask.problem()
     if problem:
         return Refusal(problem, later=False)
+    gpus = [gpu for gpu in gpus if ask.allows(gpu)]
     if any(ask.share(gpu) == 0 for gpu in gpus):
         return Refusal(f"{ask}: less than one MiB of a GPU", later=False)
     if ask.count > len(gpus):

@@ -1,6 +1,7 @@
 """GPUs, what is free on them, and what somebody asks for."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 MIB = 1 << 20
 
@@ -17,6 +18,23 @@ class Gpu:
 
 
 @dataclass(frozen=True, slots=True)
+class Pool:
+    """A server as its clients see it; what is free and how many leases share it, by
+    ordinal. tasks: attached client processes; waiting: requests in its queue."""
+
+    hostname: str = ""
+    release: str = ""
+    cuda: str = ""
+    driver: str = ""
+    rdma: bool = False
+    tasks: int = 0
+    waiting: int = 0
+    gpus: tuple[Gpu, ...] = ()
+    free: Mapping[int, int] = field(default_factory=dict)
+    leases: Mapping[int, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Slice:
     """The part of one GPU that a lease has."""
 
@@ -26,11 +44,18 @@ class Slice:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """count GPUs with this much of each: bytes, or a fraction of each one's memory."""
+    """count GPUs with this much of each: bytes, or a fraction of each one's memory.
+    only: the ordinals it may be; empty: any. idle: seconds without a CUDA program after
+    which the lease is free again; 0: never."""
 
     count: int = 1
     memory: int = 0
     fraction: float = 0.0
+    only: frozenset[int] = frozenset()
+    idle: int = 0
+
+    def allows(self, gpu: Gpu) -> bool:
+        return not self.only or gpu.ordinal in self.only
 
     def problem(self) -> str:
         """What is wrong with the numbers themselves; empty when nothing is."""

@@ -22,7 +22,11 @@ class Room:
 
     def fits(self, ask: Ask) -> int:
         """How many of its GPUs have this much."""
-        return sum(0 < ask.share(gpu) <= self.free[gpu.ordinal] for gpu in self.gpus)
+        return sum(
+            0 < ask.share(gpu) <= self.free[gpu.ordinal]
+            for gpu in self.gpus
+            if ask.allows(gpu)
+        )
 
 
 @dataclass(frozen=True, slots=True)

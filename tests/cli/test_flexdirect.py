@@ -68,7 +68,7 @@ def test_program_has_no_child_that_it_did_not_start(tmp_path):
 def test_output_of_the_program_alone_is_on_standard_output(tmp_path):
     done = local(tmp_path, "echo", "hello")
     assert done.stdout == "hello\n"
-    assert done.stderr.splitlines()[-1] == "[INFO] Running 'echo hello'"
+    assert "Running client command 'echo hello' on 1 GPUs" in done.stderr
     assert local(tmp_path, "-q", "echo", "hello").stderr == ""
 
 

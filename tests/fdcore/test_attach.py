@@ -99,12 +99,12 @@ def test_hold_outlives_the_control_connection_and_its_end_frees(server):
     # In a process of its own: the lease also lives while its opener does.
     code = (
         "import sys\n"
-        "from fdcore import launch\n"
         "from fdcore.config import *\n"
+        "from fdcore.progress import Progress\n"
+        "from fdcore.reserve import Wish, reserve\n"
         "from fdcore.sched.slices import Ask\n"
-        "program = launch.Program('/bin/true', ('true',))\n"
-        "address = parse_address(sys.argv[1])\n"
-        "held = launch.reserve([address], Ask(), program, print)\n"
+        "wish = Wish(Ask(), [parse_address(sys.argv[1])])\n"
+        "held = reserve(wish, 'a test', Progress(quiet=True))\n"
         "print('held', flush=True)\n"
         "sys.stdin.read()\n"
     )

@@ -1,18 +1,10 @@
-"""Addresses, servers.conf, folders: config.py."""
+"""Addresses and folders: config.py."""
 
 import os
 
 import pytest
 
-from fdcore.config import (
-    Address,
-    parse_address,
-    parse_addresses,
-    private_folder,
-    read_servers_conf,
-    road,
-    servers,
-)
+from fdcore.config import Address, parse_address, parse_addresses, private_folder
 from fdcore.errors import ConfigError
 
 
@@ -53,37 +45,6 @@ def test_list_takes_commas_and_semicolons():
     )
     with pytest.raises(ConfigError):
         parse_addresses(" , ")
-
-
-def test_servers_conf_has_comments_and_ports(tmp_path):
-    path = tmp_path / "servers.conf"
-    path.write_text("### V100\n10.0.0.1:56001\n\ngpu2  # the other\n")
-    assert read_servers_conf(path) == (
-        Address("10.0.0.1", 56001),
-        Address("gpu2", 56001),
-    )
-
-
-def test_wrong_line_is_named(tmp_path):
-    path = tmp_path / "servers.conf"
-    path.write_text("good\nbad one\n")
-    with pytest.raises(ConfigError, match=r"servers\.conf:2: "):
-        read_servers_conf(path)
-
-
-def test_own_configuration_comes_first(tmp_path):
-    path = tmp_path / "flexdirect" / "servers.conf"
-    path.parent.mkdir()
-    path.write_text("gpu7\n")
-    found = servers({"XDG_CONFIG_HOME": str(tmp_path)})
-    assert found == (Address("gpu7", 56001),)
-
-
-def test_unknown_road_is_refused():
-    assert road({}) == "auto"
-    assert road({"FD_TRANSPORT": "tcp"}) == "tcp"
-    with pytest.raises(ConfigError, match="pigeon"):
-        road({"FD_TRANSPORT": "pigeon"})
 
 
 def test_private_folder_is_closed_to_others(tmp_path):

@@ -1,0 +1,220 @@
+"""Getting GPUs: who is asked, what is chosen, and the leases that come of it.
+
+All servers are asked at once what they have; the first in the list that has all of what
+is wanted grants it, else the fewest that have it together. A lease that is held is a
+connection that the program inherits.
+"""
+
+import os
+import socket
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fdcore import __version__, attach
+from fdcore.config import Address, protocol_hash
+from fdcore.errors import FdcoreError, RefusedError, TransportError
+from fdcore.progress import Progress
+from fdcore.sched.filters import Filter, chosen
+from fdcore.sched.placement import Refusal, place
+from fdcore.sched.slices import MIB, Ask, mib
+from fdcore.sched.spread import Part, Room, spread
+
+if TYPE_CHECKING:
+    from fdcore.rpc.client import Grant, Link
+
+HOLD_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What is wanted, and of whom."""
+
+    ask: Ask
+    servers: Sequence[Address]
+    filters: Sequence[Filter] = ()
+    road: str = "auto"
+    seconds: float = 3.0  # for a server's answer
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A lease, and the connection that keeps it: what is inherited by exec."""
+
+    grant: "Grant"
+    hold: socket.socket
+
+
+def reserve(wish: Wish, name: str, progress: Progress) -> list[Held]:
+    """Leases for all of the wish, held. name: the program's, for the servers' lists."""
+    from fdcore.rpc import client
+
+    return client.run(Reserving(wish, name, progress).all_of_it())
+
+
+class Reserving:
+    """One run of the above. Connections live as long as it does."""
+
+    def __init__(self, wish: Wish, name: str, progress: Progress) -> None:
+        self.wish = wish
+        self.name = name
+        self.progress = progress
+        self.protocol = protocol_hash()
+
+    async def all_of_it(self) -> list[Held]:
+        from fdcore.rpc import client
+
+        wish = self.wish
+        async with AsyncExitStack() as opened:
+            for address in wish.servers:
+                self.progress.info(f"Query server {address} gpu availability")
+            answers = await client.survey(
+                opened, wish.servers, self.protocol, self.name, wish.seconds
+            )
+            links = [each for each in answers if not isinstance(each, FdcoreError)]
+            failures = [each for each in answers if isinstance(each, FdcoreError)]
+            if not links:
+                raise joined(failures)
+            for failure in failures:
+                self.progress.warn(str(failure))
+            return await self.choose(links, failures)
+
+    async def choose(
+        self, links: Sequence["Link"], failures: Sequence[FdcoreError]
+    ) -> list[Held]:
+        from fdcore.rpc import client
+
+        listed = ";".join(str(link.address) for link in links)
+        self.progress.info(f"Choosing GPUs from server list [{listed}]")
+        for last in (False, True):
+            parts = choose([self.room(link) for link in links], self.wish.ask)
+            if isinstance(parts, Refusal):
+                raise joined([*failures, RefusedError(parts.reason)])
+            asks = [(links[p.server], self.part(links[p.server], p)) for p in parts]
+            self.announce(asks, parts)
+            try:
+                return await client.reserve_each(asks, self.hold_all)
+            except RefusedError:
+                if last:
+                    raise
+                # Somebody was quicker, or the server knows more than we: once more
+                # with what is free now.
+                for link in links:
+                    link.pool = await client.pool_of(link.address, link.session)
+        raise AssertionError
+
+    def room(self, link: "Link") -> Room:
+        gpus = link.pool.gpus
+        if self.wish.filters:
+            passing = chosen(self.wish.filters, str(link.address), link.pool)
+            gpus = tuple(gpu for gpu in gpus if gpu.ordinal in passing)
+        return Room(str(link.address), gpus, link.pool.free)
+
+    def part(self, link: "Link", part: Part) -> Ask:
+        ask = replace(self.wish.ask, count=part.count)
+        if not self.wish.filters:
+            return ask
+        gpus = self.room(link).gpus
+        return replace(ask, only=frozenset(gpu.ordinal for gpu in gpus))
+
+    def announce(
+        self, asks: Sequence[tuple["Link", Ask]], parts: Sequence[Part]
+    ) -> None:
+        for (link, ask), part in zip(asks, parts, strict=True):
+            taken = place(self.room(link).gpus, link.pool.free, ask)
+            if isinstance(taken, Refusal):
+                continue
+            gpus = ",".join(str(slice.ordinal) for slice in taken)
+            self.progress.info(
+                f"Requesting GPUs [{gpus}] with {mib(taken[0].memory)} MiB of memory "
+                f"from server {part.server}, with version {__version__}..."
+            )
+        self.progress.plain("Requested resources:")
+        servers = ";".join(str(link.address) for link, _ in asks)
+        self.progress.plain(f"Server List: {servers}")
+        self.progress.plain(f"Client idle timeout: {self.wish.ask.idle // 60} min")
+
+    def hold_all(self, grants: list["Grant"]) -> list[Held]:
+        """Holds each of several leases, or none."""
+        held: list[Held] = []
+        for grant in grants:
+            try:
+                held.append(self.hold(grant))
+            except FdcoreError as error:
+                for one in held:
+                    one.hold.close()
+                raise type(error)(f"{grant.address}: {error}") from None
+        return held
+
+    def hold(self, grant: "Grant") -> Held:
+        spoken = attach.Spoken(grant.lease, grant.secret, self.protocol)
+        connect = data_connection(grant, self.wish.road)
+        return Held(grant, attach.hold(connect, spoken, HOLD_SECONDS))
+
+
+def choose(rooms: Sequence[Room], ask: Ask) -> tuple[Part, ...] | Refusal:
+    """The first server that has all of it, else the fewest that have it together. The
+    reason of a refusal names every server."""
+    reasons, later = [], False
+    for number, room in enumerate(rooms):
+        taken = place(room.gpus, room.free, ask)
+        if not isinstance(taken, Refusal):
+            return (Part(number, ask.count),)
+        reasons.append(f"{room.name}: {taken.reason}")
+        later = later or taken.later
+    if ask.count > 1 and len(rooms) > 1 and not ask.problem():
+        return spread(rooms, ask)
+    return Refusal("; ".join(reasons), later)
+
+
+def joined(failures: Sequence[FdcoreError]) -> FdcoreError:
+    if len(failures) == 1:
+        return failures[0]
+    return type(failures[-1])("; ".join(str(error) for error in failures))
+
+
+def data_connection(grant: "Grant", wanted: str) -> Callable[[], socket.socket]:
+    """How the data port is reached: the Unix socket where it is this machine's."""
+    here = same_machine(grant)
+    if wanted == "shm" and not here:
+        raise TransportError(
+            "shared memory was asked for, but the server is on another machine"
+        )
+    if wanted == "tcp" and not grant.port:
+        raise TransportError("the server has no TCP data port")
+    if here:
+
+        def connect() -> socket.socket:
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            sock.settimeout(HOLD_SECONDS)
+            sock.connect(grant.unix)
+            return sock
+
+        return connect
+    return lambda: keep_alive(
+        socket.create_connection((grant.host, grant.port), HOLD_SECONDS)
+    )
+
+
+def keep_alive(sock: socket.socket) -> socket.socket:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    return sock
+
+
+def same_machine(grant: "Grant") -> bool:
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return False
+    return bool(grant.unix) and boot == grant.machine and os.path.exists(grant.unix)
+
+
+def share_text(grant: "Grant") -> str:
+    """How much of its GPUs a lease has, as FlexDirect says it."""
+    first = grant.slices[0].memory
+    whole = grant.sizes[0]
+    if first == whole:
+        return f"{first // MIB} MiB of memory"
+    return f"partial memory {first / whole:.4g}"
