@@ -134,7 +134,7 @@ def add_slice(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def add_servers(parser: argparse.ArgumentParser) -> None:
+def add_which(parser: argparse.ArgumentParser) -> None:
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
         "-l", "--server_list", metavar="HOST:PORT,...",
@@ -144,6 +144,10 @@ def add_servers(parser: argparse.ArgumentParser) -> None:
         "-s", "--servers", type=Path, metavar="FILE",
         help="the servers of this servers.conf",
     )  # fmt: skip
+
+
+def add_servers(parser: argparse.ArgumentParser) -> None:
+    add_which(parser)
     parser.add_argument(
         "--filter", type=a_filter, action="append", default=[],
         metavar="'KEY OP VALUE'",

@@ -115,6 +115,11 @@ def run_direct(program: Program, devices: int = 1) -> NoReturn:
     if devices > 1:
         environment["FD_CPU_DEVICES"] = str(devices)
     environment.pop("FD_SESSION", None)
+    if environment.get("FD_STATS", "0") not in ("", "0"):
+        print(
+            "fdcore: --direct has no session: there is nothing to count",
+            file=sys.stderr,
+        )
     add_library(environment, library(CPU_DEVICE))
     for_cpu_device(environment)
     become(program, environment)

@@ -36,7 +36,7 @@ from fdcore.config import (
 from fdcore.errors import ConfigError, FdcoreError, ProtocolError, RefusedError
 from fdcore.host import gpus as host_gpus
 from fdcore.lease import Lease, LeaseBook, Owner
-from fdcore.rpc.server import ControlListener, Place, run_loop
+from fdcore.rpc.server import Activity, ControlListener, Place, run_loop
 from fdcore.sched.slices import MIB, Ask, Gpu, Pool
 from fdcore.workers import START_SECONDS, Worker, WorkerPool, status_text
 
@@ -161,6 +161,22 @@ class Server:
             port=self.data_port,
             cpu_device=self.cpu_device,
         )
+
+    async def activity(self, owner: Owner) -> Sequence[Activity]:
+        """What the owner's sessions have done so far; everybody's for root."""
+        asked = [
+            session
+            for session in self.sessions.values()
+            if session.worker is not None and may_see(owner, session.lease.owner)
+        ]
+        said = await asyncio.gather(*(s.worker.stats() for s in asked if s.worker))
+        return [
+            Activity(
+                session.id, session.lease.owner, session.pid, session.program,
+                session.road, counters_of(told), calls_of(told),
+            )
+            for session, told in zip(asked, said, strict=True)
+        ]  # fmt: skip
 
     # ---- data connections ----
 
@@ -342,6 +358,7 @@ class Server:
                 how = attach.printable(str(last.get("reason", "")).encode()) or "done"
                 if last.get("op") == "failed":
                     log.error("%s: could not be served: %s", session, how)
+                how += did(counters_of(last))
         finally:
             status = await worker.wait(ended=bool(how))
             worker.control.close()
@@ -473,6 +490,34 @@ class StateLock:
 
     def __exit__(self, *error: object) -> None:
         self.file.close()
+
+
+def may_see(asker: Owner, owner: Owner) -> bool:
+    """Whose sessions somebody is told of: their own. Who asks is known by a local
+    socket; who comes from elsewhere is who they say, and never root."""
+    if asker.user == "root" and not asker.host:
+        return True
+    return (asker.user, asker.host) == (owner.user, owner.host)
+
+
+def counters_of(told: Mapping[str, Any]) -> Mapping[str, int]:
+    counters = told.get("counters")
+    return counters if isinstance(counters, dict) else {}
+
+
+def calls_of(told: Mapping[str, Any]) -> Mapping[str, tuple[str, int, int]]:
+    calls = told.get("calls")
+    return calls if isinstance(calls, dict) else {}
+
+
+def did(counters: Mapping[str, int]) -> str:
+    """The end of a session in a few words."""
+    if not counters:
+        return ""
+    return (
+        f" ({counters['messages']} messages, {counters['waited']} waits, "
+        f"{counters['replies']} replies)"
+    )
 
 
 async def bulk_of(coming: "asyncio.Future[socket.socket]") -> socket.socket:

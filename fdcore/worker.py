@@ -135,7 +135,11 @@ class Worker:
             if not order:
                 poll.unregister(self.control.sock)
             elif order.get("op") == "stats":
-                self.control.say(op="stats", **self.session.counters())
+                self.control.say(
+                    op="stats",
+                    counters=self.session.counters(),
+                    calls=self.session.calls(),
+                )
             elif order.get("op") == "stop":
                 self.stopped = "told to end"
                 self.session.stop()

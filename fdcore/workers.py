@@ -6,7 +6,9 @@ with descriptors beside it.
     server to worker  {"op": "warm", "driver"}: open it already
                       {"op": "start", "session", "driver", "road", "devices",
                       "host_memory"} and the session's sockets: command[, bulk]
+                      {"op": "stats"}
     worker to server  {"op": "ready"}, {"op": "failed", "reason"},
+                      {"op": "stats", "counters", "calls"},
                       {"op": "ended", "reason", "counters"}
 """
 
@@ -26,6 +28,7 @@ log = logging.getLogger("fdserver")
 MESSAGE_ROOM = 1 << 16
 START_SECONDS = 60.0
 STOP_SECONDS = 2.0
+STATS_SECONDS = 2.0
 
 
 class Worker:
@@ -51,6 +54,7 @@ class Worker:
         ours.setblocking(False)
         self.control = ours
         self.pid = self.process.pid
+        self.curious: list[asyncio.Future[dict[str, Any]]] = []
 
     @property
     def alive(self) -> bool:
@@ -84,8 +88,30 @@ class Worker:
         for sock in sockets:
             sock.close()
 
+    async def stats(self) -> dict[str, Any]:
+        """What its session has done so far; empty if it does not say."""
+        asked = asyncio.get_running_loop().create_future()
+        self.curious.append(asked)
+        try:
+            self.control.send(json.dumps({"op": "stats"}).encode())
+            return await asyncio.wait_for(asked, STATS_SECONDS)
+        except (OSError, TimeoutError, asyncio.TimeoutError):
+            return {}
+        finally:
+            self.curious.remove(asked)
+
     async def told(self) -> dict[str, Any]:
-        """The worker's next message; empty once it has gone."""
+        """The worker's next message but statistics, which go to who asked; empty once
+        it has gone."""
+        while True:
+            message = await self.message()
+            if message.get("op") != "stats":
+                return message
+            for asked in self.curious:
+                if not asked.done():
+                    asked.set_result(message)
+
+    async def message(self) -> dict[str, Any]:
         loop = asyncio.get_running_loop()
         try:
             data = await loop.sock_recv(self.control, MESSAGE_ROOM)

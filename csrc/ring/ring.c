@@ -120,20 +120,21 @@ fdc_ring_map(struct fdc_ring *ring, void *memory, size_t memory_size)
 /* ---- waking and sleeping ---- */
 
 static __attribute__((noinline)) void
-wake_sleeper(struct sleeper *sleeper)
+wake_sleeper(struct fdc_ring *ring, struct sleeper *sleeper)
 {
     if (!fdc_exchange_ordered(&sleeper->asleep, 0))
         return;
+    __atomic_fetch_add(&ring->wakes, 1, __ATOMIC_RELAXED);
     __atomic_fetch_add(&sleeper->turn, 1, __ATOMIC_SEQ_CST);
     fdc_futex_wake(&sleeper->turn, INT_MAX, true);
 }
 
 /* The caller has just stored, in order, what the sleeper waits for. */
 static inline void
-wake_if_asleep(struct sleeper *sleeper)
+wake_if_asleep(struct fdc_ring *ring, struct sleeper *sleeper)
 {
     if (FDC_UNLIKELY(fdc_load_ordered(&sleeper->asleep)))
-        wake_sleeper(sleeper);
+        wake_sleeper(ring, sleeper);
 }
 
 static int
@@ -329,7 +330,7 @@ fdc_ring_commit(struct fdc_ring *ring)
     ring->tail = next;
     fdc_store_relaxed(&ring->head->tail, next);
     ring->claimed = 0;
-    wake_if_asleep(&ring->head->consumer);
+    wake_if_asleep(ring, &ring->head->consumer);
 }
 
 void
@@ -357,7 +358,7 @@ advance_first(struct fdc_ring *ring, uint64_t by)
 
     fdc_store_release(&ring->first, first);       /* the load in data_ready() */
     fdc_store_ordered(&ring->head->first, first); /* the load in update_first() */
-    wake_if_asleep(&ring->head->producer);
+    wake_if_asleep(ring, &ring->head->producer);
 }
 
 const void *
@@ -444,13 +445,13 @@ fdc_ring_poke(struct fdc_ring *ring)
 {
     /* The exchange orders the caller's store before the look at the flag; it pairs with
      * the one in wait_for(). */
-    wake_sleeper(&ring->head->consumer);
+    wake_sleeper(ring, &ring->head->consumer);
 }
 
 void
 fdc_ring_close(struct fdc_ring *ring)
 {
     fdc_store_ordered(&ring->head->closed, 1); /* the load in is_closed() */
-    wake_sleeper(&ring->head->consumer);
-    wake_sleeper(&ring->head->producer);
+    wake_sleeper(ring, &ring->head->consumer);
+    wake_sleeper(ring, &ring->head->producer);
 }

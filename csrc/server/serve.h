@@ -400,6 +400,7 @@ struct fdc_serve {
     struct fdc_shadows *shadows;        /* shadow.c */
 
     struct fdc_serve_counters counters; /* atomic adds, relaxed */
+    struct fdc_serve_tally *ledger;     /* by id; the executor's */
 };
 
 #define fdc_count(serve, what, n) \

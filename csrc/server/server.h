@@ -28,9 +28,18 @@ struct fdc_serve_counters {
     uint64_t messages, replies, dones, host_functions, failures, slow, waits;
     uint64_t up_bytes, down_bytes, launches, memory_used;
     uint64_t host_memory_used;
+    uint64_t waited;                    /* messages whose caller waits: the client counts
+                                           as many */
+};
+
+/* The same by call. */
+#define FDC_IDS 0x10000
+struct fdc_serve_tally {
+    uint64_t messages, waits;
 };
 
 struct fdc_serve;                       /* one session, session.c */
+struct fdc_serve_entry;                 /* below */
 
 /* The client's handles: the same kinds and packing as in the shim. */
 #ifndef FDC_HANDLE
@@ -62,6 +71,9 @@ void fdc_serve_grace(struct fdc_serve *serve, uint32_t grace_ms);
 int fdc_serve_print_from(struct fdc_serve *serve, int fd, int error_fd);
 void fdc_serve_free(struct fdc_serve *serve);   /* cancels, frees what the client left */
 void fdc_serve_get_counters(struct fdc_serve *serve, struct fdc_serve_counters *counters);
+/* What has come of one call, and its entry; NULL: nothing. */
+const struct fdc_serve_entry *fdc_serve_get_tally(struct fdc_serve *serve, uint16_t id,
+                                                  struct fdc_serve_tally *tally);
 
 /* ---- for dispatch (serve.c) ---- */
 
@@ -84,6 +96,7 @@ struct fdc_request {
 typedef int (*fdc_serve_fn)(struct fdc_request *request);
 struct fdc_serve_entry {
     const char *name;
+    const char *seen;                   /* what the program called, for people */
     fdc_serve_fn fn;
     uint32_t min_size;
     bool slow;                          /* runs on a helper thread */

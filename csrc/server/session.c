@@ -81,10 +81,11 @@ fdc_serve_new(const struct fdc_driver *driver, struct fdc_link *link,
     serve->shadows = fdc_shadows_new();
     serve->hostfns = fdc_hostfns_new(serve);
     serve->blobs = fdc_blobs_new();
+    serve->ledger = calloc(FDC_IDS, sizeof(*serve->ledger));
     if (serve->memory == NULL || serve->host == NULL || serve->images == NULL ||
         serve->hostfns == NULL || serve->blobs == NULL || serve->objects == NULL ||
         serve->names == NULL || serve->capture == NULL || serve->shadows == NULL ||
-        serve->greens == NULL)
+        serve->greens == NULL || serve->ledger == NULL)
         goto err_free;
     err = fdc_poller_start(serve);
     if (err == 0)
@@ -106,6 +107,32 @@ slow_run(struct fdc_request *kept, void *user)
     fdc_request_free(kept);
 }
 
+/* A reply or a note, not both; the caller can only wait for what it is told. */
+static bool
+flags_sound(unsigned flags)
+{
+    static const bool sound[] = {
+        [0] = true, [FDC_MSG_REPLY] = true, [FDC_MSG_DONE] = true,
+        [FDC_MSG_DONE | FDC_MSG_WAITS] = true,
+    };
+
+    return flags < FDC_COUNT(sound) && sound[flags];
+}
+
+/* Into the ledger; the executor alone writes there. */
+static void
+note(struct fdc_serve *serve, const struct fdc_msg *msg)
+{
+    struct fdc_serve_tally *tally = &serve->ledger[msg->id];
+
+    fdc_count(serve, messages, 1);
+    fdc_store_relaxed(&tally->messages, tally->messages + 1);
+    if (msg->flags & (FDC_MSG_REPLY | FDC_MSG_WAITS)) {
+        fdc_count(serve, waited, 1);
+        fdc_store_relaxed(&tally->waits, tally->waits + 1);
+    }
+}
+
 /* One message, in private memory. 0, or the session ends. */
 static int
 dispatch(struct fdc_serve *serve, const struct fdc_msg *msg, uint32_t size)
@@ -119,12 +146,12 @@ dispatch(struct fdc_serve *serve, const struct fdc_msg *msg, uint32_t size)
     int err;
 
     if (FDC_UNLIKELY(entry == NULL || size < entry->min_size || msg->size != size ||
-                     msg->flags >= (FDC_MSG_REPLY | FDC_MSG_DONE))) {
+                     !flags_sound(msg->flags))) {
         fdc_serve_break(serve, -EPROTO, "a message of id 0x%04x, %u bytes, flags %u",
                         msg->id, size, msg->flags);
         return -EPROTO;
     }
-    fdc_count(serve, messages, 1);
+    note(serve, msg);
     if (msg->put != 0) {
         err = fdc_link_put_wait(serve->link, FDC_REGION_UP, msg->put, -1);
         if (err < 0)
@@ -257,6 +284,7 @@ fdc_serve_free(struct fdc_serve *serve)
     fdc_handles_free(serve);
     fdc_send_drop(serve);
     free(serve->message);
+    free(serve->ledger);
     pthread_mutex_destroy(&serve->context_lock);
     pthread_mutex_destroy(&serve->reply_lock);
     pthread_mutex_destroy(&serve->pool_lock);
@@ -276,4 +304,12 @@ fdc_serve_get_counters(struct fdc_serve *serve, struct fdc_serve_counters *count
     for (int i = 0; i < serve->limits.devices; i++)
         counters->memory_used += fdc_memory_used(serve, i);
     counters->host_memory_used = fdc_host_used(serve->host);
+}
+
+const struct fdc_serve_entry *
+fdc_serve_get_tally(struct fdc_serve *serve, uint16_t id, struct fdc_serve_tally *tally)
+{
+    tally->messages = fdc_load_relaxed(&serve->ledger[id].messages);
+    tally->waits = fdc_load_relaxed(&serve->ledger[id].waits);
+    return tally->messages != 0 ? fdc_serve_entry(id) : NULL;
 }

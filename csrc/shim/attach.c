@@ -545,6 +545,7 @@ session_begin(struct fdc_session *session, const struct place *place,
     int err;
 
     session->shared = fdc_link_is_shared(session->link);
+    fdc_stats_setup(session);
     err = fdc_call_setup(session);
     if (err)
         return no_session(place, "no memory", err);
@@ -676,7 +677,6 @@ fdc_attach(void)
     for (i = 0; (session = fdc_session_at(i)) != NULL; i++) {
         if (fdc_context_setup(session) != 0)
             return CUDA_ERROR_OUT_OF_MEMORY;
-        fdc_stats_setup(session);
         fdc_log(FDC_LOG_INFO, "session is open: %d devices over %s%s%s",
                 session->devices, session->shared ? "shared memory" : "a connection",
                 session->server[0] != '\0' ? " of " : "", session->server);

@@ -38,10 +38,6 @@ struct fdc_waiter {
     uint32_t go; /* futex: look again */
 };
 
-struct fdc_stats {
-    uint64_t messages[0x10000], waits[0x10000];
-};
-
 /* ---- setting up ---- */
 
 int
@@ -58,69 +54,6 @@ fdc_call_setup(struct fdc_session *session)
         return -ENOMEM;
     session->tickets->fresh = 1;
     return 0;
-}
-
-static void
-stats_line(const char *line, int size)
-{
-    if (write(2, line, (size_t)size) != size)
-        return; /* nobody listens */
-}
-
-/* FD_STATS=1: at exit, what was sent and waited for, by the name of the call, of all
- * sessions together. */
-static void
-stats_print(void)
-{
-    unsigned long long messages = 0, waits = 0, moved = 0, in_place = 0;
-    struct fdc_session *session;
-    char line[160];
-    unsigned id;
-    int n;
-
-    if (fdc_process.forked)
-        return;
-    for (int i = 0; (session = fdc_session_at(i)) != NULL; i++) {
-        messages += fdc_load_relaxed(&session->messages);
-        waits += fdc_load_relaxed(&session->waits);
-        moved += fdc_load_relaxed(&session->moved);
-        in_place += fdc_load_relaxed(&session->in_place);
-    }
-    n = snprintf(line, sizeof(line), "fdcore: messages %llu waits %llu\n", messages,
-                 waits);
-    stats_line(line, n);
-    n = snprintf(line, sizeof(line), "fdcore: bytes copied %llu in place %llu\n",
-                 moved, in_place);
-    stats_line(line, n);
-    for (id = 0; id < 0x10000; id++) {
-        const char *name;
-
-        messages = waits = 0;
-        for (int i = 0; (session = fdc_session_at(i)) != NULL; i++) {
-            if (session->stats == NULL)
-                continue;
-            messages += fdc_load_relaxed(&session->stats->messages[id]);
-            waits += fdc_load_relaxed(&session->stats->waits[id]);
-        }
-        if (messages == 0)
-            continue;
-        name = fdc_call_name((uint16_t)id);
-        n = snprintf(line, sizeof(line), "fdcore: %-36s messages %-8llu waits %llu\n",
-                     name != NULL ? name : "?", messages, waits);
-        stats_line(line, n);
-    }
-}
-
-void
-fdc_stats_setup(struct fdc_session *session)
-{
-    const char *value = getenv("FD_STATS");
-
-    if (value == NULL || value[0] == '\0' || strcmp(value, "0") == 0)
-        return;
-    session->stats = calloc(1, sizeof(*session->stats));
-    if (session->stats != NULL && session->number == 0)
-        atexit(stats_print);
 }
 
 /* ---- tickets ---- */
@@ -269,9 +202,7 @@ CUresult
 fdc_ticket_wait(struct fdc_session *session, struct fdc_ticket *ticket)
 {
     if (!fdc_load_acquire(&ticket->done)) {
-        if (session->stats != NULL)
-            __atomic_add_fetch(&session->stats->waits[ticket->id], 1, __ATOMIC_RELAXED);
-        __atomic_add_fetch(&session->waits, 1, __ATOMIC_RELAXED);
+        __atomic_add_fetch(&session->holds, 1, __ATOMIC_RELAXED);
         fdc_link_flush(session->link, FDC_LANE_COMMAND);
         if (fdc_intake_until(session, &ticket->done, 0, -1) == -EPIPE) {
             fdc_ticket_release(session, ticket);
@@ -647,6 +578,8 @@ fdc_call_open_in(struct fdc_call *call, struct fdc_session *session, uint16_t id
 
     if (result != CUDA_SUCCESS)
         return result;
+    if (FDC_UNLIKELY(session->stats != NULL))
+        fdc_stats_inside();
     if (call->session != session) {
         call->session = session;
         call->context = NULL;
@@ -720,11 +653,10 @@ commit(struct fdc_call *call, bool waits)
         fdc_store_relaxed(&call->work->object.context->issued, call->position);
     }
     fdc_store_relaxed(&session->messages, session->messages + 1);
-    if (FDC_UNLIKELY(session->stats != NULL)) {
-        __atomic_add_fetch(&session->stats->messages[call->id], 1, __ATOMIC_RELAXED);
-        if (waits)
-            __atomic_add_fetch(&session->stats->waits[call->id], 1, __ATOMIC_RELAXED);
-    }
+    if (waits)
+        fdc_store_relaxed(&session->waits, session->waits + 1);
+    if (FDC_UNLIKELY(session->stats != NULL))
+        fdc_stats_sent(session, call->id, waits);
     pthread_mutex_unlock(&session->order);
     self->in_message = false;
     if (FDC_UNLIKELY(self->handing != NULL) && call->work != NULL)
@@ -777,19 +709,19 @@ fdc_call_send(struct fdc_call *call)
 }
 
 static CUresult
-send_ticket(struct fdc_call *call, struct fdc_ticket *ticket, unsigned flag)
+send_ticket(struct fdc_call *call, struct fdc_ticket *ticket, unsigned flags)
 {
     struct fdc_session *session = call->session;
     uint64_t number = ticket->number;
     bool ours;
 
     ticket->id = call->id;
-    call->msg->flags |= (uint16_t)flag;
+    call->msg->flags |= (uint16_t)flags;
     call->msg->ticket = ticket->number;
     /* pairs with the ordered load in fail_all(): if the session ends now, either that sees
      * the ticket, or this sees the end */
     fdc_store_ordered(&ticket->armed, 1);
-    commit(call, false);
+    commit(call, (flags & (FDC_MSG_REPLY | FDC_MSG_WAITS)) != 0);
     if (FDC_LIKELY(fdc_load_ordered(&session->dead) == 0))
         return CUDA_SUCCESS;
     pthread_mutex_lock(&session->intake);
@@ -804,6 +736,12 @@ CUresult
 fdc_call_send_done(struct fdc_call *call, struct fdc_ticket *ticket)
 {
     return send_ticket(call, ticket, FDC_MSG_DONE);
+}
+
+CUresult
+fdc_call_send_waited(struct fdc_call *call, struct fdc_ticket *ticket)
+{
+    return send_ticket(call, ticket, FDC_MSG_DONE | FDC_MSG_WAITS);
 }
 
 CUresult
@@ -832,7 +770,6 @@ fdc_call_wait(struct fdc_call *call, void *reply, uint32_t room)
     fdc_store_ordered(&ticket->armed, 1);
     call->msg->flags |= FDC_MSG_REPLY;
     call->msg->ticket = ticket->number;
-    __atomic_add_fetch(&session->waits, 1, __ATOMIC_RELAXED);
     commit(call, true);
     fdc_link_flush(session->link, FDC_LANE_COMMAND);
     err = fdc_intake_until(session, &ticket->done, 0, -1);

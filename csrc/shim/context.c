@@ -416,20 +416,25 @@ cuCtxPopCurrent(CUcontext *pctx)
     return cuCtxPopCurrent_v2(pctx);
 }
 
-/* The context that the argument means (NULL: the current one), for local questions. */
+/* The context that the argument means; NULL: the current one. */
 static CUresult
-context_of(CUcontext ctx, struct fdc_context **context)
+context_meant(CUcontext ctx, struct fdc_context **context)
 {
-    CUresult result = fdc_process_check();
-
-    if (FDC_UNLIKELY(result != CUDA_SUCCESS))
-        return result;
     *context = fdc_context_find(ctx);
     if (FDC_UNLIKELY(*context == NULL))
         return CUDA_ERROR_INVALID_CONTEXT;
     if (FDC_UNLIKELY(fdc_load_relaxed(&(*context)->destroyed)))
         return CUDA_ERROR_CONTEXT_IS_DESTROYED;
     return CUDA_SUCCESS;
+}
+
+/* The same for local questions. */
+static CUresult
+context_of(CUcontext ctx, struct fdc_context **context)
+{
+    CUresult result = fdc_process_check();
+
+    return FDC_LIKELY(result == CUDA_SUCCESS) ? context_meant(ctx, context) : result;
 }
 
 /* For a question about a context, which answers into `out`. */
@@ -630,7 +635,7 @@ cuCtxSynchronize_v2(CUcontext ctx)
 
     result = fdc_call_open(&call, FDC_ID_cuCtxSynchronize, FDC_NEEDS_INIT);
     if (result == CUDA_SUCCESS)
-        result = context_of(ctx, &context);
+        result = context_meant(ctx, &context);
     if (result == CUDA_SUCCESS)
         result = fdc_call_join(&call, &context->object);
     if (result == CUDA_SUCCESS)

@@ -183,6 +183,7 @@ fdc_ferry_pull(const struct fdc_device *device, uint64_t from, uint64_t size,
             part = chunk.size;
         }
         result = pull_piece(device, from, &chunk);
+        __atomic_add_fetch(&session->taken, part, __ATOMIC_RELAXED);
         if (result == CUDA_SUCCESS)
             take(user, fdc_stage_at(session, FDC_REGION_DOWN, &chunk), part);
         if (room)

@@ -118,6 +118,7 @@ pending_done(struct fdc_ticket *ticket)
     struct fdc_session *session = pending->session;
     struct fdc_gather *gather = pending->gather;
 
+    __atomic_add_fetch(&session->taken, pending->chunk.size, __ATOMIC_RELAXED);
     if (ticket->result == CUDA_SUCCESS)
         store(pending, fdc_stage_at(session, FDC_REGION_DOWN, &pending->chunk));
     else
@@ -196,7 +197,13 @@ CUresult
 fdc_pending_send(struct fdc_call *call, struct fdc_pending *pending)
 {
     struct fdc_gather *gather = pending->gather;
-    CUresult result = fdc_call_send_done(call, &pending->ticket);
+    CUresult result;
+
+    /* Of the pieces that are waited for together, the first is the one that counts. */
+    if (gather != NULL && gather->sent == 0)
+        result = fdc_call_send_waited(call, &pending->ticket);
+    else
+        result = fdc_call_send_done(call, &pending->ticket);
 
     if (result != CUDA_SUCCESS)
         pending_free(pending);
@@ -214,7 +221,6 @@ fdc_gather_wait(struct fdc_session *session, struct fdc_gather *gather)
     while ((came = fdc_load_acquire(&gather->came)) != gather->sent)
         (void)fdc_intake_until(session, &gather->came, came, -1);
     fdc_print_out(true);
-    __atomic_add_fetch(&session->waits, 1, __ATOMIC_RELAXED);
     return gather->result;
 }
 

@@ -33,7 +33,7 @@ struct fdc_prints {
 };
 
 struct fdc_process {
-    int32_t state;    /* CUresult of every call, atomic */
+    int32_t state;    /* CUresult of every call, or FDC_COUNTED; atomic */
     bool initialised; /* cuInit has succeeded */
     bool forked;      /* a child of a process that had a session */
     bool attaching;
@@ -42,6 +42,8 @@ struct fdc_process {
     pthread_key_t thread_key;
     bool thread_key_made;
     uint32_t threads;        /* numbers given, atomic */
+    bool counted;            /* FD_STATS */
+    uint64_t calls, told;    /* ... and what it counts: calls, those that sent; atomic */
     uint64_t ids;            /* unique ids given (streams, contexts), atomic */
     bool fault_installed; /* atomic */
     struct sigaction fault_before; /* who handled SIGSEGV before us */
@@ -73,10 +75,14 @@ fdc_thread_self(void)
 }
 
 /* entry.c */
+enum { FDC_COUNTED = -1 }; /* a state: all is well, and calls are counted */
+CUresult fdc_process_odd(int32_t state);
 static inline CUresult
 fdc_process_check(void)
 {
-    return (CUresult)fdc_load_relaxed(&fdc_process.state);
+    int32_t state = fdc_load_relaxed(&fdc_process.state);
+
+    return FDC_LIKELY(state == 0) ? CUDA_SUCCESS : fdc_process_odd(state);
 }
 uint64_t fdc_process_id(void); /* the next unique id */
 
@@ -95,7 +101,6 @@ void fdc_session_lost(void);
 
 /* call.c */
 int fdc_call_setup(struct fdc_session *session);
-void fdc_stats_setup(struct fdc_session *session);
 /* The session is over: every call and every wait ends. Not with order or intake held. */
 void fdc_session_kill(struct fdc_session *session, const char *why);
 
@@ -104,6 +109,12 @@ int fdc_print_keep(bool error, const void *bytes, size_t size);
 /* Writes it. wait: also if the program is busy with the stream, so that it is there when
  * this returns; with no lock held that a thread could want while it prints. */
 void fdc_print_out(bool wait);
+
+/* stats.c: FD_STATS, FD_STATS_FILE. */
+void fdc_stats_setup(struct fdc_session *session);
+/* What was just counted as a call is part of one that has been. */
+void fdc_stats_inside(void);
+void fdc_stats_sent(struct fdc_session *session, uint16_t id, bool waits);
 
 /* hostfn.c: a host function's turn has come; under intake. */
 void fdc_hostfn_due(struct fdc_session *session, uint64_t number);

@@ -47,8 +47,10 @@ fdc_session_open(void)
         result = CUDA_ERROR_NO_DEVICE;
     if (result == CUDA_SUCCESS) {
         fdc_process.initialised = true;
-        fdc_store_release(&fdc_process.state, (int32_t)all_dead());
-        result = fdc_process_check();
+        result = all_dead();
+        fdc_store_release(&fdc_process.state, result == CUDA_SUCCESS && fdc_process.counted
+                                                  ? FDC_COUNTED
+                                                  : (int32_t)result);
     }
     pthread_mutex_unlock(&fdc_process.init);
     return result;

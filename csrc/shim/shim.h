@@ -123,14 +123,16 @@ struct fdc_session {
     struct fdc_device device[64];       /* those of the worker's that the program sees */
     int devices;
     struct fdc_stage *up, *down;        /* stage.c */
-    uint64_t waits, messages;           /* counters, FD_STATS */
+    uint64_t waits, messages;           /* counters, FD_STATS; under order */
+    uint64_t holds;                     /* waits for room or for earlier work, atomic */
+    uint64_t taken;                     /* bytes that came in the region DOWN, atomic */
     uint64_t moved, in_place;           /* bytes of copies: through here, by the driver alone */
 
     /* What belongs to single files of the shim. */
     bool sync;                          /* FD_SYNC, CUDA_LAUNCH_BLOCKING: all calls wait */
     uint32_t driver_version;
     struct fdc_tickets *tickets;        /* call.c */
-    struct fdc_stats *stats;            /* call.c, NULL without FD_STATS */
+    struct fdc_stats *stats;            /* stats.c, NULL without FD_STATS */
     int32_t first_result;               /* first failure not yet returned; under intake */
     uint16_t first_id;
     uint32_t leader;                    /* a thread waits on the reply lane, atomic */
@@ -170,6 +172,7 @@ struct fdc_thread {
     CUstreamCaptureMode capture_mode;
     bool in_hostfn;                     /* runs a host function: no calls */
     CUgraphNode *asked;                 /* captureinfo.c: what the program was told last */
+    uint64_t asked_here, told_here;     /* stats.c: calls; the last one that sent */
     bool in_message;                    /* between begin and commit: cannot send */
     bool in_fault;                      /* fetches managed memory */
     struct fdc_session *handing;        /* managed.c: handed memory over, has yet to send */
@@ -234,6 +237,8 @@ CUresult fdc_call_send(struct fdc_call *call);
  * this fails, the ticket is released, its on_done will not run, and it is yours; else
  * on_done runs exactly once, also when the worker dies. */
 CUresult fdc_call_send_done(struct fdc_call *call, struct fdc_ticket *ticket);
+/* The same, and the caller waits for that: both sides count it as a wait. */
+CUresult fdc_call_send_waited(struct fdc_call *call, struct fdc_ticket *ticket);
 /* The same with REPLY: the ticket completes with the answer. */
 CUresult fdc_call_send_reply(struct fdc_call *call, struct fdc_ticket *ticket);
 /* Commits with REPLY and waits. The reply (head included) is copied to reply[room]; shorter
@@ -266,6 +271,7 @@ void fdc_intake_poll(struct fdc_session *session);
 CUresult fdc_result(int err);
 const char *fdc_result_name(CUresult result);           /* "CUDA_ERROR_..." or NULL */
 const char *fdc_call_name(uint16_t id);                 /* generated */
+const char *fdc_call_seen(uint16_t id);                 /* likewise: what the program called */
 /* What a refused call does: logs its name once, gives CUDA_ERROR_NOT_SUPPORTED. */
 CUresult fdc_refuse(const char *name, uint32_t *said);
 

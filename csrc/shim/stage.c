@@ -204,6 +204,7 @@ fdc_blob_rest(struct fdc_call *call, const struct fdc_chunk *first, uint64_t tot
 
     if (total > BLOB_MAX)
         return CUDA_ERROR_OUT_OF_MEMORY;
+    __atomic_add_fetch(&session->taken, total, __ATOMIC_RELAXED);
     whole = malloc(total + 8);
     if (whole == NULL)
         return CUDA_ERROR_OUT_OF_MEMORY;

@@ -131,6 +131,11 @@ def ids_are_given(spec: Spec, call: Call) -> Iterator[str]:
         yield f"mode {call.mode} with an id"
 
 
+def only_internal_calls_are_seen_as_others(spec: Spec, call: Call) -> Iterator[str]:
+    if call.seen and not call.internal:
+        yield "seen is for internal calls: the program knows this one by its name"
+
+
 def hooks_have_a_place(spec: Spec, call: Call) -> Iterator[str]:
     if call.hooks and not call.travels:
         yield f"a hook on a {call.mode} call"
@@ -195,7 +200,7 @@ EACH = (
     pointers_have_words, words_name_parameters, names_are_free, counts_are_known,
     what_moves_follows_one_range, types_are_known, by_value_types_travel,
     generated_parts_can_be_generated, async_answers_nothing, async_lists_its_errors,
-    ids_are_given, hooks_have_a_place, internal_is_internal, drops_a_handle,
+    ids_are_given, only_internal_calls_are_seen_as_others, hooks_have_a_place, internal_is_internal, drops_a_handle,
     likeness_exists, refusals_have_reasons, one_answer_is_local,
 )  # fmt: skip
 

@@ -209,7 +209,7 @@ def server_calls_c(spec: Spec) -> str:
         context = "true" if call.needs == "context" else "false"
         slow = "true" if call.slow else "false"
         out.append(
-            f'    {{ "{call.name}", serve_{call.name},\n'
+            f'    {{ "{call.name}", "{call.seen or call.name}", serve_{call.name},\n'
             f"      sizeof(struct fdc_req_{call.name}), {slow}, {context} }},\n"
         )
     out.append(

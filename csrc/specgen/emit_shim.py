@@ -352,7 +352,11 @@ def _names(spec: Spec) -> str:
     out = "const char *\nfdc_call_name(uint16_t id)\n{\n    switch (id) {\n"
     for call in sorted((c for c in spec.calls if c.travels), key=lambda c: c.id):
         out += f'    case FDC_ID_{call.name}:\n        return "{call.name}";\n'
-    return out + '    default:\n        return "unknown call";\n    }\n}\n\n'
+    out += '    default:\n        return "unknown call";\n    }\n}\n\n'
+    out += "const char *\nfdc_call_seen(uint16_t id)\n{\n    switch (id) {\n"
+    for call in sorted((c for c in spec.calls if c.seen), key=lambda c: c.id):
+        out += f'    case FDC_ID_{call.name}:\n        return "{call.seen}";\n'
+    return out + "    default:\n        return fdc_call_name(id);\n    }\n}\n\n"
 
 
 def shim_calls_c(spec: Spec) -> str:

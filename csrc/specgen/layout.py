@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from model import Call, Field, Layout, Span, Spec, SpecError
 
-FRAMING = 1  # counts changes of the heads in fdc/wire.h and of framing.md
+FRAMING = 2  # counts changes of the heads in fdc/wire.h and of framing.md
 REQUEST_HEAD = 32  # struct fdc_msg
 REPLY_HEAD = 32  # struct fdc_reply
 SPAN = "struct fdc_span"

@@ -81,6 +81,7 @@ class Call:
     drops: str = ""
     fails: tuple[str, ...] = ()
     note: str = ""
+    seen: str = ""  # internal: what the program called, for people
     why: str = ""  # the reason of a refusal
     gives: str = ""  # the one CUresult that a local call ever has
 

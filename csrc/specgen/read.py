@@ -24,7 +24,7 @@ from model import (
 KEYS = {
     "id", "mode", "c", "since", "twin", "ptr", "shim", "like", "hooks", "needs", "slow",
     "work", "unsafe", "moves", "internal", "makes", "drops", "fails", "note", "why",
-    "gives",
+    "gives", "seen",
 }  # fmt: skip
 
 SIZES = {
@@ -152,7 +152,7 @@ def read_call(where: str, name: str, says: dict[str, Any]) -> Call:
         moves=says.get("moves", False),
         internal=says.get("internal", False), drops=says.get("drops", ""),
         fails=(fails,) if isinstance(fails, str) else tuple(fails), note=says.get("note", ""),
-        why=says.get("why", ""), gives=says.get("gives", ""),
+        why=says.get("why", ""), gives=says.get("gives", ""), seen=says.get("seen", ""),
     )  # fmt: skip
 
 

@@ -365,5 +365,7 @@ fdc_link_get_stats(struct fdc_link *link, struct fdc_link_stats *stats)
     for (int lane = 0; lane < FDC_LANES; lane++) {
         stats->waits[lane] += fdc_load_relaxed(&link->ring[lane].waits);
         stats->sleeps[lane] += fdc_load_relaxed(&link->ring[lane].sleeps);
+        stats->system_calls += fdc_load_relaxed(&link->ring[lane].sleeps) +
+                               fdc_load_relaxed(&link->ring[lane].wakes);
     }
 }

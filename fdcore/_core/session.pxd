@@ -1,4 +1,4 @@
-from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from fdcore._core.driver cimport Driver, fdc_driver
 
@@ -57,6 +57,13 @@ cdef extern from "server/server.h" nogil:
         uint64_t launches
         uint64_t memory_used
         uint64_t host_memory_used
+        uint64_t waited
+    struct fdc_serve_tally:
+        uint64_t messages
+        uint64_t waits
+    struct fdc_serve_entry:
+        const char *name
+        const char *seen
     struct fdc_serve
     int fdc_serve_new(const fdc_driver *driver, fdc_link *link,
                       const fdc_serve_limits *limits, fdc_serve **serve)
@@ -66,6 +73,9 @@ cdef extern from "server/server.h" nogil:
     int fdc_serve_print_from(fdc_serve *serve, int fd, int error_fd)
     void fdc_serve_free(fdc_serve *serve)
     void fdc_serve_get_counters(fdc_serve *serve, fdc_serve_counters *counters)
+    const fdc_serve_entry *fdc_serve_get_tally(fdc_serve *serve, uint16_t id,
+                                               fdc_serve_tally *tally)
+    int FDC_IDS
 
 
 cdef class Session:

@@ -135,6 +135,7 @@ cdef class Session:
             "failures": did.failures,
             "slow": did.slow,
             "waits": did.waits,
+            "waited": did.waited,
             "up_bytes": did.up_bytes,
             "down_bytes": did.down_bytes,
             "launches": did.launches,
@@ -143,6 +144,24 @@ cdef class Session:
             "sleeps": sum(stats.sleeps),
             "system_calls": stats.system_calls,
         }
+
+    def calls(self):
+        """By the name of the call: what people know it as, messages, and how many of
+        them their senders waited for."""
+        cdef fdc_serve_tally tally
+        cdef const fdc_serve_entry *entry
+        cdef int id
+
+        found = {}
+        if self._serve == NULL:
+            return found
+        for id in range(FDC_IDS):
+            entry = fdc_serve_get_tally(self._serve, id, &tally)
+            if entry != NULL:
+                name = (<bytes>entry.name).decode()
+                seen = (<bytes>entry.seen).decode()
+                found[name] = (seen, tally.messages, tally.waits)
+        return found
 
     def close(self):
         """Frees what the client left behind. Not while run() runs."""

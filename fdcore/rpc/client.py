@@ -204,6 +204,56 @@ def gpus(address: Address, protocol: bytes) -> list[tuple[Gpu, int]]:
     return talk(address, protocol, "", work)
 
 
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """One call of a session's: what people know it as, messages, and waits."""
+
+    name: str
+    seen: str
+    messages: int
+    waits: int
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """What a session has done so far; no counters: its worker did not say."""
+
+    address: Address
+    session: str
+    user: str
+    host: str
+    pid: int
+    program: str
+    road: str
+    counters: dict[str, int]
+    calls: tuple[Tally, ...]
+
+
+def sessions(address: Address, protocol: bytes) -> list[Activity]:
+    """What the sessions of this user do on the server."""
+
+    async def work(session: Any) -> list[Activity]:
+        return [
+            Activity(
+                address,
+                bytes(row.id).hex()[:8],
+                str(row.user),
+                str(row.host),
+                int(row.pid),
+                str(row.program),
+                str(row.road),
+                {str(one.name): int(one.value) for one in row.counters},
+                tuple(
+                    Tally(str(one.name), str(one.seen), one.messages, one.waits)
+                    for one in row.calls
+                ),
+            )
+            for row in ok(address, await session.sessions())
+        ]
+
+    return talk(address, protocol, "", work)
+
+
 def ok(address: Address, response: Any) -> Any:
     result = response.result
     if result.which() == "ok":

@@ -70,6 +70,37 @@ interface Session {
       ok @1 :Pool;
     }
   }
+
+  # Sessions of the asker's own; of everybody's for the machine's root.
+  sessions @3 () -> (result :Sessions);
+  struct Sessions {
+    union {
+      error @0 :Error;
+      ok @1 :List(Activity);
+    }
+  }
+}
+
+# What a session has done so far, as its worker counts it.
+struct Activity {
+  id @0 :Data;
+  user @1 :Text;
+  host @2 :Text;
+  pid @3 :UInt32;
+  program @4 :Text;
+  road @5 :Text;
+  counters @6 :List(Counter);     # none: the worker did not answer
+  struct Counter {
+    name @0 :Text;
+    value @1 :UInt64;
+  }
+  calls @7 :List(Tally);
+  struct Tally {
+    name @0 :Text;
+    seen @1 :Text;        # what the program called
+    messages @2 :UInt64;
+    waits @3 :UInt64;     # messages whose sender waited
+  }
 }
 
 struct Ask {

@@ -14,7 +14,7 @@ import pwd
 import socket
 import struct
 import warnings
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -49,6 +49,20 @@ class Place:
     cpu_device: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """What a session has done so far."""
+
+    id: bytes
+    owner: Owner
+    pid: int
+    program: str
+    road: str
+    counters: Mapping[str, int]
+    # By name: what people know it as, messages, those that were waited for.
+    calls: Mapping[str, tuple[str, int, int]]
+
+
 class Desk(Protocol):
     """What the server does; it knows nothing of Cap'n Proto."""
 
@@ -65,6 +79,8 @@ class Desk(Protocol):
     def pool(self) -> Pool: ...
 
     def place(self) -> Place: ...
+
+    async def activity(self, owner: Owner) -> Sequence[Activity]: ...
 
 
 class CallError(FdcoreError):
@@ -238,6 +254,31 @@ class SessionServer(control.Session.Server):  # type: ignore[misc]
         for row, gpu in zip(rows, pool.gpus, strict=True):
             fill_gpu(row, gpu, pool.free[gpu.ordinal])
             row.leases = pool.leases[gpu.ordinal]
+
+    @answered
+    async def sessions(self, result: Any) -> None:
+        known = await self.connection.desk.activity(self.connection.owner)
+        for row, one in zip(result.init("ok", len(known)), known, strict=True):
+            row.id = one.id
+            row.user = one.owner.user
+            row.host = one.owner.host
+            row.pid = one.pid
+            row.program = one.program
+            row.road = one.road
+            counters = row.init("counters", len(one.counters))
+            for counter, (name, value) in zip(
+                counters, one.counters.items(), strict=True
+            ):
+                counter.name = name
+                counter.value = value
+            calls = row.init("calls", len(one.calls))
+            for call, (name, (seen, messages, waits)) in zip(
+                calls, one.calls.items(), strict=True
+            ):
+                call.name = name
+                call.seen = seen
+                call.messages = messages
+                call.waits = waits
 
 
 def fill_gpu(row: Any, gpu: Gpu, free: int) -> None:

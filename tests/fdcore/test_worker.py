@@ -83,7 +83,8 @@ def test_worker_serves_until_its_client_goes(hand: Hand) -> None:
     hand.order(op="stats")
     stats = hand.told()
     assert stats["op"] == "stats"
-    assert stats["messages"] == 0
+    assert stats["counters"]["messages"] == 0
+    assert stats["calls"] == {}
     hand.client.close()
     ended = hand.told()
     assert ended["op"] == "ended"

@@ -22,7 +22,7 @@ struct fdc_ring {
     uint64_t peeked;       /* bytes that release gives back */
     uint32_t claimed_size, peeked_size;
     struct fdc_spin spin;
-    uint64_t waits, sleeps; /* counters */
+    uint64_t waits, sleeps, wakes; /* counters */
     /* Asked now and then while a thread sleeps: 0, or what the wait shall return. A
      * futex does not tell that the peer has died; NULL: it cannot. */
     int (*alive)(void *owner);

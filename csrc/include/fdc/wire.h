@@ -21,6 +21,7 @@ struct fdc_msg {
 enum {
     FDC_MSG_REPLY = 1,      /* the caller waits for the reply */
     FDC_MSG_DONE = 2,       /* tell when the work that this message enqueued has finished */
+    FDC_MSG_WAITS = 4,      /* ... and the caller waits for that: both sides count it */
 };
 
 /* Head of every message on the reply lane (worker to client). */

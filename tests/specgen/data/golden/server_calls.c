@@ -92,11 +92,11 @@ answer:
 }
 
 static const struct fdc_serve_entry entries[] = {
-    { "cuStreamCreate", serve_cuStreamCreate,
+    { "cuStreamCreate", "cuStreamCreate", serve_cuStreamCreate,
       sizeof(struct fdc_req_cuStreamCreate), false, true },
-    { "cuMemsetD8Async", serve_cuMemsetD8Async,
+    { "cuMemsetD8Async", "cuMemsetD8Async", serve_cuMemsetD8Async,
       sizeof(struct fdc_req_cuMemsetD8Async), false, true },
-    { "cuModuleGetGlobal_v2", serve_cuModuleGetGlobal_v2,
+    { "cuModuleGetGlobal_v2", "cuModuleGetGlobal_v2", serve_cuModuleGetGlobal_v2,
       sizeof(struct fdc_req_cuModuleGetGlobal_v2), false, true },
 };
 

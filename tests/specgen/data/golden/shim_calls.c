@@ -32,6 +32,15 @@ fdc_call_name(uint16_t id)
     }
 }
 
+const char *
+fdc_call_seen(uint16_t id)
+{
+    switch (id) {
+    default:
+        return fdc_call_name(id);
+    }
+}
+
 static CUresult
 call_cuStreamCreate(CUstream *phStream, unsigned int Flags, unsigned how)
 {
