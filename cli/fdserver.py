@@ -8,14 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fdcore_cli import options
+from fdcore_cli import enrol, options
 
 
 def parser() -> options.Parser:
     made = options.Parser(
         prog="fdserver",
         description="Serves this machine's GPUs, or the CPU device where it has none.",
-        epilog="It runs in the foreground until SIGTERM or Ctrl-C.",
+        epilog="It runs in the foreground until SIGTERM or Ctrl-C. Other commands: "
+        "fdserver token, fdserver revoke, fdserver enrolled.",
         allow_abbrev=False,
     )
     made.add_argument(
@@ -47,8 +48,11 @@ def parser() -> options.Parser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    if words and words[0] in enrol.COMMANDS:
+        return enrol.main(words)
     reader = parser()
-    given = reader.parse_args(arguments)
+    given = reader.parse_args(words)
     if given.driver and given.cpu_devices:
         reader.error("--driver and --cpu-devices exclude each other")
     logging.basicConfig(

@@ -11,6 +11,7 @@ from fdcore import __version__
 COMMANDS = {
     "run": ("run", "run a program with GPUs of the pool"),
     "local": ("run", "the same with this machine's own GPUs, or with the CPU device"),
+    "init": ("init", "join this host to a pool, with a token of fdserver token"),
     "stats": ("stats", "what your running programs do, and what they wait for"),
     "version": ("", "say which version this is"),
     "help": ("", "say what a command does: help COMMAND"),

@@ -22,6 +22,8 @@ class Owner:
     host: str
     pid: int = 0
     program: str = ""
+    role: str = "user"
+    serial: str = ""  # of the certificate that was shown, if one was
 
     def __str__(self) -> str:
         where = f"{self.user}@{self.host}" if self.host else self.user

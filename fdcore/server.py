@@ -19,7 +19,7 @@ import struct
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fdcore import __version__, attach
 from fdcore.config import (
@@ -38,14 +38,18 @@ from fdcore.host import gpus as host_gpus
 from fdcore.lease import Lease, LeaseBook, Owner
 from fdcore.rpc.server import Activity, ControlListener, Place, run_loop
 from fdcore.sched.slices import MIB, Ask, Gpu, Pool
+from fdcore.security.identity import is_loopback, tls_wish
 from fdcore.workers import START_SECONDS, Worker, WorkerPool, status_text
+
+if TYPE_CHECKING:
+    from fdcore.security.authority import Holder
+    from fdcore.security.door import Door
 
 log = logging.getLogger("fdserver")
 
 HANDSHAKE_SECONDS = 5.0
 HANDSHAKES_AT_ONCE = 128
 SESSIONS_EACH = 256
-LOOPBACK = ("127.", "::1", "localhost")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +117,7 @@ class Server:
         self.data_port = 0
         self.stopping = asyncio.Event()
         self.unleashed = False
+        self.door: Door | None = None  # where TLS is spoken
 
     # ---- the desk: what rpc/server.py asks for ----
 
@@ -427,8 +432,10 @@ class Server:
         ready = {"pid": os.getpid(), "unix": str(state / CONTROL_SOCKET)}
         self.listen_data(unix_listener(state / DATA_SOCKET))
         host = listen.host if listen else "127.0.0.1"
-        if listen and not self.options.trusted_network:
-            refuse_open_network(host)
+        if listen and self.speaks_tls(host):
+            self.door = open_door(self.environment, control)
+            if not is_loopback(host):
+                raise ConfigError(f"{host}: data connections are not encrypted yet")
         if listen or self.environment.get("FD_TRANSPORT") == "tcp":
             wanted = DATA_PORT if listen and listen.port == CONTROL_PORT else 0
             data = tcp_listener(host, wanted, fall_back=True)
@@ -440,7 +447,11 @@ class Server:
         await control.listen_unix(str(state / CONTROL_SOCKET))
         if listen:
             sock = tcp_listener(listen.host, listen.port)
-            await control.listen_tcp(sock)
+            if self.door is not None:
+                self.door.listen(sock)
+                self.spawn(self.door.keep_watch(lambda: self.forget_revoked(control)))
+            else:
+                await control.listen_tcp(sock)
             port = sock.getsockname()[1]
             ready["control"] = str(Address(listen.host, port))
             log.info("control at %s, data at port %d", ready["control"], self.data_port)
@@ -448,6 +459,22 @@ class Server:
         if self.options.ready_fd >= 0:
             os.write(self.options.ready_fd, json.dumps(ready).encode() + b"\n")
             os.close(self.options.ready_fd)
+
+    def speaks_tls(self, host: str) -> bool:
+        wish = tls_wish(self.environment)
+        if is_loopback(host):
+            return wish == "always"
+        return not self.options.trusted_network
+
+    def forget_revoked(self, control: ControlListener) -> None:
+        """Whose certificate has been revoked loses what was granted to it."""
+        assert self.door is not None
+        gone = self.door.revoked.serials
+        control.end(gone)
+        for lease in list(self.book.leases.values()):
+            if lease.owner.serial in gone:
+                log.warning("lease %s: %s was revoked", lease.name, lease.owner)
+                self.release(lease)
 
     def listen_data(self, sock: socket.socket) -> None:
         self.listeners.append(sock)
@@ -458,6 +485,8 @@ class Server:
         for sock in self.listeners:
             loop.remove_reader(sock)
             sock.close()
+        if self.door is not None:
+            self.door.close()
         for task in list(self.tasks):
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
@@ -549,12 +578,27 @@ def find_driver(
     return path, host_gpus.find(path, environment)
 
 
-def refuse_open_network(host: str) -> None:
-    if not host.startswith(LOOPBACK):
+def open_door(environment: Mapping[str, str], control: ControlListener) -> "Door":
+    """TLS on the control port, for hosts that belong to a pool."""
+    from fdcore.security import files
+    from fdcore.security.door import Door
+
+    folder = files.pool_folder(environment)
+    if not (folder / files.ABOUT).exists():
         raise ConfigError(
-            f"{host} is not a loopback address: control and data connections are "
-            "neither encrypted nor tied to users yet (--trusted-network allows it)"
+            "nothing listens beyond loopback before this host belongs to a pool: "
+            "'fdserver token' founds one here, 'flexdirect init TOKEN' joins one "
+            "(--trusted-network goes without, on a network that is yours alone)"
         )
+
+    def admitted(transport: Any, holder: "Holder") -> None:
+        host = str(transport.get_extra_info("peername")[0])
+        control.adopt(
+            transport,
+            Owner(holder.name, host, role=holder.role, serial=holder.serial),
+        )
+
+    return Door(folder, admitted)
 
 
 def unix_listener(path: Path) -> socket.socket:

@@ -30,6 +30,7 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
     runtime = folder / "runtime"
     runtime.mkdir(mode=0o700, exist_ok=True)
     made.update(XDG_RUNTIME_DIR=str(runtime), XDG_CONFIG_HOME=str(folder / "config"))
+    made.update(FD_POOL=str(folder / "pool"))
     made.update(more)
     return made
 

@@ -83,6 +83,15 @@ def test_nicegui_is_imported_in_web_alone():
     assert outside(importers("nicegui", "fdcore", "cli"), "fdcore/web/") == []
 
 
+def test_cryptography_is_imported_in_security_alone():
+    assert outside(importers("cryptography", "fdcore", "cli"), "fdcore/security/") == []
+
+
+def test_security_knows_neither_capnp_nor_leases():
+    for name in ("rpc", "lease", "sched", "host", "server", "workers", "launch"):
+        assert importers(f"fdcore.{name}", "fdcore/security") == []
+
+
 def test_uvloop_is_imported_nowhere():
     assert importers("uvloop", "fdcore", "cli") == []
 

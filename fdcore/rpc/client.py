@@ -30,8 +30,10 @@ from fdcore.errors import (
     RefusedError,
     TransportError,
 )
+from fdcore.rpc import secure
 from fdcore.rpc.schema import TRAVERSAL_WORDS, VERSION, control
 from fdcore.sched.slices import Ask, Gpu, Pool, Slice
+from fdcore.security.identity import identity_for
 
 CONNECT_SECONDS = 3.0
 ANSWER_SECONDS = 10.0
@@ -340,8 +342,11 @@ async def connect(address: Address, seconds: float) -> tuple[Address, Any]:
 async def connect_one(address: Address, seconds: float) -> Any:
     kind = capnp.AsyncIoStream
     try:
+        who = identity_for(address)
         if address.path:
             opening = kind.create_unix_connection(address.path)
+        elif who is not None:
+            opening = secure.connect(address, who)
         else:
             opening = kind.create_connection(address.host, address.port)
         return await asyncio.wait_for(opening, seconds)
@@ -360,7 +365,10 @@ async def connect_one(address: Address, seconds: float) -> Any:
 
 def broken(error: Exception) -> str:
     if getattr(error, "type", "") == "DISCONNECTED":
-        return "the connection closed; is it an fdserver that listens there?"
+        return (
+            "the connection closed; is it an fdserver that listens there, "
+            "and has flexdirect init been run here if it wants that?"
+        )
     text = str(error).splitlines()
     return f"the server's answer makes no sense ({text[0] if text else 'empty'})"
 

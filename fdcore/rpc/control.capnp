@@ -15,6 +15,7 @@ struct Error {
     full @3;        # not granted: see what is free in the message
     over @4;        # the lease or session has ended
     limit @5;       # too many calls or leases at once
+    denied @6;      # the role of who asks does not allow it
   }
   code @0 :Code;
   message @1 :Text;       # one line, for people

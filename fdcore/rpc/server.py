@@ -14,8 +14,8 @@ import pwd
 import socket
 import struct
 import warnings
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import capnp
@@ -26,6 +26,7 @@ from fdcore.errors import FdcoreError, RefusedError
 from fdcore.lease import Lease, Owner
 from fdcore.rpc.schema import TRAVERSAL_WORDS, VERSION, control
 from fdcore.sched.slices import Ask, Gpu, Pool
+from fdcore.security.roles import ADMIN, USER, may
 
 log = logging.getLogger("fdserver")
 
@@ -106,6 +107,9 @@ def answered(method: Method) -> Method:
             if connection.calls > CALLS_AT_ONCE:
                 connection.close()
                 raise CallError("limit", f"more than {CALLS_AT_ONCE} calls at once")
+            role = connection.owner.role
+            if not may(role, method.__qualname__):
+                raise CallError("denied", f"a {role} may not do that")
             await method(self, result, **arguments)
         except asyncio.CancelledError:
             raise
@@ -180,12 +184,9 @@ class GateServer(control.Gate.Server):  # type: ignore[misc]
             )
         owner = self.connection.owner
         if not owner.user:
-            owner = Owner(f"{said(hello.user)}?", said(hello.host))
-        self.connection.owner = Owner(
-            owner.user,
-            owner.host,
-            owner.pid or hello.pid,
-            said(hello.program),
+            owner = replace(owner, user=f"{said(hello.user)}?", host=said(hello.host))
+        self.connection.owner = replace(
+            owner, pid=owner.pid or hello.pid, program=said(hello.program)
         )
         self.connection.session = True
         ok = result.init("ok")
@@ -324,7 +325,7 @@ def identify(transport: asyncio.BaseTransport) -> Owner:
             user = pwd.getpwuid(uid).pw_name
         except KeyError:
             user = str(uid)
-        return Owner(user, "", pid)
+        return Owner(user, "", pid, role=ADMIN if uid in (0, os.geteuid()) else USER)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 20_000)
     return Owner("", str(transport.get_extra_info("peername")[0]))
@@ -335,7 +336,7 @@ class ControlListener:
 
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
-        self.connections: set[Any] = set()
+        self.connections: dict[Any, Connection] = {}
         self.servers: list[asyncio.Server] = []
 
     async def listen_unix(self, path: str) -> None:
@@ -355,13 +356,31 @@ class ControlListener:
         made = capnp.AsyncIoStream._connect(connected)
         return made  # type: ignore[no-any-return]
 
-    async def serve(self, stream: Any, transport: asyncio.BaseTransport) -> None:
+    def adopt(self, transport: Any, owner: Owner) -> None:
+        """A connection that somebody else has accepted and knows the owner of."""
+
+        async def connected(stream: Any) -> None:
+            await self.serve(stream, transport, owner)
+
+        made = capnp.AsyncIoStream._connect(connected)
+        transport.set_protocol(made)
+        made.connection_made(transport)
+
+    def end(self, serials: Collection[str]) -> None:
+        """Closes the connections of those certificates."""
+        for stream, connection in list(self.connections.items()):
+            if connection.owner.serial in serials:
+                stream.close()
+
+    async def serve(
+        self, stream: Any, transport: asyncio.BaseTransport, owner: Owner | None = None
+    ) -> None:
         if len(self.connections) >= CONNECTIONS:
             log.warning("more than %d control connections: one is closed", CONNECTIONS)
             stream.close()
             return
-        connection = Connection(self.desk, identify(transport), stream.close)
-        self.connections.add(stream)
+        connection = Connection(self.desk, owner or identify(transport), stream.close)
+        self.connections[stream] = connection
         loop = asyncio.get_running_loop()
 
         def late() -> None:
@@ -380,7 +399,7 @@ class ControlListener:
             log.info("control connection broke: %s", str(error).splitlines()[0])
         finally:
             timer.cancel()
-            self.connections.discard(stream)
+            self.connections.pop(stream, None)
             connection.closed()
 
     def close(self) -> None:

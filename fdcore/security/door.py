@@ -1,0 +1,305 @@
+"""The server's end of TLS: who comes in on the control port beyond loopback.
+
+Nothing but this module reads what a stranger sends: TLS, then either one line of JSON
+to join the pool with a token, or a certificate of the pool. Only then does anybody else
+see the connection. What all of this may cost is limited.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import socket
+import ssl
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+from fdcore.attach import printable
+from fdcore.errors import FdcoreError, RefusedError
+from fdcore.security import authority, files, greeting, identity, join
+from fdcore.security.limits import Rate, Seldom, Waiting
+
+log = logging.getLogger("fdserver")
+
+HANDSHAKE_SECONDS = 5.0
+STRANGERS = 256
+STRANGERS_EACH = 64
+A_SECOND = 100.0
+BURST = 300.0
+LONGEST_LINE = 16384
+CLOSE_SECONDS = 2.0
+LOOK_SECONDS = 1.0
+REFRESH_SECONDS = 60.0
+
+Admitted = Callable[[Any, authority.Holder], None]
+
+
+class Line(asyncio.Protocol):
+    """The first bytes of a connection, held back until they are one line."""
+
+    def __init__(self) -> None:
+        self.transport: Any = None
+        self.data = bytearray()
+        self.done: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.data += data
+        if self.done.done():
+            return
+        if b"\n" in self.data:
+            self.done.set_result(bytes(self.data.partition(b"\n")[0]))
+        elif len(self.data) > LONGEST_LINE:
+            self.done.set_exception(RefusedError("a line that does not end"))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if not self.done.done():
+            self.done.set_exception(RefusedError("closed the connection"))
+        with contextlib.suppress(BaseException):
+            self.done.exception()  # told, whoever waits for it or not
+
+
+class Door:
+    """folder: this server's identity. admitted(transport, holder) is called for each
+    connection of a holder of a certificate, which has been told to come in."""
+
+    def __init__(self, folder: Path, admitted: Admitted) -> None:
+        who = identity.load(folder)
+        if who is None or who.role != "node":
+            raise RefusedError(f"{folder} does not make this host a server of a pool")
+        self.folder = folder
+        self.who = who
+        self.admitted = admitted
+        self.context = identity.context(folder, server=True)
+        self.revoked = authority.Revoked(folder)
+        self.authority = authority.Authority(folder) if who.founder else None
+        self.waiting = Waiting(STRANGERS, STRANGERS_EACH)
+        self.rate = Rate(A_SECOND, BURST)
+        self.seldom = Seldom(log)
+        self.listeners: list[socket.socket] = []
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    # ---- accepting ----
+
+    def listen(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self.listeners.append(sock)
+        asyncio.get_running_loop().add_reader(sock, self.accept, sock)
+
+    def accept(self, listener: socket.socket) -> None:
+        for _ in range(64):  # others want the loop too
+            try:
+                sock, address = listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                self.seldom.warn("accept", f"a connection cannot be accepted: {error}")
+                return
+            source = address[0]
+            if not self.rate.take(source):
+                self.seldom.warn(("rate", source), f"{source}: too many connections")
+                sock.close()
+                continue
+            sock.setblocking(False)
+            self.spawn(self.take(sock, source))
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        task = asyncio.get_running_loop().create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+        return task
+
+    async def take(self, sock: socket.socket, source: str) -> None:
+        """One connection, until it is somebody's or over."""
+        task = asyncio.current_task()
+        assert task is not None
+        stranger, crowded = self.waiting.enter(source, task.cancel)
+        if crowded:
+            self.seldom.warn(
+                ("crowd", source), f"{source}: connections that say nothing are closed"
+            )
+        line: Line | None = None
+        try:
+            line = await asyncio.wait_for(self.handshake(sock), HANDSHAKE_SECONDS)
+            await asyncio.wait_for(self.meet(line, source), HANDSHAKE_SECONDS)
+            line = None
+        except (TimeoutError, asyncio.TimeoutError):
+            self.seldom.warn(("late", source), f"{source}: says nothing")
+        except ssl.SSLError as error:
+            why = (error.reason or "unknown").lower().replace("_", " ")
+            self.seldom.warn(("tls", source, why), f"{source}: no TLS: {why}")
+        except (FdcoreError, OSError) as error:
+            why = printable(str(error).encode())
+            self.seldom.warn(("refused", source, why), f"{source}: {why}")
+        except asyncio.CancelledError:
+            pass  # a newcomer needed the place, or the server stops
+        finally:
+            self.waiting.leave(stranger)
+            if line is not None:
+                line.transport.abort()
+
+    async def handshake(self, sock: socket.socket) -> Line:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 20_000)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        loop = asyncio.get_running_loop()
+        try:
+            _, line = await loop.connect_accepted_socket(
+                Line, sock, ssl=self.context, ssl_handshake_timeout=HANDSHAKE_SECONDS
+            )
+        except BaseException:
+            loop.call_soon(sock.close)  # after the transport, if there was one
+            raise
+        return line
+
+    async def meet(self, line: Line, source: str) -> None:
+        secure = line.transport.get_extra_info("ssl_object")
+        wanted = secure.selected_alpn_protocol()
+        if wanted == identity.JOIN:
+            request = await line.done
+            reply = self.answer(request, secure.getpeercert(True), source)
+            say_last(line.transport, json.dumps(reply).encode() + b"\n")
+            return
+        if wanted != identity.CONTROL:
+            raise RefusedError("does not say what it wants")
+        try:
+            holder = self.check(secure.getpeercert(True))
+        except RefusedError as error:
+            say_last(line.transport, greeting.pack(str(error)))
+            raise
+        if line.data:
+            raise RefusedError("spoke before it was greeted")
+        line.transport.write(greeting.pack())
+        self.admitted(line.transport, holder)
+
+    def check(self, certificate: bytes | None) -> authority.Holder:
+        """Whose connection it is, or why it is nobody's."""
+        if certificate is None:
+            raise RefusedError("no certificate of this pool: flexdirect init TOKEN")
+        holder = authority.holder_of(certificate, self.who.pool)
+        self.revoked.load()
+        if self.revoked.has(holder.serial):
+            raise RefusedError(f"the certificate of {holder.name} has been revoked")
+        if self.revoked.stale:
+            raise RefusedError(
+                "this server does not know what certificates have been revoked lately "
+                "and lets nobody in: it does not reach the pool's founding server"
+            )
+        return holder
+
+    # ---- joining ----
+
+    def answer(
+        self, request: bytes, certificate: bytes | None, source: str
+    ) -> dict[str, Any]:
+        try:
+            said = json.loads(request)
+            if not isinstance(said, dict):
+                raise ValueError
+            what = said.get("op")
+            if what == "authority":
+                return {"authority": files.read(self.folder / files.CA).decode()}
+            if self.authority is None:
+                raise RefusedError("this is not the pool's founding server")
+            if what == "join":
+                return self.joined(said, source)
+            holder = self.check(certificate)
+            if what == "renew":
+                request_pem = str(said["request"]).encode()
+                holder, made = self.authority.renew(holder, request_pem)
+                log.info("certificate of %s renewed: %s", holder.name, holder.serial)
+                return described(holder, made)
+            if what == "revoked":
+                return {"revoked": self.authority.revoked().decode()}
+            raise ValueError
+        except FdcoreError as error:
+            why = printable(str(error).encode())
+            self.seldom.warn(("join", source, why), f"{source}: not enrolled: {why}")
+            return {"error": str(error)}
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            self.seldom.warn(("join", source), f"{source}: a request that is none")
+            return {"error": "the request makes no sense"}
+
+    def joined(self, said: dict[str, Any], source: str) -> dict[str, Any]:
+        assert self.authority is not None
+        holder, made = self.authority.enrol(
+            str(said["id"]),
+            str(said["secret"]),
+            str(said["request"]).encode(),
+            str(said["name"])[:64],
+        )
+        log.info(
+            "%s: enrolled as %s %s, serial %s",
+            source, holder.role, holder.name, holder.serial,
+        )  # fmt: skip
+        return described(holder, made)
+
+    # ---- revoking ----
+
+    async def keep_watch(self, lost: Callable[[], None]) -> None:
+        """Looks at the list of revoked certificates, and keeps it fresh; lost() is
+        called when it has changed."""
+        refreshed = 0.0
+        while True:
+            with contextlib.suppress(FdcoreError):
+                if self.revoked.load():
+                    lost()
+            if time.monotonic() - refreshed >= REFRESH_SECONDS or refreshed == 0.0:
+                refreshed = time.monotonic()
+                await self.refresh()
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def refresh(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.run_in_executor(None, self.renew)
+            if self.authority is not None:
+                await loop.run_in_executor(None, self.authority.revoked)
+                return
+            content = await loop.run_in_executor(None, join.fetch_revoked, self.who)
+            before = self.revoked.number
+            self.revoked.take(content)
+            if self.revoked.number > before:
+                files.write(self.folder / files.REVOKED, content)
+        except (FdcoreError, OSError) as error:
+            self.seldom.warn("revoked", f"list of revoked certificates: {error}")
+
+    def renew(self) -> None:
+        """Our own certificate, in time. Connections that are open keep theirs."""
+        issued, expires = authority.own_life(self.folder)
+        if time.time() < issued + identity.RENEW_AFTER * (expires - issued):
+            return
+        if self.authority is not None:
+            authority.renew_own(self.authority)
+        else:
+            join.renew(self.who)
+        self.context.load_cert_chain(self.folder / files.OWN)
+        log.info("this server's certificate is a new one")
+
+    def close(self) -> None:
+        loop = asyncio.get_running_loop()
+        for sock in self.listeners:
+            loop.remove_reader(sock)
+            sock.close()
+        for task in list(self.tasks):
+            task.cancel()
+
+
+def described(holder: authority.Holder, certificate: bytes) -> dict[str, Any]:
+    return {
+        "certificate": certificate.decode(),
+        "name": holder.name,
+        "role": holder.role,
+        "expires": int(holder.expires),
+    }
+
+
+def say_last(transport: Any, data: bytes) -> None:
+    """Says it and closes; a peer that does not take it is not waited for."""
+    transport.write(data)
+    transport.close()
+    asyncio.get_running_loop().call_later(CLOSE_SECONDS, transport.abort)

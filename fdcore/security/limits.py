@@ -1,0 +1,119 @@
+"""What strangers may cost: connections that have not said who they are.
+
+A newcomer is never turned away for those who say nothing: it takes the place of the
+one that has said nothing for longest. So a flood of silent connections ends silent
+ones, and who speaks at once gets through.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+
+SOURCES = 4096
+
+
+@dataclass(slots=True, eq=False)
+class Stranger:
+    source: Hashable
+    end: Callable[[], object] = field(repr=False)
+
+
+class Waiting:
+    """Those who have not said yet who they are: most in all, each from one source."""
+
+    def __init__(self, most: int, each: int) -> None:
+        self.most = most
+        self.each = each
+        self.by_source: dict[Hashable, dict[Stranger, None]] = {}
+        self.count = 0
+
+    def enter(
+        self, source: Hashable, end: Callable[[], object]
+    ) -> tuple[Stranger, bool]:
+        """end() is called should a newcomer need the place. True: one has lost it."""
+        own = self.by_source.get(source, {})
+        ended = None
+        if len(own) >= self.each:
+            ended = next(iter(own))
+        elif self.count >= self.most:
+            crowd = max(self.by_source.values(), key=len)
+            ended = next(iter(crowd))
+        if ended is not None:
+            self.leave(ended)
+            ended.end()
+        stranger = Stranger(source, end)
+        self.by_source.setdefault(source, {})[stranger] = None
+        self.count += 1
+        return stranger, ended is not None
+
+    def leave(self, stranger: Stranger) -> None:
+        own = self.by_source.get(stranger.source)
+        if own is None or stranger not in own:
+            return
+        del own[stranger]
+        self.count -= 1
+        if not own:
+            del self.by_source[stranger.source]
+
+
+class Rate:
+    """So many a second from one source, and more at once after a quiet time."""
+
+    def __init__(
+        self, a_second: float, burst: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.a_second = a_second
+        self.burst = burst
+        self.clock = clock
+        self.left: dict[Hashable, tuple[float, float]] = {}
+
+    def take(self, source: Hashable) -> bool:
+        now = self.clock()
+        left, then = self.left.get(source, (self.burst, now))
+        left = min(self.burst, left + (now - then) * self.a_second)
+        if left < 1.0:
+            self.left[source] = (left, now)
+            return False
+        self.left[source] = (left - 1.0, now)
+        if len(self.left) > SOURCES:
+            self.forget(now)
+        return True
+
+    def forget(self, now: float) -> None:
+        """Sources whose quiet time is over are as good as new; then the oldest go."""
+        full = self.burst / self.a_second
+        for source, (_, then) in list(self.left.items()):
+            if now - then >= full:
+                del self.left[source]
+        while len(self.left) > SOURCES:
+            del self.left[next(iter(self.left))]
+
+
+class Seldom:
+    """Logs each cause once, and now and then how often it came since."""
+
+    def __init__(
+        self,
+        log: logging.Logger,
+        every: float = 60.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.log = log
+        self.every = every
+        self.clock = clock
+        self.said: dict[Hashable, tuple[float, int]] = {}
+
+    def warn(self, cause: Hashable, text: str) -> None:
+        now = self.clock()
+        then, more = self.said.get(cause, (now - self.every, -1))
+        if now - then < self.every:
+            self.said[cause] = (then, more + 1)
+            return
+        self.said.pop(cause, None)
+        while len(self.said) >= SOURCES:
+            del self.said[next(iter(self.said))]
+        self.said[cause] = (now, 0)
+        if more > 0:
+            text += f" (and {more} times since it was last said)"
+        self.log.warning("%s", text)

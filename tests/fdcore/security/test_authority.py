@@ -1,0 +1,149 @@
+"""The authority's files: certificates, names, and the list of revoked ones."""
+
+import ssl
+import time
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from fdcore.errors import ConfigError, RefusedError
+from fdcore.security import authority, files, tokens
+
+
+@pytest.fixture
+def founded(tmp_path):
+    return authority.found(tmp_path / "pool")
+
+
+def token(founded, role="user", name="", uses=1):
+    return tokens.create(
+        founded.folder, founded.pool, founded.hash, role, ["h:1"],
+        int(time.time()) + 60, uses, name,
+    )  # fmt: skip
+
+
+def enrol(founded, wanted, **more):
+    made = token(founded, **more)
+    request = authority.request_bytes(authority.fresh_key())
+    return founded.enrol(made.id, made.secret, request, wanted)
+
+
+def test_founding_twice_is_founding_once(founded):
+    again = authority.found(founded.folder)
+    assert (again.pool, again.hash) == (founded.pool, founded.hash)
+
+
+def test_every_file_of_it_is_private(founded):
+    token(founded)
+    for path in founded.folder.iterdir():
+        assert path.stat().st_mode & 0o077 == 0 or path.stat().st_size == 0, path
+    (founded.folder / files.CA_KEY).chmod(0o644)
+    with pytest.raises(ConfigError, match="may be read by others"):
+        authority.Authority(founded.folder)
+
+
+def test_certificate_says_role_and_name_of_the_token_alone(founded):
+    key = authority.fresh_key()
+    # The request asks for more than it may.
+    request = (
+        x509.CertificateSigningRequestBuilder()
+        .subject_name(authority.named("root"))
+        .add_extension(x509.BasicConstraints(True, None), critical=True)
+        .add_extension(
+            x509.SubjectAlternativeName(
+                [x509.UniformResourceIdentifier(f"fd://{founded.pool}/admin/root")]
+            ),
+            critical=False,
+        )
+        .sign(key, hashes.SHA256())
+        .public_bytes(authority.serialization.Encoding.PEM)
+    )
+    made = token(founded, role="viewer")
+    _, pem = founded.enrol(made.id, made.secret, request, "eve")
+    holder = authority.holder_of(ssl.PEM_cert_to_DER_cert(pem.decode()), founded.pool)
+    assert (holder.role, holder.name) == ("viewer", "eve")
+    read = x509.load_pem_x509_certificate(pem)
+    limits = read.extensions.get_extension_for_class(x509.BasicConstraints)
+    assert not limits.value.ca
+    uses = read.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    assert x509.oid.ExtendedKeyUsageOID.SERVER_AUTH not in uses
+
+
+def test_name_in_use_gets_a_number_and_a_named_token_its_name(founded):
+    assert enrol(founded, "bob")[0].name == "bob"
+    assert enrol(founded, "bob")[0].name == "bob-2"
+    assert enrol(founded, "bob", name="alice")[0].name == "alice"
+    founded.revoke("bob")
+    assert enrol(founded, "bob")[0].name == "bob"
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "a\nb", "../x", "\x1b[2J", "a" * 64, "é"])
+def test_name_that_could_harm_is_refused(founded, name):
+    with pytest.raises(RefusedError):
+        enrol(founded, name)
+
+
+@pytest.mark.parametrize("request_pem", [b"", b"junk", b"-----BEGIN X-----\n" * 9, b"A" * 9999])
+def test_request_that_is_none_spends_no_token(founded, request_pem):
+    made = token(founded)
+    with pytest.raises(RefusedError):
+        founded.enrol(made.id, made.secret, request_pem, "bob")
+    request = authority.request_bytes(authority.fresh_key())
+    assert founded.enrol(made.id, made.secret, request, "bob")[0].name == "bob"
+
+
+def test_only_the_one_kind_of_key_is_signed(founded):
+    key = ec.generate_private_key(ec.SECP384R1())
+    with pytest.raises(RefusedError):
+        authority.requested(authority.request_bytes(key))
+
+
+def test_revoked_is_known_to_who_reads_the_list(founded):
+    holder, _ = enrol(founded, "bob")
+    other, _ = enrol(founded, "carol")
+    known = authority.Revoked(founded.folder)
+    assert not known.has(holder.serial)
+    founded.revoke(holder.serial)
+    assert known.load() and not known.load()
+    assert known.has(holder.serial) and not known.has(other.serial)
+    with pytest.raises(ConfigError):
+        founded.revoke(holder.serial)
+
+
+def test_list_of_another_authority_and_an_old_one_are_not_taken(founded, tmp_path):
+    holder, _ = enrol(founded, "bob")
+    known = authority.Revoked(founded.folder)
+    old = founded.revoked()
+    time.sleep(0.01)
+    founded.revoke("bob")
+    known.load()
+    for content in (old, authority.found(tmp_path / "other").revoked(), b"", b"junk"):
+        with pytest.raises(ConfigError):
+            known.take(content)
+        assert known.has(holder.serial)
+
+
+def test_list_that_nobody_renews_gets_stale(founded):
+    now = [time.time()]
+    known = authority.Revoked(founded.folder, lambda: now[0])
+    assert not known.stale
+    now[0] += authority.REVOKED_SECONDS + authority.CLOCK_SKEW + 1
+    assert known.stale
+
+
+def test_own_certificate_is_renewed_under_its_name(founded):
+    before = (founded.folder / files.OWN).read_bytes()
+    authority.renew_own(founded)
+    after = (founded.folder / files.OWN).read_bytes()
+    assert before != after
+    first, last = (x509.load_pem_x509_certificates(one)[0].subject for one in (before, after))
+    assert first == last
+
+
+def test_certificate_of_another_pool_is_nobodys(founded, tmp_path):
+    other = authority.found(tmp_path / "other")
+    _, pem = enrol(other, "bob")
+    with pytest.raises(RefusedError):
+        authority.holder_of(ssl.PEM_cert_to_DER_cert(pem.decode()), founded.pool)
