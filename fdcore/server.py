@@ -39,6 +39,7 @@ from fdcore.lease import Lease, LeaseBook, Owner
 from fdcore.rpc.server import Activity, ControlListener, Place, run_loop
 from fdcore.sched.slices import MIB, Ask, Gpu, Pool
 from fdcore.security.identity import is_loopback, tls_wish
+from fdcore.security.roles import ADMIN
 from fdcore.workers import START_SECONDS, Worker, WorkerPool, status_text
 
 if TYPE_CHECKING:
@@ -522,9 +523,8 @@ class StateLock:
 
 
 def may_see(asker: Owner, owner: Owner) -> bool:
-    """Whose sessions somebody is told of: their own. Who asks is known by a local
-    socket; who comes from elsewhere is who they say, and never root."""
-    if asker.user == "root" and not asker.host:
+    """Whose sessions somebody is told of: their own; an administrator of everybody's."""
+    if asker.role == ADMIN:
         return True
     return (asker.user, asker.host) == (owner.user, owner.host)
 
