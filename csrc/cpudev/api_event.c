@@ -438,6 +438,8 @@ batch(CUstream hStream, unsigned int count, const CUstreamBatchMemOpParams *ops,
     if (result == CUDA_SUCCESS &&
         (flags != 0 || count > 255 || (count != 0 && ops == NULL)))
         result = CUDA_ERROR_INVALID_VALUE;
+    if (result == CUDA_SUCCESS && (fdcpu.opt.strict & FDCPU_STRICT_NOVALUES) != 0)
+        result = CUDA_ERROR_NOT_SUPPORTED;
     for (unsigned int i = 0; i < count && result == CUDA_SUCCESS; i++)
         result = op_fits(&ops[i]);
     if (result != CUDA_SUCCESS || count == 0)

@@ -61,6 +61,7 @@ strict_words(const char *text)
         {"unmap", FDCPU_STRICT_UNMAP},
         {"pageable", FDCPU_STRICT_PAGEABLE},
         {"host", FDCPU_STRICT_HOST},
+        {"novalues", FDCPU_STRICT_NOVALUES},
     };
     uint32_t bits = 0;
     size_t i, n;

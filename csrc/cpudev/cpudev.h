@@ -64,6 +64,7 @@ enum fdcpu_strict {
     FDCPU_STRICT_UNMAP = 32,  /* memory unmapped while in use is a fault */
     FDCPU_STRICT_HOST = 128, /* host functions of all streams run one after the other */
     FDCPU_STRICT_PAGEABLE = 64, /* big pageable copies wait for their stream */
+    FDCPU_STRICT_NOVALUES = 256, /* streams neither wait for words nor write them */
 };
 
 struct fdcpu_options {

@@ -395,6 +395,7 @@ context_shut(struct fdc_ctx *ctx)
     CUresult result;
 
     fdc_store_release(&ctx->open, 0);   /* pairs with fdc_context_at() */
+    fdc_gates_shut(serve, ctx);
     result = fdc_context_use_ctx(serve, ctx);
     if (result == CUDA_SUCCESS && fdc_mark_all(ctx, &mark) == CUDA_SUCCESS) {
         driver->cuEventSynchronize(mark->event);
@@ -424,6 +425,7 @@ context_shut(struct fdc_ctx *ctx)
     fdc_peers_forget(serve, ctx);
     fdc_regions_release_ctx(serve, ctx);
     fdc_host_release_ctx(serve, ctx);
+    fdc_gates_release_ctx(serve, ctx);
     driver->cuStreamDestroy_v2(ctx->own);
     driver->cuStreamDestroy_v2(ctx->clear);
     fdc_handle_sweep(serve, FDC_KIND_CONTEXT, ctx->index, NULL);

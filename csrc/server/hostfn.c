@@ -182,15 +182,17 @@ side_main(void *arg)
         }
         msg = *at;
         fdc_link_release(serve->link, FDC_LANE_SIDE);
-        if (msg.id != FDC_SIDE_HOST_FN_DONE) {
+        if (msg.id == FDC_SIDE_HOST_FN_DONE)
+            answered(serve->hostfns, msg.ticket);
+        else if (msg.id == FDC_SIDE_GATE)
+            err = fdc_gates_open(serve, msg.ctx, msg.ticket);
+        else
             err = -EPROTO;
-            break;
-        }
-        answered(serve->hostfns, msg.ticket);
     }
     if (err == -EPROTO)
         fdc_serve_break(serve, err, "a side message that cannot be true");
     fdc_hostfns_cancel(serve);
+    fdc_gates_cancel(serve);
     watch(serve);
     return NULL;
 }

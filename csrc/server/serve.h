@@ -312,6 +312,19 @@ CUresult fdc_hostfn_number(struct fdc_serve *serve, CUhostFn fn, void *user,
                            uint64_t *number);
 void fdc_hostfn_unplace(struct fdc_serve *serve, void *user);
 
+/* ---- gate.c: where streams stand still until the client opens ---- */
+
+struct fdc_gates;
+struct fdc_gates *fdc_gates_new(void);
+void fdc_gates_free(struct fdc_gates *gates);
+/* An opening of the side lane. 0, or -EPROTO. */
+int fdc_gates_open(struct fdc_serve *serve, uint32_t ctx, uint64_t what);
+/* The context ends: all are open, and those to come. Then its words are let go. */
+void fdc_gates_shut(struct fdc_serve *serve, struct fdc_ctx *ctx);
+void fdc_gates_release_ctx(struct fdc_serve *serve, struct fdc_ctx *ctx);
+/* The client has gone: all are open, and those to come. */
+void fdc_gates_cancel(struct fdc_serve *serve);
+
 /* ---- print.c ---- */
 
 /* Sends what has been printed so far. */
@@ -392,6 +405,7 @@ struct fdc_serve {
     struct fdc_host *host;
     struct fdc_images *images;
     struct fdc_hostfns *hostfns;
+    struct fdc_gates *gates;
     struct fdc_blobs *blobs;
     struct fdc_objects *objects;
     struct fdc_greens *greens;

@@ -80,12 +80,13 @@ fdc_serve_new(const struct fdc_driver *driver, struct fdc_link *link,
     serve->capture = fdc_captures_new();
     serve->shadows = fdc_shadows_new();
     serve->hostfns = fdc_hostfns_new(serve);
+    serve->gates = fdc_gates_new();
     serve->blobs = fdc_blobs_new();
     serve->ledger = calloc(FDC_IDS, sizeof(*serve->ledger));
     if (serve->memory == NULL || serve->host == NULL || serve->images == NULL ||
         serve->hostfns == NULL || serve->blobs == NULL || serve->objects == NULL ||
         serve->names == NULL || serve->capture == NULL || serve->shadows == NULL ||
-        serve->greens == NULL || serve->ledger == NULL)
+        serve->greens == NULL || serve->gates == NULL || serve->ledger == NULL)
         goto err_free;
     err = fdc_poller_start(serve);
     if (err == 0)
@@ -234,6 +235,7 @@ fdc_serve_run(struct fdc_serve *serve)
     if (err == -EPROTO)
         fdc_serve_break(serve, err, "the client broke the %s lane", "command");
     fdc_hostfns_cancel(serve);
+    fdc_gates_cancel(serve);
     if (serve->broken)
         return -(int)serve->broken;
     return err == -EPIPE ? 0 : err;
@@ -259,6 +261,8 @@ fdc_serve_free(struct fdc_serve *serve)
         return;
     if (serve->hostfns != NULL)
         fdc_hostfns_cancel(serve);
+    if (serve->gates != NULL)
+        fdc_gates_cancel(serve);
     fdc_wait_hand_over(serve);
     fdc_pool_stop(serve);
     fdc_poller_stop(serve);
@@ -274,6 +278,7 @@ fdc_serve_free(struct fdc_serve *serve)
         fdc_host_free(serve);
     if (serve->hostfns != NULL)
         fdc_hostfns_free(serve);
+    fdc_gates_free(serve->gates);
     fdc_print_stop(serve);
     fdc_images_free(serve->images);
     fdc_objects_free(serve->objects);

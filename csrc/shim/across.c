@@ -1,9 +1,9 @@
 /*
  * Copies between servers. The bytes go through this process: pieces come down from the one
- * worker and go up to the other, several under way at a time. A copy on a stream has a host
- * function at its place; when the stream is there it stands still, the courier (one thread,
- * started by the first copy) carries the bytes on streams of its own, and lets the stream go
- * on. So the copy is in order on its stream, and whoever made the call goes on at once.
+ * worker and go up to the other, several under way at a time. A copy on a stream has a gate
+ * (bridge.c) at its place; when the stream is there it stands still, the courier (one thread,
+ * started by the first copy) carries the bytes on streams of its own, and opens the gate. So
+ * the copy is in order on its stream, and whoever made the call goes on at once.
  */
 #include "process.h"
 
@@ -21,9 +21,8 @@ struct across {
     struct across *next;
     struct fdc_copy3d copy;
     struct fdc_context *from, *to;
-    struct fdc_session *gate; /* where a stream stands still; NULL: somebody waits */
-    uint64_t number;
-    uint32_t done; /* futex word */
+    struct fdc_gate *gate; /* where a stream stands still; NULL: somebody waits */
+    uint32_t done;         /* futex word */
     CUresult result;
 };
 
@@ -259,8 +258,8 @@ finish(struct across *job)
         return;
     }
     if (job->result != CUDA_SUCCESS)
-        fdc_session_fail(job->gate, FDC_ID_cuMemcpyPeerAsync, job->result);
-    fdc_hostfn_answer(job->gate, job->number);
+        fdc_gate_fail(job->gate, FDC_ID_cuMemcpyPeerAsync, job->result);
+    fdc_gate_open(job->gate);
     free(job);
 }
 
@@ -324,12 +323,10 @@ courier_get(void)
     return courier;
 }
 
-/* The stream is there (service thread), or nothing is in the way. */
 static void
-hand_over(void *user)
+hand_over(struct across *job)
 {
     struct fdc_courier *courier = fdc_process.courier;
-    struct across *job = user;
 
     job->next = NULL;
     pthread_mutex_lock(&courier->lock);
@@ -337,6 +334,19 @@ hand_over(void *user)
     courier->last = &job->next;
     pthread_cond_signal(&courier->more);
     pthread_mutex_unlock(&courier->lock);
+}
+
+/* The stream is there, or never will be (service thread). */
+static void
+arrived(void *user, CUresult result)
+{
+    struct across *job = user;
+
+    job->result = result;
+    if (result == CUDA_SUCCESS)
+        hand_over(job);
+    else
+        finish(job);
 }
 
 /* ---- preparing ---- */
@@ -392,13 +402,7 @@ on_stream(struct fdc_call *call, struct fdc_stream *stream, struct across *job)
 {
     CUresult result;
 
-    job->gate = call->session;
-    result = fdc_hostfn_quiet(call->session, hand_over, job, &job->number);
-    if (result == CUDA_SUCCESS) {
-        result = fdc_hostfn_put(call, stream, job->number);
-        if (result != CUDA_SUCCESS)
-            fdc_hostfn_forget(call->session, job->number);
-    }
+    result = fdc_gate_put(call, stream, arrived, job, &job->gate);
     if (result != CUDA_SUCCESS)
         free(job);
     return result;

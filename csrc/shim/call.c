@@ -682,7 +682,7 @@ send_sync(struct fdc_call *call)
     CUresult result;
 
     result = fdc_call_wait(call, &reply, sizeof(reply));
-    if (result != CUDA_SUCCESS || stream == NULL || id == FDC_ID_fdcHostFn ||
+    if (result != CUDA_SUCCESS || stream == NULL || id == FDC_ID_fdcHostFn || id == FDC_ID_fdcGate ||
         id == FDC_ID_cuEventRecordWithFlags || id == FDC_ID_cuStreamWaitEvent)
         return result; /* what only orders work may wait for the program */
     position = call->position;

@@ -120,8 +120,11 @@ context_open(struct fdc_context *context)
         result = call.msg != NULL ? fdc_call_wait(&call, &reply, sizeof(reply))
                                   : call.result;
         /* pairs with the acquire in fdc_context_activate() */
-        if (result == CUDA_SUCCESS)
+        if (result == CUDA_SUCCESS) {
+            if (fdc_process.sessions > 1)
+                fdc_gate_setup(context);
             fdc_store_release(&context->active, true);
+        }
     }
     pthread_mutex_unlock(&context->lock);
     return result;

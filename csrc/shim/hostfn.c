@@ -141,7 +141,7 @@ run(struct fdc_session *session, const struct entry *entry, CUresult status)
 }
 
 void
-fdc_hostfn_answer(struct fdc_session *session, uint64_t number)
+fdc_side_send(struct fdc_session *session, const struct fdc_msg *like)
 {
     struct fdc_msg *msg;
     int err;
@@ -161,14 +161,18 @@ fdc_hostfn_answer(struct fdc_session *session, uint64_t number)
             return;
         }
     }
-    *msg = (struct fdc_msg){
-        .size = sizeof(*msg),
-        .id = FDC_SIDE_HOST_FN_DONE,
-        .ticket = number,
-    };
+    *msg = *like;
+    msg->size = sizeof(*msg);
     fdc_link_commit(session->link, FDC_LANE_SIDE);
     fdc_link_flush(session->link, FDC_LANE_SIDE);
     pthread_mutex_unlock(&session->side);
+}
+
+void
+fdc_hostfn_answer(struct fdc_session *session, uint64_t number)
+{
+    fdc_side_send(session,
+                  &(struct fdc_msg){.id = FDC_SIDE_HOST_FN_DONE, .ticket = number});
 }
 
 /* While nothing can become due it does not take replies in: the threads that wait for

@@ -119,7 +119,23 @@ void fdc_stats_sent(struct fdc_session *session, uint16_t id, bool waits);
 /* hostfn.c: a host function's turn has come; under intake. */
 void fdc_hostfn_due(struct fdc_session *session, uint64_t number);
 
-/* bridge.c: the stream waits for an event of another session, which nobody waits for. */
+/* hostfn.c: a message on the side lane; its size is filled here. */
+void fdc_side_send(struct fdc_session *session, const struct fdc_msg *like);
+
+/* bridge.c: a context has been opened, and there are several sessions. */
+void fdc_gate_setup(struct fdc_context *context);
+/* The stream stands still at the call's place until fdc_gate_open(). arrived, if any, runs
+ * in a service thread when the stream is there, or with why it never will be; *made is set
+ * before that. */
+struct fdc_gate;
+CUresult fdc_gate_put(struct fdc_call *call, struct fdc_stream *stream,
+                      void (*arrived)(void *user, CUresult result), void *user,
+                      struct fdc_gate **made);
+/* Once, and not before it is there where arrived was given. It frees the gate. */
+void fdc_gate_open(struct fdc_gate *gate);
+/* What the stream stood still for has failed: its session gets to know. */
+void fdc_gate_fail(struct fdc_gate *gate, uint16_t id, CUresult result);
+/* The stream waits for an event of another session, which nobody waits for. */
 CUresult fdc_bridge_wait(struct fdc_call *call, struct fdc_stream *stream,
                          struct fdc_event *event);
 

@@ -105,6 +105,7 @@ struct fdc_context {
     struct fdc_stream *legacy;          /* bookkeeping of the NULL stream */
     uint64_t green;                     /* handle of the green context it stands for, or 0 */
     uint64_t hidden;                    /* stream.c: handle of the courier's stream */
+    bool gates;                         /* bridge.c: its streams can wait for words */
     uint64_t issued;                    /* position of the last work in it, atomic */
     uint64_t limit[16];
     pthread_mutex_t lock;
@@ -143,6 +144,7 @@ struct fdc_session {
     struct fdc_capture *captures;
     uint32_t capturing;                 /* captures under way, atomic */
     struct fdc_hostfns *hostfns[2];     /* hostfn.c: the program's, the shim's own */
+    struct fdc_gate_words *gate_words;  /* bridge.c, made when needed, atomic */
     pthread_mutex_t side;               /* claim .. commit on the side lane */
     uint32_t host_done;                 /* host functions that have returned, atomic */
     struct fdc_memory *memory;          /* memory.c, made by fdc_stage_make() */

@@ -84,7 +84,9 @@ fdc_stream_hidden(struct fdc_context *context, struct fdc_stream **stream)
     if (result != CUDA_SUCCESS)
         return result;
     call.context = context;
-    result = stream_create(&call, CU_STREAM_NON_BLOCKING, 0, stream);
+    /* Not among the program's on a queue of the device, where one may stand at a gate. */
+    result = stream_create(&call, CU_STREAM_NON_BLOCKING,
+                           context->device->snapshot->priority_high, stream);
     if (result == CUDA_SUCCESS)
         context->hidden = (*stream)->object.handle;
     return result;

@@ -82,6 +82,27 @@ def test_order_between_servers(
     same(direct(program, devices=4), over(pair, road, program, tmp=tmp_path))
 
 
+@pytest.mark.parametrize("road", (*ROADS, "mixed"))
+def test_crosswise_waits(
+    road: str, direct: Run, pair: tuple[Server, Server], tmp_path: Path
+) -> None:
+    """Both drivers run host functions one by one (FD_CPU_STRICT): no gate may be one."""
+    program = build_c("crosswise")
+    same(direct(program, devices=4), over(pair, road, program, tmp=tmp_path))
+
+
+@pytest.mark.cpu_device
+def test_drivers_without_waits_for_values(direct: Run, tmp_path: Path) -> None:
+    """Gates are host functions then, which nothing of this program stands crosswise at."""
+    program = build_c("between_devices")
+    kind = {"FD_CPU_STRICT": "1,novalues"}
+    both = Server(tmp_path / "one", env=kind), Server(tmp_path / "two", env=kind)
+    try:
+        same(direct(program, devices=4), over(both, "shm", program, tmp=tmp_path))
+    finally:
+        assert [server.stop() for server in both] == [0, 0]
+
+
 @pytest.mark.cpu_device
 @pytest.mark.parametrize("order", ("", "PCI_BUS_ID", "FASTEST_FIRST"))
 def test_visible_devices(

@@ -50,7 +50,11 @@ enum {
 };
 enum {
     FDC_SIDE_HOST_FN_DONE = 1,      /* ticket: the number from FDC_REPLY_HOST_FN */
+    FDC_SIDE_GATE = 2,              /* ctx; ticket: word << 32 | value, see fdcGate */
 };
+
+/* Words that streams of one context can stand still at. They only grow, modulo 2^32. */
+#define FDC_GATE_WORDS 16384u
 
 /* A piece of a message beyond its fixed fields: offset from the message's start. */
 struct fdc_span {

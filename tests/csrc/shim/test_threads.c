@@ -1,4 +1,5 @@
-/* 32 threads, everything at once, on four devices: mostly for TSan. */
+/* 32 threads, everything at once, on four devices, of one worker or of two: mostly for
+ * TSan. */
 #include <pthread.h>
 
 #include "worker.h"
@@ -87,6 +88,8 @@ work(void *user)
         CHECK_EQ(cuStreamWaitEvent(CU_STREAM_PER_THREAD, event, 0), 0);
         CHECK_EQ(cuStreamWaitEvent(CU_STREAM_PER_THREAD, shared[other], 0), 0);
         launch(p, 1, CU_STREAM_PER_THREAD);
+        if (round % 4 == 1)
+            CHECK_EQ(cuLaunchHostFunc(CU_STREAM_PER_THREAD, count, &called), 0);
         CHECK_EQ(cuMemcpyPeerAsync(parcel[number], context[other % 4], p,
                                    context[number % 4], WORDS * 4, CU_STREAM_PER_THREAD),
                  0);
@@ -105,12 +108,12 @@ work(void *user)
 }
 
 static void
-test_many_threads_on_four_devices(void)
+many_threads(int workers)
 {
     pthread_t thread[THREADS];
     int devices;
 
-    worker_start(4);
+    workers_start(workers, 4 / workers);
     CHECK_EQ(cuInit(0), 0);
     unlink(getenv("FD_SESSION"));
     CHECK_EQ(cuDeviceGetCount(&devices), 0);
@@ -134,9 +137,22 @@ test_many_threads_on_four_devices(void)
         CHECK_EQ(cuCtxSetCurrent(context[i]), 0);
         CHECK_EQ(cuCtxSynchronize(), 0);
     }
-    CHECK_EQ(__atomic_load_n(&called, __ATOMIC_RELAXED), THREADS * ROUNDS);
+    CHECK_EQ(__atomic_load_n(&called, __ATOMIC_RELAXED), THREADS * (ROUNDS + ROUNDS / 4));
     CHECK_EQ(cuLibraryUnload(library), 0);
     worker_exit();
+}
+
+static void
+test_many_threads_on_four_devices(void)
+{
+    many_threads(1);
+}
+
+/* Events are waited for, and bytes copied, from worker to worker. */
+static void
+test_many_threads_on_two_workers(void)
+{
+    many_threads(2);
 }
 
 int
@@ -146,5 +162,6 @@ main(void)
 
     worker_needed();
     RUN(test_many_threads_on_four_devices);
+    RUN(test_many_threads_on_two_workers);
     return failed;
 }

@@ -109,19 +109,16 @@ worker_connect(int socks[2])
     close(listener);
 }
 
-/* Starts a worker and points FD_SESSION at it. */
-static inline void
-worker_start(int devices)
+/* Forks one; its part of the session's file goes to text. */
+static inline pid_t
+worker_fork(int number, int devices, char *text, size_t room)
 {
-    char name[] = "/tmp/fdc-test-XXXXXX", text[96], number[16];
     const char *wanted = getenv("FD_TEST_ROAD");
     bool tcp = wanted != NULL && strcmp(wanted, "tcp") == 0;
-    int pair[2], ours[2], theirs[2], nsocks = tcp ? 2 : 1, file;
+    int pair[2], ours[2], theirs[2], nsocks = tcp ? 2 : 1;
+    char first[16];
+    pid_t pid;
 
-    snprintf(number, sizeof(number), "%d", devices);
-    setenv("FD_CPU_DEVICES", number, 0);
-    setenv("FD_CPU_MEMORY_MB", "256", 0);
-    setenv("FD_CPU_STRICT", "1", 0);
     for (int i = 0; i < nsocks; i++) {
         if (tcp)
             worker_connect(pair);
@@ -131,25 +128,50 @@ worker_start(int devices)
         theirs[i] = pair[1];
     }
     fflush(NULL);
-    worker_pid = fork();
-    CHECK(worker_pid >= 0);
-    if (worker_pid == 0) {
+    pid = fork();
+    CHECK(pid >= 0);
+    if (pid == 0) {
         alarm(0);
         for (int i = 0; i < nsocks; i++)
             close(ours[i]);
+        snprintf(first, sizeof(first), "%d", number * devices);
+        setenv("FD_CPU_FIRST", first, 0);
         worker_main(tcp ? FDC_ROAD_TCP : FDC_ROAD_SHM, theirs, nsocks, devices);
     }
     for (int i = 0; i < nsocks; i++)
         close(theirs[i]);
+    if (tcp)
+        snprintf(text, room, "server w%d\nfd %d %d\nroad tcp\n", number, ours[0], ours[1]);
+    else
+        snprintf(text, room, "server w%d\nfd %d\nroad shm\n", number, ours[0]);
+    return pid;
+}
+
+/* Starts workers with so many devices each and points FD_SESSION at them. */
+static inline void
+workers_start(int workers, int devices)
+{
+    char name[] = "/tmp/fdc-test-XXXXXX", text[96], number[16];
+    int file;
+
+    snprintf(number, sizeof(number), "%d", devices);
+    setenv("FD_CPU_DEVICES", number, 0);
+    setenv("FD_CPU_MEMORY_MB", "256", 0);
+    setenv("FD_CPU_STRICT", "1", 0);
     file = mkstemp(name);
     CHECK(file >= 0);
-    if (tcp)
-        snprintf(text, sizeof(text), "fd %d %d\nroad tcp\n", ours[0], ours[1]);
-    else
-        snprintf(text, sizeof(text), "fd %d\nroad shm\n", ours[0]);
-    CHECK_EQ(write(file, text, strlen(text)), (ssize_t)strlen(text));
+    for (int i = 0; i < workers; i++) {
+        worker_pid = worker_fork(i, devices, text, sizeof(text));
+        CHECK_EQ(write(file, text, strlen(text)), (ssize_t)strlen(text));
+    }
     close(file);
     setenv("FD_SESSION", name, 1);
+}
+
+static inline void
+worker_start(int devices)
+{
+    workers_start(1, devices);
 }
 
 /* A worker, a session, and the first device's primary context current. */
