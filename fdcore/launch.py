@@ -36,6 +36,7 @@ from fdcore.config import (
     runtime_folder,
 )
 from fdcore.errors import FdcoreError, TransportError
+from fdcore.keeper import aside, keep
 from fdcore.progress import Progress
 from fdcore.reserve import Held, Wish, reserve, same_machine, share_text
 
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 
 OWN_FAILURE, NOT_EXECUTABLE, NOT_FOUND = 125, 126, 127
 PRIVATE_SERVER_SECONDS = 60.0
+SESSION = "session-"
 
 
 class ExecError(FdcoreError):
@@ -105,7 +107,7 @@ def run_local(
         held = reserve(replace(wish, servers=[address]), program.name, progress)
     finally:
         os.close(leash)
-    start(program, held, wish.road, progress)
+    start(program, held, wish.road, progress, redial=False)
 
 
 def run_direct(program: Program, devices: int = 1) -> NoReturn:
@@ -198,23 +200,35 @@ def last_line(log: Path) -> str:
 
 
 def start(
-    program: Program, held: Sequence[Held], road: str, progress: Progress
+    program: Program,
+    held: Sequence[Held],
+    road: str,
+    progress: Progress,
+    redial: bool = True,
 ) -> NoReturn:
     environment = own_environment()
     path, descriptor = write_session([one.grant for one in held], road)
     say_locked(held, path, progress)
-    environment["FD_SESSION"] = str(path)
-    add_library(environment, library(SHIM))
-    if any(one.grant.cpu_device for one in held):
-        for_cpu_device(environment)
-    for one in held:
-        one.hold.set_inheritable(True)
-    os.set_inheritable(descriptor, True)
+    add_session(environment, path)
+    holds = [one.hold for one in held]
+    # A private server is not started again: nobody needs to dial it again.
+    end = keep(holds, descriptor, os.getpid()) if redial else -1
+    for kept in (aside(descriptor), end, *(aside(sock.detach()) for sock in holds)):
+        if kept >= 0:
+            os.set_inheritable(kept, True)
     say_running(program, held, progress)
     try:
         become(program, environment)
     finally:
         path.unlink(missing_ok=True)
+
+
+def add_session(environment: dict[str, str], path: Path) -> None:
+    """Puts the shim in front of a program, with the leases of this session file."""
+    environment["FD_SESSION"] = str(path)
+    add_library(environment, library(SHIM))
+    if "\ncpu " in path.read_text(encoding="ascii"):
+        for_cpu_device(environment)
 
 
 def say_locked(held: Sequence[Held], path: Path, progress: Progress) -> None:
@@ -255,18 +269,22 @@ def session_lines(grant: "Grant", wanted: str) -> list[str]:
         lines.append(f"unix {grant.unix}")
     if grant.port:
         lines.append(f"tcp {grant.host} {grant.port}")
+    if grant.cpu_device:
+        lines.append("cpu device")
     return lines
 
 
-def write_session(grants: Sequence["Grant"], wanted: str) -> tuple[Path, int]:
+def write_session(
+    grants: Sequence["Grant"], wanted: str, prefix: str = SESSION
+) -> tuple[Path, int]:
     """The file that FD_SESSION names, for the shim; and a locked descriptor of it. Who
     can lock the file for itself knows that every process of the program has gone."""
     lines = [line for grant in grants for line in session_lines(grant, wanted)]
     folder = clean_runtime_folder()
-    path = folder / f"session-{secrets.token_hex(8)}"
+    path = folder / f"{prefix}{secrets.token_hex(8)}"
     fresh = folder / f"new-{path.name}"
     descriptor = os.open(
-        fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600
+        fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600
     )
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH)
@@ -284,7 +302,7 @@ def clean_runtime_folder() -> Path:
     folder = private_folder(runtime_folder())
     for entry in folder.iterdir():
         with contextlib.suppress(OSError):
-            if entry.name.startswith("session-"):
+            if entry.name.startswith((SESSION, "reserved-")):
                 with open(entry, "rb") as file:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     entry.unlink()

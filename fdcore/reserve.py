@@ -199,7 +199,14 @@ def data_connection(grant: "Grant", wanted: str) -> Callable[[], socket.socket]:
 
 
 def keep_alive(sock: socket.socket) -> socket.socket:
+    """A server that vanished is noticed within half a minute."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (
+        (socket.TCP_KEEPIDLE, 10),
+        (socket.TCP_KEEPINTVL, 5),
+        (socket.TCP_KEEPCNT, 4),
+    ):
+        sock.setsockopt(socket.IPPROTO_TCP, option, value)
     return sock
 
 

@@ -292,49 +292,6 @@ program_name(char *name, size_t size)
 }
 
 static void
-put32(uint8_t **at, uint32_t value)
-{
-    memcpy(*at, &value, 4);
-    *at += 4;
-}
-
-static void
-put_bytes(uint8_t **at, const void *bytes, size_t size)
-{
-    memcpy(*at, bytes, size);
-    *at += size;
-}
-
-static void
-prove_client(const struct place *place, const struct fdc_attach_hello *hello,
-             struct fdc_attach_request *request)
-{
-    uint8_t text[256], *at = text;
-
-    put_bytes(&at, "fdcore attach", 13);
-    put_bytes(&at, hello->nonce, 32);
-    put_bytes(&at, request->nonce, 32);
-    put_bytes(&at, request->lease, 16);
-    put_bytes(&at, request->session, 16);
-    put32(&at, request->kind);
-    put32(&at, request->road);
-    fdc_hmac_sha256(place->secret, 32, text, (size_t)(at - text), request->proof);
-}
-
-static bool
-proof_of_server(const struct place *place, const struct fdc_attach_hello *hello,
-                const struct fdc_attach_request *request, const uint8_t proof[32])
-{
-    uint8_t text[128], want[32], *at = text;
-
-    put_bytes(&at, "fdcore server", 13);
-    put_bytes(&at, request->nonce, 32);
-    put_bytes(&at, hello->nonce, 32);
-    fdc_hmac_sha256(place->secret, 32, text, (size_t)(at - text), want);
-    return fdc_equal_secret(want, proof, 32);
-}
-
-static void
 hash_text(const uint8_t hash[32], char text[17])
 {
     static const char digits[] = "0123456789abcdef";
@@ -379,7 +336,7 @@ handshake(int fd, const struct place *place, uint32_t kind, enum fdc_road road,
     if (getrandom(request.nonce, 32, 0) != 32)
         return no_session(place, "no random numbers", -errno);
     program_name(request.program, sizeof(request.program));
-    prove_client(place, &hello, &request);
+    fdc_attach_prove(place->secret, &hello, &request);
     err = fdc_sock_write(fd, &request, sizeof(request));
     if (!err)
         err = fdc_sock_read(fd, &answer, sizeof(answer), HANDSHAKE_US);
@@ -391,7 +348,7 @@ handshake(int fd, const struct place *place, uint32_t kind, enum fdc_road road,
         answer.reason[sizeof(answer.reason) - 1] = '\0';
         return no_session(place, answer.reason, 0);
     }
-    if (!proof_of_server(place, &hello, &request, answer.proof))
+    if (!fdc_attach_proven(place->secret, &hello, &request, &answer))
         return no_session(place, "the server does not know the lease's secret", 0);
     return CUDA_SUCCESS;
 }

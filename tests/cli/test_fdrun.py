@@ -117,7 +117,9 @@ def test_session_file_is_private_and_says_where_to_attach(server):
     mode, *lines = done.stdout.splitlines()
     said = dict(line.split(" ", 1) for line in lines)
     assert mode == "600"
-    assert set(said) == {"server", "gpus", "lease", "secret", "road", "unix", "tcp"}
+    assert set(said) == {
+        "server", "gpus", "lease", "secret", "road", "unix", "tcp", "cpu",
+    }  # fmt: skip
     assert len(bytes.fromhex(said["lease"])) == 16
     assert len(bytes.fromhex(said["secret"])) == 32
     assert said["road"] == "auto"

@@ -13,6 +13,7 @@
 #ifndef FDC_ATTACH_H
 #define FDC_ATTACH_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #define FDC_ATTACH_MAGIC 0x31434446u            /* "FDC1" */
@@ -54,5 +55,13 @@ struct fdc_attach_ready {
     int32_t error;                  /* 0, or a positive errno: the worker cannot serve */
     char reason[248];
 };
+
+/* base/attach.c. prove: fills request->proof, from all that it is over. proven: whether
+ * the server knows the secret too. */
+void fdc_attach_prove(const uint8_t secret[32], const struct fdc_attach_hello *hello,
+                      struct fdc_attach_request *request);
+bool fdc_attach_proven(const uint8_t secret[32], const struct fdc_attach_hello *hello,
+                       const struct fdc_attach_request *request,
+                       const struct fdc_attach_answer *answer);
 
 #endif

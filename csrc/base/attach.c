@@ -1,0 +1,45 @@
+/*
+ * The proofs of the attach handshake, which the shim and fdhold make alike:
+ * fdc/attach.h says what they are over.
+ */
+#include <string.h>
+
+#include "fdc/attach.h"
+#include "fdc/base.h"
+
+static uint8_t *
+put(uint8_t *at, const void *bytes, size_t size)
+{
+    memcpy(at, bytes, size);
+    return at + size;
+}
+
+void
+fdc_attach_prove(const uint8_t secret[32], const struct fdc_attach_hello *hello,
+                 struct fdc_attach_request *request)
+{
+    uint8_t text[256], *at = text;
+
+    at = put(at, "fdcore attach", 13);
+    at = put(at, hello->nonce, 32);
+    at = put(at, request->nonce, 32);
+    at = put(at, request->lease, 16);
+    at = put(at, request->session, 16);
+    at = put(at, &request->kind, 4);
+    at = put(at, &request->road, 4);
+    fdc_hmac_sha256(secret, 32, text, (size_t)(at - text), request->proof);
+}
+
+bool
+fdc_attach_proven(const uint8_t secret[32], const struct fdc_attach_hello *hello,
+                  const struct fdc_attach_request *request,
+                  const struct fdc_attach_answer *answer)
+{
+    uint8_t text[128], want[32], *at = text;
+
+    at = put(at, "fdcore server", 13);
+    at = put(at, request->nonce, 32);
+    at = put(at, hello->nonce, 32);
+    fdc_hmac_sha256(secret, 32, text, (size_t)(at - text), want);
+    return fdc_equal_secret(want, answer->proof, 32);
+}

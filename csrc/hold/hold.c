@@ -1,0 +1,358 @@
+/*
+ * fdhold: keeps leases while the program that has them lives, and dials again when their
+ * server was restarted. fdrun starts it before it becomes the program; it is nobody's
+ * child, prints nothing, and holds nothing of the program's but the ends named here.
+ *
+ *   fdhold SESSION_FD PID PIPE_FD SOCKET_FD...
+ *
+ * SESSION_FD   the session file, locked: fdhold's copy keeps it from being cleaned away
+ * PID          the program, 0: none, the leases are a reservation
+ * PIPE_FD      reads; every process of the program has the other end. -1: none
+ * SOCKET_FD    the hold connection of each server in the file, in its order
+ *
+ * A program is over when its first process has ended and nobody has the pipe any more. A
+ * reservation is over when fdhold is told to end, or when no server knows its lease. Who
+ * asks for a lock of the file's first byte (F_GETLK) learns fdhold's pid.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "fdc/attach.h"
+#include "fdc/base.h"
+#include "proto.h"
+
+#define FILE_MAX 65536
+#define SERVERS_MAX 64
+#define ANSWER_US 10000000
+#define DIAL_SECONDS 5
+/* Between two tries to reach a server: first, and at most. */
+#define AGAIN_MS 100
+#define AGAIN_MAX_MS 2000
+
+struct server {
+    uint8_t lease[16], secret[32];
+    char unix_path[108];
+    char host[256], port[32];
+    int fd;             /* the hold connection, -1: lost */
+    bool over;          /* the server knows the lease no more */
+    uint32_t again_ms;  /* how long to wait before the next try */
+    uint64_t next_ns;   /* when that is */
+};
+
+struct hold {
+    struct server server[SERVERS_MAX];
+    int servers;
+    pid_t pid;
+    int pidfd, pipe; /* -1: over, or none */
+};
+
+/* ---- the session file ---- */
+
+static bool
+from_hex(const char *text, uint8_t *bytes, size_t size)
+{
+    size_t i;
+
+    if (strlen(text) != size * 2)
+        return false;
+    for (i = 0; i < size; i++)
+        if (sscanf(text + 2 * i, "%2hhx", &bytes[i]) != 1)
+            return false;
+    return true;
+}
+
+/* "server" begins a server's part; unknown keys are for others. */
+static bool
+take_line(struct hold *hold, char *line)
+{
+    struct server *server = &hold->server[hold->servers - 1];
+    char *save = NULL;
+    char *key = strtok_r(line, " \t\r", &save);
+    char *value = key != NULL ? strtok_r(NULL, " \t\r", &save) : NULL;
+    char *more = value != NULL ? strtok_r(NULL, " \t\r", &save) : NULL;
+
+    if (value == NULL)
+        return key == NULL;
+    if (strcmp(key, "server") == 0) {
+        if (hold->servers == SERVERS_MAX)
+            return false;
+        hold->server[hold->servers++].fd = -1;
+        return true;
+    }
+    if (hold->servers == 0)
+        return false;
+    if (strcmp(key, "lease") == 0)
+        return from_hex(value, server->lease, sizeof(server->lease));
+    if (strcmp(key, "secret") == 0)
+        return from_hex(value, server->secret, sizeof(server->secret));
+    if (strcmp(key, "unix") == 0)
+        snprintf(server->unix_path, sizeof(server->unix_path), "%s", value);
+    if (strcmp(key, "tcp") == 0 && more != NULL) {
+        snprintf(server->host, sizeof(server->host), "%s", value);
+        snprintf(server->port, sizeof(server->port), "%s", more);
+    }
+    return true;
+}
+
+static bool
+read_session(int fd, struct hold *hold)
+{
+    char *text = calloc(1, FILE_MAX + 1), *line, *save = NULL;
+    bool good = text != NULL && pread(fd, text, FILE_MAX, 0) > 0;
+
+    for (line = good ? strtok_r(text, "\n", &save) : NULL; line != NULL && good;
+         line = strtok_r(NULL, "\n", &save))
+        good = take_line(hold, line);
+    if (text != NULL)
+        explicit_bzero(text, FILE_MAX);
+    free(text);
+    return good && hold->servers > 0;
+}
+
+/* ---- dialling ---- */
+
+static void
+set_times(int fd, int family)
+{
+    struct timeval limit = {.tv_sec = DIAL_SECONDS};
+    int one = 1, idle = 10, each = 5, count = 4;
+
+    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
+    if (family == AF_UNIX)
+        return;
+    setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof(one));
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof(idle));
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &each, sizeof(each));
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &count, sizeof(count));
+}
+
+static int
+dial_one(const struct sockaddr *address, socklen_t size, int family)
+{
+    int fd = socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    if (fd < 0)
+        return -1;
+    set_times(fd, family);
+    if (connect(fd, address, size) == 0)
+        return fd;
+    close(fd);
+    return -1;
+}
+
+static int
+dial(const struct server *server)
+{
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *list, *one;
+    struct sockaddr_un local = {.sun_family = AF_UNIX};
+    int fd = -1;
+
+    if (server->unix_path[0] != '\0') {
+        memcpy(local.sun_path, server->unix_path, sizeof(local.sun_path));
+        return dial_one((struct sockaddr *)&local, sizeof(local), AF_UNIX);
+    }
+    if (server->host[0] == '\0' ||
+        getaddrinfo(server->host, server->port, &hints, &list) != 0)
+        return -1;
+    for (one = list; one != NULL && fd < 0; one = one->ai_next)
+        fd = dial_one(one->ai_addr, one->ai_addrlen, one->ai_family);
+    freeaddrinfo(list);
+    return fd;
+}
+
+/* 0: held again; -EACCES: the server says that the lease is over; else: try later. */
+static int
+prove(int fd, const struct server *server, pid_t pid)
+{
+    static const uint8_t protocol[32] = FDC_PROTO_HASH;
+    struct fdc_attach_hello hello;
+    struct fdc_attach_request request = {.magic = FDC_ATTACH_MAGIC,
+                                         .kind = FDC_ATTACH_HOLD,
+                                         .pid = (uint32_t)pid,
+                                         .program = "fdhold"};
+    struct fdc_attach_answer answer;
+    int err = fdc_sock_read(fd, &hello, sizeof(hello), ANSWER_US);
+
+    if (err)
+        return err;
+    if (hello.magic != FDC_ATTACH_MAGIC || hello.version != 1)
+        return -EPROTO;
+    memcpy(request.lease, server->lease, 16);
+    memcpy(request.protocol, protocol, 32);
+    if (getrandom(request.nonce, 32, 0) != 32)
+        return -EIO;
+    fdc_attach_prove(server->secret, &hello, &request);
+    err = fdc_sock_write(fd, &request, sizeof(request));
+    if (!err)
+        err = fdc_sock_read(fd, &answer, sizeof(answer), ANSWER_US);
+    if (err)
+        return err;
+    if (answer.magic != FDC_ATTACH_MAGIC)
+        return -EPROTO;
+    if (answer.error != 0)
+        return -EACCES;
+    return fdc_attach_proven(server->secret, &hello, &request, &answer) ? 0 : -EPROTO;
+}
+
+static void
+hold_again(struct hold *hold, struct server *server)
+{
+    int fd = dial(server);
+    int err = fd < 0 ? -ECONNREFUSED : prove(fd, server, hold->pid);
+
+    if (err == 0) {
+        server->fd = fd;
+        server->again_ms = AGAIN_MS;
+        return;
+    }
+    if (fd >= 0)
+        close(fd);
+    server->over = err == -EACCES;
+    server->next_ns = fdc_now_ns() + server->again_ms * 1000000ull;
+    server->again_ms *= 2;
+    if (server->again_ms > AGAIN_MAX_MS)
+        server->again_ms = AGAIN_MAX_MS;
+}
+
+/* ---- waiting ---- */
+
+static void
+take_end(int *fd)
+{
+    close(*fd);
+    *fd = -1;
+}
+
+/* Something came on a hold connection: its end, since servers say nothing there. */
+static void
+take_server(struct server *server)
+{
+    char bytes[256];
+    ssize_t got = recv(server->fd, bytes, sizeof(bytes), MSG_DONTWAIT);
+
+    if (got > 0 || (got < 0 && (errno == EAGAIN || errno == EINTR)))
+        return;
+    take_end(&server->fd);
+    server->next_ns = 0;
+}
+
+/* Milliseconds to the next try; -1: none is due. */
+static int
+until_next(const struct hold *hold)
+{
+    uint64_t now = fdc_now_ns(), left;
+    int least = -1, i, ms;
+
+    for (i = 0; i < hold->servers; i++) {
+        const struct server *server = &hold->server[i];
+
+        if (server->fd >= 0 || server->over)
+            continue;
+        left = server->next_ns > now ? server->next_ns - now : 0;
+        ms = (int)((left + 999999) / 1000000);
+        if (least < 0 || ms < least)
+            least = ms;
+    }
+    return least;
+}
+
+static bool
+is_over(const struct hold *hold)
+{
+    int i;
+
+    if (hold->pid != 0 && hold->pidfd < 0 && hold->pipe < 0)
+        return true;
+    for (i = 0; i < hold->servers; i++)
+        if (!hold->server[i].over)
+            return false;
+    return true;
+}
+
+static void
+turn(struct hold *hold)
+{
+    struct pollfd polls[SERVERS_MAX + 2];
+    struct server *server;
+    int i;
+
+    polls[0] = (struct pollfd){.fd = hold->pidfd, .events = POLLIN};
+    polls[1] = (struct pollfd){.fd = hold->pipe, .events = POLLIN};
+    for (i = 0; i < hold->servers; i++)
+        polls[i + 2] = (struct pollfd){.fd = hold->server[i].fd, .events = POLLIN};
+    if (poll(polls, (nfds_t)hold->servers + 2, until_next(hold)) < 0)
+        return;
+    if (hold->pidfd >= 0 && polls[0].revents != 0)
+        take_end(&hold->pidfd);
+    if (hold->pipe >= 0 && (polls[1].revents & (POLLHUP | POLLERR)) != 0)
+        take_end(&hold->pipe);
+    for (i = 0; i < hold->servers; i++)
+        if (hold->server[i].fd >= 0 && polls[i + 2].revents != 0)
+            take_server(&hold->server[i]);
+    if (is_over(hold))
+        return;
+    for (i = 0; i < hold->servers; i++) {
+        server = &hold->server[i];
+        if (server->fd < 0 && !server->over && server->next_ns <= fdc_now_ns())
+            hold_again(hold, server);
+    }
+}
+
+static void
+settle(int session)
+{
+    struct flock lock = {.l_type = F_RDLCK, .l_whence = SEEK_SET, .l_len = 1};
+    sigset_t none;
+
+    signal(SIGHUP, SIG_IGN);
+    signal(SIGINT, SIG_IGN);
+    signal(SIGPIPE, SIG_IGN);
+    signal(SIGTERM, SIG_DFL);
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    prctl(PR_SET_DUMPABLE, 0, 0, 0, 0); /* it has the secrets in its memory */
+    fcntl(session, F_SETLK, &lock);
+}
+
+int
+main(int argc, char **argv)
+{
+    static struct hold hold;
+    int session, i;
+
+    if (argc < 5) {
+        fprintf(stderr, "usage: fdhold SESSION_FD PID PIPE_FD SOCKET_FD... "
+                        "(fdrun starts it)\n");
+        return 2;
+    }
+    session = atoi(argv[1]);
+    hold.pid = (pid_t)atoi(argv[2]);
+    hold.pipe = atoi(argv[3]);
+    settle(session);
+    if (!read_session(session, &hold) || hold.servers != argc - 4)
+        return 1;
+    for (i = 0; i < hold.servers; i++) {
+        hold.server[i].fd = atoi(argv[4 + i]);
+        hold.server[i].again_ms = AGAIN_MS;
+    }
+    /* Without it (an old kernel) the pipe alone tells of the program's end. */
+    hold.pidfd = hold.pid != 0 ? (int)syscall(SYS_pidfd_open, hold.pid, 0) : -1;
+    while (!is_over(&hold))
+        turn(&hold);
+    return 0;
+}
