@@ -38,6 +38,10 @@ class Lease:
     slices: tuple[Slice, ...]
     standing: set[object] = field(default_factory=set)
     over: bool = False
+    # Seconds without a session after which it ends, 0: never; and how often that time
+    # has begun anew.
+    idle: int = 0
+    sessions: int = 0
 
     @property
     def name(self) -> str:
@@ -71,6 +75,7 @@ class LeaseBook:
         if isinstance(placed, Refusal):
             raise RefusedError(placed.reason)
         lease = Lease(secrets.token_bytes(16), secrets.token_bytes(32), owner, placed)
+        lease.idle = ask.idle
         self.leases[lease.id] = lease
         return lease
 

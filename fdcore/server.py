@@ -6,6 +6,7 @@ are known to be a lease's. Nothing of a session passes through this process afte
 """
 
 import asyncio
+import contextlib
 import errno
 import fcntl
 import json
@@ -111,6 +112,7 @@ class Server:
         self.book = LeaseBook(())
         self.workers = WorkerPool(self.environment)
         self.sessions: dict[bytes, Session] = {}
+        self.holds: dict[Hold, socket.socket] = {}
         self.tasks: set[asyncio.Task[None]] = set()
         self.listeners: list[socket.socket] = []
         self.handshakes = 0
@@ -126,7 +128,22 @@ class Server:
         lease = self.book.reserve(ask, owner)
         self.book.stand(lease, asker)
         log.info("lease %s: %s to %s", lease.name, ask, owner)
+        self.watch_idle(lease)
         return lease
+
+    def watch_idle(self, lease: Lease) -> None:
+        """From now on no program has a session: after a time the lease is free."""
+        if lease.idle and not lease.over:
+            lease.sessions += 1
+            loop = asyncio.get_running_loop()
+            loop.call_later(lease.idle, self.idle_over, lease, lease.sessions)
+
+    def idle_over(self, lease: Lease, sessions: int) -> None:
+        used = any(each.lease is lease for each in self.sessions.values())
+        if lease.over or used or lease.sessions != sessions:
+            return
+        log.info("lease %s: no CUDA program for %d s", lease.name, lease.idle)
+        self.release(lease)
 
     def leave(self, lease: Lease, asker: object) -> None:
         if self.book.leave(lease, asker):
@@ -142,6 +159,11 @@ class Server:
         for session in self.sessions.values():
             if session.lease is lease and session.worker is not None:
                 session.worker.process.terminate()
+        # Who holds it by a connection learns that there is nothing to hold any more.
+        for hold, sock in self.holds.items():
+            if hold.lease is lease:
+                with contextlib.suppress(OSError):
+                    sock.shutdown(socket.SHUT_RDWR)
         self.end_unleashed()
 
     def end_unleashed(self) -> None:
@@ -288,6 +310,7 @@ class Server:
         if road == "tcp":
             session.bulk = asyncio.get_running_loop().create_future()
         self.sessions[session.id] = session
+        lease.sessions += 1
         self.book.stand(lease, session)
         return session
 
@@ -295,6 +318,8 @@ class Server:
         if isinstance(thing, Session):
             self.sessions.pop(thing.id, None)
         self.leave(thing.lease, thing)
+        if isinstance(thing, Session):
+            self.watch_idle(thing.lease)
 
     async def held(self, hold: Hold, sock: socket.socket) -> None:
         """Keeps the lease until the other end's last holder is gone.
@@ -303,11 +328,14 @@ class Server:
         machine the lease also lives while the process that opened the connection does.
         """
         pidfd = pidfd_of_peer(sock)
+        self.holds[hold] = sock
+        keep_alive(sock)
         try:
             await end_of(sock)
             if pidfd >= 0:
                 await readable(pidfd)
         finally:
+            self.holds.pop(hold)
             sock.close()
             if pidfd >= 0:
                 os.close(pidfd)
@@ -657,6 +685,19 @@ def pidfd_of_peer(sock: socket.socket) -> int:
         return os.pidfd_open(peer_credentials(sock)[0])
     except OSError:
         return -1
+
+
+def keep_alive(sock: socket.socket) -> None:
+    """A client's machine that vanished is noticed within half a minute."""
+    if sock.family == socket.AF_UNIX:
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (
+        (socket.TCP_KEEPIDLE, 10),
+        (socket.TCP_KEEPINTVL, 5),
+        (socket.TCP_KEEPCNT, 4),
+    ):
+        sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 async def receive(sock: socket.socket, size: int) -> bytes:

@@ -1,0 +1,128 @@
+"""list_gpus, smi, health, localhealth, netperf: what there is and how it is."""
+
+import argparse
+import socket
+import sys
+from collections.abc import Sequence
+
+from fdcore_cli import options
+
+ABOUT = {
+    "list_gpus": "The GPUs of all servers, and what is free of them.",
+    "smi": "The GPUs of all servers in a table after nvidia-smi's: what is granted of "
+    "them. What a GPU does at the moment is not known yet.",
+    "health": "Checks of this machine and of every server: PASS, MARGINAL or FAIL. "
+    "The exit status is 1 where one failed.",
+    "localhealth": "Checks of this machine alone.",
+    "netperf": "Measures, with a small lease on each server, how long a CUDA call "
+    "takes and how fast bytes get to the GPU and back.",
+}
+
+
+def parser(command: str) -> options.Parser:
+    made = options.Parser(
+        prog=f"flexdirect {command}", description=ABOUT[command], allow_abbrev=False
+    )
+    if command != "localhealth":
+        options.add_servers(made)
+    if command == "smi":
+        made.add_argument("-L", action="store_true", dest="names", help="names only")
+    else:
+        options.add_format(made)
+    if command == "netperf":
+        made.add_argument(
+            "--transport", choices=("auto", "shm", "tcp"), metavar="ROAD",
+            help="how calls travel: shm, tcp, or auto: what there is",
+        )  # fmt: skip
+    return made
+
+
+def main(command: str, words: Sequence[str]) -> int:
+    made = parser(command)
+    given = made.parse_args(words)
+    work = {
+        "list_gpus": list_gpus,
+        "smi": smi,
+        "health": health,
+        "localhealth": health,
+        "netperf": netperf,
+    }[command]
+    return options.reported(made.prog, lambda: work(made.prog, given))
+
+
+def list_gpus(who: str, given: argparse.Namespace) -> int:
+    from fdcore import lists, pools
+    from fdcore.settings import load
+
+    settings = load()
+    servers = options.servers_of(given, settings)
+    seen = pools.look(servers, settings.get("connect_timeout"))
+    if given.format == "table":
+        print(pools.tree(seen, given.filter), end="")
+    else:
+        rows = pools.rows(seen, given.filter)
+        print(lists.written(rows, pools.COLUMNS, given.format), end="")
+    return problems(who, [each.problem for each in seen])
+
+
+def smi(who: str, given: argparse.Namespace) -> int:
+    from fdcore import pools
+    from fdcore.settings import load
+
+    settings = load()
+    servers = options.servers_of(given, settings)
+    seen = pools.look(servers, settings.get("connect_timeout"))
+    print(pools.names(seen) if given.names else pools.smi(seen), end="")
+    return problems(who, [each.problem for each in seen])
+
+
+def problems(who: str, said: Sequence[str]) -> int:
+    """Says which servers did not answer; 125 where none did."""
+    for problem in said:
+        if problem:
+            options.say_error(who, problem)
+    return options.OWN_FAILURE if said and all(said) else 0
+
+
+def health(who: str, given: argparse.Namespace) -> int:
+    from fdcore import health as checks
+    from fdcore import lists
+
+    groups = [(socket.gethostname(), checks.local())]
+    if who.endswith(" health"):
+        from fdcore import pools
+        from fdcore.settings import load
+
+        settings = load()
+        servers = options.servers_of(given, settings)
+        for seen in pools.look(servers, settings.get("connect_timeout")):
+            groups.append((str(seen.address), checks.server(seen)))
+    if given.format == "table":
+        print(checks.text(groups), end="")
+    else:
+        print(lists.written(checks.rows(groups), checks.COLUMNS, given.format), end="")
+    return 1 if checks.failed(groups) else 0
+
+
+def netperf(who: str, given: argparse.Namespace) -> int:
+    from fdcore import lists
+    from fdcore import netperf as measuring
+    from fdcore.errors import FdcoreError
+    from fdcore.reserve import Wish
+    from fdcore.sched.slices import MIB, Ask
+    from fdcore.settings import load
+
+    settings = load()
+    ask = Ask(memory=measuring.LARGE + 64 * MIB)
+    road = settings.get("transport", given.transport)
+    rows, failures = [], []
+    for address in options.servers_of(given, settings):
+        wish = Wish(ask, [address], given.filter, road, settings.get("connect_timeout"))
+        try:
+            rows.append(measuring.measure(address, wish))
+            failures.append("")
+        except FdcoreError as error:
+            failures.append(str(error))
+    print(lists.written(rows, measuring.COLUMNS, given.format), end="")
+    sys.stdout.flush()
+    return problems(who, failures)

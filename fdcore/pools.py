@@ -1,0 +1,140 @@
+"""What the servers say of themselves: list_gpus and smi."""
+
+import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+from fdcore.config import Address, protocol_hash
+from fdcore.errors import FdcoreError
+from fdcore.lists import Row, printable
+from fdcore.sched.filters import Filter, chosen
+from fdcore.sched.slices import MIB, Pool
+
+COLUMNS = (
+    "server", "address", "hostname", "gpu", "name", "uuid",
+    "memory_mib", "free_mib", "leases",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One server of the list: what it has, or why it is not known."""
+
+    address: Address
+    pool: Pool | None
+    problem: str = ""
+    seconds: float = 0.0  # until the answer, with the connection
+
+
+def look(addresses: Sequence[Address], seconds: float) -> list[Seen]:
+    """Asks all of them at once."""
+    from fdcore.rpc import client
+
+    protocol = protocol_hash()
+
+    async def work() -> list[Seen]:
+        async with AsyncExitStack() as opened:
+            begun = time.monotonic()
+            answers = await client.survey(opened, addresses, protocol, "", seconds)
+            took = time.monotonic() - begun
+            return [
+                Seen(address, None, str(each), took)
+                if isinstance(each, FdcoreError)
+                else Seen(each.address, each.pool, "", took)
+                for address, each in zip(addresses, answers, strict=True)
+            ]
+
+    return client.run(work())
+
+
+def rows(seen: Sequence[Seen], filters: Sequence[Filter]) -> list[Row]:
+    found: list[Row] = []
+    for number, each in enumerate(seen):
+        if each.pool is None:
+            continue
+        passing = chosen(filters, str(each.address), each.pool)
+        found += [
+            {
+                "server": number,
+                "address": str(each.address),
+                "hostname": each.pool.hostname,
+                "gpu": gpu.ordinal,
+                "name": gpu.name,
+                "uuid": gpu.uuid,
+                "memory_mib": gpu.memory // MIB,
+                "free_mib": each.pool.free[gpu.ordinal] // MIB,
+                "leases": each.pool.leases[gpu.ordinal],
+            }
+            for gpu in each.pool.gpus
+            if gpu.ordinal in passing
+        ]
+    return found
+
+
+def tree(seen: Sequence[Seen], filters: Sequence[Filter]) -> str:
+    """FlexDirect's shape of the list."""
+    lines = []
+    for number, each in enumerate(seen):
+        pool = each.pool
+        if pool is None:
+            lines.append(f" - server {number} [{each.address}]: not known")
+            continue
+        tasks = f"running {pool.tasks} task{'s' if pool.tasks != 1 else ''}"
+        waiting = f", {pool.waiting} requests waiting" if pool.waiting else ""
+        lines.append(f" - server {number} [{each.address}]: {tasks}{waiting}")
+        passing = chosen(filters, str(each.address), pool)
+        lines += [
+            f"   |- GPU {gpu.ordinal}: free memory {pool.free[gpu.ordinal] // MIB} MiB "
+            f"/ {gpu.memory // MIB} MiB  {printable(gpu.name)}"
+            for gpu in pool.gpus
+            if gpu.ordinal in passing
+        ]
+    return "".join(line + "\n" for line in lines)
+
+
+# ---- smi ----
+
+WIDE = 83
+
+
+def smi(seen: Sequence[Seen]) -> str:
+    """A concise table after nvidia-smi's: what is granted of which GPU. Temperature,
+    power and use are not known to a server yet, and so not shown."""
+    edge = "+" + "-" * WIDE + "+\n"
+    text = ""
+    for each in seen:
+        if each.pool is None:
+            continue
+        pool = each.pool
+        head = (
+            f" {printable(pool.hostname)} ({each.address})   fdcore {pool.release}   "
+            f"driver {printable(pool.driver) or 'not known'}   CUDA {pool.cuda}"
+        )
+        text += edge + boxed(head) + edge
+        text += boxed(" GPU  Name                             Bus-Id            "
+                      "  Granted / MiB   Leases")  # fmt: skip
+        text += edge.replace("-", "=")
+        for gpu in pool.gpus:
+            granted = (gpu.memory - pool.free[gpu.ordinal]) // MIB
+            text += boxed(
+                f" {gpu.ordinal:>3}  {printable(gpu.name)[:32]:<32} {gpu.pci[:16]:<16}"
+                f" {granted:>7} /{gpu.memory // MIB:>7} {pool.leases[gpu.ordinal]:>7}"
+            )
+        text += edge
+    return text
+
+
+def boxed(line: str) -> str:
+    return f"|{line[:WIDE]:<{WIDE}}|\n"
+
+
+def names(seen: Sequence[Seen]) -> str:
+    """smi -L, as nvidia-smi -L."""
+    return "".join(
+        f"GPU {gpu.ordinal}: {printable(gpu.name)} (UUID: {gpu.uuid}) "
+        f"of {each.address}\n"
+        for each in seen
+        if each.pool is not None
+        for gpu in each.pool.gpus
+    )
