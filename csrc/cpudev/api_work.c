@@ -265,6 +265,8 @@ run_wait_value(struct fdcpu_ctx *ctx, uint64_t addr, uint64_t value, unsigned in
         }
         if (!met)
             nanosleep(&nap, NULL);
+        if (nap.tv_nsec < 500000) /* many may wait, for long */
+            nap.tv_nsec += nap.tv_nsec / 8;
     }
 }
 
