@@ -91,6 +91,14 @@ def test_crosswise_waits(
     same(direct(program, devices=4), over(pair, road, program, tmp=tmp_path))
 
 
+@pytest.mark.parametrize("road", (*ROADS, "mixed"))
+def test_many_threads(
+    road: str, direct: Run, pair: tuple[Server, Server], tmp_path: Path
+) -> None:
+    program = build_c("cross_threads")
+    same(direct(program, devices=4), over(pair, road, program, tmp=tmp_path))
+
+
 @pytest.mark.cpu_device
 def test_drivers_without_waits_for_values(direct: Run, tmp_path: Path) -> None:
     """Gates are host functions then, which nothing of this program stands crosswise at."""

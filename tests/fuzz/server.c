@@ -38,6 +38,23 @@ not_for_hours(uint8_t *message, uint16_t id)
     }
 }
 
+/* A message beside the lane of commands. */
+static void
+side(struct client *client, uint16_t id, uint32_t ctx, uint64_t ticket)
+{
+    struct fdc_msg *message;
+    int err;
+
+    message = fdc_link_claim(client->link, FDC_LANE_SIDE, sizeof(*message), &err);
+    if (message == NULL)
+        return;
+    *message = (struct fdc_msg){
+        .size = sizeof(*message), .id = id, .ctx = ctx, .ticket = ticket,
+    };
+    fdc_link_commit(client->link, FDC_LANE_SIDE);
+    fdc_link_flush(client->link, FDC_LANE_SIDE);
+}
+
 int
 LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
@@ -55,6 +72,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     fdc_log_default(FDC_LOG_OFF, "worker");
     base = client_attach(&client);
     client_grow(&client, base, 4 << 20);
+    FUZZ_CHECK(CALL(&client, fdcGateWords) == 0);
     FUZZ_CHECK(client_load(&client, FDC_ID_fdcModuleLoad,
                            FDC_HANDLE(FDC_KIND_MODULE, 1, 1), client_ptx) == 0);
     SEND(&client, cuStreamCreateWithPriority, 0,
@@ -83,6 +101,15 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         if (fdc_load_acquire(&client.serve_ended) ||
             !client_send(&client, message, whole, id, flags))
             break;
+        if (id == FDC_ID_fdcGate) {
+            struct fdc_req_fdcGate *req = (void *)message;
+            uint16_t other = given & 64 ? (uint16_t)fuzz_take(&bytes, 1) : 0;
+
+            if (other != 0)
+                side(&client, other, (uint32_t)fuzz_take(&bytes, 1), fuzz_take(&bytes, 8));
+            /* Else its stream, and so this, stood still for ever. */
+            side(&client, FDC_SIDE_GATE, 1, (uint64_t)req->word << 32 | req->value);
+        }
         while (client_take(&client, 0) > 0)
             client.dones = client.host_fns = 0;
     }

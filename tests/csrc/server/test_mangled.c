@@ -141,6 +141,7 @@ static void
 setup(struct client *client, uint64_t base)
 {
     client_grow(client, base, 4 << 20);
+    CHECK_EQ(CALL(client, fdcGateWords), 0);
     CHECK_EQ(client_load(client, FDC_ID_fdcModuleLoad, FDC_HANDLE(FDC_KIND_MODULE, 1, 1),
                          client_ptx), 0);
     for (uint32_t i = 1; i <= 2; i++) {
@@ -148,6 +149,22 @@ setup(struct client *client, uint64_t base)
              .phStream = FDC_HANDLE(FDC_KIND_STREAM, 1, i), .flags = i & 1);
         SEND(client, cuEventCreate, 0, .phEvent = FDC_HANDLE(FDC_KIND_EVENT, 1, i));
     }
+}
+
+static void
+side(struct client *client, uint16_t id, uint32_t ctx, uint64_t ticket)
+{
+    struct fdc_msg *message;
+    int err;
+
+    message = fdc_link_claim(client->link, FDC_LANE_SIDE, sizeof(*message), &err);
+    if (message == NULL)
+        return;
+    *message = (struct fdc_msg){
+        .size = sizeof(*message), .id = id, .ctx = ctx, .ticket = ticket,
+    };
+    fdc_link_commit(client->link, FDC_LANE_SIDE);
+    fdc_link_flush(client->link, FDC_LANE_SIDE);
 }
 
 /* One session, until it ends or the messages are used up. */
@@ -183,11 +200,24 @@ session(int messages)
         }
         if (below(200))
             put_in_order(message, id, size);
+        if (id == FDC_ID_fdcGate && below(20)) {
+            struct fdc_req_fdcGate *req = (void *)message;
+
+            req->word = 1 + (uint32_t)below(3);
+            req->value = (uint32_t)below(9);
+        }
         if (id == FDC_ID_fdcHostFn)
             flags = 0;
+        if (id == FDC_ID_fdcGate && !below(20))
+            side(&client, (uint16_t)below(4), below(3), random_word());
         memset(head, 0, sizeof(*head));
         if (!client_send(&client, message, size, id, flags))
             break;
+        if (id == FDC_ID_fdcGate) { /* else the stream, and so this, stood still for ever */
+            struct fdc_req_fdcGate *req = (void *)message;
+
+            side(&client, FDC_SIDE_GATE, 1, (uint64_t)req->word << 32 | req->value);
+        }
         sent++;
         while (client_take(&client, 0) > 0)
             client.dones = client.host_fns = 0;
