@@ -62,6 +62,7 @@ struct fdc_code {
     uint64_t wire; /* the handle that was loaded */
     bool library;
     struct fdc_session *session; /* where it was loaded first */
+    struct fdc_context *context; /* a module's; NULL: a library is every context's */
     struct fdc_kept *kept;
     struct fdc_elsewhere *elsewhere[FDC_SESSIONS]; /* elsewhere.c, atomic */
     pthread_mutex_t carry;                         /* the others being made */

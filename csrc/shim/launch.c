@@ -40,9 +40,9 @@ fdc_params_size(const struct fdc_func *func, void **params, void **extra,
     size_t given;
 
     *size = func->kernel->param_bytes;
-    if (extra != NULL) {
-        if (params != NULL)
-            return CUDA_ERROR_INVALID_VALUE;
+    if (params != NULL && extra != NULL && extra[0] != CU_LAUNCH_PARAM_END)
+        return CUDA_ERROR_INVALID_VALUE;
+    if (params == NULL && extra != NULL) {
         result = extra_read(extra, &bytes, &given);
         if (result != CUDA_SUCCESS)
             return result;
@@ -63,7 +63,7 @@ fdc_params_pack(const struct fdc_func *func, void **params, void **extra, void *
     const void *bytes;
     size_t given;
 
-    if (extra != NULL) {
+    if (params == NULL && extra != NULL) {
         (void)extra_read(extra, &bytes, &given);
         if (size != 0)
             memcpy(to, bytes, size);
@@ -204,6 +204,17 @@ early_end(struct early *early)
         free(early->bytes);
 }
 
+/* A module's kernel runs in its own context alone, a library's where the stream is. */
+static CUresult
+launch_context(struct fdc_call *call, const struct fdc_func *func,
+               const struct fdc_stream *stream)
+{
+    call->context = stream->object.context;
+    return func->code->context == NULL || func->code->context == call->context
+               ? CUDA_SUCCESS
+               : CUDA_ERROR_INVALID_HANDLE;
+}
+
 static CUresult
 launch(CUfunction f, const struct launch *launch, CUstream value, unsigned how,
        void **params, void **extra)
@@ -238,6 +249,8 @@ launch(CUfunction f, const struct launch *launch, CUstream value, unsigned how,
     }
     if (FDC_LIKELY(result == CUDA_SUCCESS))
         result = fdc_stream_resolve(&call, value, how, &stream);
+    if (FDC_LIKELY(result == CUDA_SUCCESS))
+        result = launch_context(&call, func, stream);
     if (FDC_LIKELY(result == CUDA_SUCCESS))
         result = fdc_func_wire(&call, func, &wire);
     if (FDC_UNLIKELY(result != CUDA_SUCCESS)) {

@@ -308,6 +308,7 @@ fdc_code_load(struct fdc_call *call, const struct fdc_image *image, bool library
     }
     unit->code->wire = unit->object.handle;
     unit->code->session = call->session;
+    unit->code->context = unit->object.context;
     result = fdc_code_keep(unit->code, image, jit);
     if (result != CUDA_SUCCESS)
         goto err_code;
