@@ -107,7 +107,12 @@ fdcpu_ctx_get(CUcontext handle, struct fdcpu_ctx **ctx)
     if (result != CUDA_SUCCESS)
         return result;
     *ctx = handle == NULL ? fdcpu_ctx_current() : FDCPU_GET(FDCPU_H_CONTEXT, handle);
-    return *ctx == NULL ? CUDA_ERROR_INVALID_CONTEXT : CUDA_SUCCESS;
+    if (*ctx == NULL)
+        return CUDA_ERROR_INVALID_CONTEXT;
+    /* A primary one can come back, and is asked nothing that its end would change. */
+    return (*ctx)->primary || atomic_load(&(*ctx)->active)
+               ? CUDA_SUCCESS
+               : CUDA_ERROR_CONTEXT_IS_DESTROYED;
 }
 
 CUresult

@@ -274,7 +274,8 @@ FDC_EXPORT CUresult
 cuModuleUnload(CUmodule hmod)
 {
     struct fdcpu_module_obj *module;
-    CUresult result = fdcpu_check();
+    struct fdcpu_ctx *ctx;
+    CUresult result = fdcpu_enter(&ctx);
 
     if (result != CUDA_SUCCESS)
         return result;
