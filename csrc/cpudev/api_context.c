@@ -24,7 +24,6 @@ set_defaults(struct fdcpu_ctx *ctx)
     ctx->limits[CU_LIMIT_MAX_L2_FETCH_GRANULARITY] = 64;
     ctx->cache_config = 0;
     ctx->shared_config = 1;
-    atomic_store(&ctx->error, 0);
     atomic_store(&ctx->pending, 0);
     atomic_store(&ctx->cancel, 0);
     atomic_store(&ctx->peers, 0);
@@ -95,7 +94,7 @@ fdcpu_enter(struct fdcpu_ctx **ctx)
         return CUDA_ERROR_INVALID_CONTEXT;
     if (FDC_UNLIKELY(!atomic_load_explicit(&(*ctx)->active, memory_order_relaxed)))
         return CUDA_ERROR_CONTEXT_IS_DESTROYED;
-    error = atomic_load_explicit(&(*ctx)->error, memory_order_relaxed);
+    error = atomic_load_explicit(&(*ctx)->device->lost, memory_order_relaxed);
     return FDC_UNLIKELY(error != 0) ? (CUresult)error : CUDA_SUCCESS;
 }
 
@@ -118,7 +117,7 @@ fdcpu_ctx_get(CUcontext handle, struct fdcpu_ctx **ctx)
 CUresult
 fdcpu_ctx_result(struct fdcpu_ctx *ctx)
 {
-    int error = atomic_load(&ctx->error);
+    int error = atomic_load(&ctx->device->lost);
 
     return error != 0 ? (CUresult)error : (CUresult)atomic_exchange(&ctx->pending, 0);
 }
@@ -142,8 +141,6 @@ fdcpu_ctx_fault(struct fdcpu_ctx *ctx, const struct fdcpu_fault *fault)
     case 717:
     case 718:
     case 719:
-        atomic_compare_exchange_strong(&ctx->error, &none, fault->result);
-        none = 0;
         atomic_compare_exchange_strong(&ctx->device->lost, &none, fault->result);
         break;
     default:

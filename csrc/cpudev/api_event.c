@@ -243,7 +243,7 @@ enter(CUevent hEvent, struct fdcpu_event **event)
     *event = FDCPU_GET(FDCPU_H_EVENT, hEvent);
     if (*event == NULL)
         return CUDA_ERROR_INVALID_HANDLE;
-    error = atomic_load(&(*event)->ctx->error);
+    error = atomic_load(&(*event)->ctx->device->lost);
     if (error != 0)
         return (CUresult)error;
     pthread_mutex_lock(&fdcpu.sched);

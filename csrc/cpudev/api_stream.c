@@ -155,7 +155,7 @@ fdcpu_stream_get(CUstream handle, struct fdcpu_stream **stream)
     if ((*stream)->ctx != ctx) {
         if (!atomic_load(&(*stream)->ctx->active))
             return CUDA_ERROR_CONTEXT_IS_DESTROYED;
-        return (CUresult)atomic_load(&(*stream)->ctx->error);
+        return (CUresult)atomic_load(&(*stream)->ctx->device->lost);
     }
     return CUDA_SUCCESS;
 }

@@ -246,7 +246,8 @@ run_wait_value(struct fdcpu_ctx *ctx, uint64_t addr, uint64_t value, unsigned in
     uint64_t seen;
     bool met = false;
 
-    while (!met && atomic_load(&ctx->error) == 0 && atomic_load(&ctx->cancel) == 0) {
+    while (!met && atomic_load(&ctx->device->lost) == 0 &&
+           atomic_load(&ctx->cancel) == 0) {
         seen = wide ? __atomic_load_n((uint64_t *)addr, __ATOMIC_ACQUIRE)
                     : __atomic_load_n((uint32_t *)addr, __ATOMIC_ACQUIRE);
         switch (flags & 3) {
@@ -321,7 +322,7 @@ run_host(CUhostFn fn, void *user)
 void
 fdcpu_work_run(struct fdcpu_work *work, struct fdcpu_stream *stream)
 {
-    int error = atomic_load(&work->ctx->error);
+    int error = atomic_load(&work->ctx->device->lost);
 
     if (error == 0)
         fdcpu_log_work(work, stream);

@@ -146,7 +146,6 @@ struct fdcpu_ctx {
     _Atomic bool active; /* false: destroyed, or a primary nobody retains */
     unsigned int flags;
     uint64_t id;
-    _Atomic int error;   /* sticky result of a faulting kernel, 0 if none */
     _Atomic int pending; /* told once by the next call that waits */
     _Atomic uint32_t cancel;
     size_t limits[FDCPU_LIMITS];
