@@ -214,8 +214,10 @@ fdcpu_capture_wait(struct fdcpu_stream *stream, struct fdcpu_event *event)
         return CUDA_ERROR_STREAM_CAPTURE_ISOLATION;
     }
     if (capture == NULL) {
-        if (stream->legacy)
+        if (stream->legacy) {
+            fdcpu_capture_spoil(event->capture);
             return CUDA_ERROR_STREAM_CAPTURE_IMPLICIT;
+        }
         if (event->capture->status != CU_STREAM_CAPTURE_STATUS_ACTIVE)
             return CUDA_ERROR_CAPTURED_EVENT;
         capture = event->capture;
@@ -256,7 +258,6 @@ begin(CUstream hStream, CUstreamCaptureMode mode, struct fdcpu_graph *into,
         return CUDA_ERROR_OUT_OF_MEMORY;
     pthread_mutex_lock(&fdcpu.sched);
     if (stream->capture != NULL) {
-        fdcpu_capture_spoil(stream->capture);
         result = CUDA_ERROR_ILLEGAL_STATE;
         goto err;
     }
@@ -406,7 +407,6 @@ end(CUstream hStream, CUgraph *phGraph)
     }
     mine = capture->thread == fdcpu_thread_number();
     if (capture->mode != CU_STREAM_CAPTURE_MODE_RELAXED && !mine) {
-        fdcpu_capture_spoil(capture);
         result = CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD;
         goto out;
     }

@@ -263,6 +263,12 @@ cuEventQuery(CUevent hEvent)
 
     if (result != CUDA_SUCCESS)
         return result;
+    pthread_mutex_unlock(&fdcpu.sched);
+    result = fdcpu_capture_unsafe(); /* whichever event it is */
+    if (result == CUDA_SUCCESS)
+        result = enter(hEvent, &event);
+    if (result != CUDA_SUCCESS)
+        return result;
     if (!finished(event->record))
         result = CUDA_ERROR_NOT_READY;
     pthread_mutex_unlock(&fdcpu.sched);

@@ -259,6 +259,8 @@ cuLibraryUnload(CUlibrary handle)
     CUresult result = fdcpu_check();
     int i;
 
+    if (result == CUDA_SUCCESS)
+        result = fdcpu_capture_unsafe();
     if (result != CUDA_SUCCESS)
         return result;
     library = fdcpu_handle_drop(FDCPU_H_LIBRARY, (uint64_t)(uintptr_t)handle);

@@ -226,7 +226,9 @@ cuModuleLoadDataEx(CUmodule *module, const void *image, unsigned int numOptions,
         return result;
     if (module == NULL || image == NULL)
         return CUDA_ERROR_INVALID_VALUE;
-    result = fdcpu_image_open(&opened, image);
+    result = fdcpu_capture_unsafe();
+    if (result == CUDA_SUCCESS)
+        result = fdcpu_image_open(&opened, image);
     if (result != CUDA_SUCCESS)
         return result;
     fdcpu_jit_read(&jit, numOptions, options, optionValues);
@@ -277,6 +279,8 @@ cuModuleUnload(CUmodule hmod)
     struct fdcpu_ctx *ctx;
     CUresult result = fdcpu_enter(&ctx);
 
+    if (result == CUDA_SUCCESS)
+        result = fdcpu_capture_unsafe();
     if (result != CUDA_SUCCESS)
         return result;
     module = FDCPU_GET(FDCPU_H_MODULE, hmod);

@@ -399,9 +399,7 @@ copy(CUdeviceptr dst, CUdeviceptr src, size_t size, CUstream value, unsigned how
     struct fdc_call call;
     CUresult result;
 
-    result = fdc_call_open(&call, FDC_ID_fdcCopyUp,
-                           FDC_NEEDS_CONTEXT |
-                               (kind & COPY_SYNC ? FDC_UNSAFE_IN_CAPTURE : 0));
+    result = fdc_call_open(&call, FDC_ID_fdcCopyUp, FDC_NEEDS_CONTEXT);
     if (result != CUDA_SUCCESS)
         return result;
     result = fdc_stream_resolve(&call, value, size != 0 ? how : how & ~FDC_STREAM_WORK,
@@ -468,9 +466,7 @@ peer(CUdeviceptr dst, CUcontext to, CUdeviceptr src, CUcontext from, size_t size
     struct fdc_call call;
     CUresult result;
 
-    result = fdc_call_open(&call, FDC_ID_cuMemcpyPeerAsync,
-                           FDC_NEEDS_CONTEXT |
-                               (kind & COPY_SYNC ? FDC_UNSAFE_IN_CAPTURE : 0));
+    result = fdc_call_open(&call, FDC_ID_cuMemcpyPeerAsync, FDC_NEEDS_CONTEXT);
     if (result != CUDA_SUCCESS)
         return result;
     to_context = fdc_context_find(to);

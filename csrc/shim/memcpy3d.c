@@ -527,9 +527,7 @@ copy3d(const CUDA_MEMCPY3D *copy, CUstream value, unsigned how, unsigned kind)
     struct box box;
     CUresult result;
 
-    result = fdc_call_open(&call, FDC_ID_fdcCopy3D,
-                           FDC_NEEDS_CONTEXT |
-                               (kind & COPY_SYNC ? FDC_UNSAFE_IN_CAPTURE : 0));
+    result = fdc_call_open(&call, FDC_ID_fdcCopy3D, FDC_NEEDS_CONTEXT);
     if (result != CUDA_SUCCESS)
         return result;
     if (copy == NULL)
