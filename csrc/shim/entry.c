@@ -26,6 +26,8 @@ forked(void)
 
     pthread_mutex_init(&fdc_process.init, NULL);
     fdc_handles_reset();
+    if (fdc_process.forked)     /* a child's child: all is given up already */
+        return;
     for (i = 0; (session = fdc_session_at(i)) != NULL; i++)
         fdc_link_abandon(session->link);
     if (fdc_process.attaching || (i > 0 && fdc_process.initialised))

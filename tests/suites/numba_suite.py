@@ -5,9 +5,9 @@
 The tests are those in the installed wheel: numba.cuda.tests.cudapy and .doc_examples; a
 MODULE is the last part of a name, such as test_atomics. They run on the CPU device:
 directly, or with --remote shm or tcp through `flexdirect local`, a server of its own. What
-may fail, and why, is in numba_cuda.known; any other failure makes the exit status 1. So
-does, with --direct and the folder of a direct run, a test that is skipped only here, unless
-numba_cuda.known lists it under skip:.
+may fail, and why, is in numba_cuda.known, what may be skipped in numba_cuda.skips; any other
+failure or skip makes the exit status 1. So does, with --direct and the folder of a direct
+run, a test that passed there and does not here, whatever the lists say.
 
 `numba_suite.py --child MODULE FILE` is what runs in each of the processes. It writes a
 line into FILE as a test starts and one as it ends, so that a crash can be placed.
@@ -25,12 +25,15 @@ import unittest
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 PACKAGES = ("cudapy", "doc_examples")
 PREFIX = "numba.cuda.tests."
 KNOWN = Path(__file__).with_name("numba_cuda.known")
+SKIPS = Path(__file__).with_name("numba_cuda.skips")
+# Modules that want several devices, or later ones than the CPU device claims to be.
+DEVICES = {"cudapy.test_multigpu": 2}
+CAPABILITY = {"cudapy.test_dispatcher": "9.0", "cudapy.test_fp8_bindings": "9.0"}
 SECONDS = 300  # for one module
 GOOD = ("passed", "skipped")
 
@@ -142,14 +145,26 @@ def outcomes(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
         yield open_test, "died"
 
 
-def run_module(module: str, launcher: list[str], out: Path) -> dict[str, str]:
+def launcher(bin: Path, remote: bool, devices: int) -> list[str]:
+    if not remote:
+        return [str(bin / "fdrun"), "--direct", "--"]
+    return [str(bin / "flexdirect"), "local", "--cpu-devices", str(devices),
+            "-n", str(devices), "-q", "--"]
+
+
+def run_module(module: str, bin: Path, remote: bool, out: Path) -> dict[str, str]:
     short = module.removeprefix(PREFIX)
+    devices = DEVICES.get(short, 1)
+    env = {**os.environ, "FD_CPU_DEVICES": str(devices)}
+    if short in CAPABILITY:
+        env["FD_CPU_CC"] = CAPABILITY[short]
     file, log = out / f"{short}.tests", out / f"{short}.log"
     file.unlink(missing_ok=True)
     with log.open("w") as text:
         process = subprocess.Popen(
-            [*launcher, sys.executable, __file__, "--child", module, str(file)],
-            stdout=text, stderr=text, stdin=subprocess.DEVNULL, start_new_session=True,
+            [*launcher(bin, remote, devices), sys.executable, __file__, "--child", module,
+             str(file)],
+            env=env, stdout=text, stderr=text, stdin=subprocess.DEVNULL, start_new_session=True,
         )
         try:
             status = process.wait(SECONDS)
@@ -166,52 +181,54 @@ def run_module(module: str, launcher: list[str], out: Path) -> dict[str, str]:
     return {name.removeprefix(PREFIX): word for name, word in found.items()}
 
 
-def known(names: Iterable[str], remote: bool) -> dict[str, str]:
-    """Those of the tests that may fail, with the reason."""
-    pairs = {}
-    for line in KNOWN.read_text().splitlines():
-        if not line.strip() or line.startswith("#"):
-            continue
-        pattern, reason = line.split(None, 1)
-        if pattern.startswith("skip:") or (pattern.startswith("remote:") and not remote):
-            continue
-        pattern = pattern.removeprefix("remote:")
-        pairs.update((name, reason) for name in names if fnmatchcase(name, pattern))
-    return pairs
+def listed(file: Path) -> dict[str, str]:
+    """Names of tests, each with the reason why it is on the list."""
+    lines = file.read_text().splitlines()
+    pairs = (line.split(None, 1) for line in lines if line and not line.startswith("#"))
+    return {name: reason for name, reason in pairs}
 
 
-def skipped_here(found: dict[str, str], direct: Path) -> list[str]:
-    """Tests that a direct run of theirs did not skip, and numba_cuda.known does not list."""
-    frozen = [
-        line.split(None, 1)[0].removeprefix("skip:")
-        for line in KNOWN.read_text().splitlines() if line.startswith("skip:")
-    ]
-    before = {
-        name.removeprefix(PREFIX): word
-        for file in direct.glob("*.tests")
-        for name, word in outcomes(file.read_text().splitlines())
-    }
-    return sorted(
-        name for name, word in found.items()
-        if word == "skipped" and before.get(name, "skipped") != "skipped"
-        and not any(fnmatchcase(name, pattern) for pattern in frozen)
-    )
+def judge(found: dict[str, str], before: dict[str, str], may_fail: dict[str, str],
+          may_skip: dict[str, str]) -> dict[str, str]:
+    """What is not as it should be, with what is wrong. before: of a direct run, or nothing."""
+    wrong = {}
+    for name, word in found.items():
+        if word != "passed" and before.get(name) == "passed":
+            wrong[name] = f"{word}, and passes directly"
+        elif word == "skipped" and name not in may_skip:
+            wrong[name] = "skipped, and not in numba_cuda.skips"
+        elif word not in GOOD and name not in may_fail:
+            wrong[name] = f"{word}, and not in numba_cuda.known"
+    wrong.update((name, "missing, and there in a direct run") for name in before.keys() - found)
+    return wrong
 
 
-def report(found: dict[str, str], may_fail: dict[str, str]) -> int:
+def report(found: dict[str, str], before: dict[str, str]) -> int:
+    may_fail, may_skip = listed(KNOWN), listed(SKIPS)
     counts = Counter(found.values())
-    bad = {name: word for name, word in found.items() if word not in GOOD}
     ran = len(found) - counts["skipped"]
     print(f"\n{len(found)} tests: {counts['passed']} passed, {counts['failed']} failed, "
           f"{counts['error']} errors, {counts['died']} died, {counts['skipped']} skipped; "
           f"{100 * counts['passed'] / max(ran, 1):.2f} % of {ran} passed")
-    for name in sorted(bad.keys() & may_fail.keys()):
-        print(f"known: {name} ({bad[name]}): {may_fail[name]}")
-    for name in sorted(may_fail.keys() - bad.keys()):
-        print(f"passes now: {name}")
-    for name in sorted(bad.keys() - may_fail.keys()):
-        print(f"UNEXPECTED: {name} ({bad[name]})")
-    return 1 if bad.keys() - may_fail.keys() or not counts["passed"] else 0
+    wrong = judge(found, before, may_fail, may_skip)
+    for name, word in sorted(found.items()):
+        if word not in GOOD and name not in wrong:
+            print(f"known: {name} ({word}): {may_fail[name]}")
+        if word == "passed" and (name in may_fail or name in may_skip):
+            print(f"passes now: {name}")
+    for name, what in sorted(wrong.items()):
+        print(f"UNEXPECTED: {name} ({what})")
+    return 1 if wrong or not counts["passed"] else 0
+
+
+def read(folder: Path, chosen: Iterable[str]) -> dict[str, str]:
+    """What a run has left of these modules."""
+    files = (folder / f"{module.removeprefix(PREFIX)}.tests" for module in chosen)
+    return {
+        name.removeprefix(PREFIX): word
+        for file in files if file.exists()
+        for name, word in outcomes(file.read_text().splitlines())
+    }
 
 
 def main() -> int:
@@ -227,22 +244,17 @@ def main() -> int:
     parser.add_argument("modules", nargs="*")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
-    launcher = [str(given.bin / "fdrun"), "--direct", "--"]
     if given.remote:
         os.environ["FD_TRANSPORT"] = given.remote
-        launcher = [str(given.bin / "flexdirect"), "local", "--cpu-devices", "1", "-q", "--"]
     chosen = [
         module for module in modules()
         if not given.modules or module.rpartition(".")[2] in given.modules
     ]
     with ThreadPoolExecutor(given.jobs) as pool:
-        parts = pool.map(lambda m: run_module(m, launcher, given.out), chosen)
+        parts = pool.map(lambda m: run_module(m, given.bin, bool(given.remote), given.out),
+                         chosen)
         found = {name: word for part in parts for name, word in part.items()}
-    status = report(found, known(found, given.remote is not None))
-    skips = skipped_here(found, given.direct) if given.direct else []
-    for name in skips:
-        print(f"UNEXPECTED: {name} (skipped, and not in a direct run)")
-    return 1 if skips else status
+    return report(found, read(given.direct, chosen) if given.direct else {})
 
 
 if __name__ == "__main__":
