@@ -1,7 +1,7 @@
 """Submission logs of the CPU device (FD_CPU_LOG), read and compared.
 
     python -m tests.submissions DIRECT-PREFIX REMOTE-PREFIX [--loose] [--no-results]
-                                [--no-parameters]
+                                [--no-parameters] [--no-functions]
 
 What a program gives to each stream must be the same with and without a server. What is by
 design another way of saying the same is brought to one form first, and nothing else:
@@ -19,6 +19,9 @@ design another way of saying the same is brought to one form first, and nothing 
   remoted log that do nothing but write zeroes over whole granules are left out;
 * structures that kernels are given have gaps, and what lies in these is left over from
   something else: for programs that pass such (`parameters`) only their size counts;
+* where a graph copies from or to the program's memory, or has functions of the program's
+  behind such copies, a server launches it with functions of its own around: for programs
+  that do so functions are left out (`functions`);
 * records of events are left out: a server makes its own to know what has finished. That a
   program's events order its streams is what the programs themselves check.
 """
@@ -58,12 +61,12 @@ def goes_on(place: str, size: int, following: str) -> bool:
     )
 
 
-def joined(lines: list[list[str]], rows: bool) -> list[list[str]]:
+def joined(lines: list[list[str]], rows: bool, left_out: set[str]) -> list[list[str]]:
     """rows: whatever goes on is joined; else whole pieces alone."""
     out: list[list[str]] = []
     piece = False  # the line before was one
     for words in lines:
-        if words[0] == "record":
+        if words[0] in left_out:
             continue
         last = out[-1] if out else []
         joins = piece or rows
@@ -87,12 +90,14 @@ class Form:
     loose: bool = False  # numbers of addresses are a line's own
     results: bool = True  # hashes of what is copied to the host count
     parameters: bool = True  # words of kernels' parameters count, not only how many
+    functions: bool = True  # functions of the host count
 
 
 def canonical(lines: list[list[str]], form: Form) -> tuple[Line, ...]:
     names: dict[str, str] = {}
     out = []
-    for words in joined(lines, form.rows):
+    left_out = {"record"} if form.functions else {"record", "host"}
+    for words in joined(lines, form.rows, left_out):
         if form.loose:
             names = {}
         if words[:2] == ["copy", "host"] and not form.results:
@@ -116,12 +121,12 @@ def collection(prefix: Path, form: Form, remoted: bool) -> Counter[tuple[Line, .
 
 
 def difference(direct: Path, remote: Path, loose: bool = False, results: bool = True,
-               nothing: bool = False, parameters: bool = True) -> str:
+               nothing: bool = False, parameters: bool = True, functions: bool = True) -> str:
     """Empty where the two are the same in some form; else the streams that only one has.
 
     nothing: that a program gives nothing to any stream is right.
     """
-    forms = [Form(rows, each, results, parameters)
+    forms = [Form(rows, each, results, parameters, functions)
              for each in {False, loose} for rows in (False, True)]
     for form in forms:
         one, other = collection(direct, form, False), collection(remote, form, True)
@@ -144,7 +149,8 @@ def difference(direct: Path, remote: Path, loose: bool = False, results: bool = 
 if __name__ == "__main__":
     told = difference(Path(sys.argv[1]), Path(sys.argv[2]), "--loose" in sys.argv,
                       "--no-results" not in sys.argv,
-                      parameters="--no-parameters" not in sys.argv)
+                      parameters="--no-parameters" not in sys.argv,
+                      functions="--no-functions" not in sys.argv)
     count = sum(collection(Path(sys.argv[1]), Form(), False).values())
     print(told or f"{count} streams are the same")
     sys.exit(1 if told else 0)

@@ -91,7 +91,7 @@ def build_c(name: str) -> Path:
         compile_into(target, [
             "gcc", "-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Wno-unused-function",
             f"-I{ROOT / 'build' / 'gen'}", f"-I{ROOT / 'csrc' / 'include'}",
-            source, f"-L{ROOT / 'build' / 'lib'}", "-l:libcuda.so.1",
+            source, f"-L{ROOT / 'build' / 'lib'}", "-Wl,--as-needed", "-l:libcuda.so.1",
             "-lpthread", "-Wl,--allow-shlib-undefined"])
     return target
 
