@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fdcore import values
 from fdcore_cli import enrol, options
 
 
@@ -35,6 +36,15 @@ def parser() -> options.Parser:
         "--host-memory", type=options.memory, metavar="SIZE",
         help="pinned memory of this machine that a program may have, in MiB or as 2G "
         "(half of what there is)",
+    )  # fmt: skip
+    made.add_argument(
+        "--cache", type=Path, metavar="DIR",
+        help="where images of code are kept, so that they travel once (below the state "
+        "folder)",
+    )  # fmt: skip
+    made.add_argument(
+        "--cache-size", type=options.checked(values.memory_or_none), metavar="SIZE",
+        help="how much of them for each user, in MiB or as 2G; 0: none (1G)",
     )  # fmt: skip
     made.add_argument("--state", type=Path, metavar="DIR", help="where its sockets are")
     made.add_argument(
@@ -77,13 +87,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # One of the two excludes the other, wherever it was said.
         driver = "" if given.cpu_devices else of("driver")
         devices = 0 if driver else of("cpu_devices")
+        state = (of("state") or state_folder()).absolute()
         server.serve(
             server.Options(
-                state=(of("state") or state_folder()).absolute(),
+                state=state,
                 listen=None if listen == "none" else parse_address(listen),
                 driver=driver,
                 cpu_devices=devices,
                 host_memory=of("host_memory"),
+                cache=(of("cache") or state / "modules").absolute(),
+                cache_room=of("cache_size"),
                 trusted_network=of("trusted_network"),
                 ready_fd=given.ready_fd,
                 leash_fd=given.leash_fd,

@@ -24,6 +24,7 @@ class Owner:
     program: str = ""
     role: str = "user"
     serial: str = ""  # of the certificate that was shown, if one was
+    uid: int = -1  # of local users
 
     def __str__(self) -> str:
         where = f"{self.user}@{self.host}" if self.host else self.user

@@ -19,6 +19,7 @@ import socket
 import struct
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +64,9 @@ class Options:
     driver: str = ""
     cpu_devices: int = 0
     host_memory: int = 0
+    # Where images of code are kept, for each tenant, and how much of them; 0: none.
+    cache: Path | None = None
+    cache_room: int = 0
     trusted_network: bool = False
     # A line of JSON goes there when connections are answered.
     ready_fd: int = -1
@@ -121,6 +125,7 @@ class Server:
         self.stopping = asyncio.Event()
         self.unleashed = False
         self.door: Door | None = None  # where TLS is spoken
+        self.cacheless = False
 
     # ---- the desk: what rpc/server.py asks for ----
 
@@ -205,6 +210,25 @@ class Server:
             )
             for session, told in zip(asked, said, strict=True)
         ]  # fmt: skip
+
+    def cache_of(self, owner: Owner) -> Path | None:
+        """The folder of the owner's module cache: local users and those with a
+        certificate have one each, all others share one, since nobody knows them."""
+        if self.options.cache is None or not self.options.cache_room:
+            return None
+        if owner.uid >= 0:
+            name = str(owner.uid)
+        elif owner.serial:
+            name = f"user-{sha256(owner.user.encode()).hexdigest()[:16]}"
+        else:
+            name = "remote"
+        try:
+            return private_folder(private_folder(self.options.cache) / name)
+        except ConfigError as error:
+            if not self.cacheless:
+                log.warning("the module cache: %s", error)
+            self.cacheless = True
+            return None
 
     # ---- data connections ----
 
@@ -357,7 +381,8 @@ class Server:
             try:
                 worker.start(
                     session.id, self.driver, session.road, parts, sockets,
-                    self.options.host_memory,
+                    self.options.host_memory, self.cache_of(session.lease.owner),
+                    self.options.cache_room,
                 )  # fmt: skip
             except OSError:
                 await worker.stop()

@@ -30,6 +30,10 @@ def memory(text: str) -> int:
     return size
 
 
+def memory_or_none(text: str) -> int:
+    return 0 if text.strip() == "0" else memory(text)
+
+
 def duration(text: str) -> float:
     """Seconds of 2m30s, 90s, 1h, or a plain number of seconds."""
     plain = text.strip()

@@ -55,6 +55,16 @@ class Control:
         return order if isinstance(order, dict) else {}, fds
 
 
+def open_folder(path: str) -> int:
+    """A descriptor of the folder; 0: there is none."""
+    if not path:
+        return 0
+    try:
+        return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:
+        return 0
+
+
 def piped(descriptor: int) -> int:
     """The reading end of a pipe that the descriptor becomes the other end of."""
     reading, writing = os.pipe2(os.O_CLOEXEC)
@@ -109,7 +119,13 @@ class Worker:
         tell_ready(fds[0])
         number = bytes.fromhex(order["session"])
         host_memory = int(order.get("host_memory", 0))
-        session = Session(driver, road, fds, devices, number, host_memory)
+        cache = open_folder(str(order.get("cache", "")))
+        session = Session(
+            driver, road, fds, devices, number, host_memory,
+            cache, int(order.get("cache_room", 0)),
+        )  # fmt: skip
+        if cache:
+            os.close(cache)
         # The driver writes what kernels print to standard output, failed assertions to
         # standard error: the client's, then. The worker's own words go where they went.
         log_fd = os.dup(2)

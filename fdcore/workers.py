@@ -5,7 +5,8 @@ with descriptors beside it.
 
     server to worker  {"op": "warm", "driver"}: open it already
                       {"op": "start", "session", "driver", "road", "devices",
-                      "host_memory"} and the session's sockets: command[, bulk]
+                      "host_memory", "cache", "cache_room"} and the session's
+                      sockets: command[, bulk]
                       {"op": "stats"}
     worker to server  {"op": "ready"}, {"op": "failed", "reason"},
                       {"op": "stats", "counters", "calls"},
@@ -21,6 +22,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 log = logging.getLogger("fdserver")
@@ -71,6 +73,8 @@ class Worker:
         devices: Sequence[tuple[int, int]],
         sockets: Sequence[socket.socket],
         host_memory: int = 0,
+        cache: Path | None = None,
+        cache_room: int = 0,
     ) -> None:
         """Gives it its session. The sockets are the worker's from then on."""
         order = {
@@ -80,6 +84,8 @@ class Worker:
             "road": road,
             "devices": [{"ordinal": n, "memory": size} for n, size in devices],
             "host_memory": host_memory,
+            "cache": str(cache or ""),
+            "cache_room": cache_room,
         }
         for sock in sockets:
             sock.setblocking(True)

@@ -1,9 +1,9 @@
 /*
- * Code. An image arrives in chunks, is put together in the worker's memory and must have
- * the hash that was announced; then it is loaded on a helper thread. The answer carries a
+ * Code. An image that has come (image.c) is loaded on a helper thread. The answer carries a
  * table of its kernels with their parameters and attributes (fdc/table.h), so the client
  * asks nothing more about them, and on the wire a kernel is (code handle, index).
  */
+#include "server/image.h"
 #include "server/serve.h"
 #include "server_hooks.h"
 
@@ -11,270 +11,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define IMAGE_MAX (1ull << 30)          /* bytes of one image */
-#define IMAGES_BYTES (2ull << 30)       /* ... of all that are under way */
-#define IMAGES_MAX 4096
-#define WRAPPER_MAGIC 0x466243b1u       /* of a fat binary's wrapper, which holds addresses */
 #define LOG_BYTES 16384
 #define PARAMS_MAX 4096                 /* parameters of one kernel */
 #define KERNELS_MAX (1u << 20)
-
-/* ---- images ---- */
-
-struct image {
-    struct image *next;
-    uint64_t number, size;
-    struct fdc_digest digest;
-    uint8_t *bytes;                     /* size + 1: a NUL ends PTX text */
-};
-
-struct fdc_images {
-    pthread_mutex_t lock;
-    struct image *first;
-    uint64_t bytes;
-    int count;
-};
-
-struct fdc_images *
-fdc_images_new(void)
-{
-    struct fdc_images *images = calloc(1, sizeof(*images));
-
-    if (images != NULL)
-        pthread_mutex_init(&images->lock, NULL);
-    return images;
-}
-
-static void
-image_free(struct image *image)
-{
-    free(image->bytes);
-    free(image);
-}
-
-void
-fdc_images_free(struct fdc_images *images)
-{
-    struct image *image;
-
-    if (images == NULL)
-        return;
-    while ((image = images->first) != NULL) {
-        images->first = image->next;
-        image_free(image);
-    }
-    pthread_mutex_destroy(&images->lock);
-    free(images);
-}
-
-/* Under the lock. */
-static struct image **
-image_place(struct fdc_images *images, uint64_t number)
-{
-    struct image **at = &images->first;
-
-    while (*at != NULL && (*at)->number != number)
-        at = &(*at)->next;
-    return at;
-}
-
-/* Out of the list; the caller's from then on. NULL: none. */
-static struct image *
-image_take(struct fdc_images *images, uint64_t number)
-{
-    struct image **at, *image;
-
-    pthread_mutex_lock(&images->lock);
-    at = image_place(images, number);
-    image = *at;
-    if (image != NULL) {
-        *at = image->next;
-        images->bytes -= image->size;
-        images->count--;
-    }
-    pthread_mutex_unlock(&images->lock);
-    return image;
-}
-
-int
-fdc_server_call_fdcImageBegin(struct fdc_request *request,
-                              const struct fdc_req_fdcImageBegin *req)
-{
-    struct fdc_images *images = request->serve->images;
-    struct image *image = NULL;
-    CUresult result = CUDA_ERROR_INVALID_VALUE;
-
-    pthread_mutex_lock(&images->lock);
-    if (req->size == 0 || req->size > IMAGE_MAX ||
-        *image_place(images, req->image) != NULL)
-        goto unlock;
-    result = CUDA_ERROR_OUT_OF_MEMORY;
-    if (images->bytes + req->size > IMAGES_BYTES || images->count >= IMAGES_MAX)
-        goto unlock;
-    image = calloc(1, sizeof(*image));
-    if (image == NULL)
-        goto unlock;
-    image->bytes = malloc(req->size + 1);
-    if (image->bytes == NULL) {
-        free(image);
-        goto unlock;
-    }
-    /* Bytes that never come are not what the hash says, but are not read uninitialised. */
-    memset(image->bytes, 0, req->size + 1);
-    image->number = req->image;
-    image->size = req->size;
-    image->digest = req->sha256;
-    image->next = images->first;
-    images->first = image;
-    images->bytes += req->size;
-    images->count++;
-    result = CUDA_SUCCESS;
-unlock:
-    pthread_mutex_unlock(&images->lock);
-    fdc_request_answer(request, result, NULL, 0);
-    return 0;
-}
-
-int
-fdc_server_call_fdcImageChunk(struct fdc_request *request,
-                              const struct fdc_req_fdcImageChunk *req)
-{
-    struct fdc_images *images = request->serve->images;
-    const void *bytes = fdc_request_chunk(request, FDC_REGION_UP, req->chunk);
-    CUresult result = CUDA_ERROR_INVALID_VALUE;
-    struct image *image;
-
-    if (bytes == NULL)
-        return -EPROTO;
-    pthread_mutex_lock(&images->lock);
-    image = *image_place(images, req->image);
-    if (image != NULL && req->offset <= image->size &&
-        req->chunk.size <= image->size - req->offset) {
-        memcpy(image->bytes + req->offset, bytes, req->chunk.size);
-        fdc_count(request->serve, up_bytes, req->chunk.size);
-        result = CUDA_SUCCESS;
-    }
-    pthread_mutex_unlock(&images->lock);
-    fdc_request_answer(request, result, NULL, 0);
-    return 0;
-}
-
-int
-fdc_server_call_fdcImageDrop(struct fdc_request *request,
-                             const struct fdc_req_fdcImageDrop *req)
-{
-    struct image *image = image_take(request->serve->images, req->image);
-
-    if (image != NULL)
-        image_free(image);
-    fdc_request_answer(request, CUDA_SUCCESS, NULL, 0);
-    return 0;
-}
-
-static uint64_t
-word(const uint8_t *at, int bytes)
-{
-    uint64_t value = 0;
-
-    memcpy(&value, at, (size_t)bytes);
-    return value;
-}
-
-/* Whether a table of `count` entries lies inside the image. */
-static bool
-inside(uint64_t size, uint64_t offset, uint64_t entry, uint64_t count)
-{
-    return offset <= size && entry * count <= size - offset;
-}
-
-static bool
-is_fatbin(const uint8_t *at, uint64_t size)
-{
-    return size >= 4 && word(at, 4) == 0xba55ed50;
-}
-
-static bool
-fatbin_sound(const uint8_t *at, uint64_t size)
-{
-    return size >= 16 && word(at + 6, 2) >= 16 && word(at + 6, 2) <= size &&
-           word(at + 8, 8) <= size - word(at + 6, 2);
-}
-
-/* The lengths that a driver trusts in an image: it gets no size beside it. */
-static bool
-image_sound(const struct image *image)
-{
-    const uint8_t *at = image->bytes;
-    uint64_t size = image->size;
-
-    if (is_fatbin(at, size))
-        return fatbin_sound(at, size);
-    if (size >= 4 && memcmp(at, "\177ELF", 4) == 0) {
-        uint64_t sections, nsections, entry;
-
-        if (size < 64)
-            return false;
-        sections = word(at + 40, 8);
-        nsections = word(at + 60, 2);
-        entry = word(at + 58, 2);
-        if (at[4] != 2 || (nsections != 0 && entry < 64) ||
-            !inside(size, word(at + 32, 8), word(at + 54, 2), word(at + 56, 2)) ||
-            !inside(size, sections, entry, nsections))
-            return false;
-        for (uint64_t i = 0; i < nsections; i++) {
-            const uint8_t *section = at + sections + i * entry;
-
-            if (word(section + 4, 4) != 8 &&    /* NOBITS has no bytes */
-                !inside(size, word(section + 24, 8), 1, word(section + 32, 8)))
-                return false;
-        }
-        return true;
-    }
-    /* A wrapper holds addresses; everything else is text. */
-    return size < 4 || word(at, 4) != WRAPPER_MAGIC;
-}
-
-/* What a program's own wrapper would be, over the image's fat binaries. */
-struct wrapper {
-    uint32_t magic, version;
-    const void *data;
-    const void **unit;
-    const void *list[];                 /* all but the first, and NULL */
-};
-
-/* NULL: the image lies, or there is no memory. */
-static struct wrapper *
-wrapper_make(const struct image *image)
-{
-    const struct fdc_units *units = (const void *)image->bytes;
-    struct wrapper *wrapper;
-
-    if (image->size < sizeof(*units) || units->count < 2 || units->count > FDC_UNITS_MAX ||
-        !inside(image->size, sizeof(*units), sizeof(units->unit[0]), units->count))
-        return NULL;
-    wrapper = calloc(1, sizeof(*wrapper) + units->count * sizeof(wrapper->list[0]));
-    if (wrapper == NULL)
-        return NULL;
-    wrapper->magic = WRAPPER_MAGIC;
-    wrapper->version = 2;
-    wrapper->unit = wrapper->list;
-    for (uint32_t i = 0; i < units->count; i++) {
-        uint64_t offset = units->unit[i].offset, size = units->unit[i].size;
-        const uint8_t *at = NULL;       /* only once it is known to be inside */
-
-        if (offset % 8 == 0 && inside(image->size, offset, 1, size))
-            at = image->bytes + offset;
-        if (at == NULL || !is_fatbin(at, size) || !fatbin_sound(at, size)) {
-            free(wrapper);
-            return NULL;
-        }
-        if (i == 0)
-            wrapper->data = at;
-        else
-            wrapper->list[i - 1] = at;
-    }
-    return wrapper;
-}
 
 /* ---- loaded code ---- */
 
@@ -732,37 +471,38 @@ load(struct fdc_serve *serve, const void *bytes, bool library,
     return result;
 }
 
+/* What serve_load() leaves for after the answer. */
+struct loaded {
+    struct fdc_image *image;
+    uint64_t total;
+    uint32_t missing;
+};
+
 static int
 serve_load(struct fdc_request *request, bool library, uint64_t handle, uint64_t number,
            uint32_t image_kind, struct fdc_span jit_span, struct fdc_span library_span,
-           struct fdc_chunk blob, uint64_t *total)
+           struct fdc_chunk blob, struct loaded *loaded)
 {
     struct fdc_serve *serve = request->serve;
     struct options options;
     struct table table = { 0 };
     struct fdc_code *code = NULL;
-    struct wrapper *wrapper = NULL;
-    struct image *image;
-    uint8_t digest[32];
+    struct fdc_wrapper *wrapper = NULL;
     int kind = library ? FDC_KIND_LIBRARY : FDC_KIND_MODULE;
-    CUresult result = CUDA_ERROR_INVALID_VALUE;
+    struct fdc_image *image;
+    CUresult result;
     int err;
 
-    image = image_take(serve->images, number);
     err = options_read(request, jit_span, library_span, &options);
-    if (image == NULL || err != 0)
-        goto out;
-    fdc_sha256(image->bytes, image->size, digest);
-    if (memcmp(digest, image->digest.bytes, sizeof(digest)) != 0) {
-        fdc_log(FDC_LOG_WARN, "an image of %llu bytes does not have its hash",
-                (unsigned long long)image->size);
-        result = CUDA_ERROR_INVALID_IMAGE;
-        goto out;
-    }
+    if (err != 0)
+        return err;
+    result = fdc_image_get(serve, number, &image, &loaded->missing);
+    if (result != CUDA_SUCCESS || loaded->missing != 0)
+        return (int)result;
     result = CUDA_ERROR_INVALID_IMAGE;
     if (image_kind == FDC_IMAGE_UNITS)
-        wrapper = wrapper_make(image);
-    if (wrapper != NULL || (image_kind != FDC_IMAGE_UNITS && image_sound(image)))
+        wrapper = fdc_image_wrapper(image);
+    if (wrapper != NULL || (image_kind != FDC_IMAGE_UNITS && fdc_image_sound(image)))
         result = load(serve, wrapper != NULL ? (void *)wrapper : image->bytes, library,
                       &options, &code, &table);
     if (result == CUDA_SUCCESS) {
@@ -776,17 +516,32 @@ serve_load(struct fdc_request *request, bool library, uint64_t handle, uint64_t 
             fdc_code_free(code);
         }
     }
-    *total = table.size;
-    err = fdc_blob_give(request, blob, table.bytes, table.size);
-    table.bytes = NULL;
-out:
-    if (image != NULL)
-        image_free(image);
+    loaded->total = table.size;
     free(wrapper);
-    free(table.bytes);
-    if (err < 0)
-        return err;
-    return err > 0 ? err : (int)result;
+    if (result == CUDA_SUCCESS)
+        loaded->image = image; /* worth keeping */
+    else
+        fdc_image_free(image);
+    err = fdc_blob_give(request, blob, table.bytes, table.size);
+    return err < 0 ? err : (int)result;
+}
+
+/* Answers, and then keeps the image: nobody waits for the disk. */
+static int
+answer_load(struct fdc_request *request, int result, void *reply, uint32_t size,
+            struct fdc_image *image)
+{
+    struct fdc_cache *cache = request->serve->cache;
+
+    if (image != NULL && result >= 0)
+        fdc_cache_hold(cache);
+    if (result >= 0)
+        fdc_request_answer_always(request, result, reply, size);
+    if (image != NULL && result >= 0)
+        fdc_cache_keep(cache, &image, 1);
+    if (image != NULL)
+        fdc_image_free(image);
+    return result < 0 ? result : 0;
 }
 
 int
@@ -794,14 +549,14 @@ fdc_server_call_fdcModuleLoad(struct fdc_request *request,
                               const struct fdc_req_fdcModuleLoad *req)
 {
     struct fdc_rep_fdcModuleLoad reply = { 0 };
+    struct loaded loaded = { 0 };
     int result;
 
     result = serve_load(request, false, req->module, req->image, req->kind, req->options,
-                        (struct fdc_span){ 0 }, req->blob, &reply.total);
-    if (result < 0)
-        return result;
-    fdc_request_answer_always(request, result, &reply, sizeof(reply));
-    return 0;
+                        (struct fdc_span){ 0 }, req->blob, &loaded);
+    reply.total = loaded.total;
+    reply.missing = loaded.missing;
+    return answer_load(request, result, &reply, sizeof(reply), loaded.image);
 }
 
 int
@@ -809,14 +564,14 @@ fdc_server_call_fdcLibraryLoad(struct fdc_request *request,
                                const struct fdc_req_fdcLibraryLoad *req)
 {
     struct fdc_rep_fdcLibraryLoad reply = { 0 };
+    struct loaded loaded = { 0 };
     int result;
 
     result = serve_load(request, true, req->library, req->image, req->kind, req->options,
-                        req->library_options, req->blob, &reply.total);
-    if (result < 0)
-        return result;
-    fdc_request_answer_always(request, result, &reply, sizeof(reply));
-    return 0;
+                        req->library_options, req->blob, &loaded);
+    reply.total = loaded.total;
+    reply.missing = loaded.missing;
+    return answer_load(request, result, &reply, sizeof(reply), loaded.image);
 }
 
 /* ---- unloading, globals ---- */
@@ -893,28 +648,20 @@ fdc_server_call_fdcGlobal(struct fdc_request *request, const struct fdc_req_fdcG
 
 /* ---- linking ---- */
 
-/* The images that the inputs name, checked; gives the driver what is in them. */
 static CUresult
 link_add(struct fdc_serve *serve, CUlinkState state, const struct fdc_link_input *input,
-         const char *name)
+         const char *name, struct fdc_image *image)
 {
-    struct image *image = image_take(serve->images, input->image);
-    uint8_t digest[32];
-    CUresult result = CUDA_ERROR_INVALID_IMAGE;
-
-    if (image == NULL)
-        return CUDA_ERROR_INVALID_VALUE;
-    fdc_sha256(image->bytes, image->size, digest);
-    if (memcmp(digest, image->digest.bytes, sizeof(digest)) == 0 && image_sound(image))
-        result = serve->driver->cuLinkAddData_v2(state, input->type, image->bytes,
-                                                 image->size, name, 0, NULL, NULL);
-    image_free(image);
-    return result;
+    if (!fdc_image_sound(image))
+        return CUDA_ERROR_INVALID_IMAGE;
+    return serve->driver->cuLinkAddData_v2(state, input->type, image->bytes, image->size,
+                                           name, 0, NULL, NULL);
 }
 
 static CUresult
 link_run(struct fdc_serve *serve, struct fdc_span names, const struct fdc_link_input *input,
-         uint32_t count, const char *name, struct options *options, struct table *table)
+         struct fdc_image *const *image, uint32_t count, const char *name,
+         struct options *options, struct table *table)
 {
     const struct fdc_driver *driver = serve->driver;
     struct fdc_table_link head = { 0 };
@@ -938,7 +685,8 @@ link_run(struct fdc_serve *serve, struct fdc_span names, const struct fdc_link_i
     }
     for (uint32_t i = 0; i < count && result == CUDA_SUCCESS; i++)
         result = input[i].name_offset < names.size
-                     ? link_add(serve, state, &input[i], name + input[i].name_offset)
+                     ? link_add(serve, state, &input[i], name + input[i].name_offset,
+                                image[i])
                      : CUDA_ERROR_INVALID_VALUE;
     if (result == CUDA_SUCCESS)
         result = driver->cuLinkComplete(state, &cubin, &size);
@@ -960,6 +708,33 @@ link_run(struct fdc_serve *serve, struct fdc_span names, const struct fdc_link_i
     return result;
 }
 
+/* All images of a link; none of them where one is missing. */
+static CUresult
+link_images(struct fdc_serve *serve, const struct fdc_link_input *input, uint32_t count,
+            struct fdc_image **image, uint64_t *missing)
+{
+    CUresult result = CUDA_SUCCESS;
+    uint32_t absent, have = 0;
+
+    for (uint32_t i = 0; i < count && result == CUDA_SUCCESS; i++) {
+        absent = 0;
+        result = fdc_image_get(serve, input[i].image, &image[have], &absent);
+        if (result == CUDA_SUCCESS && absent == 0)
+            have++;
+        else if (result == CUDA_SUCCESS)
+            *missing |= 1ull << (i < FDC_LINK_ASKED ? i : FDC_LINK_ASKED - 1);
+    }
+    if (result == CUDA_SUCCESS && *missing == 0)
+        return CUDA_SUCCESS;
+    while (have > 0) {
+        if (result == CUDA_SUCCESS)
+            fdc_image_return(serve, image[--have]);
+        else
+            fdc_image_free(image[--have]);
+    }
+    return result;
+}
+
 int
 fdc_server_call_fdcLinkRun(struct fdc_request *request, const struct fdc_req_fdcLinkRun *req)
 {
@@ -969,6 +744,7 @@ fdc_server_call_fdcLinkRun(struct fdc_request *request, const struct fdc_req_fdc
     uint32_t count = req->inputs.size / (uint32_t)sizeof(*input);
     struct fdc_rep_fdcLinkRun reply = { 0 };
     struct table table = { 0 };
+    struct fdc_image **image;
     struct options options;
     CUresult result;
     int err;
@@ -979,9 +755,16 @@ fdc_server_call_fdcLinkRun(struct fdc_request *request, const struct fdc_req_fdc
     err = options_read(request, req->options, (struct fdc_span){ 0 }, &options);
     if (err < 0)
         return err;
-    result = (CUresult)err;
+    image = calloc(count + 1, sizeof(*image));
+    result = image == NULL ? CUDA_ERROR_OUT_OF_MEMORY : (CUresult)err;
     if (result == CUDA_SUCCESS)
-        result = link_run(serve, req->names, input, count, names, &options, &table);
+        result = link_images(serve, input, count, image, &reply.missing);
+    if (result != CUDA_SUCCESS || reply.missing != 0) {
+        fdc_request_answer(request, result, &reply, sizeof(reply));
+        free(image);
+        return 0;
+    }
+    result = link_run(serve, req->names, input, image, count, names, &options, &table);
     reply.total = table.failed ? 0 : table.size;
     if (table.failed) {
         free(table.bytes);
@@ -989,8 +772,13 @@ fdc_server_call_fdcLinkRun(struct fdc_request *request, const struct fdc_req_fdc
         table.size = 0;
     }
     err = fdc_blob_give(request, req->blob, table.bytes, table.size);
-    if (err < 0)
-        return err;
-    fdc_request_answer_always(request, result, &reply, sizeof(reply));
-    return 0;
+    if (err == 0) {
+        fdc_cache_hold(serve->cache);
+        fdc_request_answer_always(request, result, &reply, sizeof(reply));
+        fdc_cache_keep(serve->cache, image, result == CUDA_SUCCESS ? count : 0);
+    }
+    for (uint32_t i = 0; i < count; i++)
+        fdc_image_free(image[i]);
+    free(image);
+    return err;
 }

@@ -404,6 +404,7 @@ struct fdc_serve {
     struct fdc_memory *memory;
     struct fdc_host *host;
     struct fdc_images *images;
+    struct fdc_cache *cache;            /* cache.c; NULL: none */
     struct fdc_hostfns *hostfns;
     struct fdc_gates *gates;
     struct fdc_blobs *blobs;

@@ -22,6 +22,8 @@ struct fdc_serve_limits {               /* the slice, per device of the lease */
     uint64_t memory[64];                /* bytes the session may have, 0: all */
     uint64_t host_memory;               /* pinned bytes of the host's, 0: half of it */
     uint8_t session[16];                /* its number, for logs and the snapshot */
+    int cache;                          /* folder of the module cache, or 0: none */
+    uint64_t cache_room;                /* bytes of it */
 };
 
 struct fdc_serve_counters {

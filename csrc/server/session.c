@@ -5,7 +5,7 @@
  * (event.c, done.c). Each message is copied out of shared memory before it is looked at,
  * so what was checked is what is used.
  */
-#include "server/serve.h"
+#include "server/image.h"
 
 #include <errno.h>
 #include <sched.h>
@@ -74,6 +74,7 @@ fdc_serve_new(const struct fdc_driver *driver, struct fdc_link *link,
     serve->memory = fdc_memory_new(serve);
     serve->host = fdc_host_new(&serve->limits);
     serve->images = fdc_images_new();
+    serve->cache = fdc_cache_open(limits->cache, limits->cache_room);
     serve->objects = fdc_objects_new();
     serve->greens = fdc_greens_new();
     serve->names = fdc_names_new();
@@ -281,6 +282,7 @@ fdc_serve_free(struct fdc_serve *serve)
     fdc_gates_free(serve->gates);
     fdc_print_stop(serve);
     fdc_images_free(serve->images);
+    fdc_cache_close(serve->cache);
     fdc_objects_free(serve->objects);
     fdc_names_free(serve->names);
     fdc_captures_free(serve->capture);

@@ -14,13 +14,21 @@ struct fdc_image {
 };
 
 /* image.c: kind and length by the first bytes (owned is to be freed); the file's content;
- * upload (the number is what the load call names). */
+ * the announcement by its hash (the number is what the load call names), with the bytes
+ * where the worker keeps none; the bytes. A failure drops it. */
 CUresult fdc_image_look(const void *image, struct fdc_image *found);
 CUresult fdc_image_read(const char *path, struct fdc_image *found);
 CUresult fdc_file_read(const char *path, struct fdc_image *found);
-CUresult fdc_image_send(struct fdc_call *call, const void *bytes, uint64_t size,
-                        uint64_t *number);
+CUresult fdc_image_announce(struct fdc_call *call, const void *bytes, uint64_t size,
+                            uint64_t *number);
+CUresult fdc_image_send(struct fdc_call *call, uint64_t number, const void *bytes,
+                        uint64_t size);
 void fdc_image_drop(struct fdc_call *call, uint64_t number);
+/* fatbin.c: the image without what none of the devices can run: the context's for a module,
+ * all of the session's for a library. `fitted` is the image itself where all of it is
+ * needed; its owned is to be freed. */
+CUresult fdc_image_fit(const struct fdc_call *call, const struct fdc_image *image,
+                       bool library, struct fdc_image *fitted);
 
 /* image.c: the program's JIT options: numbers that travel, and log buffers that do not.
  */
@@ -84,6 +92,9 @@ struct fdc_unit {
 
 struct fdc_codes {
     uint64_t images; /* numbers given, atomic */
+    uint64_t bytes;  /* of images loaded, atomic; of them sent: */
+    uint64_t sent;
+    uint32_t uncached; /* the worker keeps no images: they are sent unasked, atomic */
     pthread_mutex_t lock;
     struct fdc_code *retired[256];
     uint32_t retired_next;
@@ -108,11 +119,11 @@ CUresult fdc_unit_each(enum fdc_kind kind, const void *handle, enum fdc_kind wha
 uint32_t fdc_code_named(const struct fdc_code *code, const char *name);
 CUresult fdc_code_global(struct fdc_call *call, struct fdc_code *code, const char *name,
                          CUdeviceptr *address, size_t *size, uint32_t *flags);
-/* Parts of these for elsewhere.c: the load call itself, with the table that it answers
+/* Parts of these for elsewhere.c: the load itself, with the table that it answers
  * (soundness checked); a body that takes the table over; its end; a kernel's name. */
-CUresult fdc_code_fetch(struct fdc_call *call, uint64_t handle, uint64_t image,
-                        uint32_t kind, bool library, const struct fdc_jit *jit,
-                        struct fdc_table_module **table);
+CUresult fdc_code_fetch(struct fdc_call *call, uint64_t handle,
+                        const struct fdc_image *image, bool library,
+                        const struct fdc_jit *jit, struct fdc_table_module **table);
 struct fdc_code *fdc_code_new(struct fdc_table_module *table, bool library);
 void fdc_code_free(struct fdc_code *code);
 const char *fdc_code_name(const struct fdc_code *code, uint32_t index);

@@ -78,18 +78,15 @@ carry(const struct fdc_call *call, struct fdc_code *code, struct fdc_elsewhere *
 {
     struct fdc_kept *kept = code->kept;
     struct fdc_table_module *table = NULL;
+    struct fdc_image image = {kept->bytes, kept->size, kept->kind, NULL};
     struct fdc_call own;
-    uint64_t number;
     CUresult result;
 
     result = fdc_call_open_in(&own, call->session, FDC_ID_fdcLibraryLoad);
     if (result != CUDA_SUCCESS)
         return result;
     own.context = call->context;
-    result = fdc_image_send(&own, kept->bytes, kept->size, &number);
-    if (result == CUDA_SUCCESS)
-        result = fdc_code_fetch(&own, code->wire, number, kept->kind, true, &kept->jit,
-                                &table);
+    result = fdc_code_fetch(&own, code->wire, &image, true, &kept->jit, &table);
     if (result != CUDA_SUCCESS) {
         free(table);
         return result;

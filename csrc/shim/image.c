@@ -230,26 +230,33 @@ fdc_image_read(const char *path, struct fdc_image *found)
 }
 
 /* Of a call made of several messages: its context and thread, another id. */
-static CUresult
-send_begin(struct fdc_call *call, uint64_t number, const void *bytes, uint64_t size)
+CUresult
+fdc_image_announce(struct fdc_call *call, const void *bytes, uint64_t size,
+                   uint64_t *number)
 {
+    struct fdc_codes *codes = call->session->codes;
     struct fdc_req_fdcImageBegin *req;
     struct fdc_digest digest;
+    CUresult result;
 
+    *number = __atomic_add_fetch(&codes->images, 1, __ATOMIC_RELAXED);
     fdc_sha256(bytes, size, digest.bytes);
     call->id = FDC_ID_fdcImageBegin;
     req = fdc_call_begin(call, sizeof(*req));
     if (req == NULL)
         return call->result;
-    req->image = number;
+    req->image = *number;
     req->size = size;
     req->sha256 = digest;
-    return fdc_call_send(call);
+    result = fdc_call_send(call);
+    __atomic_add_fetch(&codes->bytes, size, __ATOMIC_RELAXED);
+    if (result == CUDA_SUCCESS && fdc_load_relaxed(&codes->uncached))
+        result = fdc_image_send(call, *number, bytes, size);
+    return result;
 }
 
 CUresult
-fdc_image_send(struct fdc_call *call, const void *bytes, uint64_t size,
-               uint64_t *number)
+fdc_image_send(struct fdc_call *call, uint64_t number, const void *bytes, uint64_t size)
 {
     struct fdc_session *session = call->session;
     struct fdc_ticket *ticket;
@@ -258,10 +265,7 @@ fdc_image_send(struct fdc_call *call, const void *bytes, uint64_t size,
     uint64_t put;
     int err;
 
-    *number = __atomic_add_fetch(&session->codes->images, 1, __ATOMIC_RELAXED);
-    result = send_begin(call, *number, bytes, size);
-    if (result != CUDA_SUCCESS)
-        return result;
+    __atomic_add_fetch(&session->codes->sent, size, __ATOMIC_RELAXED);
     call->id = FDC_ID_fdcImageChunk;
     for (uint64_t at = 0; at < size;) {
         uint64_t part = size - at < FDC_PIECE_MAX ? size - at : FDC_PIECE_MAX;
@@ -278,7 +282,7 @@ fdc_image_send(struct fdc_call *call, const void *bytes, uint64_t size,
             result = err ? fdc_result(err) : call->result;
             goto err_drop;
         }
-        req->image = *number;
+        req->image = number;
         req->offset = at;
         req->chunk = chunk;
         fdc_call_uses_put(call, put);
@@ -292,7 +296,7 @@ fdc_image_send(struct fdc_call *call, const void *bytes, uint64_t size,
     return CUDA_SUCCESS;
 
 err_drop:
-    fdc_image_drop(call, *number);
+    fdc_image_drop(call, number);
     return result;
 }
 

@@ -183,7 +183,8 @@ table_sound(const struct fdc_table_link *table, uint64_t total)
 
 static CUresult
 run_send(struct fdc_call *call, struct fdc_link_state *state,
-         const struct fdc_link_input *inputs, const char *names, uint32_t names_size)
+         const struct fdc_link_input *inputs, const char *names, uint32_t names_size,
+         uint64_t *missing)
 {
     uint32_t inputs_size = state->count * (uint32_t)sizeof(*inputs);
     uint32_t options_size = state->jit.count * (uint32_t)sizeof(state->jit.wire[0]);
@@ -219,6 +220,9 @@ run_send(struct fdc_call *call, struct fdc_link_state *state,
     req->blob = blob;
     memset(&rep, 0, sizeof(rep));
     result = fdc_call_wait(call, &rep, sizeof(rep));
+    *missing = call->own.size >= sizeof(rep) ? rep.missing : 0;
+    if (*missing != 0)
+        goto out;
     if (call->own.size < sizeof(rep) || rep.total == 0) {
         if (result == CUDA_SUCCESS)     /* linked, and nothing that came of it */
             result = CUDA_ERROR_UNKNOWN;
@@ -247,6 +251,7 @@ run(struct fdc_call *call, struct fdc_link_state *state)
 {
     struct fdc_link_input *inputs = calloc(state->count + 1, sizeof(*inputs));
     uint32_t names_size = 0, sent = 0;
+    uint64_t missing = 0;
     CUresult result = CUDA_ERROR_OUT_OF_MEMORY;
     char *names = NULL;
 
@@ -265,14 +270,27 @@ run(struct fdc_call *call, struct fdc_link_state *state)
         inputs[i].name_offset = names_size;
         inputs[i].type = state->input[i].type;
         names_size += length;
-        result = fdc_image_send(call, state->input[i].bytes, state->input[i].size,
-                                &inputs[i].image);
+        result = fdc_image_announce(call, state->input[i].bytes, state->input[i].size,
+                                    &inputs[i].image);
+        if (result == CUDA_SUCCESS && i >= FDC_LINK_ASKED && !call->session->codes->uncached)
+            result = fdc_image_send(call, inputs[i].image, state->input[i].bytes,
+                                    state->input[i].size);
         if (result != CUDA_SUCCESS)
             goto out;
         sent++;
     }
-    result = run_send(call, state, inputs, names, names_size);
-    sent = 0; /* taken, all of them */
+    result = run_send(call, state, inputs, names, names_size, &missing);
+    for (uint32_t i = 0; i < FDC_LINK_ASKED && result == CUDA_SUCCESS; i++)
+        if (missing >> i & 1 && i < state->count)
+            result = fdc_image_send(call, inputs[i].image, state->input[i].bytes,
+                                    state->input[i].size);
+    if (result == CUDA_SUCCESS && missing != 0) {
+        result = run_send(call, state, inputs, names, names_size, &missing);
+        if (result == CUDA_SUCCESS && missing != 0)
+            result = CUDA_ERROR_UNKNOWN;
+    }
+    if (result == CUDA_SUCCESS)
+        sent = 0; /* taken, all of them */
 out:
     while (sent > 0)
         fdc_image_drop(call, inputs[--sent].image);

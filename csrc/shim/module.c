@@ -169,10 +169,12 @@ fdc_code_named(const struct fdc_code *code, const char *name)
 
 /* ---- load and unload ---- */
 
-/* The load call itself; the table comes back also where it fails with logs. */
-CUresult
-fdc_code_fetch(struct fdc_call *call, uint64_t handle, uint64_t image, uint32_t kind,
-               bool library, const struct fdc_jit *jit, struct fdc_table_module **table)
+/* The load call; the table comes back also where it fails with logs. missing: nothing was
+ * loaded, the worker wants the image's bytes. */
+static CUresult
+load_announced(struct fdc_call *call, uint64_t handle, uint64_t image, uint32_t kind,
+               bool library, const struct fdc_jit *jit, struct fdc_table_module **table,
+               uint32_t *missing)
 {
     uint32_t size = jit->count * (uint32_t)sizeof(jit->wire[0]);
     struct fdc_rep_fdcModuleLoad rep;
@@ -205,6 +207,7 @@ fdc_code_fetch(struct fdc_call *call, uint64_t handle, uint64_t image, uint32_t 
         memset(&rep, 0, sizeof(rep));
         result = fdc_call_wait(call, &rep, sizeof(rep));
         total = call->own.size >= sizeof(rep) ? rep.total : 0;
+        *missing = call->own.size >= sizeof(rep) ? rep.missing : 0;
     } else {
         struct fdc_req_fdcLibraryLoad *req;
 
@@ -226,6 +229,7 @@ fdc_code_fetch(struct fdc_call *call, uint64_t handle, uint64_t image, uint32_t 
         memset(&library_rep, 0, sizeof(library_rep));
         result = fdc_call_wait(call, &library_rep, sizeof(library_rep));
         total = call->own.size >= sizeof(library_rep) ? library_rep.total : 0;
+        *missing = call->own.size >= sizeof(library_rep) ? library_rep.missing : 0;
     }
     if (total != 0) {
         fetched = fdc_blob_rest(call, &blob, total, &bytes);
@@ -238,11 +242,51 @@ fdc_code_fetch(struct fdc_call *call, uint64_t handle, uint64_t image, uint32_t 
         if (result == CUDA_SUCCESS)
             result = fetched;
         *table = bytes;
-    } else if (result == CUDA_SUCCESS) {
+    } else if (result == CUDA_SUCCESS && *missing == 0) {
         result = CUDA_ERROR_UNKNOWN;
     }
 out:
     fdc_stage_free(call->session, FDC_REGION_DOWN, &blob);
+    return result;
+}
+
+static CUresult
+fetch_fitted(struct fdc_call *call, uint64_t handle, const struct fdc_image *image,
+             bool library, const struct fdc_jit *jit, struct fdc_table_module **table)
+{
+    uint32_t missing = 0;
+    uint64_t number;
+    CUresult result;
+
+    result = fdc_image_announce(call, image->bytes, image->size, &number);
+    if (result != CUDA_SUCCESS)
+        return result;
+    result = load_announced(call, handle, number, image->kind, library, jit, table, &missing);
+    if (result != CUDA_SUCCESS || missing == 0)
+        return result;
+    if (missing > 1)
+        fdc_store_relaxed(&call->session->codes->uncached, 1);
+    result = fdc_image_send(call, number, image->bytes, image->size);
+    if (result != CUDA_SUCCESS)
+        return result;
+    missing = 0;
+    result = load_announced(call, handle, number, image->kind, library, jit, table, &missing);
+    return missing == 0 ? result : CUDA_ERROR_UNKNOWN;
+}
+
+CUresult
+fdc_code_fetch(struct fdc_call *call, uint64_t handle, const struct fdc_image *image,
+               bool library, const struct fdc_jit *jit, struct fdc_table_module **table)
+{
+    struct fdc_image fitted;
+    CUresult result;
+
+    *table = NULL;
+    result = fdc_image_fit(call, image, library, &fitted);
+    if (result != CUDA_SUCCESS)
+        return result;
+    result = fetch_fitted(call, handle, &fitted, library, jit, table);
+    free(fitted.owned);
     return result;
 }
 
@@ -275,18 +319,13 @@ fdc_code_load(struct fdc_call *call, const struct fdc_image *image, bool library
 {
     struct fdc_table_module *table;
     struct fdc_unit *unit;
-    uint64_t number;
     CUresult result;
 
     unit = fdc_object_new(call->session, library ? FDC_KIND_LIBRARY : FDC_KIND_MODULE,
                           sizeof(*unit), library ? NULL : call->context);
     if (unit == NULL)
         return CUDA_ERROR_OUT_OF_MEMORY;
-    result = fdc_image_send(call, image->bytes, image->size, &number);
-    if (result != CUDA_SUCCESS)
-        goto err_unit;
-    result =
-        fdc_code_fetch(call, unit->object.handle, number, image->kind, library, jit, &table);
+    result = fdc_code_fetch(call, unit->object.handle, image, library, jit, &table);
     if (table != NULL) {
         const char *base = (const char *)table;
 

@@ -7,6 +7,7 @@
  * While it is on, every call takes the slow way out of fdc_process_check(), where it is
  * counted. A call during which its thread sends nothing was answered here.
  */
+#include "code.h"
 #include "process.h"
 
 #include <errno.h>
@@ -155,6 +156,9 @@ tell_session(struct fdc_session *session, struct text *text)
         "fdcore:   bytes sent %" PRIu64 " received %" PRIu64 "; of copies, carried %" PRIu64
         " in place %" PRIu64 "\n",
         sums.sent, sums.received, session->moved, session->in_place);
+    say(text, "fdcore:   images %" PRIu64 " bytes, of them sent %" PRIu64 "\n",
+        session->codes != NULL ? session->codes->bytes : 0,
+        session->codes != NULL ? session->codes->sent : 0);
     say(text,
         "fdcore:   system calls %" PRIu64 " sleeps %" PRIu64 " held back %" PRIu64 "\n",
         sums.system_calls, sums.sleeps, session->holds);
@@ -207,10 +211,13 @@ tell_session_json(struct fdc_session *session, struct text *text)
         ", \"road\": \"%s\", \"messages\": %" PRIu64 ", \"waits\": %" PRIu64
         ", \"held_back\": %" PRIu64 ", \"bytes_sent\": %" PRIu64
         ", \"bytes_received\": %" PRIu64 ", \"copied_bytes\": %" PRIu64
-        ", \"in_place_bytes\": %" PRIu64 ", \"system_calls\": %" PRIu64
+        ", \"in_place_bytes\": %" PRIu64 ", \"image_bytes\": %" PRIu64
+        ", \"image_bytes_sent\": %" PRIu64 ", \"system_calls\": %" PRIu64
         ", \"sleeps\": %" PRIu64 ", \"calls\": {",
         road_of(session), session->messages, session->waits, session->holds, sums.sent,
-        sums.received, session->moved, session->in_place, sums.system_calls, sums.sleeps);
+        sums.received, session->moved, session->in_place,
+        session->codes != NULL ? session->codes->bytes : 0,
+        session->codes != NULL ? session->codes->sent : 0, sums.system_calls, sums.sleeps);
     for (unsigned id = 0; id < FDC_COUNT(stats->call); id++) {
         if (stats->call[id].messages == 0)
             continue;

@@ -44,6 +44,8 @@ cdef extern from "server/server.h" nogil:
         uint64_t memory[64]
         uint64_t host_memory
         uint8_t session[16]
+        int cache
+        uint64_t cache_room
     struct fdc_serve_counters:
         uint64_t messages
         uint64_t replies

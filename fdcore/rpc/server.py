@@ -325,7 +325,8 @@ def identify(transport: asyncio.BaseTransport) -> Owner:
             user = pwd.getpwuid(uid).pw_name
         except KeyError:
             user = str(uid)
-        return Owner(user, "", pid, role=ADMIN if uid in (0, os.geteuid()) else USER)
+        role = ADMIN if uid in (0, os.geteuid()) else USER
+        return Owner(user, "", pid, role=role, uid=uid)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 20_000)
     return Owner("", str(transport.get_extra_info("peername")[0]))

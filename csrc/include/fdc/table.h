@@ -81,6 +81,9 @@ struct fdc_units {
     } unit[];
 };
 
+/* Of so many inputs of a link it is told which are missing; of the others are sent. */
+#define FDC_LINK_ASKED 64
+
 /* What a link run is made of, and what comes of it. */
 struct fdc_link_input {
     uint64_t image;                     /* number of an uploaded image */

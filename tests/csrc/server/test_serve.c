@@ -214,6 +214,12 @@ test_image_must_have_its_hash(void)
     client_open(&client);
     client_attach(&client);
     client_send(&client, &begin, sizeof(begin), FDC_ID_fdcImageBegin, 0);
+    /* Announced, and nobody has its bytes. */
+    CHECK_EQ(CALL(&client, fdcModuleLoad, .module = MODULE, .image = 5,
+                  .blob = { 0, 65536 }), 0);
+    CHECK_EQ(REPLY(&client, fdcModuleLoad)->missing, 2);
+    CHECK_EQ(REPLY(&client, fdcModuleLoad)->total, 0);
+    SEND(&client, fdcImageChunk, FDC_MSG_DONE, .image = 5, .chunk = { 0, 8 });
     CHECK_EQ(CALL(&client, fdcModuleLoad, .module = MODULE, .image = 5,
                   .blob = { 0, 65536 }), CUDA_ERROR_INVALID_IMAGE);
     /* It went with the load; and what is no PTX comes back with a log. */
