@@ -20,6 +20,8 @@
 #define MAP_FIXED_NOREPLACE 0x100000
 #endif
 
+#define OPENED_BY_PAGE (1ull << 30) /* at most: 262,144 pages take 0.2 s */
+
 CUresult
 fdc_space_setup(void)
 {
@@ -321,10 +323,10 @@ fdc_place_range(struct fdc_device *device, uint64_t base, uint64_t size)
     return err;
 }
 
-int
-fdc_place_open(struct fdc_device *device, uint64_t base, uint64_t size)
+/* Page by page, since some of them may be open already for another variable, or this one. */
+static int
+open_pages(uint64_t first, uint64_t end)
 {
-    uint64_t first = base & ~4095ull, end = FDC_ALIGN_UP(base + size, 4096ull);
     struct fdc_space *space = fdc_space();
     uint64_t kept;
     bool ours;
@@ -339,9 +341,31 @@ fdc_place_open(struct fdc_device *device, uint64_t base, uint64_t size)
             syscall(SYS_munmap, got, 4096);
         pthread_rwlock_rdlock(&space->lock);
         ours = fdc_ranges_next(space->ranges, page, &kept, NULL) != NULL &&
-               kept < page + 4096; /* it may be another variable's */
+               kept < page + 4096;
         pthread_rwlock_unlock(&space->lock);
         if (!ours || mprotect((void *)(uintptr_t)page, 4096, PROT_READ | PROT_WRITE) != 0)
+            return -EEXIST;
+    }
+    return 0;
+}
+
+int
+fdc_place_open(struct fdc_device *device, uint64_t base, uint64_t size)
+{
+    struct fdc_space *space = fdc_space();
+    uint64_t first = base & ~4095ull, end;
+    long got;
+
+    /* Both come from the worker, which is not to keep us busy with what no device has. */
+    if (size > device->snapshot->memory || base > UINT64_MAX - size - 4095)
+        return -EINVAL;
+    end = FDC_ALIGN_UP(base + size, 4096ull);
+    got = syscall(SYS_mmap, first, end - first, PROT_READ | PROT_WRITE,
+                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+    if (got != (long)first) {
+        if (got != -1)
+            syscall(SYS_munmap, got, end - first);
+        if (end - first > OPENED_BY_PAGE || open_pages(first, end) != 0)
             return -EEXIST;
     }
     pthread_rwlock_wrlock(&space->lock);
