@@ -99,6 +99,14 @@ def test_many_threads(
     same(direct(program, devices=4), over(pair, road, program, tmp=tmp_path))
 
 
+@pytest.mark.parametrize("road", ROADS)
+def test_reset_of_a_context_that_waits(
+    road: str, pair: tuple[Server, Server], tmp_path: Path
+) -> None:
+    done = over(pair, road, build_c("reset_waiting"), tmp=tmp_path)
+    assert (done.out, done.status) == ("PASS\n", 0), done.out + done.err
+
+
 @pytest.mark.cpu_device
 def test_drivers_without_waits_for_values(direct: Run, tmp_path: Path) -> None:
     """Gates are host functions then, which nothing of this program stands crosswise at."""
