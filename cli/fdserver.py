@@ -46,6 +46,10 @@ def parser() -> options.Parser:
         "--cache-size", type=options.checked(values.memory_or_none), metavar="SIZE",
         help="how much of them for each user, in MiB or as 2G; 0: none (1G)",
     )  # fmt: skip
+    made.add_argument(
+        "--warm", type=options.checked(values.workers), metavar="N",
+        help="workers that are ready before a program asks: it starts the faster (2)",
+    )  # fmt: skip
     made.add_argument("--state", type=Path, metavar="DIR", help="where its sockets are")
     made.add_argument(
         "--trusted-network", action="store_true", default=None,
@@ -97,6 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 host_memory=of("host_memory"),
                 cache=(of("cache") or state / "modules").absolute(),
                 cache_room=of("cache_size"),
+                warm=of("warm"),
                 trusted_network=of("trusted_network"),
                 ready_fd=given.ready_fd,
                 leash_fd=given.leash_fd,

@@ -42,7 +42,13 @@ from fdcore.rpc.server import Activity, ControlListener, Place, run_loop
 from fdcore.sched.slices import MIB, Ask, Gpu, Pool
 from fdcore.security.identity import is_loopback, tls_wish
 from fdcore.security.roles import ADMIN
-from fdcore.workers import START_SECONDS, Worker, WorkerPool, status_text
+from fdcore.workers import (
+    REFILL_SECONDS,
+    START_SECONDS,
+    Worker,
+    WorkerPool,
+    status_text,
+)
 
 if TYPE_CHECKING:
     from fdcore.security.authority import Holder
@@ -67,6 +73,8 @@ class Options:
     # Where images of code are kept, for each tenant, and how much of them; 0: none.
     cache: Path | None = None
     cache_room: int = 0
+    # Workers that are ready before anybody asks.
+    warm: int = 2
     trusted_network: bool = False
     # A line of JSON goes there when connections are answered.
     ready_fd: int = -1
@@ -114,7 +122,7 @@ class Server:
         self.cpu_device = False
         self.found = host_gpus.Found(())
         self.book = LeaseBook(())
-        self.workers = WorkerPool(self.environment)
+        self.workers = WorkerPool(self.environment, options.warm)
         self.sessions: dict[bytes, Session] = {}
         self.holds: dict[Hold, socket.socket] = {}
         self.tasks: set[asyncio.Task[None]] = set()
@@ -409,7 +417,7 @@ class Server:
                     "%s: %s pid %d over %s, worker %d",
                     session, session.program, session.pid, session.road, worker.pid,
                 )  # fmt: skip
-                self.workers.warm()
+                self.workers.warm(REFILL_SECONDS)
                 last = await worker.told()
             else:
                 last = first

@@ -74,6 +74,8 @@ KNOWN = {
               "where images of code are kept"),
         Known("server.cache_size", "FD_CACHE_SIZE", values.memory_or_none, 1 << 30,
               "how much of them for each user"),
+        Known("server.warm", "FD_WARM", values.workers, 2,
+              "workers that are ready before anybody asks"),
         Known("server.state", "FD_STATE", path, None, "where its sockets are"),
         Known("server.trusted_network", "FD_TRUSTED_NETWORK", values.switch, False,
               "it listens beyond loopback although nothing is encrypted"),

@@ -30,6 +30,10 @@ def memory(text: str) -> int:
     return size
 
 
+def workers(text: str) -> int:
+    return 0 if text.strip() == "0" else count(text, 64, "workers")
+
+
 def memory_or_none(text: str) -> int:
     return 0 if text.strip() == "0" else memory(text)
 

@@ -189,10 +189,7 @@ class Worker:
         return status
 
 
-def main() -> NoReturn:
-    if len(sys.argv) != 3 or sys.argv[1] != "--control-fd" or not sys.argv[2].isdigit():
-        sys.exit("usage: python -m fdcore.worker --control-fd N (fdserver starts it)")
-    control_fd = int(sys.argv[2])
+def work(control_fd: int) -> NoReturn:
     settle("fdworker")
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.closerange(3, control_fd)
@@ -205,6 +202,43 @@ def main() -> NoReturn:
         sys.stderr.flush()
         # The driver's threads may be in the middle of anything.
         os._exit(status)
+
+
+def nurse(fd: int) -> NoReturn:
+    """Forks a worker for each control socket that comes, and answers its process id.
+
+    All that takes long when Python starts is done here once. No driver is opened here: a
+    driver does not survive a fork. The workers are the server's children, not ours: each
+    is forked by a process that ends at once, and the server adopts them.
+    """
+    settle("fdnurse")
+    asked = socket.socket(fileno=fd)
+    while True:
+        data, fds, _, _ = socket.recv_fds(asked, 64, 1)
+        if not data or len(fds) != 1:
+            os._exit(0)
+        reading, writing = os.pipe()
+        between = os.fork()
+        if between == 0:
+            child = os.fork()
+            if child == 0:
+                os.setsid()
+                work(fds[0])
+            os.write(writing, str(child).encode())
+            os._exit(0)
+        os.close(writing)
+        os.close(fds[0])
+        os.waitpid(between, 0)
+        asked.send(os.read(reading, 64))
+        os.close(reading)
+
+
+def main() -> NoReturn:
+    modes = {"--control-fd": work, "--nurse": nurse}
+    words = sys.argv[1:]
+    if len(words) != 2 or words[0] not in modes or not words[1].isdigit():
+        sys.exit("usage: python -m fdcore.worker --control-fd N (fdserver starts it)")
+    modes[words[0]](int(words[1]))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Worker processes: one a session, never used twice, the next one started beforehand.
+"""Worker processes: one a session, never used twice, the next ones started beforehand.
 
 The server speaks with a worker over a SOCK_SEQPACKET pair: one JSON object a message,
 with descriptors beside it.
@@ -25,37 +25,62 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fdcore._core.session import adopt
+
 log = logging.getLogger("fdserver")
 
 MESSAGE_ROOM = 1 << 16
 START_SECONDS = 60.0
 STOP_SECONDS = 2.0
 STATS_SECONDS = 2.0
+REFILL_SECONDS = 0.25
+
+
+class Child:
+    """A child process that somebody else forked for us: as much of Popen as is needed."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        self.reap(os.WNOHANG)
+        return self.returncode
+
+    def wait(self) -> int:
+        self.reap(0)
+        assert self.returncode is not None
+        return self.returncode
+
+    def reap(self, options: int) -> None:
+        if self.returncode is not None:
+            return
+        pid, status = os.waitpid(self.pid, options)
+        if pid:
+            self.returncode = os.waitstatus_to_exitcode(status)
+
+    def terminate(self) -> None:
+        self.signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.signal(signal.SIGKILL)
+
+    def signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+
+Process = Child | subprocess.Popen[bytes]
 
 
 class Worker:
     """One worker process and the server's end of its control socket."""
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        try:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "fdcore.worker", "--control-fd",
-                 str(theirs.fileno())],
-                env=dict(environment),
-                stdin=subprocess.DEVNULL,
-                stdout=2,
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,
-            )  # fmt: skip
-        except BaseException:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
-        ours.setblocking(False)
-        self.control = ours
-        self.pid = self.process.pid
+    def __init__(self, process: Process, control: socket.socket) -> None:
+        control.setblocking(False)
+        self.process = process
+        self.control = control
+        self.pid = process.pid
         self.curious: list[asyncio.Future[dict[str, Any]]] = []
 
     @property
@@ -151,7 +176,7 @@ class Worker:
         return self.process.wait()
 
 
-async def exited(process: "subprocess.Popen[bytes]") -> None:
+async def exited(process: Process) -> None:
     """Returns once the process has ended; it is still to be waited for."""
     if process.poll() is not None:
         return
@@ -175,28 +200,117 @@ def status_text(status: int) -> str:
         return f"signal {-status}"
 
 
-class WorkerPool:
-    """Starts workers, and keeps one ready: Python's start is most of an attach."""
+def started(mode: str, environment: Mapping[str, str]) -> tuple[Process, socket.socket]:
+    """A fresh Python in this mode of worker.py, and our end of its socket."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "fdcore.worker", mode, str(theirs.fileno())],
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=2,
+            pass_fds=[theirs.fileno()],
+            start_new_session=True,
+        )
+    except BaseException:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
+    return process, ours
+
+
+def spawn(environment: Mapping[str, str]) -> Worker:
+    return Worker(*started("--control-fd", environment))
+
+
+class Nurse:
+    """A process that forks workers: Python's start is most of an attach."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
-        self.environment = environment
-        self.driver = ""
-        self.spare: Worker | None = None
+        adopt()
+        self.process, self.socket = started("--nurse", environment)
+        self.socket.setblocking(False)
+        self.turn = asyncio.Lock()
 
-    def warm(self) -> None:
-        if self.spare is None:
-            self.spare = Worker(self.environment)
-            self.spare.warm(self.driver)
+    async def worker(self) -> Worker:
+        """OSError: it does not answer."""
+        loop = asyncio.get_running_loop()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            with theirs:
+                async with self.turn:
+                    socket.send_fds(self.socket, [b"one"], [theirs.fileno()])
+                    answer = loop.sock_recv(self.socket, 64)
+                    said = await asyncio.wait_for(answer, START_SECONDS)
+            if not said:
+                raise ConnectionResetError("it has ended")
+        except (TimeoutError, asyncio.TimeoutError):
+            ours.close()
+            raise TimeoutError("it does not answer") from None
+        except BaseException:
+            ours.close()
+            raise
+        return Worker(Child(int(said)), ours)
+
+    def close(self) -> None:
+        self.socket.close()
+        self.process.kill()
+        self.process.wait()
+
+
+class WorkerPool:
+    """Workers, some of which are ready before anybody asks: they have opened the driver.
+    None of them serves twice."""
+
+    def __init__(self, environment: Mapping[str, str], room: int = 1) -> None:
+        self.environment = environment
+        self.room = room
+        self.driver = ""
+        self.nurse: Nurse | None = None
+        self.spare: list[Worker] = []
+        self.filling: asyncio.Task[None] | None = None
+
+    def warm(self, after: float = 0.0) -> None:
+        """Sees to it, in the background, that there are spare ones again. after: so many
+        seconds later, so that a program which has just begun has the processors."""
+        if self.filling is None or self.filling.done():
+            self.filling = asyncio.get_running_loop().create_task(self.fill(after))
+
+    async def fill(self, after: float) -> None:
+        await asyncio.sleep(after)
+        while len(self.spare) < self.room:
+            worker = await self.make()
+            if self.driver:
+                worker.warm(self.driver)
+            self.spare.append(worker)
+
+    async def make(self) -> Worker:
+        try:
+            if self.nurse is None:
+                self.nurse = Nurse(self.environment)
+            return await self.nurse.worker()
+        except OSError as error:
+            log.warning("the process that forks workers: %s", error)
+            if self.nurse is not None:
+                self.nurse.close()
+                self.nurse = None
+        return spawn(self.environment)
 
     async def take(self) -> Worker:
-        worker, self.spare = self.spare, None
-        if worker is not None and not worker.alive:
+        while self.spare:
+            worker = self.spare.pop(0)
+            if worker.alive:
+                return worker
             status = await worker.stop()
             log.warning("the spare worker had ended: %s", status_text(status))
-            worker = None
-        return worker or Worker(self.environment)
+        return await self.make()
 
     async def close(self) -> None:
-        worker, self.spare = self.spare, None
-        if worker is not None:
-            await worker.stop()
+        if self.filling is not None:
+            self.filling.cancel()
+            await asyncio.gather(self.filling, return_exceptions=True)
+        spare, self.spare = self.spare, []
+        await asyncio.gather(*(worker.stop() for worker in spare))
+        if self.nurse is not None:
+            self.nurse.close()

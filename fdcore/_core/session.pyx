@@ -10,6 +10,7 @@ from fdcore._core.status cimport check
 cdef extern from "<sys/prctl.h>" nogil:
     int PR_SET_DUMPABLE
     int PR_SET_NAME
+    int PR_SET_CHILD_SUBREAPER
     int prctl(int option, ...)
 
 
@@ -20,6 +21,11 @@ def settle(str name):
     prctl(PR_SET_NAME, <const char *>text, 0, 0, 0)
     prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
     fdc_log_default(FDC_LOG_WARN, b"worker")
+
+
+def adopt():
+    """Makes this process the parent of its children's orphans."""
+    prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def tell_ready(int fd, int error=0, str reason=""):

@@ -2,29 +2,79 @@
 
 import asyncio
 import os
+from pathlib import Path
 
-from fdcore.workers import Worker, WorkerPool, status_text
+from fdcore.workers import Child, WorkerPool, spawn, status_text
 
 
 def run(work):
     return asyncio.run(asyncio.wait_for(work, 60))
 
 
+async def filled(pool, count):
+    pool.warm()
+    await pool.filling
+    assert len(pool.spare) == count
+    return list(pool.spare)
+
+
 def test_spare_worker_is_taken_and_a_dead_one_is_not():
     async def work():
-        pool = WorkerPool(os.environ)
-        pool.warm()
-        spare = pool.spare
-        assert await pool.take() is spare
-        assert pool.spare is None
-        await spare.stop()
-        pool.warm()
-        dead = pool.spare
-        dead.process.kill()
-        dead.process.wait()
+        pool = WorkerPool(os.environ, 2)
+        first, second = await filled(pool, 2)
+        assert await pool.take() is first
+        await first.stop()
+        second.process.kill()
+        second.process.wait()
         taken = await pool.take()
-        assert taken is not dead
+        assert taken not in (first, second)
+        assert not pool.spare
         await taken.stop()
+        await pool.close()
+
+    run(work())
+
+
+def test_forked_workers_are_our_children_and_end_with_their_status():
+    async def work():
+        pool = WorkerPool(os.environ)
+        (worker,) = await filled(pool, 1)
+        stat = Path(f"/proc/{worker.pid}/stat").read_text()
+        name, rest = stat.rsplit(")", 1)
+        assert name.endswith("(fdworker") or name.endswith("(fdnurse")
+        assert int(rest.split()[1]) == os.getpid()
+        worker.process.kill()
+        assert await worker.wait(ended=True) == -9
+        await pool.close()
+
+    run(work())
+
+
+def test_pool_goes_on_without_its_nurse():
+    async def work():
+        pool = WorkerPool(os.environ)
+        await filled(pool, 1)
+        pool.nurse.process.kill()
+        pool.nurse.process.wait()
+        first, second = await pool.take(), await pool.take()
+        assert first.alive
+        assert second.alive
+        third = await pool.take()
+        assert isinstance(third.process, Child)
+        for worker in (first, second, third):
+            await worker.stop()
+        await pool.close()
+
+    run(work())
+
+
+def test_pool_of_none_makes_workers_when_they_are_asked_for():
+    async def work():
+        pool = WorkerPool(os.environ, 0)
+        await filled(pool, 0)
+        worker = await pool.take()
+        assert worker.alive
+        await worker.stop()
         await pool.close()
 
     run(work())
@@ -32,7 +82,7 @@ def test_spare_worker_is_taken_and_a_dead_one_is_not():
 
 def test_worker_without_a_session_ends_with_its_control_socket():
     async def work():
-        worker = Worker(os.environ)
+        worker = spawn(os.environ)
         worker.control.close()
         assert await worker.wait(ended=True) == 0
 
@@ -41,7 +91,7 @@ def test_worker_without_a_session_ends_with_its_control_socket():
 
 def test_worker_that_cannot_open_the_driver_says_why():
     async def work():
-        worker = Worker(os.environ)
+        worker = spawn(os.environ)
         worker.warm("/nonexistent/driver")
         told = await worker.told()
         assert told["op"] == "failed"
