@@ -152,18 +152,16 @@ collect(struct walk *walk, CUgraph graph)
 
 /* ---- before and behind host functions ---- */
 
-/* The copies and host functions that a node stands for: itself, or those of the graph in
- * it. */
+/* The copies and host functions that a node of this type stands for: itself, or those of
+ * the graph in it. */
 static CUresult
-copies_in(const struct fdc_driver *driver, CUgraphNode node, struct nodes *copies)
+copies_in(const struct fdc_driver *driver, CUgraphNode node, CUgraphNodeType type,
+          struct nodes *copies)
 {
-    CUgraphNodeType type = CU_GRAPH_NODE_TYPE_EMPTY;
     struct nodes inner = {0};
     CUgraph child;
-    CUresult result = driver->cuGraphNodeGetType(node, &type);
+    CUresult result;
 
-    if (result != CUDA_SUCCESS)
-        return result;
     if (type == CU_GRAPH_NODE_TYPE_MEMCPY || type == CU_GRAPH_NODE_TYPE_HOST)
         return nodes_add(copies, node) ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
     if (type != CU_GRAPH_NODE_TYPE_GRAPH)
@@ -171,29 +169,58 @@ copies_in(const struct fdc_driver *driver, CUgraphNode node, struct nodes *copie
     result = driver->cuGraphChildGraphNodeGetGraph(node, &child);
     if (result == CUDA_SUCCESS)
         result = nodes_of(driver, child, &inner);
-    for (size_t i = 0; i < inner.count && result == CUDA_SUCCESS; i++)
-        result = copies_in(driver, inner.node[i], copies);
+    for (size_t i = 0; i < inner.count && result == CUDA_SUCCESS; i++) {
+        result = driver->cuGraphNodeGetType(inner.node[i], &type);
+        if (result == CUDA_SUCCESS)
+            result = copies_in(driver, inner.node[i], type, copies);
+    }
     free(inner.node);
     return result;
 }
 
 struct shape { /* of one graph */
-    struct nodes nodes;
+    struct nodes nodes; /* sorted */
+    CUgraphNodeType *type;
     CUgraphNode *from, *to;
     size_t edges;
+    /* Neighbours by index: those before node i are near[0][first[0][i]..first[0][i + 1]),
+     * those behind it near[1][...]. */
+    size_t *first[2], *near[2];
 };
 
+static int
+compare(const void *a, const void *b)
+{
+    uintptr_t x = (uintptr_t)*(CUgraphNode const *)a;
+    uintptr_t y = (uintptr_t)*(CUgraphNode const *)b;
+
+    return x < y ? -1 : x > y;
+}
+
+static void
+nodes_sort(CUgraphNode *nodes, size_t count)
+{
+    if (count > 1)
+        qsort(nodes, count, sizeof(*nodes), compare);
+}
+
+/* The place of a node among sorted ones, NULL: it is none of them. */
+static const CUgraphNode *
+place_of(const CUgraphNode *nodes, size_t count, CUgraphNode node)
+{
+    return count != 0 ? bsearch(&node, nodes, count, sizeof(*nodes), compare) : NULL;
+}
+
 static CUresult
-shape_read(const struct fdc_driver *driver, CUgraph graph, struct shape *shape)
+edges_read(const struct fdc_driver *driver, CUgraph graph, struct shape *shape)
 {
     CUgraphEdgeData *data = NULL;
-    CUresult result = nodes_of(driver, graph, &shape->nodes);
     bool has_data = FDC_HAS(driver, cuGraphGetEdges_v2);
+    CUresult result;
 
-    if (result == CUDA_SUCCESS)
-        result = has_data ? driver->cuGraphGetEdges_v2(graph, NULL, NULL, NULL,
-                                                       &shape->edges)
-                          : driver->cuGraphGetEdges(graph, NULL, NULL, &shape->edges);
+    result = has_data
+                 ? driver->cuGraphGetEdges_v2(graph, NULL, NULL, NULL, &shape->edges)
+                 : driver->cuGraphGetEdges(graph, NULL, NULL, &shape->edges);
     if (result != CUDA_SUCCESS || shape->edges == 0)
         return result;
     shape->from = calloc(shape->edges, sizeof(*shape->from));
@@ -209,41 +236,104 @@ shape_read(const struct fdc_driver *driver, CUgraph graph, struct shape *shape)
     return result;
 }
 
-static size_t
-index_of(const struct shape *shape, CUgraphNode node)
+/* The neighbours on one side of every node; edges of nodes that are not there are none. */
+static CUresult
+neighbours(struct shape *shape, bool behind)
 {
-    size_t i = 0;
+    const CUgraphNode *own = behind ? shape->from : shape->to;
+    const CUgraphNode *other = behind ? shape->to : shape->from;
+    size_t count = shape->nodes.count;
+    size_t *first = calloc(count + 2, sizeof(*first));
+    size_t *near = calloc(shape->edges + 1, sizeof(*near));
 
-    while (i < shape->nodes.count && shape->nodes.node[i] != node)
-        i++;
-    return i;
+    shape->first[behind] = first;
+    shape->near[behind] = near;
+    if (first == NULL || near == NULL)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    for (int fill = 0; fill < 2; fill++) {
+        /* First how many node i has, in first[i + 2]; summed up, first[i + 1] is where its
+         * next one goes; at the end first[i] is where they begin. */
+        for (size_t e = 0; e < shape->edges; e++) {
+            const CUgraphNode *a = place_of(shape->nodes.node, count, own[e]);
+            const CUgraphNode *b = place_of(shape->nodes.node, count, other[e]);
+            size_t i = a != NULL ? (size_t)(a - shape->nodes.node) : 0;
+
+            if (a == NULL || b == NULL)
+                continue;
+            if (fill)
+                near[first[i + 1]++] = (size_t)(b - shape->nodes.node);
+            else
+                first[i + 2]++;
+        }
+        for (size_t i = 1; !fill && i < count + 2; i++)
+            first[i] += first[i - 1];
+    }
+    return CUDA_SUCCESS;
+}
+
+static void
+shape_free(struct shape *shape)
+{
+    free(shape->nodes.node);
+    free(shape->type);
+    free(shape->from);
+    free(shape->to);
+    for (int i = 0; i < 2; i++) {
+        free(shape->first[i]);
+        free(shape->near[i]);
+    }
+}
+
+static CUresult
+shape_read(const struct fdc_driver *driver, CUgraph graph, struct shape *shape)
+{
+    CUresult result = nodes_of(driver, graph, &shape->nodes);
+
+    if (result == CUDA_SUCCESS)
+        result = edges_read(driver, graph, shape);
+    shape->type = calloc(shape->nodes.count + 1, sizeof(*shape->type));
+    if (shape->type == NULL)
+        result = CUDA_ERROR_OUT_OF_MEMORY;
+    if (result != CUDA_SUCCESS)
+        return result;
+    nodes_sort(shape->nodes.node, shape->nodes.count);
+    for (size_t i = 0; i < shape->nodes.count && result == CUDA_SUCCESS; i++)
+        result = driver->cuGraphNodeGetType(shape->nodes.node[i], &shape->type[i]);
+    for (int i = 0; i < 2 && result == CUDA_SUCCESS; i++)
+        result = neighbours(shape, i == 1);
+    return result;
 }
 
 /* Adds the copies on one side of a node: all that lead to it, or come from it. */
 static CUresult
-side(const struct fdc_driver *driver, const struct shape *shape, CUgraphNode node,
+side(const struct fdc_driver *driver, const struct shape *shape, size_t node,
      bool before, struct nodes *copies)
 {
-    bool *in = calloc(shape->nodes.count + 1, 1), more = true;
+    const size_t *first = shape->first[!before], *near = shape->near[!before];
+    bool *in = calloc(shape->nodes.count + 1, 1);
+    size_t *todo = calloc(shape->nodes.count + 1, sizeof(*todo)), left = 0;
     CUresult result = CUDA_SUCCESS;
 
-    if (in == NULL)
-        return CUDA_ERROR_OUT_OF_MEMORY;
-    while (more) {
-        more = false;
-        for (size_t e = 0; e < shape->edges; e++) {
-            CUgraphNode near = before ? shape->to[e] : shape->from[e];
-            size_t far = index_of(shape, before ? shape->from[e] : shape->to[e]);
-
-            if (far < shape->nodes.count && !in[far] &&
-                (near == node || in[index_of(shape, near)]))
-                in[far] = more = true;
-        }
+    if (in == NULL || todo == NULL) {
+        result = CUDA_ERROR_OUT_OF_MEMORY;
+        goto out;
     }
-    for (size_t i = 0; i < shape->nodes.count && result == CUDA_SUCCESS; i++)
-        if (in[i])
-            result = copies_in(driver, shape->nodes.node[i], copies);
+    in[node] = true;
+    todo[left++] = node;
+    while (left > 0 && result == CUDA_SUCCESS) {
+        size_t at = todo[--left];
+
+        for (size_t i = first[at]; i < first[at + 1]; i++)
+            if (!in[near[i]]) {
+                in[near[i]] = true;
+                todo[left++] = near[i];
+            }
+        if (at != node)
+            result = copies_in(driver, shape->nodes.node[at], shape->type[at], copies);
+    }
+out:
     free(in);
+    free(todo);
     return result;
 }
 
@@ -275,6 +365,8 @@ set_add(struct walk *walk, CUgraphNode node, struct nodes *before, struct nodes 
     if (grown == NULL)
         return CUDA_ERROR_OUT_OF_MEMORY;
     rows->set = grown;
+    nodes_sort(before->node, before->count);
+    nodes_sort(after->node, after->count);
     grown[rows->sets++] = (struct fdc_host_set){
         number, node, before->node, after->node, before->count, after->count};
     before->node = after->node = NULL;
@@ -293,20 +385,17 @@ hosts(struct walk *walk, CUgraph graph, const struct nodes *outer_before,
     for (size_t i = 0; i < shape.nodes.count && result == CUDA_SUCCESS; i++) {
         CUgraphNode node = shape.nodes.node[i];
         struct nodes before = {0}, after = {0};
-        CUgraphNodeType type = CU_GRAPH_NODE_TYPE_EMPTY;
+        CUgraphNodeType type = shape.type[i];
 
-        result = driver->cuGraphNodeGetType(node, &type);
-        if (result == CUDA_SUCCESS && type != CU_GRAPH_NODE_TYPE_HOST &&
-            type != CU_GRAPH_NODE_TYPE_GRAPH)
+        if (type != CU_GRAPH_NODE_TYPE_HOST && type != CU_GRAPH_NODE_TYPE_GRAPH)
             continue;
-        if (result == CUDA_SUCCESS)
-            result = nodes_copy(&before, outer_before);
+        result = nodes_copy(&before, outer_before);
         if (result == CUDA_SUCCESS)
             result = nodes_copy(&after, outer_after);
         if (result == CUDA_SUCCESS)
-            result = side(driver, &shape, node, true, &before);
+            result = side(driver, &shape, i, true, &before);
         if (result == CUDA_SUCCESS)
-            result = side(driver, &shape, node, false, &after);
+            result = side(driver, &shape, i, false, &after);
         if (result == CUDA_SUCCESS && type == CU_GRAPH_NODE_TYPE_HOST) {
             result = set_add(walk, node, &before, &after);
         } else if (result == CUDA_SUCCESS) {
@@ -317,19 +406,8 @@ hosts(struct walk *walk, CUgraph graph, const struct nodes *outer_before,
         free(before.node);
         free(after.node);
     }
-    free(shape.nodes.node);
-    free(shape.from);
-    free(shape.to);
+    shape_free(&shape);
     return result;
-}
-
-static bool
-among(CUgraphNode *nodes, size_t count, CUgraphNode node)
-{
-    while (count > 0)
-        if (nodes[--count] == node)
-            return true;
-    return false;
 }
 
 /* The host function that a copy's bytes are for: of those behind it one with none of the
@@ -342,8 +420,8 @@ first_behind(const struct fdc_rows *rows, CUgraphNode copy)
     for (size_t s = 0; s < rows->sets; s++) {
         const struct fdc_host_set *set = &rows->set[s];
 
-        if (among(set->before, set->nbefore, copy) &&
-            (first == NULL || among(first->before, first->nbefore, set->node)))
+        if (place_of(set->before, set->nbefore, copy) != NULL &&
+            (first == NULL || place_of(first->before, first->nbefore, set->node) != NULL))
             first = set;
     }
     return first;
@@ -372,7 +450,7 @@ hosts_name(struct fdc_rows *rows)
             rows->host[rows->hosts++] = (struct fdc_graph_host){first->number, i, 0};
         }
         for (size_t s = 0; s < rows->sets && copy->up; s++)
-            if (among(rows->set[s].after, rows->set[s].nafter, rows->row[i].node))
+            if (place_of(rows->set[s].after, rows->set[s].nafter, rows->row[i].node) != NULL)
                 rows->host[rows->hosts++] =
                     (struct fdc_graph_host){rows->set[s].number, i, 1};
     }

@@ -304,6 +304,42 @@ updated(void)
     CHECK(cuGraphExecDestroy(exec));
 }
 
+/* Adds one to the word that the copies before it have brought. */
+static void
+count_up(void *user)
+{
+    ++*(unsigned *)user;
+}
+
+/* A chain of many nodes with a few copies of one word among them, each pair with a host
+ * function behind it. */
+static void
+long_chain(void)
+{
+    unsigned word = 1;
+    CUgraphExec exec;
+    CUgraph graph;
+
+    CHECK(cuStreamBeginCapture(stream, CU_STREAM_CAPTURE_MODE_RELAXED));
+    for (int i = 0; i < 1200; i++) {
+        CHECK(cuMemsetD32Async(b, (unsigned)i, 1, stream));
+        if (i % 300 != 0)
+            continue;
+        CHECK(cuMemcpyHtoDAsync(a, &word, sizeof(word), stream));
+        CHECK(cuMemcpyDtoHAsync(&word, a, sizeof(word), stream));
+        CHECK(cuLaunchHostFunc(stream, count_up, &word));
+    }
+    CHECK(cuStreamEndCapture(stream, &graph));
+    exec = instantiate(graph);
+    for (int i = 0; i < 2; i++) {
+        CHECK(cuGraphLaunch(exec, stream));
+        CHECK(cuStreamSynchronize(stream));
+        printf("a long chain: %u\n", word);
+    }
+    CHECK(cuGraphExecDestroy(exec));
+    CHECK(cuGraphDestroy(graph));
+}
+
 int
 main(void)
 {
@@ -328,6 +364,7 @@ main(void)
     with_host_functions();
     made_by_hand();
     updated();
+    long_chain();
     CHECK(cuMemFreeHost(pinned));
     CHECK(cuMemFreeHost(pinned_out));
     free(in);
