@@ -201,10 +201,11 @@ end_fn(void *user)
 
 /* ---- launching ---- */
 
-/* The stream waits for the last replay with any of the shadows. Whether none is running. */
+/* The stream waits for the last replay with any of the shadows, in whatever context. Whether
+ * none is running. */
 static CUresult
-queue_up(struct fdc_serve *serve, struct fdc_ctx *ctx, const struct fdc_rows *rows,
-         CUstream stream, bool *quiet)
+queue_up(struct fdc_serve *serve, const struct fdc_rows *rows, CUstream stream,
+         bool *quiet)
 {
     CUresult result = CUDA_SUCCESS;
 
@@ -212,12 +213,12 @@ queue_up(struct fdc_serve *serve, struct fdc_ctx *ctx, const struct fdc_rows *ro
     for (uint32_t i = 0; i < rows->count && result == CUDA_SUCCESS; i++) {
         struct fdc_mark *last = rows->row[i].shadow->last;
 
-        if (last == NULL || last->epoch != last->ctx->opened ||
+        if (last == NULL || !fdc_load_acquire(&last->ctx->open) ||
+            last->epoch != last->ctx->opened ||
             serve->driver->cuEventQuery(last->event) == CUDA_SUCCESS)
-            continue;
+            continue; /* or it went with its context */
         *quiet = false;
-        if (last->ctx == ctx)
-            result = serve->driver->cuStreamWaitEvent(stream, last->event, 0);
+        result = serve->driver->cuStreamWaitEvent(stream, last->event, 0);
     }
     return result;
 }
@@ -245,11 +246,10 @@ static CUresult
 launch(struct fdc_serve *serve, CUgraphExec exec, CUstream stream, struct job *job)
 {
     const struct fdc_driver *driver = serve->driver;
-    struct fdc_ctx *ctx = fdc_context_here();
+    CUresult result, marked;
     bool quiet;
-    CUresult result;
 
-    result = queue_up(serve, ctx, job->rows, stream, &quiet);
+    result = queue_up(serve, job->rows, stream, &quiet);
     if (result == CUDA_SUCCESS && job->rows->up != 0) {
         __atomic_add_fetch(&job->refs, 1, __ATOMIC_RELAXED);
         if (quiet)
@@ -267,9 +267,9 @@ launch(struct fdc_serve *serve, CUgraphExec exec, CUstream stream, struct job *j
     result = driver->cuLaunchHostFunc(stream, end_fn, job);
     if (result != CUDA_SUCCESS)
         job_put(job);
-    else
-        result = remember(ctx, job->rows, stream);
-    return result;
+    /* It runs even if its end cannot be told: the next one has to wait for it. */
+    marked = remember(fdc_context_here(), job->rows, stream);
+    return result == CUDA_SUCCESS ? marked : result;
 }
 
 int

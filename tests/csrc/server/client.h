@@ -24,6 +24,7 @@ struct client {
     int ended;                          /* what fdc_serve_run() said */
     uint32_t serve_ended;
     uint64_t ticket;
+    uint32_t ctx;                       /* that messages name; 0: the first one */
     uint8_t *up, *down;
     uint8_t reply[4096];                /* the last one */
     uint64_t done[DONES];               /* tickets of DONE, in order of arrival */
@@ -135,7 +136,7 @@ client_send(struct client *client, void *message, uint32_t size, uint16_t id, un
     head->id = id;
     head->flags = (uint16_t)flags;
     head->ticket = ++client->ticket;
-    head->ctx = 1;
+    head->ctx = client->ctx != 0 ? client->ctx : 1;
     head->thread = 1;
     while (!(at = fdc_link_claim(client->link, FDC_LANE_COMMAND, size, &err))) {
         if (err != -EAGAIN)
@@ -199,6 +200,22 @@ client_is_done(struct client *client, uint64_t ticket)
         client_send((client), &message_, sizeof(message_), FDC_ID_##call, (how));          \
     })
 #define REPLY(client, call) ((const struct fdc_rep_##call *)(client)->reply)
+
+/* The program's host function has returned. */
+static inline void
+client_answer_host_fn(struct client *client, uint64_t number)
+{
+    struct fdc_msg *message;
+    int err;
+
+    message = fdc_link_claim(client->link, FDC_LANE_SIDE, sizeof(*message), &err);
+    CHECK(message != NULL);
+    *message = (struct fdc_msg){
+        .size = sizeof(*message), .id = FDC_SIDE_HOST_FN_DONE, .ticket = number,
+    };
+    fdc_link_commit(client->link, FDC_LANE_SIDE);
+    fdc_link_flush(client->link, FDC_LANE_SIDE);
+}
 
 /* Attaches and opens the first device; gives the start of its address piece. */
 static inline uint64_t

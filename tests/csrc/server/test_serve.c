@@ -353,21 +353,6 @@ test_streams_and_events_keep_order(void)
 }
 
 static void
-answer_host_fn(struct client *client, uint64_t number)
-{
-    struct fdc_msg *message;
-    int err;
-
-    message = fdc_link_claim(client->link, FDC_LANE_SIDE, sizeof(*message), &err);
-    CHECK(message != NULL);
-    *message = (struct fdc_msg){
-        .size = sizeof(*message), .id = FDC_SIDE_HOST_FN_DONE, .ticket = number,
-    };
-    fdc_link_commit(client->link, FDC_LANE_SIDE);
-    fdc_link_flush(client->link, FDC_LANE_SIDE);
-}
-
-static void
 test_host_function_holds_its_stream(void)
 {
     static struct client client;
@@ -399,7 +384,7 @@ test_host_function_holds_its_stream(void)
 
         SEND(&client, fdcHostFn, 0, .stream = STREAM(1), .number = 78);
         SEND(&client, cuEventRecordWithFlags, 0, .hEvent = EVENT(1), .hStream = STREAM(1));
-        answer_host_fn(&client, 77);
+        client_answer_host_fn(&client, 77);
         while (reply->ticket != ticket)
             CHECK_EQ(client_take(&client, -1), 1);
         CHECK_EQ(reply->result, 0);
@@ -408,7 +393,7 @@ test_host_function_holds_its_stream(void)
     while (client.host_fns < 2)
         CHECK_EQ(client_take(&client, -1), 1);
     CHECK_EQ(CALL(&client, cuEventQuery, .hEvent = EVENT(1)), CUDA_ERROR_NOT_READY);
-    answer_host_fn(&client, 78);
+    client_answer_host_fn(&client, 78);
     CHECK_EQ(CALL(&client, cuStreamSynchronize, .hStream = STREAM(1)), 0);
 
     /* Nobody answers this one: the session ends all the same. */
@@ -530,7 +515,7 @@ test_waiting_thread_holds_up_nobody(void)
     CHECK(reply->ticket != ticket);
     while (client.host_fns == 0)
         CHECK_EQ(client_take(&client, -1), 1);
-    answer_host_fn(&client, 1);
+    client_answer_host_fn(&client, 1);
     while (reply->ticket != ticket)
         CHECK_EQ(client_take(&client, -1), 1);
     CHECK_EQ(reply->result, 0);
@@ -637,7 +622,7 @@ test_fence_knows_what_a_joining_stream_had_to_do(void)
     CHECK_EQ(CALL(&client, cuStreamSynchronize, .hStream = STREAM(3)), 0);
     CHECK_EQ(CALL(&client, cuStreamQuery, .hStream = STREAM(3)), 0);
     CHECK(!client_is_done(&client, fence));
-    answer_host_fn(&client, 5);
+    client_answer_host_fn(&client, 5);
     CHECK_EQ(client_wait_done(&client, fence), 0);
     client_close(&client, 0);
 }
