@@ -6,6 +6,7 @@
 #include "server/serve.h"
 #include "server_hooks.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -138,7 +139,15 @@ fdc_server_call_fdcAttach(struct fdc_request *request, const struct fdc_req_fdcA
     void *snapshot;
     int err;
 
+    if (fdc_request_chunk(request, FDC_REGION_DOWN, req->blob) == NULL)
+        return -EPROTO;
+    /* Once: what is agreed here cannot change under what has been made since. */
+    if (__atomic_exchange_n(&request->serve->attached, 1, __ATOMIC_ACQ_REL)) {
+        fdc_request_answer(request, CUDA_ERROR_INVALID_VALUE, NULL, 0);
+        return 0;
+    }
     if (!fdc_memory_range(request->serve, req->range, req->range_size)) {
+        __atomic_store_n(&request->serve->attached, 0, __ATOMIC_RELEASE);
         fdc_request_answer(request, CUDA_ERROR_INVALID_VALUE, NULL, 0);
         return 0;
     }

@@ -363,7 +363,7 @@ struct fdc_serve {
     void *region[FDC_REGIONS];
     uint64_t region_size[FDC_REGIONS];
     struct fdc_ctx *registered[FDC_REGIONS];    /* the context they were registered in */
-    bool snapshot_given;
+    uint32_t attached;                  /* atomic: fdcAttach has been served */
 
     struct fdc_slots *slots;            /* [FDC_KINDS] */
     pthread_mutex_t context_lock;       /* opening and closing contexts, the list */
