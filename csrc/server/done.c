@@ -117,7 +117,7 @@ finish(struct fdc_serve *serve, struct fdc_done *item, CUresult result)
                      item->down.size, &put);
         fdc_count(serve, down_bytes, item->down.size);
     }
-    fdc_send_done(serve, item->ticket, result, false);
+    fdc_send_done(serve, item->mark->ctx, item->ticket, result, false);
     fdc_mark_put(item->mark);
     free(item);
     __atomic_fetch_sub(&serve->done_count, 1, __ATOMIC_ACQ_REL);

@@ -188,13 +188,23 @@ fdc_send_flush(struct fdc_serve *serve)
     pthread_mutex_unlock(&serve->reply_lock);
 }
 
-/* Remembers what this result says of the context at hand, and tells the client which was
- * lost last. Under reply_lock. */
-static void
-tell_lost(struct fdc_serve *serve, CUresult result, struct fdc_reply *head)
+/* The context that a call was to work in. Whether it is current is another matter: a driver
+ * may refuse to make one current that it has lost. */
+static const struct fdc_ctx *
+ctx_of(const struct fdc_request *request)
 {
-    const struct fdc_ctx *ctx = fdc_context_here();
+    const struct fdc_serve_entry *entry = fdc_serve_entry(request->id);
 
+    return entry != NULL && entry->context ? fdc_context_at(request->serve, request->ctx)
+                                           : NULL;
+}
+
+/* Remembers what this result says of the context (NULL: of none), and tells the client which
+ * device was lost last. Under reply_lock. */
+static void
+tell_lost(struct fdc_serve *serve, const struct fdc_ctx *ctx, CUresult result,
+          struct fdc_reply *head)
+{
     if (FDC_UNLIKELY(result != CUDA_SUCCESS) && ctx != NULL && fdc_result_is_final(result)) {
         serve->lost = (uint16_t)(1 + ctx->device);
         serve->lost_result = (uint16_t)result;
@@ -206,7 +216,8 @@ tell_lost(struct fdc_serve *serve, CUresult result, struct fdc_reply *head)
 }
 
 void
-fdc_send_done(struct fdc_serve *serve, uint64_t ticket, CUresult result, bool flush)
+fdc_send_done(struct fdc_serve *serve, const struct fdc_ctx *ctx, uint64_t ticket,
+              CUresult result, bool flush)
 {
     struct fdc_reply reply = {
         .size = sizeof(reply), .id = FDC_REPLY_DONE, .ticket = ticket, .result = result,
@@ -214,7 +225,7 @@ fdc_send_done(struct fdc_serve *serve, uint64_t ticket, CUresult result, bool fl
 
     fdc_count(serve, dones, 1);
     pthread_mutex_lock(&serve->reply_lock);
-    tell_lost(serve, result, &reply);
+    tell_lost(serve, ctx, result, &reply);
     pthread_mutex_unlock(&serve->reply_lock);
     fdc_send(serve, &reply, sizeof(reply), flush);
 }
@@ -222,16 +233,17 @@ fdc_send_done(struct fdc_serve *serve, uint64_t ticket, CUresult result, bool fl
 /* ---- answers ---- */
 
 static void
-keep_failure(struct fdc_serve *serve, uint16_t id, CUresult result)
+keep_failure(const struct fdc_request *request, CUresult result)
 {
-    const struct fdc_serve_entry *entry = fdc_serve_entry(id);
+    const struct fdc_serve_entry *entry = fdc_serve_entry(request->id);
+    struct fdc_serve *serve = request->serve;
 
     fdc_count(serve, failures, 1);
     pthread_mutex_lock(&serve->reply_lock);
-    tell_lost(serve, result, NULL);
+    tell_lost(serve, ctx_of(request), result, NULL);
     if (serve->first_result == CUDA_SUCCESS) {
         serve->first_result = result;
-        serve->first_id = id;
+        serve->first_id = request->id;
     }
     pthread_mutex_unlock(&serve->reply_lock);
     fdc_log(FDC_LOG_INFO, "%s failed: %d", entry ? entry->name : "?", result);
@@ -260,13 +272,13 @@ fdc_request_answer_always(struct fdc_request *request, CUresult result, void *re
     if (request->flags & FDC_MSG_DONE) {
         if (result != CUDA_SUCCESS && !request->done) {
             request->done = true;
-            fdc_send_done(serve, request->ticket, result, true);
+            fdc_send_done(serve, ctx_of(request), request->ticket, result, true);
         }
         return;
     }
     if (!(request->flags & FDC_MSG_REPLY)) {
         if (result != CUDA_SUCCESS)
-            keep_failure(serve, request->id, result);
+            keep_failure(request, result);
         return;
     }
     if (head == NULL) {
@@ -282,7 +294,7 @@ fdc_request_answer_always(struct fdc_request *request, CUresult result, void *re
     pthread_mutex_lock(&serve->reply_lock);
     head->first_result = serve->first_result;
     head->first_id = serve->first_id;
-    tell_lost(serve, result, head);
+    tell_lost(serve, ctx_of(request), result, head);
     serve->first_result = CUDA_SUCCESS;
     serve->first_id = 0;
     send_locked(serve, head, size, true);
@@ -318,7 +330,7 @@ fdc_request_finish(struct fdc_request *request, CUresult result, void *reply, ui
 {
     fdc_request_answer(request, result, reply, size);
     if ((request->flags & FDC_MSG_DONE) && !request->done)
-        fdc_send_done(request->serve, request->ticket, CUDA_SUCCESS, true);
+        fdc_send_done(request->serve, NULL, request->ticket, CUDA_SUCCESS, true);
     fdc_request_free(request);
 }
 
@@ -348,7 +360,7 @@ fdc_entry_run(const struct fdc_serve_entry *entry, struct fdc_request *request)
     }
     if (FDC_UNLIKELY((request->flags & FDC_MSG_DONE) && !request->done && !request->kept)) {
         request->done = true;
-        fdc_send_done(serve, request->ticket, CUDA_SUCCESS, true);
+        fdc_send_done(serve, NULL, request->ticket, CUDA_SUCCESS, true);
     }
     if (FDC_UNLIKELY((request->flags & FDC_MSG_REPLY) && !request->answered &&
                      !request->kept)) {

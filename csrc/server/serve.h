@@ -156,7 +156,9 @@ struct fdc_out;
 
 /* Sends one message on the reply lane, in order, never blocking. */
 void fdc_send(struct fdc_serve *serve, const void *bytes, uint32_t size, bool flush);
-void fdc_send_done(struct fdc_serve *serve, uint64_t ticket, CUresult result, bool flush);
+/* ctx: whose work it was, NULL: nobody's. */
+void fdc_send_done(struct fdc_serve *serve, const struct fdc_ctx *ctx, uint64_t ticket,
+                   CUresult result, bool flush);
 void fdc_send_flush(struct fdc_serve *serve);
 void fdc_send_drop(struct fdc_serve *serve);
 /* What did not fit before; true: there is still some. */

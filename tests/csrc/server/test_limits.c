@@ -168,6 +168,60 @@ test_peer_access_that_ends_halfway_is_off(void)
     client_close(&client, 0);
 }
 
+/* ---- devices that fail ---- */
+
+static struct {
+    __typeof__(((struct fdc_driver *)NULL)->cuCtxSetCurrent) real;
+    CUcontext lost;
+} current;
+
+static CUresult
+refuse_lost(CUcontext ctx)
+{
+    if (ctx != NULL && ctx == current.lost)
+        return CUDA_ERROR_ILLEGAL_ADDRESS;
+    return current.real(ctx);
+}
+
+/* The driver does not even make the context current; another device's still is. */
+static void
+test_lost_device_is_told_by_its_own_number(void)
+{
+    static struct client client;
+    const struct fdc_reply *reply = (void *)client.reply;
+
+    open_peers(&client);
+    CHECK_EQ(CALL(&client, cuCtxSynchronize), 0);
+    CHECK_EQ(client.driver.cuDevicePrimaryCtxRetain(&current.lost, 0), 0);
+    client.ctx = 2;
+    CHECK_EQ(CALL(&client, cuCtxSynchronize), 0);
+    CHECK_EQ(reply->lost, 0);
+    current.real = client.driver.cuCtxSetCurrent;
+    client.driver.cuCtxSetCurrent = refuse_lost;
+    client.ctx = 1;
+    CHECK_EQ(CALL(&client, cuCtxSynchronize), CUDA_ERROR_ILLEGAL_ADDRESS);
+    CHECK_EQ(reply->lost, 1);
+    client.ctx = 2;
+    CHECK_EQ(CALL(&client, cuCtxSynchronize), 0);
+    CHECK_EQ(reply->lost, 1);
+    client.driver.cuCtxSetCurrent = current.real;
+    client.driver.cuDevicePrimaryCtxRelease_v2(0);
+    client_close(&client, 0);
+}
+
+static void
+test_session_is_attached_once(void)
+{
+    static struct client client;
+
+    client_open(&client);
+    client_attach(&client);
+    CHECK_EQ(CALL(&client, fdcAttach, .blob = { 0, 65536 }, .contexts = 7),
+             CUDA_ERROR_INVALID_VALUE);
+    CHECK_EQ(CALL(&client, fdcContextOpen, .context = CTX), 0);
+    client_close(&client, 0);
+}
+
 int
 main(void)
 {
@@ -178,5 +232,7 @@ main(void)
     RUN(test_shadow_of_a_context_that_ended_makes_room);
     RUN(test_peer_access_that_fails_halfway_is_off);
     RUN(test_peer_access_that_ends_halfway_is_off);
+    RUN(test_lost_device_is_told_by_its_own_number);
+    RUN(test_session_is_attached_once);
     return failed;
 }
