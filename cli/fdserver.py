@@ -69,6 +69,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = reader.parse_args(words)
     if given.driver and given.cpu_devices:
         reader.error("--driver and --cpu-devices exclude each other")
+    from fdcore.errors import ConfigError, FdcoreError
+    from fdcore.variables import check_environment
+
+    try:
+        check_environment()
+    except ConfigError as error:
+        reader.error(str(error))
     logging.basicConfig(
         stream=sys.stderr,
         level=levels().get(
@@ -78,11 +85,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     from fdcore import server
     from fdcore.config import parse_address, state_folder
-    from fdcore.errors import FdcoreError
     from fdcore.settings import load
+    from fdcore_cli import can_clean_up
 
     try:
+        can_clean_up()
         settings = load()
+        settings.get("transport")  # the workers' environment: refused while it can be
 
         def of(name: str) -> Any:
             return settings.get(f"server.{name}", getattr(given, name))
@@ -110,6 +119,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except FdcoreError as error:
         options.say_error("fdserver", error)
         return 125
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fdcore import __version__, values
 from fdcore.errors import FdcoreError
+from fdcore_cli import can_clean_up
 
 if TYPE_CHECKING:
     from fdcore.reserve import Wish
@@ -33,6 +34,7 @@ def say_error(who: str, message: object) -> None:
 def reported(who: str, work: Callable[[], int]) -> int:
     """What the work returns; what goes wrong is said in one line and is 125."""
     try:
+        can_clean_up()
         return work()
     except FdcoreError as error:
         say_error(who, error)

@@ -51,7 +51,9 @@ def launch(
     def work() -> int:
         from fdcore import launch as work
         from fdcore.progress import Progress
+        from fdcore.variables import check_environment
 
+        check_environment()
         progress = Progress(quiet)
         program = work.find_program(words, os.environ, split=who != "fdrun")
         if mode == "direct":

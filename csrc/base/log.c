@@ -40,6 +40,8 @@ level_from_environment(void)
 {
     const char *value = getenv("FD_LOG"), *colon;
     int level = LEVEL_UNKNOWN, saved = errno, fd;
+    static uint32_t said;
+    bool wrong = false;
 
     if (value && *value) {
         colon = strchr(value, ':');
@@ -49,10 +51,14 @@ level_from_environment(void)
             if (fd >= 0)
                 fdc_store_relaxed(&log_fd, fd);
         }
+        wrong = level == LEVEL_UNKNOWN;
     }
     if (level == LEVEL_UNKNOWN)
         level = fdc_load_relaxed(&default_level);
     fdc_store_release(&current_level, level);
+    if (wrong && !__atomic_exchange_n(&said, 1, __ATOMIC_RELAXED))
+        fdc_log(FDC_LOG_WARN, "FD_LOG=%.100s is not off, error, warn, info or debug, or "
+                "one of them with :FILE; using %s", value, level_names[level]);
     errno = saved;
     return level;
 }

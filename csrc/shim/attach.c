@@ -485,12 +485,28 @@ out:
     return result;
 }
 
+/* As CUDA reads its own. */
 static bool
 said(const char *name)
 {
     const char *value = getenv(name);
 
     return value != NULL && value[0] != '\0' && strcmp(value, "0") != 0;
+}
+
+static bool
+is_one(const char *name)
+{
+    const char *value = getenv(name);
+    static uint32_t told;
+
+    if (value == NULL || value[0] == '\0' || strcmp(value, "0") == 0)
+        return false;
+    if (strcmp(value, "1") == 0)
+        return true;
+    if (!__atomic_exchange_n(&told, 1, __ATOMIC_RELAXED))
+        fdc_log(FDC_LOG_WARN, "%s=%.100s is not 0 or 1, using 0", name, value);
+    return false;
 }
 
 /* The session's link is there: everything that has to be known before calls are made. */
@@ -539,7 +555,7 @@ attach_one(struct place *place, int number, const struct range *range,
     }
     session->number = number;
     memcpy(session->server, place->server, sizeof(session->server));
-    session->sync = said("FD_SYNC") || said("CUDA_LAUNCH_BLOCKING");
+    session->sync = is_one("FD_SYNC") || said("CUDA_LAUNCH_BLOCKING");
     err = fdc_link_client(road, socks, count, &session->link);
     if (err) {
         result = no_session(place, "the data connection", err);

@@ -112,6 +112,29 @@ test_log_is_silent_by_default(void)
 }
 
 static void
+test_log_level_that_is_none_is_said_once(void)
+{
+    char path[] = "/tmp/fdc_log_XXXXXX", value[64], text[4096];
+    int fd = mkstemp(path), newest;
+
+    CHECK(fd >= 0);
+    snprintf(value, sizeof(value), "loud:%s", path);
+    setenv("FD_LOG", value, 1);
+    fdc_log_default(FDC_LOG_WARN, NULL);
+    fdc_log_default(FDC_LOG_WARN, NULL);
+    fdc_log(FDC_LOG_WARN, "the default");
+    read_all(path, text, sizeof(text));
+    CHECK(strstr(text, "FD_LOG=loud:") != NULL);
+    CHECK(strstr(text, "the default") != NULL);
+    CHECK(strstr(strstr(text, "FD_LOG=loud:") + 1, "FD_LOG=loud:") == NULL);
+    unlink(path);
+    close(fd);
+    newest = open("/dev/null", O_RDONLY);
+    for (int i = 0; i < 3; i++)
+        close(newest - i); /* and the log's file, which was opened twice */
+}
+
+static void
 test_memfd_keeps_its_size(void)
 {
     int fd = fdc_memfd_new("test", 8192), plain;
@@ -213,6 +236,7 @@ main(void)
     RUN(test_futex_wakes_and_times_out);
     RUN(test_log_writes_lines_of_its_level);
     RUN(test_log_is_silent_by_default);
+    RUN(test_log_level_that_is_none_is_said_once);
     RUN(test_memfd_keeps_its_size);
     RUN(test_sockets_read_and_write_whole);
     RUN(test_descriptors_pass);
