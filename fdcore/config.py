@@ -64,7 +64,9 @@ def parse_address(text: str, port: int = CONTROL_PORT) -> Address:
         raise ConfigError(f"'{text}' is not HOST:PORT: no host name in it")
     if digits:
         if not (digits.isascii() and digits.isdigit() and int(digits) < 65536):
-            raise ConfigError(f"'{text}' has no port number after ':'")
+            raise ConfigError(
+                f"'{text}' has no port number after ':': {digits} is not one up to 65535"
+            )
         port = int(digits)
     return Address(host=host, port=port)
 
@@ -74,7 +76,11 @@ def parse_addresses(text: str) -> tuple[Address, ...]:
     parts = [part for part in text.replace(";", ",").split(",") if part.strip()]
     if not parts:
         raise ConfigError("the list of servers is empty")
-    return tuple(parse_address(part) for part in parts)
+    found = tuple(parse_address(part) for part in parts)
+    for address in found:
+        if found.count(address) > 1:
+            raise ConfigError(f"{address} is twice in the list of servers")
+    return found
 
 
 def own_server(environment: Mapping[str, str] = os.environ) -> Address:

@@ -494,6 +494,7 @@ class Server:
         ready = {"pid": os.getpid(), "unix": str(state / CONTROL_SOCKET)}
         self.listen_data(unix_listener(state / DATA_SOCKET))
         host = listen.host if listen else "127.0.0.1"
+        check_name(host)
         if listen and self.speaks_tls(host):
             self.door = open_door(self.environment, control)
             if not is_loopback(host):
@@ -637,6 +638,20 @@ def find_driver(
         log.warning("no GPU found on this machine: serving the CPU device")
     path = str(library(CPU_DEVICE))
     return path, host_gpus.find(path, environment)
+
+
+def check_name(host: str) -> None:
+    """Before anything else is said of a name that is none."""
+    if is_loopback(host):
+        return
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot listen at {host}: no machine is known by this name "
+            f"({error.strerror}); --listen takes HOST:PORT of this one, as "
+            "127.0.0.1:56001, or none"
+        ) from None
 
 
 def open_door(environment: Mapping[str, str], control: ControlListener) -> "Door":

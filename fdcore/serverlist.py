@@ -58,9 +58,10 @@ def read_servers_conf(path: Path) -> tuple[Address, ...]:
     ]
     if any(line.text == "---" or line.text.startswith("servers:") for line in lines):
         return of_yaml(path, lines)
-    return tuple(
+    found = (
         address_of(path, line.number, re.sub(r"^-\s+", "", line.text)) for line in lines
     )
+    return tuple(dict.fromkeys(found))  # one that stands there twice is asked once
 
 
 def without_comment(line: str) -> str:
@@ -102,7 +103,7 @@ def of_yaml(path: Path, lines: list[Line]) -> tuple[Address, ...]:
             raise at(
                 path, entry.line, "the server has no address; add 'addresses:' to it"
             )
-    return tuple(together(entry) for entry in entries)
+    return tuple(dict.fromkeys(together(entry) for entry in entries))
 
 
 def yaml_line(path: Path, line: Line, entries: list[Entry]) -> None:

@@ -78,13 +78,14 @@ class Ask:
         return gpu.memory
 
     def __str__(self) -> str:
-        gpus = f"{self.count} GPU" + ("s" if self.count != 1 else "")
+        kind = "GPU" if self.count == 1 else "GPUs"
+        gpus = f"{self.count} {kind}"
         each = " each" if self.count != 1 else ""
         if self.memory:
             return f"{gpus} with {mib(self.memory)} MiB{each}"
         if 0.0 < self.fraction < 1.0:
             return f"{gpus} with {self.fraction:g} of the memory{each}"
-        return f"{gpus}, whole"
+        return f"{self.count} whole {kind}"
 
 
 def mib(size: int) -> str:

@@ -224,7 +224,7 @@ def test_two_halves_share_a_gpu_and_a_third_is_refused(make_server):
     [
         (
             ["-n", "3"],
-            "3 GPUs, whole asked for, which is more than there is; free: GPU 0",
+            "3 whole GPUs asked for, which is more than there is; free: GPU 0",
         ),
         (["-m", "2048"], "1 GPU with 2048 MiB asked for, which is more than there is"),
         (["-m", "2G"], "1 GPU with 2048 MiB asked for, which is more than there is"),
@@ -244,6 +244,8 @@ def test_more_than_there_is_is_refused_before_the_program_starts(server, options
         ("no-such-host.invalid:5", "no-such-host.invalid:5: the name is not known"),
         ("unix:/nonexistent", "unix:/nonexistent: no such socket"),
         ("127.0.0.1:x", "'127.0.0.1:x' has no port number"),
+        ("gpu1:70000", "'gpu1:70000' has no port number after ':': 70000 is not one up to"),
+        ("gpu1,gpu2,gpu1:56001", "gpu1:56001 is twice in the list of servers"),
         ("127.0.0.1:1,127.0.0.1:2", "127.0.0.1:1: connection refused"),
     ],
 )
@@ -259,9 +261,9 @@ def test_server_of_several_addresses_is_asked_once(server):
         parse_address("127.0.0.1:1"),
         others=(parse_address(server.unix), parse_address(server.control)),
     )
-    with pytest.raises(RefusedError, match="9 GPUs") as raised:
+    with pytest.raises(RefusedError, match="9 whole GPUs") as raised:
         reserve(Wish(Ask(9), [address]), "a test", Progress(quiet=True))
-    assert str(raised.value).count("9 GPUs") == 1
+    assert str(raised.value).count("9 whole GPUs") == 1
     assert str(raised.value).startswith(server.unix)
 
 

@@ -44,6 +44,13 @@ def test_it_ends_while_programs_hold_leases(make_server):
     assert holder.returncode == 0
 
 
+def test_name_that_is_not_known_is_not_listened_at(tmp_path):
+    done = fdserver(tmp_path, "--listen", "no-such-host.invalid", "--cpu-devices", "1")
+    assert done.returncode == 125
+    assert "no machine is known by this name" in done.stderr
+    assert "as 127.0.0.1:56001, or none" in done.stderr
+
+
 def test_no_worker_is_left_behind(make_server):
     server = make_server()
     children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children")

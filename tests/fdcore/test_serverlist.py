@@ -36,6 +36,11 @@ def test_flexdirects_form_has_comments_ports_and_ipv6(tmp_path):
     )
 
 
+def test_server_that_stands_there_twice_is_asked_once(tmp_path):
+    both = (Address("gpu1", 56001), Address("gpu2", 56001))
+    assert read_servers_conf(written(tmp_path, "gpu1\ngpu2\ngpu1:56001\n")) == both
+
+
 def test_vspheres_form_has_servers_of_several_addresses(tmp_path):
     assert read_servers_conf(written(tmp_path, VSPHERE)) == (
         Address("10.0.0.5", 56001, others=(Address("192.168.7.5", 56001),)),

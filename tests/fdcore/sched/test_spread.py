@@ -48,7 +48,7 @@ def test_refusal_says_what_each_has():
     refused = spread([room("a:1", 0, 1000), room("b:2", 1000)], Ask(3))
     assert isinstance(refused, Refusal)
     assert refused.reason == (
-        "3 GPUs, whole asked for over all servers; a:1 has room for 1, b:2 has room for 1"
+        "3 whole GPUs asked for over all servers; a:1 has room for 1, b:2 has room for 1"
     )
 
 
