@@ -34,6 +34,12 @@ def test_semantics(name: str, road: str, direct: Run, remote: Run) -> None:
     same(direct(program), remote(program, road=road))
 
 
+@pytest.mark.parametrize("road", ROADS)
+def test_child_goes_on_when_its_parent_has_ended(road: str, direct: Run, remote: Run) -> None:
+    program = build_c("fork_ways")
+    same(direct(program, "orphan"), remote(program, "orphan", road=road))
+
+
 GRAPHS = ("graph_nodes", "graph_capture", "graph_memory", "graph_host")
 
 
@@ -86,7 +92,8 @@ def test_peers(road: str, direct: Run, remote: Run) -> None:
     same(direct(program, devices=2), remote(program, road=road, options=("-n", "2")))
 
 
-SCRIPTS = {"numba_saxpy": "numba_cuda", "nvrtc_core": "cuda.core", "cupy_raw": "cupy"}
+SCRIPTS = {"numba_saxpy": "numba_cuda", "nvrtc_core": "cuda.core", "cupy_raw": "cupy",
+           "multiprocess": "ctypes"}
 
 
 @pytest.mark.parametrize("road", ROADS)

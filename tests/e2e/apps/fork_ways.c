@@ -132,6 +132,20 @@ busy(void *user)
     return NULL;
 }
 
+/* The parent goes before its child has made a call: the lease is the child's as well. */
+static int
+orphan(void)
+{
+    pid_t parent = getpid();
+
+    if (fork() != 0)
+        return 0;
+    while (getppid() == parent)
+        app_sleep_ms(1);
+    (void)work(11);
+    return app_end();
+}
+
 int
 main(int argc, char **argv)
 {
@@ -140,10 +154,9 @@ main(int argc, char **argv)
     int status = -1;
     pid_t children[3];
 
-    (void)argv;
     setvbuf(stdout, NULL, _IOLBF, 0);
     if (argc > 1)
-        return work(500) != 0;
+        return strcmp(argv[1], "orphan") == 0 ? orphan() : work(500) != 0;
 
     /* Before the first call: three children and the parent at once. */
     for (int i = 0; i < 3; i++) {
