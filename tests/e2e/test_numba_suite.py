@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.suites.numba_suite import judge
+
 pytest.importorskip("numba_cuda", reason="numba-cuda is in the `cuda` extra")
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,6 +44,21 @@ def outcomes(run, module, place, **how):
     assert found["passed"] + found["skipped"] >= MODULES[module]
     assert found["passed"] > 0
     return sorted(line for line in lines if not line.startswith("started"))
+
+
+def test_judgement_knows_what_is_on_no_list() -> None:
+    may_fail, may_skip = {"known": "why"}, {"idle": "why"}
+
+    def wrong(found: dict[str, str], before: dict[str, str] | None = None) -> set[str]:
+        return set(judge(found, before or {}, may_fail, may_skip))
+
+    assert wrong({"a": "passed", "known": "failed", "idle": "skipped"}) == set()
+    assert wrong({"a": "failed", "b": "skipped", "c": "died", "d": "error"}) == set("abcd")
+    assert wrong({"idle": "failed", "known": "skipped"}) == {"idle", "known"}
+    assert wrong({"known": "failed"}, {"known": "failed"}) == set()
+    assert wrong({"known": "failed"}, {"known": "passed"}) == {"known"}
+    assert wrong({"idle": "skipped"}, {"idle": "passed"}) == {"idle"}
+    assert wrong({"a": "passed"}, {"a": "passed", "lost": "skipped"}) == {"lost"}
 
 
 # What was found directly, so that it need not be found again.

@@ -110,9 +110,36 @@ def test_python(name: str, road: str, direct: Run, remote: Run, python: Path,
 
 @pytest.mark.timeout(600)
 def test_cupy_sweep(direct: Run, remote: Run, python: Path, tmp_path: Path) -> None:
-    """A few hundred expressions; compiled once, so the second run is the quick one."""
+    """A few hundred expressions; compiled once, so the later runs are the quick ones."""
     if importlib.util.find_spec("cupy") is None:
         pytest.skip("cupy is not installed (it is in the test extra)")
     env = {"CUPY_CACHE_DIR": str(tmp_path)}
     script = APPS / "cupy_sweep.py"
-    same(direct(python, script, env=env), remote(python, script, env=env))
+    alone = direct(python, script, env=env)
+    for road in ROADS:
+        same(alone, remote(python, script, road=road, env=env))
+
+
+# Programs that other files run, directly and on both roads where there is anything to compare.
+ELSEWHERE = {
+    "between_devices": "test_several_servers.py",
+    "counted": "test_stats.py",
+    "cross_threads": "test_several_servers.py",
+    "crosswise": "test_several_servers.py",
+    "hold_memory": "test_slices.py",
+    "list_devices": "test_several_servers.py",
+    "lost_server": "test_several_servers.py",
+    "machine_code": "test_machine_code.py",
+    "nvml_slice": "test_nvml.py",
+    "out_of_memory": "test_slices.py",
+    "several_gpus": "test_several_servers.py",
+}
+
+
+def test_every_program_is_run() -> None:
+    there = {path.stem for path in APPS.iterdir() if path.suffix in (".c", ".cu", ".py")}
+    here = {*SEMANTICS, *GRAPHS, *SCRIPTS, "demo_driver", "vadd", "matmul", "reduce", "printing",
+            "features", "peers", "cupy_sweep"}
+    assert there == here | set(ELSEWHERE)
+    for name, file in ELSEWHERE.items():
+        assert f'"{name}' in (APPS.parent / file).read_text(), file

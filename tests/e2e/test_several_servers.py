@@ -120,13 +120,14 @@ def test_drivers_without_waits_for_values(direct: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.cpu_device
+@pytest.mark.parametrize("road", ROADS)
 @pytest.mark.parametrize("order", ("", "PCI_BUS_ID", "FASTEST_FIRST"))
 def test_visible_devices(
-    order: str, direct: Run, pair: tuple[Server, Server], tmp_path: Path
+    order: str, road: str, direct: Run, pair: tuple[Server, Server], tmp_path: Path
 ) -> None:
     program = build_c("list_devices")
     base = {"CUDA_DEVICE_ORDER": order} if order else {}
-    everything = over(pair, "shm", program, tmp=tmp_path, env=base)
+    everything = over(pair, road, program, tmp=tmp_path, env=base)
     here = direct(program, devices=4, env=base)
     same(here, everything)
     uuids = [line.split()[0] for line in here.out.splitlines() if line.startswith("GPU-")]
@@ -135,7 +136,7 @@ def test_visible_devices(
                     "GPU-6666", "0,x,1"):
         env = {**base, "CUDA_VISIBLE_DEVICES": visible}
         alone = direct(program, devices=4, env=env)
-        remoted = over(pair, "shm", program, tmp=tmp_path, env=env)
+        remoted = over(pair, road, program, tmp=tmp_path, env=env)
         assert (remoted.out, remoted.status) == (alone.out, alone.status), visible
 
 

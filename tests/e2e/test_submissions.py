@@ -42,6 +42,8 @@ LEFT_OUT = {
                     "threads call until something happens: how often depends on time"),
     **dict.fromkeys(("contexts", "dlopen_close"),
                     "threads copy on one stream at once, in any order"),
+    **dict.fromkeys(("crosswise", "cross_threads"),
+                    "about several servers, which wait for each other by functions of the shim's"),
     "hold_memory": "two programs at once, a server's test",
     "lost_server": "a worker is killed, a server's test",
     "list_devices": "asks, and gives nothing to a stream",
@@ -50,7 +52,7 @@ LEFT_OUT = {
     "cupy_sweep": "takes minutes; cupy_raw is the short one",
 }
 C_PROGRAMS = (*(name for name in (*SEMANTICS, *GRAPHS) if name not in LEFT_OUT), "demo_driver",
-              "out_of_memory")
+              "out_of_memory", "counted")
 CUDA_PROGRAMS = ("vadd", "matmul", "reduce", "printing", "features")
 # Programs about several devices.
 SEVERAL = {"peers": (2, build_c), "between_devices": (4, build_c),
@@ -67,7 +69,7 @@ VARY = {"atomics", "clocks", "compaction", "monte_carlo"}
 GAPS = {"cupy_raw"}
 # A server launches their graphs between functions of its own: see submissions.py.
 FUNCTIONS = {"graph_host"}
-ARGUMENTS = {"out_of_memory": (str(MEMORY_MB),)}
+ARGUMENTS = {"out_of_memory": (str(MEMORY_MB),), "counted": ("read", "30")}
 
 
 @pytest.fixture(scope="module")

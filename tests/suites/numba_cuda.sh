@@ -3,11 +3,16 @@
 #
 # WAY is --direct (when left out), --remote (a server and shared memory), --tcp (a server and
 # a connection), or --all: the three one after another, each with its count of what passed,
-# failed and was skipped. After a direct run the others also say what is skipped only there.
+# failed and was skipped. The exit status is 1 where a test fails that numba_cuda.known does
+# not name, or is skipped and numba_cuda.skips does not name it, or (after a direct run) did
+# not pass through a server and did directly.
 #
 # They come with numba-cuda's wheel, which is installed into build/suites/numba_cuda/venv
 # with the rest of the `cuda` extra and what the tests alone need. fdrun is $VENV's. Logs
-# are left beside the environment. Takes about 15 CPU minutes, each module at most 5.
+# are left beside the environment. Takes about 15 CPU minutes a way, each module at most 5.
+#
+# There is no such script for cuda-bindings and cuda-core: their wheels (13.5.0, 1.2.2) hold
+# no tests, and they have no source archives on the index.
 set -eu
 
 cd "$(dirname "$0")/../.."
