@@ -422,6 +422,7 @@ context_shut(struct fdc_ctx *ctx)
         driver->cuEventDestroy_v2(mark->event);
         free(mark);
     }
+    fdc_order_forget(serve, ctx);
     fdc_peers_forget(serve, ctx);
     fdc_regions_release_ctx(serve, ctx);
     fdc_host_release_ctx(serve, ctx);

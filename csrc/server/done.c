@@ -31,6 +31,8 @@ fdc_done_add_filled(struct fdc_serve *serve, struct fdc_done *like)
     if (item == NULL)
         return -ENOMEM;
     *item = *like;
+    if (item->mark != NULL)
+        item->ctx = item->mark->ctx;
     pthread_mutex_lock(&serve->inbox_lock);
     if (serve->inbox_last != NULL)
         serve->inbox_last->next = item;
@@ -76,6 +78,12 @@ fdc_done_any(struct fdc_serve *serve)
     return __atomic_load_n(&serve->done_count, __ATOMIC_ACQUIRE) != 0;
 }
 
+static CUevent
+event_of(const struct fdc_done *item)
+{
+    return item->mark != NULL ? item->mark->event : item->box->event;
+}
+
 /* Under done_lock. */
 static void
 take_inbox(struct fdc_serve *serve)
@@ -103,7 +111,7 @@ finish(struct fdc_serve *serve, struct fdc_done *item, CUresult result)
 
     if (serve->print_fd >= 0 && item->down.size != 0) {
         /* A program that waits for a copy finds what kernels before it printed. */
-        serve->driver->cuEventSynchronize(item->mark->event);
+        serve->driver->cuEventSynchronize(event_of(item));
         fdc_print_turn(serve);
     }
     if (item->fill != NULL && (result != CUDA_SUCCESS || item->down.size == 0))
@@ -117,8 +125,11 @@ finish(struct fdc_serve *serve, struct fdc_done *item, CUresult result)
                      item->down.size, &put);
         fdc_count(serve, down_bytes, item->down.size);
     }
-    fdc_send_done(serve, item->mark->ctx, item->ticket, result, false);
-    fdc_mark_put(item->mark);
+    fdc_send_done(serve, item->ctx, item->ticket, result, false);
+    if (item->mark != NULL)
+        fdc_mark_put(item->mark);
+    else
+        fdc_event_box_put(item->box);
     free(item);
     __atomic_fetch_sub(&serve->done_count, 1, __ATOMIC_ACQ_REL);
 }
@@ -138,15 +149,15 @@ fdc_done_turn(struct fdc_serve *serve)
         CUresult result = CUDA_ERROR_NOT_READY;
 
         for (i = 0; i < nbusy; i++)
-            if (busy[i].stream == item->stream && busy[i].ctx == item->mark->ctx)
+            if (busy[i].stream == item->stream && busy[i].ctx == item->ctx)
                 break;
         if (i == nbusy) {
-            fdc_context_use_ctx(serve, item->mark->ctx);
-            result = serve->driver->cuEventQuery(item->mark->event);
+            fdc_context_use_ctx(serve, item->ctx);
+            result = serve->driver->cuEventQuery(event_of(item));
         }
         if (result == CUDA_ERROR_NOT_READY) {
             if (i == nbusy && nbusy < BUSY_MAX) {
-                busy[nbusy].ctx = item->mark->ctx;
+                busy[nbusy].ctx = item->ctx;
                 busy[nbusy++].stream = item->stream;
             }
             last = item;
@@ -178,7 +189,7 @@ fdc_done_cancel(struct fdc_serve *serve, struct fdc_ctx *ctx, CUresult result)
     pthread_mutex_lock(&serve->done_lock);
     take_inbox(serve);
     for (place = &serve->done_first; (item = *place) != NULL;) {
-        if (ctx != NULL && item->mark->ctx != ctx) {
+        if (ctx != NULL && item->ctx != ctx) {
             last = item;
             place = &item->next;
             continue;

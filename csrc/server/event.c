@@ -121,6 +121,27 @@ fdc_event_pin(struct fdc_serve *serve, uint64_t handle, CUevent *event)
     return CUDA_SUCCESS;
 }
 
+/* DONE when the event has passed: its own driver event, since whoever waits for that and
+ * comes to know of it may not find the recording unfinished. */
+static CUresult
+tell_of(struct fdc_request *request, uint64_t handle, CUstream stream)
+{
+    struct fdc_event_box *box = box_find(request->serve, handle);
+    struct fdc_done done = {
+        .ctx = fdc_context_here(), .box = box, .stream = stream, .ticket = request->ticket,
+    };
+
+    if (box == NULL || done.ctx == NULL)
+        return CUDA_ERROR_INVALID_HANDLE;
+    __atomic_add_fetch(&box->refs, 1, __ATOMIC_ACQ_REL);
+    if (fdc_done_add_filled(request->serve, &done)) {
+        fdc_event_box_put(box);
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    }
+    request->done = true;
+    return CUDA_SUCCESS;
+}
+
 int
 fdc_server_call_cuEventRecordWithFlags(struct fdc_request *request,
                                        const struct fdc_req_cuEventRecordWithFlags *req)
@@ -134,9 +155,11 @@ fdc_server_call_cuEventRecordWithFlags(struct fdc_request *request,
         result = fdc_event_pin(request->serve, req->hEvent, &event);
     else if (result == CUDA_SUCCESS)
         result = fdc_event_for_record(request->serve, req->hEvent, &event);
-    if (result == CUDA_SUCCESS && req->flags == 0)
+    if (result == CUDA_SUCCESS && req->flags == 0) {
         result = request->driver->cuEventRecord(event, stream);
-    else if (result == CUDA_SUCCESS)
+        if (result == CUDA_SUCCESS && (request->flags & FDC_MSG_DONE))
+            result = tell_of(request, req->hEvent, stream);
+    } else if (result == CUDA_SUCCESS)
         result = FDC_HAS(request->driver, cuEventRecordWithFlags)
                      ? request->driver->cuEventRecordWithFlags(event, stream, req->flags)
                      : CUDA_ERROR_NOT_SUPPORTED;

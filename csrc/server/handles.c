@@ -121,6 +121,7 @@ fdc_handle_put_aux(struct fdc_serve *serve, int kind, uint64_t handle, void *val
         slot->aux = aux;
         slot->ctx = ctx;
         slot->work = 0;
+        slot->ordered = 0;
         fdc_store_release(&slot->state, state); /* pairs with fdc_slot_find() */
         if (index >= slots->high)
             slots->high = index + 1;
@@ -246,6 +247,8 @@ fdc_handle_stream(struct fdc_serve *serve, uint64_t handle, CUstream *value)
         if (ctx != NULL && !fdc_load_relaxed(&ctx->legacy_work))
             __atomic_store_n(&ctx->legacy_work, 1, __ATOMIC_RELAXED);
         *value = CU_STREAM_LEGACY;
+        if (ctx != NULL && FDC_UNLIKELY(fdc_load_acquire(&serve->ordered) != ctx->ordered))
+            return fdc_order_follow(serve, CU_STREAM_LEGACY, &ctx->ordered);
         return CUDA_SUCCESS;
     }
     slot = fdc_slot_find(serve, FDC_KIND_STREAM, handle);
@@ -258,6 +261,9 @@ fdc_handle_stream(struct fdc_serve *serve, uint64_t handle, CUstream *value)
     if (fdc_load_relaxed(&slot->state) != (IN_USE | (uint32_t)(handle >> 24 & 0xffff)))
         return CUDA_ERROR_INVALID_HANDLE;
     *value = got;
+    /* pairs with the release in fdc_order_copied() */
+    if (FDC_UNLIKELY(fdc_load_acquire(&serve->ordered) != fdc_load_relaxed(&slot->ordered)))
+        return fdc_order_follow(serve, got, &slot->ordered);
     return CUDA_SUCCESS;
 }
 

@@ -33,6 +33,8 @@ fdc_server_call_fdcCopyUpInline(struct fdc_request *request,
         up(request->serve, req->size);
         result = request->driver->cuMemcpyHtoDAsync_v2(req->dst, bytes, req->size, stream);
     }
+    if (result == CUDA_SUCCESS)
+        result = fdc_order_copied(request, stream);
     fdc_request_answer(request, result, NULL, 0);
     return 0;
 }
@@ -54,6 +56,8 @@ fdc_server_call_fdcCopyUp(struct fdc_request *request, const struct fdc_req_fdcC
         result = request->driver->cuMemcpyHtoDAsync_v2(req->dst, bytes, req->chunk.size,
                                                        stream);
     }
+    if (result == CUDA_SUCCESS)
+        result = fdc_order_copied(request, stream);
     if (result == CUDA_SUCCESS)
         result = fdc_done_later(request, stream, (struct fdc_chunk){ 0 });
     fdc_request_answer(request, result, NULL, 0);
@@ -261,6 +265,8 @@ fdc_server_call_fdcCopy3DUp(struct fdc_request *request,
         up(request->serve, req->chunk.size);
         result = request->driver->cuMemcpy3DAsync_v2(&copy, stream);
     }
+    if (result == CUDA_SUCCESS)
+        result = fdc_order_copied(request, stream);
     if (result == CUDA_SUCCESS)
         result = fdc_done_later(request, stream, (struct fdc_chunk){ 0 });
     fdc_request_answer(request, result, NULL, 0);

@@ -215,6 +215,16 @@ tell_lost(struct fdc_serve *serve, const struct fdc_ctx *ctx, CUresult result,
     }
 }
 
+/* The first failure of a call without an answer, once. Under reply_lock. */
+static void
+tell_first(struct fdc_serve *serve, struct fdc_reply *head)
+{
+    head->first_result = serve->first_result;
+    head->first_id = serve->first_id;
+    serve->first_result = CUDA_SUCCESS;
+    serve->first_id = 0;
+}
+
 void
 fdc_send_done(struct fdc_serve *serve, const struct fdc_ctx *ctx, uint64_t ticket,
               CUresult result, bool flush)
@@ -226,8 +236,9 @@ fdc_send_done(struct fdc_serve *serve, const struct fdc_ctx *ctx, uint64_t ticke
     fdc_count(serve, dones, 1);
     pthread_mutex_lock(&serve->reply_lock);
     tell_lost(serve, ctx, result, &reply);
+    tell_first(serve, &reply);
+    send_locked(serve, &reply, sizeof(reply), flush);
     pthread_mutex_unlock(&serve->reply_lock);
-    fdc_send(serve, &reply, sizeof(reply), flush);
 }
 
 /* ---- answers ---- */
@@ -292,11 +303,8 @@ fdc_request_answer_always(struct fdc_request *request, CUresult result, void *re
     head->result = result;
     fdc_count(serve, replies, 1);
     pthread_mutex_lock(&serve->reply_lock);
-    head->first_result = serve->first_result;
-    head->first_id = serve->first_id;
     tell_lost(serve, ctx_of(request), result, head);
-    serve->first_result = CUDA_SUCCESS;
-    serve->first_id = 0;
+    tell_first(serve, head);
     send_locked(serve, head, size, true);
     pthread_mutex_unlock(&serve->reply_lock);
 }

@@ -22,6 +22,7 @@ struct fdc_slot {
     void *value;                        /* the driver's */
     void *aux;                          /* ours: event box, code, context, memory */
     uint32_t work;                      /* stream: calls since the last join, atomic */
+    uint64_t ordered;                   /* stream: as serve->ordered, when it was last used */
 };
 
 struct fdc_slots {
@@ -72,6 +73,7 @@ struct fdc_ctx {
     uint32_t joined;                    /* own may have unfinished waits */
     uint32_t legacy_work;               /* calls on the NULL stream since the last join */
     uint32_t blocking_captures;
+    uint64_t ordered;                   /* as fdc_slot.ordered, of the NULL stream */
     uint32_t opened;                    /* times it was opened */
     uint64_t peers;                     /* devices that it reaches; under context_lock */
     pthread_mutex_t lock;               /* of marks */
@@ -123,11 +125,28 @@ void fdc_capture_joined(struct fdc_serve *serve, CUstream stream, unsigned flags
 /* A stream has been destroyed. */
 void fdc_capture_gone(struct fdc_serve *serve, CUstream stream);
 
+/* ---- order.c ---- */
+
+struct fdc_order;
+struct fdc_order *fdc_order_new(void);
+void fdc_order_free(struct fdc_order *order);
+/* What the request has just given to the stream comes before all that any stream is given
+ * later, if the message says so. */
+CUresult fdc_order_copied(struct fdc_request *request, CUstream stream);
+/* The stream is about to be given work: it comes after those copies. `seen` is the
+ * stream's own count of them. */
+CUresult fdc_order_follow(struct fdc_serve *serve, CUstream stream, uint64_t *seen);
+/* The context goes away, and its copies have finished. */
+void fdc_order_forget(struct fdc_serve *serve, const struct fdc_ctx *ctx);
+
 /* ---- done.c ---- */
 
+struct fdc_event_box;
 struct fdc_done {
     struct fdc_done *next;
-    struct fdc_mark *mark;
+    struct fdc_ctx *ctx;
+    struct fdc_mark *mark;              /* this, or */
+    struct fdc_event_box *box;          /* ... that, of a program's event */
     CUstream stream;
     uint64_t ticket;
     struct fdc_chunk down;
@@ -136,7 +155,7 @@ struct fdc_done {
     void (*fill)(struct fdc_serve *serve, void *user, void *view, uint64_t size);
     void *user;
 };
-/* DONE when the mark has passed; the mark is taken over. */
+/* DONE when the mark or the event has passed, which are taken over. */
 int fdc_done_add(struct fdc_serve *serve, uint64_t ticket, struct fdc_mark *mark,
                  CUstream stream, struct fdc_chunk down);
 int fdc_done_add_filled(struct fdc_serve *serve, struct fdc_done *like);
@@ -373,6 +392,8 @@ struct fdc_serve {
     uint32_t contexts_first;            /* index of device 0's primary context, atomic */
     uint32_t epoch;                     /* counts destroyed contexts, atomic */
     uint32_t captures;                  /* under way, atomic */
+    uint64_t ordered;                   /* counts copies that order.c follows up, atomic */
+    struct fdc_order *order;
 
     pthread_mutex_t reply_lock;         /* claim .. commit on the reply lane, first failure */
     struct fdc_out *out_first, *out_last;

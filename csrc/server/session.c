@@ -76,6 +76,7 @@ fdc_serve_new(const struct fdc_driver *driver, struct fdc_link *link,
     serve->images = fdc_images_new();
     serve->cache = fdc_cache_open(limits->cache, limits->cache_room);
     serve->objects = fdc_objects_new();
+    serve->order = fdc_order_new();
     serve->greens = fdc_greens_new();
     serve->names = fdc_names_new();
     serve->capture = fdc_captures_new();
@@ -87,7 +88,8 @@ fdc_serve_new(const struct fdc_driver *driver, struct fdc_link *link,
     if (serve->memory == NULL || serve->host == NULL || serve->images == NULL ||
         serve->hostfns == NULL || serve->blobs == NULL || serve->objects == NULL ||
         serve->names == NULL || serve->capture == NULL || serve->shadows == NULL ||
-        serve->greens == NULL || serve->gates == NULL || serve->ledger == NULL)
+        serve->greens == NULL || serve->order == NULL ||
+        serve->gates == NULL || serve->ledger == NULL)
         goto err_free;
     err = fdc_poller_start(serve);
     if (err == 0)
@@ -118,6 +120,7 @@ flags_sound(unsigned flags)
         [FDC_MSG_DONE | FDC_MSG_WAITS] = true,
     };
 
+    flags &= ~(unsigned)FDC_MSG_FIRST;
     return flags < FDC_COUNT(sound) && sound[flags];
 }
 
@@ -284,6 +287,7 @@ fdc_serve_free(struct fdc_serve *serve)
     fdc_images_free(serve->images);
     fdc_cache_close(serve->cache);
     fdc_objects_free(serve->objects);
+    fdc_order_free(serve->order);
     fdc_names_free(serve->names);
     fdc_captures_free(serve->capture);
     fdc_shadows_free(serve);

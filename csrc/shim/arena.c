@@ -12,7 +12,10 @@
 #include "shim/arena.h"
 
 #define BINS 64u
-#define LIMBO_FENCE (64ull << 20) /* freed bytes from which a fence is sent */
+/* Freed bytes from which a fence is sent: early enough that what is freed and allocated
+ * again and again need not grow, and seldom. */
+#define LIMBO_FENCE (64ull << 20)
+#define LIMBO_PART 4 /* of what there is */
 #define LIMBO_BLOCKS 4096u        /* ... and freed blocks */
 #define CACHE_MAX (1ull << 30)    /* empty extents kept, unless the limit is small */
 
@@ -617,7 +620,8 @@ fdc_arena_free(struct fdc_arena *arena, uint64_t address)
     arena->limbo_count++;
     limbo_collect(arena);
 
-    if ((arena->limbo >= LIMBO_FENCE || arena->limbo_count >= LIMBO_BLOCKS) &&
+    if ((arena->limbo >= LIMBO_FENCE || arena->limbo >= arena->created / LIMBO_PART ||
+         arena->limbo_count >= LIMBO_BLOCKS) &&
         arena->fenced <= fdc_load_relaxed(&arena->retired)) {
         arena->fenced = arena->limbo_last->position;
         fence = true;

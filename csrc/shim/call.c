@@ -670,6 +670,12 @@ fdc_call_uses_put(struct fdc_call *call, uint64_t put)
     call->msg->put = put;
 }
 
+void
+fdc_call_comes_first(struct fdc_call *call)
+{
+    call->msg->flags |= FDC_MSG_FIRST;
+}
+
 /* FD_SYNC: the call has an answer, and what it enqueued is finished. */
 static __attribute__((noinline)) CUresult
 send_sync(struct fdc_call *call)

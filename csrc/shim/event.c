@@ -87,8 +87,10 @@ record(CUevent value, CUstream on, unsigned flags, unsigned how)
 {
     struct fdc_req_cuEventRecordWithFlags *req;
     struct fdc_stream *stream;
+    struct fdc_watch *watch;
     struct fdc_event *event;
     struct fdc_call call;
+    uint32_t recorded;
     bool capturing;
     CUresult result;
 
@@ -109,13 +111,17 @@ record(CUevent value, CUstream on, unsigned flags, unsigned how)
     if (flags != 0 && !capturing)
         return CUDA_ERROR_ILLEGAL_STATE;
     call.context = stream->object.context;
+    watch = capturing ? NULL : fdc_watch_event(event);
     req = fdc_call_begin(&call, sizeof(*req));
-    if (req == NULL)
+    if (req == NULL) {
+        if (watch != NULL)
+            fdc_watch_cancel(watch);
         return call.result;
+    }
     req->hEvent = event->object.handle;
     req->hStream = fdc_stream_wire(stream);
     req->flags = flags;
-    result = fdc_call_send(&call);
+    result = watch != NULL ? fdc_watch_send(&call, watch) : fdc_call_send(&call);
     if (result != CUDA_SUCCESS)
         return result;
     if (capturing && flags == 0) {
@@ -130,8 +136,11 @@ record(CUevent value, CUstream on, unsigned flags, unsigned how)
     event->stream = stream->object.handle;
     event->issued = call.position;
     __atomic_store_n(&event->capture, 0, __ATOMIC_RELAXED);
-    event->recorded++;
+    recorded = ++event->recorded;
+    fdc_store_relaxed(&event->watched, watch != NULL ? recorded : 0);
     pthread_mutex_unlock(&event->lock);
+    if (watch != NULL)
+        fdc_watch_sent(watch, call.position, recorded);
     return CUDA_SUCCESS;
 }
 
@@ -208,6 +217,18 @@ now_complete(struct fdc_event *event, uint32_t recorded)
         fdc_stream_idle(stream, issued);
 }
 
+/* Not so any more where the worker has told of a failure, or is gone. */
+static bool
+still_watched(struct fdc_event *event)
+{
+    bool watched;
+
+    pthread_mutex_lock(&event->lock);
+    watched = event->watched != 0 && event->watched == event->recorded;
+    pthread_mutex_unlock(&event->lock);
+    return watched && fdc_load_relaxed(&event->object.session->dead) == 0;
+}
+
 static CUresult
 ask(CUevent value, uint16_t id)
 {
@@ -216,6 +237,7 @@ ask(CUevent value, uint16_t id)
     struct fdc_call call;
     uint32_t recorded;
     CUresult result;
+    bool complete;
 
     result = fdc_call_open(&call, id, FDC_NEEDS_INIT);
     if (result != CUDA_SUCCESS)
@@ -236,7 +258,15 @@ ask(CUevent value, uint16_t id)
         if (result != CUDA_SUCCESS)
             return result;
     }
-    if (known_complete(event, &recorded)) {
+    complete = known_complete(event, &recorded);
+    if (id == FDC_ID_cuEventQuery)
+        fdc_watch_asked(event, recorded);
+    if (!complete && id == FDC_ID_cuEventQuery && fdc_watch_knows(event, recorded)) {
+        complete = known_complete(event, &recorded);
+        if (!complete && still_watched(event))
+            return CUDA_ERROR_NOT_READY;
+    }
+    if (complete) {
         fdc_memory_seen(call.session);
         return fdc_session_failure(call.session);
     }

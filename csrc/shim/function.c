@@ -29,6 +29,24 @@ remember(struct fdc_func *func, int attribute, int value, unsigned told)
     fdc_store_relaxed(&func->attribute[attribute], value);
 }
 
+/* Whether a driver may refuse a value that is within its range. */
+static bool
+may_fail(const struct fdc_device *device, const struct fdc_func *func, int attribute,
+         int value)
+{
+    const int32_t *limit = device->snapshot->attribute;
+
+    switch (attribute) {
+    case CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES:
+        return (int64_t)value + func->attribute[CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES] >
+               limit[CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN];
+    case CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT:
+        return false;
+    default:
+        return true;
+    }
+}
+
 CUresult
 fdc_func_set(struct fdc_func *func, int attribute, int value)
 {
@@ -75,7 +93,9 @@ fdc_func_set(struct fdc_func *func, int attribute, int value)
     req->hfunc = wire;
     req->attrib = (uint32_t)attribute;
     req->value = value;
-    result = fdc_call_wait(&call, &reply, sizeof(reply));
+    result = may_fail(call.context->device, func, attribute, value)
+                 ? fdc_call_wait(&call, &reply, sizeof(reply))
+                 : fdc_call_send(&call);
     if (result != CUDA_SUCCESS)
         return result;
     pthread_mutex_lock(&code->lock);

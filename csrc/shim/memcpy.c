@@ -52,33 +52,25 @@ fdc_copy_wait(struct fdc_call *call, struct fdc_stream *stream,
     return result != CUDA_SUCCESS ? result : earlier;
 }
 
-struct others {
-    const struct fdc_context *context;
-    bool found;
-};
-
-static void
-non_blocking(void *object, void *user)
+CUresult
+fdc_copy_begin(struct fdc_call *call, struct fdc_stream *stream, uint64_t size)
 {
-    const struct fdc_stream *stream = object;
-    struct others *others = user;
+    struct fdc_session *session = call->session;
 
-    if (stream->object.context == others->context &&
-        (stream->flags & CU_STREAM_NON_BLOCKING))
-        others->found = true;
+    /* Nobody can tell but who has host functions there or memory that kernels reach. */
+    if (size <= FDC_STAGED_MAX || fdc_stream_is_idle(stream) ||
+        (!fdc_hostfn_pending(session) &&
+         fdc_load_relaxed(&session->memory->pinned_hi) == 0 &&
+         fdc_load_relaxed(&session->memory->shared) == NULL))
+        return CUDA_SUCCESS;
+    return fdc_stream_drain(call, stream);
 }
 
 CUresult
-fdc_copy_end(struct fdc_call *call, struct fdc_stream *stream, bool sync)
+fdc_copy_end(struct fdc_call *call, struct fdc_stream *stream)
 {
-    struct others others = {call->context, false};
-
-    if (sync && !call->session->sync)
-        fdc_object_each(FDC_KIND_STREAM, non_blocking, &others);
-    /* Work on such a stream does not wait for this one, and the program may take it
-     * that the bytes are where they belong. Without such streams nobody can tell. */
-    return others.found || call->session->sync ? fdc_stream_drain(call, stream)
-                                               : CUDA_SUCCESS;
+    return FDC_UNLIKELY(call->session->sync) ? fdc_stream_drain(call, stream)
+                                             : CUDA_SUCCESS;
 }
 
 /* A copy whose source has to be read when the stream gets there. */
@@ -119,16 +111,19 @@ copy_later(struct fdc_call *call, struct fdc_stream *stream,
 
 static CUresult
 copy_up(struct fdc_call *call, struct fdc_stream *stream, uint64_t dst, const char *src,
-        uint64_t size)
+        uint64_t size, bool sync)
 {
     struct fdc_session *session = call->session;
+    CUresult result = CUDA_SUCCESS;
     struct fdc_ticket *ticket;
     struct fdc_chunk chunk;
-    CUresult result;
     uint64_t put;
     int err;
 
-    result = fdc_pending_wait(src, size);
+    if (sync)
+        result = fdc_copy_begin(call, stream, size);
+    if (result == CUDA_SUCCESS)
+        result = fdc_pending_wait(src, size);
     if (result != CUDA_SUCCESS)
         return result;
     __atomic_add_fetch(&session->moved, size, __ATOMIC_RELAXED);
@@ -145,6 +140,8 @@ copy_up(struct fdc_call *call, struct fdc_stream *stream, uint64_t dst, const ch
         req->bytes = (struct fdc_span){sizeof(*req), (uint32_t)size};
         req->size = (uint32_t)size;
         memcpy(req + 1, src, size);
+        if (sync)
+            fdc_call_comes_first(call);
         return fdc_call_send(call);
     }
 
@@ -170,6 +167,8 @@ copy_up(struct fdc_call *call, struct fdc_stream *stream, uint64_t dst, const ch
         req->stream = fdc_stream_wire(stream);
         req->chunk = chunk;
         fdc_call_uses_put(call, put);
+        if (sync && part == size)
+            fdc_call_comes_first(call);
         result = fdc_call_send_done(call, ticket);
         if (result != CUDA_SUCCESS) {
             fdc_up_cancel(session, ticket);
@@ -375,9 +374,10 @@ copy_ends(struct fdc_call *call, struct fdc_stream *stream, CUdeviceptr dst,
         return copy_later(call, stream, to->device, dst, (const char *)(uintptr_t)src,
                           size);
     if (to->where == FDC_DEVICE) {
-        result = copy_up(call, stream, dst, (const char *)(uintptr_t)src, size);
+        result = copy_up(call, stream, dst, (const char *)(uintptr_t)src, size,
+                         (kind & COPY_SYNC) != 0);
         if (result == CUDA_SUCCESS)
-            result = fdc_copy_end(call, stream, (kind & COPY_SYNC) != 0);
+            result = fdc_copy_end(call, stream);
         return fdc_across_end(call, stream, result);
     }
     if (from->where == FDC_DEVICE)

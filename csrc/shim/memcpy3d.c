@@ -341,17 +341,22 @@ host_span(const struct end *end, const struct box *box)
 }
 
 static CUresult
-box_up(struct fdc_call *call, struct fdc_stream *stream, const struct box *box)
+box_up(struct fdc_call *call, struct fdc_stream *stream, const struct box *box,
+       bool sync)
 {
     struct fdc_session *session = call->session;
+    uint64_t left = box->width * box->height * box->depth;
+    CUresult result = CUDA_SUCCESS;
     struct fdc_part part = {0};
     struct fdc_ticket *ticket;
     struct fdc_chunk chunk;
-    CUresult result;
     uint64_t put;
     int err;
 
-    result = fdc_pending_wait(box->src.bytes, host_span(&box->src, box));
+    if (sync)
+        result = fdc_copy_begin(call, stream, left);
+    if (result == CUDA_SUCCESS)
+        result = fdc_pending_wait(box->src.bytes, host_span(&box->src, box));
     if (result != CUDA_SUCCESS)
         return result;
     call->id = FDC_ID_fdcCopy3DUp;
@@ -384,6 +389,9 @@ box_up(struct fdc_call *call, struct fdc_stream *stream, const struct box *box)
         req->stream = fdc_stream_wire(stream);
         req->chunk = chunk;
         fdc_call_uses_put(call, put);
+        left -= size;
+        if (sync && left == 0)
+            fdc_call_comes_first(call);
         result = fdc_call_send_done(call, ticket);
         if (result != CUDA_SUCCESS) {
             fdc_up_cancel(session, ticket);
@@ -565,9 +573,9 @@ copy3d(const CUDA_MEMCPY3D *copy, CUstream value, unsigned how, unsigned kind)
             return result;
     }
     if (!box.dst.host) {
-        result = box_up(&call, stream, &box);
+        result = box_up(&call, stream, &box, (kind & COPY_SYNC) != 0);
         if (result == CUDA_SUCCESS)
-            result = fdc_copy_end(&call, stream, (kind & COPY_SYNC) != 0);
+            result = fdc_copy_end(&call, stream);
         return fdc_across_end(&call, stream, result);
     }
     if (!box.src.host)

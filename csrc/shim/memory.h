@@ -146,9 +146,11 @@ CUresult fdc_up_try(struct fdc_session *session, uint64_t size, struct fdc_chunk
                     struct fdc_ticket **ticket);
 void fdc_up_cancel(struct fdc_session *session, struct fdc_ticket *ticket);
 
-/* memcpy.c: what a copy from host memory ends with: FD_SYNC waits for its stream, and
- * so does a synchronous one where other work could overtake it. */
-CUresult fdc_copy_end(struct fdc_call *call, struct fdc_stream *stream, bool sync);
+/* memcpy.c: what a synchronous copy from pageable memory begins with: a driver waits for
+ * the stream if the copy is large, so a program that could tell waits too. */
+CUresult fdc_copy_begin(struct fdc_call *call, struct fdc_stream *stream, uint64_t size);
+/* What a copy from host memory ends with: FD_SYNC waits for its stream. */
+CUresult fdc_copy_end(struct fdc_call *call, struct fdc_stream *stream);
 /* Waits for what was sent with the gather, the call's last messages on the stream. */
 CUresult fdc_copy_wait(struct fdc_call *call, struct fdc_stream *stream,
                        struct fdc_gather *gather);
@@ -199,6 +201,7 @@ void *fdc_shadow_address(const struct fdc_copy_end *end);
 CUresult fdc_box_params(const struct fdc_copy3d *box, CUDA_MEMCPY3D *copy);
 
 #define FDC_INLINE_MAX (16u << 10) /* bytes that travel in the message itself */
+#define FDC_STAGED_MAX (64u << 10) /* bytes that a driver copies without waiting */
 #define FDC_PIECE_MAX (512u << 10) /* bytes of one chunk of a copy */
 
 /* An entry and its twin, whose stream 0 is the thread's own: both give `body`, an

@@ -139,6 +139,21 @@ void fdc_gate_fail(struct fdc_gate *gate, uint16_t id, CUresult result);
 CUresult fdc_bridge_wait(struct fdc_call *call, struct fdc_stream *stream,
                          struct fdc_event *event);
 
+/* watch.c: recordings and positions that the worker tells of. A watch for the next
+ * recording, or NULL: nobody is likely to ask. Then its message is sent with it, and said
+ * where that is; recorded 0: nothing is to be concluded from it. */
+struct fdc_watch;
+struct fdc_watch *fdc_watch_event(struct fdc_event *event);
+void fdc_watch_cancel(struct fdc_watch *watch);
+CUresult fdc_watch_send(struct fdc_call *call, struct fdc_watch *watch);
+void fdc_watch_sent(struct fdc_watch *watch, uint64_t position, uint32_t recorded);
+/* What was told is taken in, so what is not known now is not over; false: ask. */
+void fdc_watch_asked(struct fdc_event *event, uint32_t recorded); /* by a query */
+bool fdc_watch_knows(struct fdc_event *event, uint32_t recorded);
+bool fdc_watch_knows_stream(struct fdc_stream *stream);
+/* The stream has been asked about and was not ready: the worker shall tell. */
+void fdc_watch_stream(struct fdc_call *call, struct fdc_stream *stream);
+
 /* stream.c */
 struct fdc_stream *fdc_stream_make(struct fdc_session *session,
                                    struct fdc_context *context, unsigned flags,

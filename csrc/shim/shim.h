@@ -143,6 +143,7 @@ struct fdc_session {
     pthread_mutex_t capture_lock;       /* capture.c */
     struct fdc_capture *captures;
     uint32_t capturing;                 /* captures under way, atomic */
+    int32_t watch_score;                /* watch.c: recordings to be told of, atomic */
     struct fdc_hostfns *hostfns[2];     /* hostfn.c: the program's, the shim's own */
     struct fdc_gate_words *gate_words;  /* bridge.c, made when needed, atomic */
     pthread_mutex_t side;               /* claim .. commit on the side lane */
@@ -254,6 +255,8 @@ CUresult fdc_session_failure(struct fdc_session *session);
 void fdc_session_fail(struct fdc_session *session, uint16_t id, CUresult result);
 /* The put ticket that this message depends on; between begin and send. */
 void fdc_call_uses_put(struct fdc_call *call, uint64_t put);
+/* All later work comes after what this message, a copy up, puts on its stream; likewise. */
+void fdc_call_comes_first(struct fdc_call *call);
 
 /* Tickets for DONE. take registers (on_done/user set by the caller before; it may wait, so
  * before begin); wait blocks until done and unregisters; a ticket with on_done may instead
@@ -288,6 +291,9 @@ struct fdc_stream {
     uint64_t issued;                    /* position of the last work on it, atomic */
     uint64_t idle;                      /* all work up to this position is over, atomic */
     uint32_t marks_done;                /* marks that have come back, atomic */
+    uint64_t watched;                   /* watch.c: told of up to here, atomic */
+    uint64_t watched_waits;             /* the session's waits when it was last asked, atomic */
+    uint32_t polls;                     /* queries since that was asked for, atomic */
     struct fdc_capture *capture;        /* not NULL: capturing, atomic */
     bool per_thread, legacy;
     uint64_t green;                     /* handle of the green context it belongs to, or 0 */
@@ -307,12 +313,20 @@ struct fdc_event {
     uint64_t capture;                   /* id of the capture it was recorded in, or 0 */
     uint32_t replayed;                  /* a graph's launches record it, atomic */
     uint64_t stream, issued;            /* where it was recorded: handle, position */
+    uint32_t watched;                   /* watch.c: the recording that will be told of, or 0 */
+    uint32_t asked, polls;              /* the one last asked about, how often; atomic */
     pthread_mutex_t lock;
 };
 /* The stream's work up to this position (call.position of a message on it that was waited
  * for: a synchronise, the last piece of a copy) is known to be finished, so that
  * synchronise and query need not ask. */
 void fdc_stream_idle(struct fdc_stream *stream, uint64_t position);
+
+/* Nothing is on the stream that is not known to be over. The legacy stream also stands for
+ * the blocking streams of its context. */
+bool fdc_stream_is_idle(const struct fdc_stream *stream);
+/* The position of its last work. */
+uint64_t fdc_stream_issued(const struct fdc_stream *stream);
 
 /* The program has seen the stream's work finished: what it may look at now is brought. */
 void fdc_stream_seen(struct fdc_stream *stream);

@@ -326,7 +326,7 @@ fdc_stream_idle(struct fdc_stream *stream, uint64_t position)
 {
     uint64_t idle = __atomic_load_n(&stream->idle, __ATOMIC_RELAXED);
 
-    /* pairs with the acquire in stream_is_idle() */
+    /* pairs with the acquire in fdc_stream_is_idle() */
     while (idle < position &&
            !__atomic_compare_exchange_n(&stream->idle, &idle, position, false,
                                         __ATOMIC_RELEASE, __ATOMIC_RELAXED))
@@ -388,17 +388,18 @@ fdc_memory_seen(struct fdc_session *session)
         fdc_mirrors_pull(session, nothing_unfinished(session));
 }
 
-/* Nothing is on the stream that is not known to be over. The legacy stream also stands for
- * the blocking streams of its context. */
-static bool
-stream_is_idle(const struct fdc_stream *stream)
+uint64_t
+fdc_stream_issued(const struct fdc_stream *stream)
 {
-    uint64_t issued;
+    return stream->legacy
+               ? __atomic_load_n(&stream->object.context->issued, __ATOMIC_RELAXED)
+               : __atomic_load_n(&stream->issued, __ATOMIC_RELAXED);
+}
 
-    issued = stream->legacy
-                 ? __atomic_load_n(&stream->object.context->issued, __ATOMIC_RELAXED)
-                 : __atomic_load_n(&stream->issued, __ATOMIC_RELAXED);
-    return issued <= __atomic_load_n(&stream->idle, __ATOMIC_ACQUIRE);
+bool
+fdc_stream_is_idle(const struct fdc_stream *stream)
+{
+    return fdc_stream_issued(stream) <= __atomic_load_n(&stream->idle, __ATOMIC_ACQUIRE);
 }
 
 /* ---- create and destroy ---- */
@@ -494,7 +495,7 @@ synchronize(CUstream value, unsigned how)
     result = progress_of(&call, FDC_ID_cuStreamSynchronize, value, how, &stream);
     if (result != CUDA_SUCCESS)
         return result;
-    if (stream_is_idle(stream)) {
+    if (fdc_stream_is_idle(stream)) {
         fdc_memory_seen(call.session);
         return fdc_session_failure(call.session);
     }
@@ -525,14 +526,18 @@ query(CUstream value, unsigned how)
     struct fdc_reply reply;
     struct fdc_call call;
     CUresult result;
+    bool told;
 
     result = progress_of(&call, FDC_ID_cuStreamQuery, value, how, &stream);
     if (result != CUDA_SUCCESS)
         return result;
-    if (stream_is_idle(stream)) {
+    told = !fdc_stream_is_idle(stream) && fdc_watch_knows_stream(stream);
+    if (fdc_stream_is_idle(stream)) {
         fdc_memory_seen(call.session);
         return fdc_session_failure(call.session);
     }
+    if (told && fdc_load_relaxed(&call.session->dead) == 0)
+        return CUDA_ERROR_NOT_READY;
     call.context = stream->object.context;
     req = fdc_call_begin(&call, sizeof(*req));
     if (req == NULL)
@@ -542,6 +547,8 @@ query(CUstream value, unsigned how)
     if (result == CUDA_SUCCESS) {
         fdc_stream_idle(stream, call.position);
         fdc_memory_seen(call.session);
+    } else if (result == CUDA_ERROR_NOT_READY) {
+        fdc_watch_stream(&call, stream);
     }
     return result;
 }

@@ -24,7 +24,8 @@ SEMANTICS = ("order_threads", "blocked_stream", "capture_threads", "freed_block"
              "capture_rules", "exit_ways", "fork_ways", "dlopen_close",
              "old_names", "answers", "words",
              "stream_attributes", "launch_attributes",
-             "batches", "old_launch", "managed", "pinned", "green", "printing_held")
+             "batches", "old_launch", "managed", "pinned", "green", "printing_held",
+             "unwaited", "steady")
 
 
 @pytest.mark.parametrize("road", ROADS)

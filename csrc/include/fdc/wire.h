@@ -22,6 +22,7 @@ enum {
     FDC_MSG_REPLY = 1,      /* the caller waits for the reply */
     FDC_MSG_DONE = 2,       /* tell when the work that this message enqueued has finished */
     FDC_MSG_WAITS = 4,      /* ... and the caller waits for that: both sides count it */
+    FDC_MSG_FIRST = 8,      /* a copy up: all later work, on any stream, comes after it */
 };
 
 /* Head of every message on the reply lane (worker to client). */

@@ -403,6 +403,51 @@ test_host_function_holds_its_stream(void)
     client_close(&client, 0);
 }
 
+/* A synchronous copy that the client did not wait for, on a stream that stands still. */
+static void
+test_copy_comes_before_later_work_elsewhere(void)
+{
+    static struct client client;
+    uint64_t base, down, before, behind;
+    struct {
+        struct fdc_req_fdcCopyUpInline req;
+        uint8_t bytes[64];
+    } small = { .req = { .stream = LEGACY, .size = 64,
+                         .bytes = { sizeof(struct fdc_req_fdcCopyUpInline), 64 } } };
+
+    client_open(&client);
+    base = client_attach(&client);
+    client_grow(&client, base, 2 << 20);
+    memset(small.bytes, 0xab, 64);
+    small.req.dst = base;
+    for (int i = 1; i <= 3; i++)
+        SEND(&client, cuStreamCreateWithPriority, 0, .phStream = STREAM(i), .flags = 1);
+    SEND(&client, fdcHostFn, 0, .stream = LEGACY, .number = 77);
+    before = SEND(&client, fdcMark, FDC_MSG_DONE, .stream = STREAM(1));
+    client_send(&client, &small, sizeof(small), FDC_ID_fdcCopyUpInline, FDC_MSG_FIRST);
+    down = SEND(&client, fdcCopyDown, FDC_MSG_DONE, .src = base, .stream = STREAM(1),
+                .chunk = { 0, 64 });
+    SEND(&client, cuStreamCreateWithPriority, 0, .phStream = STREAM(4), .flags = 1);
+    behind = SEND(&client, fdcMark, FDC_MSG_DONE, .stream = STREAM(4));
+    while (client.host_fns == 0)
+        CHECK_EQ(client_take(&client, -1), 1);
+    CHECK_EQ(client_wait_done(&client, before), 0);
+    CHECK_EQ(CALL(&client, cuStreamQuery, .hStream = STREAM(1)), CUDA_ERROR_NOT_READY);
+    CHECK(!client_is_done(&client, down));
+    CHECK(!client_is_done(&client, behind));
+    answer_host_fn(&client, 77);
+    CHECK_EQ(client_wait_done(&client, down), 0);
+    CHECK_EQ(client_wait_done(&client, behind), 0);
+    CHECK_BYTES(client.down, small.bytes, 64);
+    /* It is over, so nothing waits for it any more. */
+    SEND(&client, fdcHostFn, 0, .stream = LEGACY, .number = 78);
+    CHECK_EQ(CALL(&client, cuStreamSynchronize, .hStream = STREAM(3)), 0);
+    while (client.host_fns == 1)
+        CHECK_EQ(client_take(&client, -1), 1);
+    answer_host_fn(&client, 78);
+    client_close(&client, 0);
+}
+
 static void
 open_gate(struct client *client, uint32_t word, uint32_t value)
 {
@@ -985,6 +1030,7 @@ main(void)
     RUN(test_stream_stands_still_at_a_gate);
     RUN(test_gates_open_with_their_context_and_the_session);
     RUN(test_gates_that_cannot_be_end_the_session);
+    RUN(test_copy_comes_before_later_work_elsewhere);
     RUN(test_waiting_thread_holds_up_nobody);
     RUN(test_first_failure_comes_with_a_later_answer);
     RUN(test_stale_and_foreign_handles_are_refused);
