@@ -117,7 +117,7 @@ copy_up(struct fdc_call *call, struct fdc_stream *stream, uint64_t dst, const ch
     CUresult result = CUDA_SUCCESS;
     struct fdc_ticket *ticket;
     struct fdc_chunk chunk;
-    uint64_t put;
+    uint64_t put, whole = size;
     int err;
 
     if (sync)
@@ -147,9 +147,12 @@ copy_up(struct fdc_call *call, struct fdc_stream *stream, uint64_t dst, const ch
 
     call->id = FDC_ID_fdcCopyUp;
     while (size > 0) {
-        uint64_t part = size < FDC_PIECE_MAX ? size : FDC_PIECE_MAX;
+        uint64_t part = fdc_piece(session, size);
         struct fdc_req_fdcCopyUp *req;
 
+        /* Chunks that are free again are taken first, while they are in the cache. */
+        if (session->shared && size != whole)
+            fdc_intake_poll(session);
         result = fdc_up_new(session, part, &chunk, &ticket);
         if (result != CUDA_SUCCESS)
             return result;
@@ -197,10 +200,13 @@ copy_down(struct fdc_call *call, struct fdc_stream *stream, char *dst, uint64_t 
     call->id = FDC_ID_fdcCopyDown;
     memset(&what, 0, sizeof(what));
     what.rows = what.depth = 1;
+    what.past_cache = size >= FDC_PAST_CACHE;
     while (size > 0) {
-        uint64_t part = size < FDC_PIECE_MAX ? size : FDC_PIECE_MAX;
+        uint64_t part = fdc_piece(session, size);
         struct fdc_req_fdcCopyDown *req;
 
+        if (wait && session->shared)
+            fdc_gather_pace(session, &gather);
         what.to = dst;
         what.width = part;
         result = fdc_pending_new(session, &what, wait ? &gather : NULL, &pending);

@@ -23,6 +23,7 @@ struct fdc_pending {
     struct fdc_chunk chunk;
     char *to;
     uint64_t width, rows, depth, pitch, slice;
+    bool past_cache; /* a large copy's: its bytes go by the caches to memory */
     uint64_t span; /* bytes from the first to the last written */
     struct fdc_ticket ticket;
 };
@@ -56,6 +57,7 @@ struct fdc_memory {
     pthread_mutex_t mapping; /* one mirror of pinned memory is made at a time */
     uint64_t mapped_next;
     uint64_t own_hint; /* host.c, atomic */
+    uint32_t pieces_out; /* pending.c, atomic */
     uint64_t pinned_lo, pinned_hi; /* where pinned memory that is not shared lies; atomic */
     pthread_mutex_t across_lock; /* the chunks below being taken; across.c */
     struct fdc_chunk across_down[FDC_ACROSS_LANES], across_up[FDC_ACROSS_LANES];
@@ -136,6 +138,9 @@ CUresult fdc_pending_new(struct fdc_session *session, const struct fdc_pending *
 /* Commits the call's message with it. */
 CUresult fdc_pending_send(struct fdc_call *call, struct fdc_pending *pending);
 void fdc_pending_cancel(struct fdc_pending *pending);
+/* Before the next piece, over shared memory: waits while many are on their way. How many are
+ * too many is learned: few, so that they stay in the caches, unless both sides would sleep. */
+void fdc_gather_pace(struct fdc_session *session, struct fdc_gather *gather);
 /* Waits until all that was sent with this gather has come in. */
 CUresult fdc_gather_wait(struct fdc_session *session, struct fdc_gather *gather);
 /* A chunk of UP that is free again when the message's work is done. */
@@ -203,6 +208,17 @@ CUresult fdc_box_params(const struct fdc_copy3d *box, CUDA_MEMCPY3D *copy);
 #define FDC_INLINE_MAX (16u << 10) /* bytes that travel in the message itself */
 #define FDC_STAGED_MAX (64u << 10) /* bytes that a driver copies without waiting */
 #define FDC_PIECE_MAX (512u << 10) /* bytes of one chunk of a copy */
+#define FDC_PIECE_SHARED (256u << 10) /* where both sides should find it in their caches */
+#define FDC_PAST_CACHE (4u << 20) /* bytes of a copy that no cache keeps anyway */
+
+/* How much of a plain copy's bytes the next piece takes. */
+static inline uint64_t
+fdc_piece(const struct fdc_session *session, uint64_t size)
+{
+    uint64_t most = session->shared ? FDC_PIECE_SHARED : FDC_PIECE_MAX;
+
+    return size < most ? size : most;
+}
 
 /* An entry and its twin, whose stream 0 is the thread's own: both give `body`, an
  * expression over the parameters and `how`. */

@@ -4,6 +4,7 @@
  * whichever thread takes the worker's note in, so that any later answer finds them
  * there.
  */
+#include <emmintrin.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -87,9 +88,34 @@ fdc_up_cancel(struct fdc_session *session, struct fdc_ticket *ticket)
 
 /* ---- down ---- */
 
+/* Stores that no cache takes in: the memory of a large copy is not read first, and what is
+ * in the caches stays there. */
+static void
+store_past_cache(char *to, const char *from, size_t size)
+{
+    size_t head = -(uintptr_t)to & 63, body;
+
+    if (head > size)
+        head = size;
+    memcpy(to, from, head);
+    to += head;
+    from += head;
+    body = (size - head) & ~(size_t)63;
+    for (size_t at = 0; at < body; at += 64)
+        for (size_t part = 0; part < 64; part += 16)
+            _mm_stream_si128((__m128i *)(void *)(to + at + part),
+                             _mm_loadu_si128((const void *)(from + at + part)));
+    _mm_sfence();
+    memcpy(to + body, from + body, size - head - body);
+}
+
 static void
 store(const struct fdc_pending *pending, const char *from)
 {
+    if (pending->past_cache) {
+        store_past_cache(pending->to, from, pending->width);
+        return;
+    }
     for (uint64_t z = 0; z < pending->depth; z++)
         for (uint64_t y = 0; y < pending->rows; y++) {
             memcpy(pending->to + z * pending->slice + y * pending->pitch, from,
@@ -210,6 +236,30 @@ fdc_pending_send(struct fdc_call *call, struct fdc_pending *pending)
     else if (gather != NULL)
         gather->sent++;
     return result;
+}
+
+#define PIECES_LEAST 4u
+#define PIECES_MOST 32u
+#define SLOW_NS 60000u /* a wait for a piece that no copy takes: somebody slept */
+
+void
+fdc_gather_pace(struct fdc_session *session, struct fdc_gather *gather)
+{
+    struct fdc_memory *memory = session->memory;
+    uint32_t came, most = fdc_load_relaxed(&memory->pieces_out);
+    uint64_t start_ns;
+
+    if (most < PIECES_LEAST)
+        most = PIECES_LEAST;
+    if (gather->sent == 0) /* a new copy: maybe things go better now */
+        most -= (most - PIECES_LEAST) / 4;
+    while ((came = fdc_load_acquire(&gather->came), gather->sent - came >= most)) {
+        start_ns = fdc_now_ns();
+        (void)fdc_intake_until(session, &gather->came, came, -1);
+        if (fdc_now_ns() - start_ns > SLOW_NS && most < PIECES_MOST)
+            most *= 2;
+    }
+    fdc_store_relaxed(&memory->pieces_out, most);
 }
 
 CUresult

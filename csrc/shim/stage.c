@@ -17,7 +17,7 @@ struct fdc_stage {
     enum fdc_region region;
     char *base;
     pthread_mutex_t lock; /* a leaf: taken under intake too */
-    uint32_t granules, hint;
+    uint32_t granules;
     uint32_t freed;   /* counts frees; what takers wait on, atomic */
     uint32_t waiting; /* takers, atomic */
     uint64_t used[];  /* a bit for each granule */
@@ -72,25 +72,23 @@ used(const struct fdc_stage *stage, uint32_t granule)
     return stage->used[granule / 64] >> (granule % 64) & 1;
 }
 
-/* The first run of `count` free granules from the hint on, round the end; or granules.
- */
+/* The first run of `count` free granules, or granules. The first, so that copies that are
+ * done as fast as they are made use few chunks, which stay in the caches. */
 static uint32_t
 find_run(const struct fdc_stage *stage, uint32_t count)
 {
-    for (int round = 0; round < 2; round++) {
-        uint32_t at = round == 0 ? stage->hint : 0, run = 0;
+    uint32_t at = 0, run = 0;
 
-        while (at < stage->granules) {
-            if (at % 64 == 0 && stage->used[at / 64] == ~0ull) {
-                run = 0;
-                at += 64;
-                continue;
-            }
-            run = used(stage, at) ? 0 : run + 1;
-            at++;
-            if (run == count)
-                return at - count;
+    while (at < stage->granules) {
+        if (at % 64 == 0 && stage->used[at / 64] == ~0ull) {
+            run = 0;
+            at += 64;
+            continue;
         }
+        run = used(stage, at) ? 0 : run + 1;
+        at++;
+        if (run == count)
+            return at - count;
     }
     return stage->granules;
 }
@@ -115,10 +113,8 @@ take(struct fdc_stage *stage, uint32_t count, uint32_t *at, uint32_t *seen)
     pthread_mutex_lock(&stage->lock);
     *at = find_run(stage, count);
     found = *at < stage->granules;
-    if (found) {
+    if (found)
         mark(stage, *at, count, true);
-        stage->hint = *at + count < stage->granules ? *at + count : 0;
-    }
     *seen = fdc_load_relaxed(&stage->freed);
     pthread_mutex_unlock(&stage->lock);
     return found;

@@ -184,7 +184,7 @@ session(int messages)
     while (sent < messages && !fdc_load_acquire(&client.serve_ended)) {
         uint16_t id = ids[below(nids)];
         uint32_t least = fdc_serve_entry(id)->min_size, size;
-        unsigned flags = below(3);
+        unsigned flags = below(3) | (below(8) ? 0 : FDC_MSG_FIRST);
         struct fdc_msg *head = (void *)message;
 
         /* With four spans they are rarely in order: not every session is to end there. */
