@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
     from fdcore import server
-    from fdcore.config import parse_address, state_folder
+    from fdcore.config import STORE, parse_address, state_folder, store_folder
     from fdcore.settings import load
     from fdcore_cli import can_clean_up
 
@@ -100,10 +100,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # One of the two excludes the other, wherever it was said.
         driver = "" if given.cpu_devices else of("driver")
         devices = 0 if driver else of("cpu_devices")
-        state = (of("state") or state_folder()).absolute()
+        named = of("state")
+        state = (named or state_folder()).absolute()
         server.serve(
             server.Options(
                 state=state,
+                store=(state if named else store_folder()) / STORE,
                 listen=None if listen == "none" else parse_address(listen),
                 driver=driver,
                 cpu_devices=devices,

@@ -22,6 +22,8 @@ NVML = "libnvidia-ml.so.1"
 # Names below a server's state folder.
 CONTROL_SOCKET = "control.sock"
 DATA_SOCKET = "data.sock"
+# And below the one that outlives a boot, or the same where that was named.
+STORE = "store.db"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,15 @@ def state_folder(environment: Mapping[str, str] = os.environ) -> Path:
     if runtime:
         return Path(runtime) / "fdserver"
     return temporary(environment) / f"fdserver-{os.geteuid()}"
+
+
+def store_folder(environment: Mapping[str, str] = os.environ) -> Path:
+    """Where an fdserver of this user keeps what it has to remember."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/fdserver")
+    home = environment.get("XDG_STATE_HOME")
+    base = Path(home) if home else Path.home() / ".local" / "state"
+    return base / "fdserver"
 
 
 def runtime_folder(environment: Mapping[str, str] = os.environ) -> Path:

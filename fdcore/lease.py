@@ -43,6 +43,10 @@ class Lease:
     # has begun anew.
     idle: int = 0
     sessions: int = 0
+    # Processes of this machine that opened a hold, by pid and start; whether one of
+    # another machine did.
+    holders: set[tuple[int, int]] = field(default_factory=set)
+    far: bool = False
 
     @property
     def name(self) -> str:
@@ -79,6 +83,14 @@ class LeaseBook:
         lease.idle = ask.idle
         self.leases[lease.id] = lease
         return lease
+
+    def adopt(self, lease: Lease) -> bool:
+        """Takes over a lease that an earlier server granted; False: it does not fit."""
+        free = self.free()
+        if any(free.get(part.ordinal, 0) < part.memory for part in lease.slices):
+            return False
+        self.leases[lease.id] = lease
+        return True
 
     def find(self, lease: bytes) -> Lease | None:
         return self.leases.get(lease)

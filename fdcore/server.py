@@ -16,8 +16,7 @@ import secrets
 import shutil
 import signal
 import socket
-import struct
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -38,15 +37,42 @@ from fdcore.config import (
 from fdcore.errors import ConfigError, FdcoreError, ProtocolError, RefusedError
 from fdcore.host import gpus as host_gpus
 from fdcore.lease import Lease, LeaseBook, Owner
+from fdcore.recall import (
+    FAR_SECONDS,
+    LOOK_SECONDS,
+    LOOKS,
+    NEAR_SECONDS,
+    WORKERS,
+    Grace,
+    find_workers,
+    lease_of,
+    lease_row,
+    pidfd_of,
+    socket_of,
+    started,
+)
 from fdcore.rpc.server import Activity, ControlListener, Place, run_loop
 from fdcore.sched.slices import MIB, Ask, Gpu, Pool
 from fdcore.security.identity import is_loopback, tls_wish
 from fdcore.security.roles import ADMIN
+from fdcore.sockets import (
+    end_of,
+    keep_alive,
+    peer_credentials,
+    peer_name,
+    pidfd_of_peer,
+    receive,
+    tcp_listener,
+    unix_listener,
+)
+from fdcore.store import LEASE, META, Memory, Sqlite, StateStore, StoreError
 from fdcore.workers import (
     REFILL_SECONDS,
     START_SECONDS,
+    Adopted,
     Worker,
     WorkerPool,
+    readable,
     status_text,
 )
 
@@ -66,6 +92,7 @@ class Options:
     """What fdserver was told on its command line."""
 
     state: Path
+    store: Path = Path()  # the file of what a restart needs
     listen: Address | None = None
     driver: str = ""
     cpu_devices: int = 0
@@ -125,6 +152,9 @@ class Server:
         self.workers = WorkerPool(self.environment, options.warm)
         self.sessions: dict[bytes, Session] = {}
         self.holds: dict[Hold, socket.socket] = {}
+        self.graces: dict[bytes, Grace] = {}
+        self.store: StateStore = Memory()
+        self.store_lost = False
         self.tasks: set[asyncio.Task[None]] = set()
         self.listeners: list[socket.socket] = []
         self.handshakes = 0
@@ -169,9 +199,11 @@ class Server:
 
     def freed(self, lease: Lease) -> None:
         log.info("lease %s: freed", lease.name)
+        self.graces.pop(lease.id, None)
+        self.remember(lambda: self.store.drop(LEASE, lease.id.hex()))
         for session in self.sessions.values():
             if session.lease is lease and session.worker is not None:
-                session.worker.process.terminate()
+                session.worker.terminate()
         # Who holds it by a connection learns that there is nothing to hold any more.
         for hold, sock in self.holds.items():
             if hold.lease is lease:
@@ -359,9 +391,18 @@ class Server:
         A program may close descriptors that it does not know (daemons do), so on one
         machine the lease also lives while the process that opened the connection does.
         """
+        lease = hold.lease
         pidfd = pidfd_of_peer(sock)
         self.holds[hold] = sock
         keep_alive(sock)
+        if pidfd < 0:
+            lease.far = True
+        opener = peer_credentials(sock)[0] if pidfd >= 0 else 0
+        holder = (opener, started(opener))
+        if pidfd >= 0:
+            lease.holders.add(holder)
+        self.keep(lease)
+        self.leave(lease, self.graces.pop(lease.id, None))
         try:
             await end_of(sock)
             if pidfd >= 0:
@@ -371,6 +412,7 @@ class Server:
             sock.close()
             if pidfd >= 0:
                 os.close(pidfd)
+                lease.holders.discard(holder)
             self.ended(hold)
 
     # ---- sessions ----
@@ -391,6 +433,7 @@ class Server:
                     session.id, self.driver, session.road, parts, sockets,
                     self.options.host_memory, self.cache_of(session.lease.owner),
                     self.options.cache_room,
+                    self.heir_of(session), card_of(session),
                 )  # fmt: skip
             except OSError:
                 await worker.stop()
@@ -408,10 +451,7 @@ class Server:
         """Waits for the worker's end; says how it came."""
         how = ""
         try:
-            try:
-                first = await asyncio.wait_for(worker.told(), START_SECONDS)
-            except (TimeoutError, asyncio.TimeoutError):
-                first = {"op": "failed", "reason": "the worker did not become ready"}
+            first = await self.first_word(worker)
             if first.get("op") == "ready":
                 log.info(
                     "%s: %s pid %d over %s, worker %d",
@@ -436,6 +476,20 @@ class Server:
         self.workers.warm()
         return how
 
+    async def first_word(self, worker: Worker) -> dict[str, Any]:
+        if isinstance(worker, Adopted):
+            return {"op": "ready"}
+        try:
+            return await asyncio.wait_for(worker.told(), START_SECONDS)
+        except (TimeoutError, asyncio.TimeoutError):
+            return {"op": "failed", "reason": "the worker did not become ready"}
+
+    def heir_of(self, session: Session) -> Path | None:
+        """Where its worker waits should this server go. A private one has no heir."""
+        if self.options.leash_fd >= 0:
+            return None
+        return socket_of(self.options.state, session.id)
+
     def lost(self, session: Session) -> None:
         """Frees the lease of a program that can do nothing with it any more: what fdrun
         became has lost its worker, and no other process has a session."""
@@ -453,6 +507,7 @@ class Server:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stopping.set)
+        loop.add_signal_handler(signal.SIGUSR2, self.leave_all)
         # Other users may reach a system's server, nobody another user's.
         mode = 0o755 if os.geteuid() == 0 else 0o700
         state = private_folder(self.options.state, mode)
@@ -460,10 +515,15 @@ class Server:
             await self.find_gpus()
             control = ControlListener(self)
             try:
+                self.open_store()
+                self.recall_leases()
+                await self.recall_workers()
                 await self.listen(control)
                 self.workers.warm()
                 if self.options.leash_fd >= 0:
                     self.spawn(self.leash())
+                if self.book.leases:
+                    self.spawn(self.recall_late_workers())
                 await self.stopping.wait()
                 log.info("stopping")
             finally:
@@ -471,6 +531,114 @@ class Server:
                 await self.close()
         if self.options.leash_fd >= 0:
             shutil.rmtree(state, ignore_errors=True)
+
+    # ---- what outlives a server ----
+
+    def leave_all(self) -> None:
+        """SIGUSR2: ends at once, as if it had crashed. What runs goes on, and the next
+        fdserver of this state folder takes it over."""
+        log.info("leaving %d leases to the next fdserver", len(self.book.leases))
+        logging.shutdown()
+        os._exit(0)
+
+    def open_store(self) -> None:
+        if self.options.leash_fd < 0:
+            private_folder(self.options.state / WORKERS)
+            if self.options.store.parent != self.options.state:
+                private_folder(self.options.store.parent)
+            self.store = Sqlite(self.options.store)
+
+    def keep(self, lease: Lease) -> None:
+        """Writes the lease down, as it is now."""
+        if not lease.over:
+            row = lease_row(lease, self.book.gpus, machine())
+            self.remember(lambda: self.store.put(LEASE, lease.id.hex(), row))
+
+    def remember(self, change: Callable[[], None]) -> None:
+        """A change of the store. What runs does not depend on its success."""
+        try:
+            change()
+        except StoreError as error:
+            if not self.store_lost:
+                log.error("the store: %s; a restart would know nothing of now", error)
+            self.store_lost = True
+        else:
+            self.store_lost = False
+
+    def recall_leases(self) -> None:
+        for key, row in self.store.rows(LEASE).items():
+            lease = lease_of(key, row, self.book.gpus)
+            if row.get("boot") != machine() or not lease or not self.book.adopt(lease):
+                if row.get("boot") == machine():
+                    log.warning("lease %s: its GPUs are not there any more", key[:8])
+                self.store.drop(LEASE, key)
+                continue
+            log.info("lease %s: out since before, to %s", lease.name, lease.owner)
+            self.stand_again(lease)
+
+    def stand_again(self, lease: Lease) -> None:
+        """What stands for a lease that was found: who held it, if alive, and a time in
+        which others come again."""
+        loop = asyncio.get_running_loop()
+        grace = Grace()
+        self.book.stand(lease, grace)
+        self.graces[lease.id] = grace
+        seconds = FAR_SECONDS if lease.far else NEAR_SECONDS
+        loop.call_later(seconds, self.leave, lease, grace)
+        for pid, start in list(lease.holders):
+            descriptor = pidfd_of(pid, start)
+            if descriptor < 0:
+                lease.holders.discard((pid, start))
+                continue
+            hold = Hold(lease, pid)
+            self.book.stand(lease, hold)
+            self.spawn(self.outlive(hold, (pid, start), descriptor))
+        self.watch_idle(lease)
+
+    async def outlive(
+        self, hold: Hold, holder: tuple[int, int], descriptor: int
+    ) -> None:
+        """Keeps a lease while a process lives that opened a hold of it."""
+        hold.lease.holders.add(holder)
+        self.keep(hold.lease)
+        try:
+            await readable(descriptor)
+        finally:
+            os.close(descriptor)
+            hold.lease.holders.discard(holder)
+            self.leave(hold.lease, hold)
+
+    async def recall_workers(self) -> None:
+        """Takes over the workers that wait for a server, with their sessions."""
+        known = [socket_of(self.options.state, session) for session in self.sessions]
+        found = await asyncio.get_running_loop().run_in_executor(
+            None, find_workers, self.options.state, known
+        )
+        for worker, card in found:
+            session = session_of(card, self.book)
+            if session is None:
+                log.warning("worker %d: its lease is over: it is ended", worker.pid)
+                self.spawn(end_worker(worker))
+                continue
+            session.worker = worker
+            self.sessions[session.id] = session
+            session.lease.sessions += 1
+            self.book.stand(session.lease, session)
+            self.spawn(self.serve_adopted(session, worker))
+
+    async def serve_adopted(self, session: Session, worker: Worker) -> None:
+        how = "the server stopped"
+        try:
+            how = await self.watch(session, worker)
+        finally:
+            log.info("%s: ended: %s", session, how)
+            self.ended(session)
+
+    async def recall_late_workers(self) -> None:
+        """Some were only starting when their server ended."""
+        for _ in range(LOOKS):
+            await asyncio.sleep(LOOK_SECONDS)
+            await self.recall_workers()
 
     async def leash(self) -> None:
         await readable(self.options.leash_fd)
@@ -500,9 +668,13 @@ class Server:
             if not is_loopback(host):
                 raise ConfigError(f"{host}: data connections are not encrypted yet")
         if listen or self.environment.get("FD_TRANSPORT") == "tcp":
-            wanted = DATA_PORT if listen and listen.port == CONTROL_PORT else 0
-            data = tcp_listener(host, wanted, fall_back=True)
+            # After a restart at the same port, for those who dial it again.
+            before = self.store.rows(META).get("data", {}).get("port", 0)
+            usual = DATA_PORT if listen and listen.port == CONTROL_PORT else 0
+            data = tcp_listener(host, before or usual, fall_back=True)
             self.data_port = data.getsockname()[1]
+            row = {"port": self.data_port}
+            self.remember(lambda: self.store.put(META, "data", row))
             # What listens everywhere has the address that the client used.
             self.data_host = "" if host in ("0.0.0.0", "::") else host
             self.listen_data(data)
@@ -554,8 +726,36 @@ class Server:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
         await self.workers.close()
+        for lease in list(self.book.leases.values()):
+            self.release(lease)
+        self.store.close()
         for name in (CONTROL_SOCKET, DATA_SOCKET):
             (self.options.state / name).unlink(missing_ok=True)
+
+
+def card_of(session: Session) -> dict[str, Any]:
+    """What its worker tells the next server of a session."""
+    return {
+        "lease": session.lease.id.hex(),
+        "pid": session.pid,
+        "program": session.program,
+        "road": session.road,
+    }
+
+
+def session_of(card: Mapping[str, Any], book: LeaseBook) -> Session | None:
+    """The session that a card is of; None where its lease is over."""
+    try:
+        lease = book.find(bytes.fromhex(card["lease"]))
+        number = bytes.fromhex(card["session"])
+        pid, program, road = int(card["pid"]), str(card["program"]), str(card["road"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    return Session(number, lease, pid, program, road) if lease else None
+
+
+async def end_worker(worker: Worker) -> None:
+    await worker.stop()
 
 
 class StateLock:
@@ -585,7 +785,7 @@ class StateLock:
 
 
 def may_see(asker: Owner, owner: Owner) -> bool:
-    """Whose sessions somebody is told of: their own; an administrator of everybody's."""
+    """Whose sessions somebody is told of: their own; an administrator everybody's."""
     if asker.role == ADMIN:
         return True
     return (asker.user, asker.host) == (owner.user, owner.host)
@@ -675,109 +875,6 @@ def open_door(environment: Mapping[str, str], control: ControlListener) -> "Door
         )
 
     return Door(folder, admitted)
-
-
-def unix_listener(path: Path) -> socket.socket:
-    path.unlink(missing_ok=True)
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    sock.bind(str(path))
-    path.chmod(0o666)
-    sock.listen(128)
-    sock.setblocking(False)
-    return sock
-
-
-def tcp_listener(host: str, port: int, fall_back: bool = False) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        try:
-            sock.bind((host, port))
-        except OSError:
-            if not fall_back or not port:
-                raise
-            sock.bind((host, 0))
-        sock.listen(128)
-    except OSError as error:
-        sock.close()
-        why = (error.strerror or str(error)).lower()
-        raise ConfigError(f"cannot listen at {Address(host, port)}: {why}") from None
-    sock.setblocking(False)
-    return sock
-
-
-def peer_name(sock: socket.socket) -> str:
-    try:
-        if sock.family == socket.AF_UNIX:
-            pid, uid, _ = peer_credentials(sock)
-            return f"pid {pid} of uid {uid}"
-        host, port = sock.getpeername()[:2]
-        return str(Address(host, port))
-    except OSError:
-        return "a client that has gone"
-
-
-def peer_credentials(sock: socket.socket) -> tuple[int, int, int]:
-    size = struct.calcsize("3i")
-    raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
-    pid, uid, gid = struct.unpack("3i", raw)
-    return pid, uid, gid
-
-
-def pidfd_of_peer(sock: socket.socket) -> int:
-    """A descriptor of the process that connected; -1 where it cannot be known."""
-    if sock.family != socket.AF_UNIX:
-        return -1
-    try:
-        return os.pidfd_open(peer_credentials(sock)[0])
-    except OSError:
-        return -1
-
-
-def keep_alive(sock: socket.socket) -> None:
-    """A client's machine that vanished is noticed within half a minute."""
-    if sock.family == socket.AF_UNIX:
-        return
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in (
-        (socket.TCP_KEEPIDLE, 10),
-        (socket.TCP_KEEPINTVL, 5),
-        (socket.TCP_KEEPCNT, 4),
-    ):
-        sock.setsockopt(socket.IPPROTO_TCP, option, value)
-
-
-async def receive(sock: socket.socket, size: int) -> bytes:
-    """Exactly so many bytes: what follows is not ours to read."""
-    loop = asyncio.get_running_loop()
-    data = bytearray()
-    while len(data) < size:
-        piece = await loop.sock_recv(sock, size - len(data))
-        if not piece:
-            raise ProtocolError("the client closed the connection while attaching")
-        data += piece
-    return bytes(data)
-
-
-async def end_of(sock: socket.socket) -> None:
-    """Returns at the end of file; what is sent before it is thrown away."""
-    loop = asyncio.get_running_loop()
-    try:
-        while await loop.sock_recv(sock, 4096):
-            pass
-    except OSError:
-        pass
-
-
-async def readable(descriptor: int) -> None:
-    loop = asyncio.get_running_loop()
-    event = asyncio.Event()
-    loop.add_reader(descriptor, event.set)
-    try:
-        await event.wait()
-    finally:
-        loop.remove_reader(descriptor)
 
 
 def has_rdma() -> bool:

@@ -14,6 +14,7 @@ import resource
 import select
 import signal
 import socket
+import struct
 import sys
 import threading
 from typing import Any, NoReturn
@@ -42,6 +43,12 @@ class Control:
                 self.sock.send(json.dumps(message).encode())
             except OSError:
                 pass  # the server has gone
+
+    def become(self, sock: socket.socket) -> None:
+        """Another server's end, in place of the one that has gone."""
+        with self.lock:
+            self.sock.close()
+            self.sock = sock
 
     def hear(self) -> tuple[dict[str, Any], list[int]]:
         """The next order, with descriptors; an empty one: the server has gone."""
@@ -82,6 +89,8 @@ class Worker:
         # A signal only wakes the thread that listens: the executor never looks up.
         self.wake, self.woken = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self.stopped = "the client has gone"
+        self.heirs: socket.socket | None = None
+        self.card: dict[str, Any] = {}
 
     def open(self, path: str) -> Driver:
         if self.driver is None or self.driver.path != path:
@@ -133,14 +142,54 @@ class Worker:
         session.print_from(piped(1), piped(2), log_fd)
         return session
 
+    def expect_heirs(self, order: dict[str, Any]) -> None:
+        """Where another server finds us should ours go; it is told what we serve."""
+        path = str(order.get("heir", ""))
+        if not path:
+            return
+        self.card = {"op": "heir", "session": order["session"], **order["card"]}
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            sock.bind(path)
+            os.chmod(path, 0o600)
+            sock.listen(1)
+        except OSError as error:
+            print(f"worker: no restart is survived: {path}: {error}", file=sys.stderr)
+            sock.close()
+            return
+        self.heirs = sock
+
+    def meet_heir(self) -> bool:
+        """A server has come. Nobody but its own user and root is one."""
+        assert self.heirs is not None
+        sock, _ = self.heirs.accept()
+        raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        if struct.unpack("3i", raw)[1] not in (0, os.geteuid()):
+            sock.close()
+            return False
+        self.control.become(sock)
+        self.control.say(**self.card)
+        return True
+
     def listen(self) -> None:
         """The thread beside the executor."""
         assert self.session is not None
         poll = select.poll()
         poll.register(self.wake, select.POLLIN)
         poll.register(self.control.sock, select.POLLIN)
+        if self.heirs is not None:
+            poll.register(self.heirs, select.POLLIN)
+        heard = self.control.sock.fileno()
         while True:
             ready = {fd for fd, _ in poll.poll()}
+            if self.heirs is not None and self.heirs.fileno() in ready:
+                if heard >= 0:
+                    poll.unregister(heard)
+                if self.meet_heir():
+                    heard = self.control.sock.fileno()
+                if heard >= 0:
+                    poll.register(heard, select.POLLIN)
+                continue
             if self.wake in ready:
                 self.stopped = "told to end"
                 self.session.stop()
@@ -149,7 +198,8 @@ class Worker:
             for fd in fds:
                 os.close(fd)
             if not order:
-                poll.unregister(self.control.sock)
+                poll.unregister(heard)
+                heard = -1
             elif order.get("op") == "stats":
                 self.control.say(
                     op="stats",
@@ -173,6 +223,7 @@ class Worker:
         signal.set_wakeup_fd(self.woken, warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
+        self.expect_heirs(order)
         self.control.say(op="ready")
         threading.Thread(target=self.listen, name="control", daemon=True).start()
         status = 0
@@ -185,6 +236,9 @@ class Worker:
         self.control.say(
             op="ended", reason=self.stopped, counters=self.session.counters()
         )
+        if self.heirs is not None:
+            # Whoever comes now is too late.
+            os.unlink(self.heirs.getsockname())
         self.session.close()
         return status
 

@@ -1,12 +1,15 @@
 """Worker processes: one a session, never used twice, the next ones started beforehand.
 
+A worker whose server has gone waits at the socket "heir" for the next one, and begins
+there with {"op": "heir", "session", ...} and what the card says.
+
 The server speaks with a worker over a SOCK_SEQPACKET pair: one JSON object a message,
 with descriptors beside it.
 
     server to worker  {"op": "warm", "driver"}: open it already
                       {"op": "start", "session", "driver", "road", "devices",
-                      "host_memory", "cache", "cache_room"} and the session's
-                      sockets: command[, bulk]
+                      "host_memory", "cache", "cache_room", "heir", "card"} and the
+                      session's sockets: command[, bulk]
                       {"op": "stats"}
     worker to server  {"op": "ready"}, {"op": "failed", "reason"},
                       {"op": "stats", "counters", "calls"},
@@ -17,6 +20,7 @@ import asyncio
 import json
 import logging
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -100,8 +104,11 @@ class Worker:
         host_memory: int = 0,
         cache: Path | None = None,
         cache_room: int = 0,
+        heir: Path | None = None,
+        card: Mapping[str, Any] | None = None,
     ) -> None:
-        """Gives it its session. The sockets are the worker's from then on."""
+        """Gives it its session. The sockets are the worker's from then on. heir: where
+        it waits for another server should this one go; card: what it tells that one."""
         order = {
             "op": "start",
             "session": session.hex(),
@@ -111,6 +118,8 @@ class Worker:
             "host_memory": host_memory,
             "cache": str(cache or ""),
             "cache_room": cache_room,
+            "heir": str(heir or ""),
+            "card": dict(card or {}),
         }
         for sock in sockets:
             sock.setblocking(True)
@@ -157,12 +166,15 @@ class Worker:
             return {}
         return message if isinstance(message, dict) else {}
 
-    async def stop(self) -> int:
+    def terminate(self) -> None:
+        self.process.terminate()
+
+    async def stop(self) -> int | None:
         """Ends the process, by force if it must be; gives its exit status."""
         self.control.close()
         return await self.wait(ended=False)
 
-    async def wait(self, ended: bool) -> int:
+    async def wait(self, ended: bool) -> int | None:
         """Waits for the process. ended: it said that it ends by itself."""
         loop = asyncio.get_running_loop()
         if not ended and self.alive:
@@ -176,22 +188,75 @@ class Worker:
         return self.process.wait()
 
 
+class Adopted(Worker):
+    """The worker of a server that has gone, met at the socket where it waits. It is
+    nobody's child: how it ends is not known."""
+
+    def __init__(self, control: socket.socket, pid: int) -> None:
+        self.descriptor = os.pidfd_open(pid)
+        control.setblocking(False)
+        self.control = control
+        self.pid = pid
+        self.curious = []
+
+    @staticmethod
+    def card(data: bytes) -> dict[str, Any]:
+        """What it says first: its session, as its server had described it."""
+        said = json.loads(data)
+        if not isinstance(said, dict) or said.get("op") != "heir":
+            raise ValueError("it does not say what it serves")
+        return said
+
+    @property
+    def alive(self) -> bool:
+        return not select.select([self.descriptor], [], [], 0)[0]
+
+    def terminate(self) -> None:
+        self.send(signal.SIGTERM)
+
+    def send(self, number: int) -> None:
+        try:
+            signal.pidfd_send_signal(self.descriptor, number)
+        except ProcessLookupError:
+            pass
+
+    async def wait(self, ended: bool) -> int | None:
+        if not ended and self.alive:
+            self.terminate()
+        try:
+            await asyncio.wait_for(readable(self.descriptor), STOP_SECONDS)
+        except (TimeoutError, asyncio.TimeoutError):
+            log.warning("worker %d does not end: killed", self.pid)
+            self.send(signal.SIGKILL)
+            await readable(self.descriptor)
+        os.close(self.descriptor)
+        return None
+
+
 async def exited(process: Process) -> None:
     """Returns once the process has ended; it is still to be waited for."""
     if process.poll() is not None:
         return
-    loop = asyncio.get_running_loop()
     descriptor = os.pidfd_open(process.pid)
-    done = asyncio.Event()
-    loop.add_reader(descriptor, done.set)
     try:
-        await done.wait()
+        await readable(descriptor)
     finally:
-        loop.remove_reader(descriptor)
         os.close(descriptor)
 
 
-def status_text(status: int) -> str:
+async def readable(descriptor: int) -> None:
+    loop = asyncio.get_running_loop()
+    event = asyncio.Event()
+    loop.add_reader(descriptor, event.set)
+    try:
+        await event.wait()
+    finally:
+        loop.remove_reader(descriptor)
+
+
+def status_text(status: int | None) -> str:
+    if status is None:
+        return "it is not known how"
     if status >= 0:
         return f"exit status {status}"
     try:

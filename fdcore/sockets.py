@@ -1,0 +1,103 @@
+"""Sockets as the server uses them: listeners, who is at the other end, exact reads."""
+
+import asyncio
+import os
+import socket
+import struct
+from pathlib import Path
+
+from fdcore.config import Address
+from fdcore.errors import ConfigError, ProtocolError
+
+
+def unix_listener(path: Path) -> socket.socket:
+    path.unlink(missing_ok=True)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.bind(str(path))
+    path.chmod(0o666)
+    sock.listen(128)
+    sock.setblocking(False)
+    return sock
+
+
+def tcp_listener(host: str, port: int, fall_back: bool = False) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        try:
+            sock.bind((host, port))
+        except OSError:
+            if not fall_back or not port:
+                raise
+            sock.bind((host, 0))
+        sock.listen(128)
+    except OSError as error:
+        sock.close()
+        why = (error.strerror or str(error)).lower()
+        raise ConfigError(f"cannot listen at {Address(host, port)}: {why}") from None
+    sock.setblocking(False)
+    return sock
+
+
+def peer_name(sock: socket.socket) -> str:
+    try:
+        if sock.family == socket.AF_UNIX:
+            pid, uid, _ = peer_credentials(sock)
+            return f"pid {pid} of uid {uid}"
+        host, port = sock.getpeername()[:2]
+        return str(Address(host, port))
+    except OSError:
+        return "a client that has gone"
+
+
+def peer_credentials(sock: socket.socket) -> tuple[int, int, int]:
+    size = struct.calcsize("3i")
+    raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+    pid, uid, gid = struct.unpack("3i", raw)
+    return pid, uid, gid
+
+
+def pidfd_of_peer(sock: socket.socket) -> int:
+    """A descriptor of the process that connected; -1 where it cannot be known."""
+    if sock.family != socket.AF_UNIX:
+        return -1
+    try:
+        return os.pidfd_open(peer_credentials(sock)[0])
+    except OSError:
+        return -1
+
+
+def keep_alive(sock: socket.socket) -> None:
+    """A client's machine that vanished is noticed within half a minute."""
+    if sock.family == socket.AF_UNIX:
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (
+        (socket.TCP_KEEPIDLE, 10),
+        (socket.TCP_KEEPINTVL, 5),
+        (socket.TCP_KEEPCNT, 4),
+    ):
+        sock.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+async def receive(sock: socket.socket, size: int) -> bytes:
+    """Exactly so many bytes: what follows is not ours to read."""
+    loop = asyncio.get_running_loop()
+    data = bytearray()
+    while len(data) < size:
+        piece = await loop.sock_recv(sock, size - len(data))
+        if not piece:
+            raise ProtocolError("the client closed the connection while attaching")
+        data += piece
+    return bytes(data)
+
+
+async def end_of(sock: socket.socket) -> None:
+    """Returns at the end of file; what is sent before it is thrown away."""
+    loop = asyncio.get_running_loop()
+    try:
+        while await loop.sock_recv(sock, 4096):
+            pass
+    except OSError:
+        pass

@@ -1,0 +1,206 @@
+"""fdserver killed and started again: no GPU is promised twice, no lease is lost or left
+over, and programs do not notice."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fdcore.config import STORE
+from fdcore.store import LEASE, Sqlite
+from tests.support import until
+
+PIPES = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+
+# A CUDA program that computes before and after the restart: y = a memset's bytes.
+CUDA = """
+import ctypes, sys
+cuda = ctypes.CDLL("libcuda.so.1")
+def call(name, *arguments):
+    code = getattr(cuda, name)(*arguments)
+    if code:
+        print(name, code, flush=True); sys.exit(1)
+context, memory = ctypes.c_void_p(), ctypes.c_uint64()
+call("cuInit", 0)
+call("cuDevicePrimaryCtxRetain", ctypes.byref(context), 0)
+call("cuCtxSetCurrent", context)
+call("cuMemAlloc_v2", ctypes.byref(memory), ctypes.c_size_t(4096))
+def check(value):
+    call("cuMemsetD8_v2", memory, ctypes.c_ubyte(value), ctypes.c_size_t(4096))
+    back = ctypes.create_string_buffer(4096)
+    call("cuMemcpyDtoH_v2", back, memory, ctypes.c_size_t(4096))
+    assert back.raw == bytes([value]) * 4096
+check(1)
+print("up", flush=True)
+for line in sys.stdin:
+    check(7)
+    print("again", flush=True)
+"""
+
+
+def state_of(server):
+    return Path(server.unix.removeprefix("unix:")).parent
+
+
+def restarted(make_server, server, number=signal.SIGKILL):
+    server.process.send_signal(number)
+    server.process.wait(20)
+    return make_server("--state", str(state_of(server)))
+
+
+def holding(server, *options, code="echo up; read x"):
+    started = server.start(*options, "sh", "-c", code, **PIPES)
+    assert started.stdout.readline() == "up\n"
+    return started
+
+
+def workers(server):
+    return list((state_of(server) / "workers").iterdir())
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGUSR2])
+def test_what_a_program_holds_is_not_promised_again(make_server, number):
+    server = make_server(devices=1)
+    program = holding(server, "-m", "600")
+    again = restarted(make_server, server, number)
+    assert again.free() == [424, 1024]  # the next one has two
+    refused = again.run("-n", "2", "-m", "600", "true")
+    assert refused.returncode == 125
+    program.communicate("\n")
+    until(lambda: again.free() == [1024, 1024])
+
+
+@pytest.mark.parametrize("road", ["shm", "tcp"])
+def test_cuda_program_goes_on_and_its_worker_is_taken_over(make_server, road):
+    server = make_server()
+    program = server.start("-m", "600", sys.executable, "-c", CUDA, road=road, **PIPES)
+    assert program.stdout.readline() == "up\n"
+    until(lambda: workers(server))
+    again = restarted(make_server, server)
+    assert sum(again.free()) == 2 * 1024 - 600
+    assert f"over {road}, worker" in again.log
+    for _ in range(2):
+        program.stdin.write("\n")
+        program.stdin.flush()
+        assert program.stdout.readline() == "again\n"
+    done = subprocess.run(
+        [sys.executable, "-m", "fdcore_cli.flexdirect", "stats", "--format", "json", "-l", again.unix],
+        env=again.environment, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert f'"pid": {program.pid}' in done.stdout, done
+    # And a second time.
+    third = restarted(make_server, again)
+    program.stdin.write("\n")
+    program.stdin.flush()
+    assert program.stdout.readline() == "again\n"
+    assert sum(third.free()) == 2 * 1024 - 600
+    program.communicate("")
+    assert program.returncode == 0
+    until(lambda: third.free() == [1024, 1024])
+    until(lambda: workers(third) == [])
+
+
+def test_program_that_died_meanwhile_holds_nothing(make_server):
+    server = make_server()
+    program = server.start("-m", "600", sys.executable, "-c", CUDA, **PIPES)
+    assert program.stdout.readline() == "up\n"
+    server.process.kill()
+    server.process.wait()
+    program.kill()
+    program.communicate()
+    again = make_server("--state", str(state_of(server)))
+    until(lambda: again.free() == [1024, 1024])
+    until(lambda: workers(again) == [])
+
+
+def test_descendant_keeps_the_lease_over_a_restart(make_server):
+    # Known to nobody but to the fdhold of its program, which dials again.
+    server = make_server()
+    ours, theirs = os.pipe()
+    code = "exec 3<&0; setsid sh -c 'echo up; read x' <&3 3<&- & exec 0<&-"
+    program = server.start("-m", "600", "sh", "-c", code, stdin=ours, stdout=subprocess.PIPE)
+    os.close(ours)
+    assert program.stdout.readline() == "up\n"
+    program.wait(20)
+    again = restarted(make_server, server)
+    until(lambda: "out since before" in again.log)
+    # Longer than the grace time of this machine's.
+    with pytest.raises(AssertionError):
+        until(lambda: again.free() == [1024, 1024], 7)
+    os.close(theirs)
+    until(lambda: again.free() == [1024, 1024])
+
+
+def test_reservation_outlives_a_restart(make_server, demo):
+    server = make_server()
+
+    def flexdirect(*words, server=server):
+        done = subprocess.run(
+            [sys.executable, "-m", "fdcore_cli.flexdirect", *words],
+            env=server.environment, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    path = flexdirect("request_gpus", "-m", "600", "-l", server.unix).strip()
+    again = restarted(make_server, server)
+    with pytest.raises(AssertionError):
+        until(lambda: again.free() == [1024, 1024], 7)
+    assert flexdirect("client", "-q", "-f", path, str(demo)).endswith("PASS\n")
+    flexdirect("release_gpus", "-f", path)
+    until(lambda: again.free() == [1024, 1024])
+
+
+def test_many_leases_are_taken_over_and_none_is_left(make_server):
+    server = make_server()
+    programs = [holding(server, "-m", "100") for _ in range(8)]
+    before = server.free()
+    again = restarted(make_server, server)
+    assert again.free() == before
+    for program in programs:
+        program.kill()
+        program.communicate()
+    until(lambda: again.free() == [1024, 1024])
+    store = Sqlite(state_of(again) / STORE)
+    until(lambda: store.rows(LEASE) == {})
+    store.close()
+
+
+def test_clean_end_leaves_no_lease_behind(make_server):
+    server = make_server()
+    program = holding(server, "-m", "600")
+    assert server.stop() == 0
+    store = Sqlite(state_of(server) / STORE)
+    assert store.rows(LEASE) == {}
+    store.close()
+    program.communicate("\n")
+
+
+def test_leases_of_another_boot_and_of_other_gpus_are_forgotten(make_server):
+    server = make_server()
+    program = holding(server, "-m", "600")
+    server.process.kill()
+    server.process.wait()
+    store = Sqlite(state_of(server) / STORE)
+    ((key, row),) = store.rows(LEASE).items()
+    store.put(LEASE, key, row | {"boot": "another"})
+    store.put(LEASE, "00" * 16, row | {"slices": [[0, "GPU-another", 1]]})
+    store.put(LEASE, "11" * 16, {"boot": row["boot"]})
+    store.close()
+    again = make_server("--state", str(state_of(server)))
+    assert again.free() == [1024, 1024]
+    assert again.log.count("its GPUs are not there any more") == 2
+    program.communicate("\n")
+
+
+def test_server_serves_without_its_store(make_server):
+    server = make_server()
+    path = state_of(server) / STORE
+    path.unlink()
+    path.mkdir()
+    before = server.free()
+    assert server.run("-m", "100", "true").returncode == 0
+    until(lambda: server.free() == before)
