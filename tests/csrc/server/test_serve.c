@@ -645,33 +645,6 @@ test_captured_graph_runs_again_and_again(void)
     client_close(&client, 0);
 }
 
-/* What a stream was given before it joined a capture still runs, and a fence waits. */
-static void
-test_fence_knows_what_a_joining_stream_had_to_do(void)
-{
-    static struct client client;
-    uint64_t fence;
-
-    client_open(&client);
-    client_attach(&client);
-    for (int i = 1; i <= 3; i++)
-        SEND(&client, cuStreamCreateWithPriority, 0, .phStream = STREAM(i), .flags = 1);
-    SEND(&client, cuEventCreate, 0, .phEvent = EVENT(1));
-    SEND(&client, fdcHostFn, 0, .stream = STREAM(2), .number = 5);
-    while (client.host_fns == 0)
-        CHECK_EQ(client_take(&client, -1), 1);
-    CHECK_EQ(CALL(&client, fdcCaptureBegin, .stream = STREAM(1)), 0);
-    SEND(&client, cuEventRecordWithFlags, 0, .hEvent = EVENT(1), .hStream = STREAM(1));
-    SEND(&client, cuStreamWaitEvent, 0, .hStream = STREAM(2), .hEvent = EVENT(1));
-    fence = SEND(&client, fdcFence, FDC_MSG_DONE);
-    CHECK_EQ(CALL(&client, cuStreamSynchronize, .hStream = STREAM(3)), 0);
-    CHECK_EQ(CALL(&client, cuStreamQuery, .hStream = STREAM(3)), 0);
-    CHECK(!client_is_done(&client, fence));
-    client_answer_host_fn(&client, 5);
-    CHECK_EQ(client_wait_done(&client, fence), 0);
-    client_close(&client, 0);
-}
-
 static void
 test_context_starts_afresh_after_reset(void)
 {
@@ -1035,7 +1008,6 @@ main(void)
     RUN(test_first_failure_comes_with_a_later_answer);
     RUN(test_stale_and_foreign_handles_are_refused);
     RUN(test_captured_graph_runs_again_and_again);
-    RUN(test_fence_knows_what_a_joining_stream_had_to_do);
     RUN(test_context_starts_afresh_after_reset);
     RUN(test_programs_own_memory_counts);
     RUN(test_arrays_count);

@@ -1,0 +1,75 @@
+/* Streams that join a capture. */
+#include "client.h"
+
+#define STREAM(i) FDC_HANDLE(FDC_KIND_STREAM, 1, (i))
+#define EVENT(i) FDC_HANDLE(FDC_KIND_EVENT, 1, (i))
+#define GRAPH FDC_HANDLE(FDC_KIND_GRAPH, 1, 1)
+
+enum { N = 1024 };
+
+/* What a stream was given before it joined a capture still runs, and a fence waits. */
+static void
+test_fence_knows_what_a_joining_stream_had_to_do(void)
+{
+    static struct client client;
+    uint64_t fence;
+
+    client_open(&client);
+    client_attach(&client);
+    for (int i = 1; i <= 3; i++)
+        SEND(&client, cuStreamCreateWithPriority, 0, .phStream = STREAM(i), .flags = 1);
+    SEND(&client, cuEventCreate, 0, .phEvent = EVENT(1));
+    SEND(&client, fdcHostFn, 0, .stream = STREAM(2), .number = 5);
+    while (client.host_fns == 0)
+        CHECK_EQ(client_take(&client, -1), 1);
+    CHECK_EQ(CALL(&client, fdcCaptureBegin, .stream = STREAM(1)), 0);
+    SEND(&client, cuEventRecordWithFlags, 0, .hEvent = EVENT(1), .hStream = STREAM(1));
+    SEND(&client, cuStreamWaitEvent, 0, .hStream = STREAM(2), .hEvent = EVENT(1));
+    fence = SEND(&client, fdcFence, FDC_MSG_DONE);
+    CHECK_EQ(CALL(&client, cuStreamSynchronize, .hStream = STREAM(3)), 0);
+    CHECK_EQ(CALL(&client, cuStreamQuery, .hStream = STREAM(3)), 0);
+    CHECK(!client_is_done(&client, fence));
+    client_answer_host_fn(&client, 5);
+    CHECK_EQ(client_wait_done(&client, fence), 0);
+    client_close(&client, 0);
+}
+
+/* It makes the NULL stream one that must be left alone, as if the capture had begun on it. */
+static void
+test_blocking_stream_that_joins_a_capture_is_known(void)
+{
+    static struct client client;
+    uint64_t base;
+
+    client_open(&client);
+    base = client_attach(&client);
+    client_grow(&client, base, 2 << 20);
+    SEND(&client, cuStreamCreateWithPriority, 0, .phStream = STREAM(1), .flags = 1);
+    SEND(&client, cuStreamCreateWithPriority, 0, .phStream = STREAM(2));
+    for (int i = 1; i <= 2; i++)
+        SEND(&client, cuEventCreate, 0, .phEvent = EVENT(i));
+    SEND(&client, cuMemsetD32Async, 0, .dstDevice = base, .ui = 1, .N = N, .hStream = 1);
+    CHECK_EQ(CALL(&client, fdcCaptureBegin, .stream = STREAM(1)), 0);
+    SEND(&client, cuEventRecordWithFlags, 0, .hEvent = EVENT(1), .hStream = STREAM(1));
+    SEND(&client, cuStreamWaitEvent, 0, .hStream = STREAM(2), .hEvent = EVENT(1));
+    SEND(&client, cuMemsetD32Async, 0, .dstDevice = base, .ui = 2, .N = N,
+         .hStream = STREAM(2));
+    CHECK_EQ(CALL(&client, cuCtxSynchronize), 0);
+    CHECK_EQ(CALL(&client, cuStreamSynchronize, .hStream = 1),
+             CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
+    SEND(&client, cuEventRecordWithFlags, 0, .hEvent = EVENT(2), .hStream = STREAM(2));
+    SEND(&client, cuStreamWaitEvent, 0, .hStream = STREAM(1), .hEvent = EVENT(2));
+    CHECK_EQ(CALL(&client, cuStreamEndCapture, .hStream = STREAM(1), .phGraph = GRAPH), 0);
+    CHECK_EQ(CALL(&client, cuStreamSynchronize, .hStream = 1), 0);
+    client_close(&client, 0);
+}
+
+int
+main(void)
+{
+    int failed = 0;
+
+    RUN(test_fence_knows_what_a_joining_stream_had_to_do);
+    RUN(test_blocking_stream_that_joins_a_capture_is_known);
+    return failed;
+}
