@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fdcore import values
 from fdcore_cli import enrol, options
+
+from fdcore import values
 
 
 def parser() -> options.Parser:
@@ -83,10 +84,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ),
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
+    from fdcore_cli import can_clean_up
+
     from fdcore import server
     from fdcore.config import STORE, parse_address, state_folder, store_folder
     from fdcore.settings import load
-    from fdcore_cli import can_clean_up
 
     try:
         can_clean_up()

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fdcore_cli import can_clean_up
+
 from fdcore import __version__, values
 from fdcore.errors import FdcoreError
-from fdcore_cli import can_clean_up
 
 if TYPE_CHECKING:
     from fdcore.reserve import Wish

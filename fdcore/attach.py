@@ -16,14 +16,14 @@ from hashlib import sha256
 from fdcore.errors import ProtocolError, RefusedError, TransportError
 
 MAGIC = 0x31434446
-VERSION = 1
+VERSION = 2
 
 COMMAND, BULK, HOLD = 1, 2, 3
 ROADS = {"shm": 1, "tcp": 2}
 ROAD_NAMES = {number: name for name, number in ROADS.items()}
 
 HELLO = struct.Struct("<II32s32s")
-REQUEST = struct.Struct("<IIII16s16s32s32s32s64s")
+REQUEST = struct.Struct("<IIIIII16s16s32s32s32s64s")
 ANSWER = struct.Struct("<Ii32s216s")
 READY = struct.Struct("<Ii248s")
 
@@ -33,6 +33,7 @@ class Request:
     kind: int
     road: int
     pid: int
+    seal: bool
     lease: bytes
     session: bytes
     protocol: bytes
@@ -46,18 +47,20 @@ def pack_hello(protocol: bytes, nonce: bytes) -> bytes:
 
 
 def unpack_request(data: bytes) -> Request:
-    magic, kind, road, pid, lease, session, protocol, nonce, proof, program = (
-        REQUEST.unpack(data)
-    )
+    magic, kind, road, pid, seal, _, *rest = REQUEST.unpack(data)
+    lease, session, protocol, nonce, proof, program = rest
     if magic != MAGIC:
         raise ProtocolError("the client does not speak fdcore's attach handshake")
     if kind not in (COMMAND, BULK, HOLD):
         raise ProtocolError(f"the client asks for connection kind {kind}")
     if kind != HOLD and road not in ROAD_NAMES:
         raise ProtocolError(f"the client asks for road {road}")
+    if seal not in (0, 1):
+        raise ProtocolError(f"the client asks for seal {seal}")
     return Request(
-        kind, road, pid, lease, session, protocol, nonce, proof, printable(program)
-    )
+        kind, road, pid, seal == 1, lease, session, protocol, nonce, proof,
+        printable(program),
+    )  # fmt: skip
 
 
 def printable(name: bytes) -> str:
@@ -68,10 +71,10 @@ def printable(name: bytes) -> str:
 
 def client_proof(
     secret: bytes, server_nonce: bytes, nonce: bytes, lease: bytes, session: bytes,
-    kind: int, road: int,
+    kind: int, road: int, seal: bool,
 ) -> bytes:  # fmt: skip
     said = b"fdcore attach" + server_nonce + nonce + lease + session
-    return hmac.digest(secret, said + struct.pack("<II", kind, road), sha256)
+    return hmac.digest(secret, said + struct.pack("<III", kind, road, seal), sha256)
 
 
 def server_proof(secret: bytes, nonce: bytes, server_nonce: bytes) -> bytes:
@@ -81,9 +84,17 @@ def server_proof(secret: bytes, nonce: bytes, server_nonce: bytes) -> bytes:
 def proves(request: Request, secret: bytes, server_nonce: bytes) -> bool:
     wanted = client_proof(
         secret, server_nonce, request.nonce, request.lease, request.session,
-        request.kind, request.road,
+        request.kind, request.road, request.seal,
     )  # fmt: skip
     return hmac.compare_digest(wanted, request.proof)
+
+
+def seal_key(request: Request, secret: bytes, server_nonce: bytes) -> bytes:
+    """The key of a connection whose bytes are sealed: HKDF-SHA256, RFC 5869."""
+    extracted = hmac.digest(server_nonce + request.nonce, secret, sha256)
+    about = b"fdcore seal" + request.lease + request.session
+    about += struct.pack("<II", request.kind, request.road)
+    return hmac.digest(extracted, about + b"\x01", sha256)
 
 
 def pack_answer(error: int, proof: bytes, reason: str) -> bytes:
@@ -125,9 +136,26 @@ def attach(
         raise ProtocolError(f"the server speaks attach version {version}, we {VERSION}")
     nonce = secrets.token_bytes(32)
     proof = client_proof(
-        spoken.secret, server_nonce, nonce, spoken.lease, session, kind, road
+        spoken.secret,
+        server_nonce,
+        nonce,
+        spoken.lease,
+        session,
+        kind,
+        road,
+        seal=False,
     )
-    said = (MAGIC, kind, road, os.getpid(), spoken.lease, session, spoken.protocol)
+    said = (
+        MAGIC,
+        kind,
+        road,
+        os.getpid(),
+        0,
+        0,
+        spoken.lease,
+        session,
+        spoken.protocol,
+    )
     sock.sendall(REQUEST.pack(*said, nonce, proof, b"fdrun"))
     magic, error, proof, reason = ANSWER.unpack(read(sock, ANSWER.size))
     if magic != MAGIC:

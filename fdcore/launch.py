@@ -269,6 +269,8 @@ def session_lines(grant: "Grant", wanted: str) -> list[str]:
         lines.append(f"unix {grant.unix}")
     if grant.port:
         lines.append(f"tcp {grant.host} {grant.port}")
+    if grant.seal:
+        lines.append("seal 1")
     if grant.cpu_device:
         lines.append("cpu device")
     return lines

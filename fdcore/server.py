@@ -17,7 +17,7 @@ import shutil
 import signal
 import socket
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,6 +56,7 @@ from fdcore.sched.slices import MIB, Ask, Gpu, Pool
 from fdcore.security.identity import is_loopback, tls_wish
 from fdcore.security.roles import ADMIN
 from fdcore.sockets import (
+    comes_from_afar,
     end_of,
     keep_alive,
     peer_credentials,
@@ -122,6 +123,7 @@ class Session:
     command: socket.socket | None = None
     bulk: "asyncio.Future[socket.socket] | None" = None  # of tcp sessions
     bulk_admitted: bool = False
+    keys: list[bytes] = field(default_factory=list, repr=False)  # of sealed sockets
     worker: Worker | None = None
 
     def __str__(self) -> str:
@@ -326,7 +328,10 @@ class Server:
         await loop.sock_sendall(sock, attach.pack_hello(self.protocol, nonce))
         request = attach.unpack_request(await receive(sock, attach.REQUEST.size))
         try:
-            admitted = self.admit(request, nonce)
+            admitted = self.admit(request, nonce, comes_from_afar(sock))
+            if request.seal and isinstance(admitted, Session):
+                secret = admitted.lease.secret
+                admitted.keys.append(attach.seal_key(request, secret, nonce))
         except (ProtocolError, RefusedError) as error:
             answer = attach.pack_answer(errno.EACCES, bytes(32), str(error))
             await loop.sock_sendall(sock, answer)
@@ -340,7 +345,24 @@ class Server:
             raise
         return admitted
 
-    def admit(self, request: attach.Request, nonce: bytes) -> "Session | Hold":
+    def seals(self, lease: Lease) -> bool:
+        """Whether what travels over tcp has to be encrypted: where control was."""
+        return bool(lease.owner.serial) or bool(self.environment.get("FD_ENCRYPT"))
+
+    def check_road(self, request: attach.Request, lease: Lease, afar: bool) -> None:
+        if afar and not lease.owner.serial and not self.options.trusted_network:
+            raise RefusedError("the lease was granted on this machine, for use here")
+        if request.kind == attach.HOLD:
+            return
+        over_tcp = attach.ROAD_NAMES[request.road] == "tcp"
+        if over_tcp and self.seals(lease) and not request.seal:
+            raise RefusedError("what travels with this lease has to be encrypted")
+        if not over_tcp and request.seal:
+            raise ProtocolError("the client wants to seal shared memory")
+
+    def admit(
+        self, request: attach.Request, nonce: bytes, afar: bool
+    ) -> "Session | Hold":
         """What the connection will belong to, standing for its lease already; or
         raises what is wrong with the request."""
         if request.protocol != self.protocol:
@@ -353,6 +375,7 @@ class Server:
             raise RefusedError(
                 f"lease {request.lease.hex()[:8]} is over, or its secret is wrong"
             )
+        self.check_road(request, lease, afar)
         if request.kind == attach.HOLD:
             hold = Hold(lease, request.pid)
             self.book.stand(lease, hold)
@@ -363,6 +386,8 @@ class Server:
                 raise RefusedError("that session waits for no bulk connection")
             if known.bulk_admitted:
                 raise RefusedError("that session has its bulk connection already")
+            if request.seal != bool(known.keys):
+                raise ProtocolError("one of two connections is sealed")
             known.bulk_admitted = True
             return known
         if known is not None:
@@ -433,7 +458,7 @@ class Server:
                     session.id, self.driver, session.road, parts, sockets,
                     self.options.host_memory, self.cache_of(session.lease.owner),
                     self.options.cache_room,
-                    self.heir_of(session), card_of(session),
+                    self.heir_of(session), card_of(session), session.keys,
                 )  # fmt: skip
             except OSError:
                 await worker.stop()
@@ -665,8 +690,6 @@ class Server:
         check_name(host)
         if listen and self.speaks_tls(host):
             self.door = open_door(self.environment, control)
-            if not is_loopback(host):
-                raise ConfigError(f"{host}: data connections are not encrypted yet")
         if listen or self.environment.get("FD_TRANSPORT") == "tcp":
             # After a restart at the same port, for those who dial it again.
             before = self.store.rows(META).get("data", {}).get("port", 0)
@@ -856,6 +879,7 @@ def check_name(host: str) -> None:
 
 def open_door(environment: Mapping[str, str], control: ControlListener) -> "Door":
     """TLS on the control port, for hosts that belong to a pool."""
+    from fdcore._core.session import no_cipher
     from fdcore.security import files
     from fdcore.security.door import Door
 
@@ -866,6 +890,10 @@ def open_door(environment: Mapping[str, str], control: ControlListener) -> "Door
             "'fdserver token' founds one here, 'flexdirect init TOKEN' joins one "
             "(--trusted-network goes without, on a network that is yours alone)"
         )
+
+    missing = no_cipher()
+    if missing:
+        raise ConfigError(f"data connections cannot be encrypted: {missing}")
 
     def admitted(transport: Any, holder: "Holder") -> None:
         host = str(transport.get_extra_info("peername")[0])

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fdcore.config import Address
 from fdcore.errors import ConfigError, ProtocolError
+from fdcore.security.identity import is_loopback
 
 
 def unix_listener(path: Path) -> socket.socket:
@@ -38,6 +39,13 @@ def tcp_listener(host: str, port: int, fall_back: bool = False) -> socket.socket
         raise ConfigError(f"cannot listen at {Address(host, port)}: {why}") from None
     sock.setblocking(False)
     return sock
+
+
+def comes_from_afar(sock: socket.socket) -> bool:
+    """True where others could read or change what travels on the connection."""
+    return sock.family != socket.AF_UNIX and not is_loopback(
+        str(sock.getpeername()[0]).removeprefix("::ffff:")
+    )
 
 
 def peer_name(sock: socket.socket) -> str:

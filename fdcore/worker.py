@@ -128,10 +128,11 @@ class Worker:
         tell_ready(fds[0])
         number = bytes.fromhex(order["session"])
         host_memory = int(order.get("host_memory", 0))
+        keys = [bytes.fromhex(key) for key in order.get("keys", ())]
         cache = open_folder(str(order.get("cache", "")))
         session = Session(
             driver, road, fds, devices, number, host_memory,
-            cache, int(order.get("cache_room", 0)),
+            cache, int(order.get("cache_room", 0)), keys,
         )  # fmt: skip
         if cache:
             os.close(cache)

@@ -8,8 +8,8 @@ with descriptors beside it.
 
     server to worker  {"op": "warm", "driver"}: open it already
                       {"op": "start", "session", "driver", "road", "devices",
-                      "host_memory", "cache", "cache_room", "heir", "card"} and the
-                      session's sockets: command[, bulk]
+                      "host_memory", "cache", "cache_room", "heir", "card", "keys"} and
+                      the session's sockets: command[, bulk]
                       {"op": "stats"}
     worker to server  {"op": "ready"}, {"op": "failed", "reason"},
                       {"op": "stats", "counters", "calls"},
@@ -106,6 +106,7 @@ class Worker:
         cache_room: int = 0,
         heir: Path | None = None,
         card: Mapping[str, Any] | None = None,
+        keys: Sequence[bytes] = (),
     ) -> None:
         """Gives it its session. The sockets are the worker's from then on. heir: where
         it waits for another server should this one go; card: what it tells that one."""
@@ -120,6 +121,7 @@ class Worker:
             "cache_room": cache_room,
             "heir": str(heir or ""),
             "card": dict(card or {}),
+            "keys": [key.hex() for key in keys],
         }
         for sock in sockets:
             sock.setblocking(True)

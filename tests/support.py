@@ -113,14 +113,19 @@ class Server:
 
 
 def start_server(
-    folder: Path, *options: str, devices: int = 2, memory_mb: int = 1024, **more: str
+    folder: Path,
+    *options: str,
+    devices: int = 2,
+    memory_mb: int = 1024,
+    prefix: Sequence[str] = (),
+    **more: str,
 ) -> Server:
     if not (LIBRARIES / "libfdcpu.so").exists():
         pytest.fail("fdcore is not built: make build")
     env = environment(folder, FD_CPU_MEMORY_MB=str(memory_mb), **more)
     log = folder / "server.log"
     ready, theirs = os.pipe()
-    command = [sys.executable, "-m", "fdcore_cli.fdserver"]
+    command = [*prefix, sys.executable, "-m", "fdcore_cli.fdserver"]
     command += ["--listen", "127.0.0.1:0", "--state", str(folder / "state")]
     command += ["--ready-fd", str(theirs)]
     if "--driver" not in options:

@@ -6,6 +6,7 @@
 
 #include "fdc/attach.h"
 #include "fdc/base.h"
+#include "fdc/cipher.h"
 
 static uint8_t *
 put(uint8_t *at, const void *bytes, size_t size)
@@ -27,7 +28,24 @@ fdc_attach_prove(const uint8_t secret[32], const struct fdc_attach_hello *hello,
     at = put(at, request->session, 16);
     at = put(at, &request->kind, 4);
     at = put(at, &request->road, 4);
+    at = put(at, &request->seal, 4);
     fdc_hmac_sha256(secret, 32, text, (size_t)(at - text), request->proof);
+}
+
+void
+fdc_attach_seal_key(const uint8_t secret[32], const struct fdc_attach_hello *hello,
+                    const struct fdc_attach_request *request, uint8_t key[32])
+{
+    uint8_t salt[64], info[64], *at = salt;
+
+    at = put(at, hello->nonce, 32);
+    put(at, request->nonce, 32);
+    at = put(info, "fdcore seal", 11);
+    at = put(at, request->lease, 16);
+    at = put(at, request->session, 16);
+    at = put(at, &request->kind, 4);
+    at = put(at, &request->road, 4);
+    fdc_hkdf_sha256(secret, 32, salt, sizeof(salt), info, (size_t)(at - info), key, 32);
 }
 
 bool

@@ -190,7 +190,7 @@ prove(int fd, const struct server *server, pid_t pid)
 
     if (err)
         return err;
-    if (hello.magic != FDC_ATTACH_MAGIC || hello.version != 1)
+    if (hello.magic != FDC_ATTACH_MAGIC || hello.version != FDC_ATTACH_VERSION)
         return -EPROTO;
     memcpy(request.lease, server->lease, 16);
     memcpy(request.protocol, protocol, 32);

@@ -22,6 +22,8 @@
 #include <unistd.h>
 
 #include "fdc/attach.h"
+#include "fdc/cipher.h"
+#include "fdc/transport.h"
 
 #define CONNECT_MS 10000
 #define HANDSHAKE_US 60000000 /* a worker may have to start */
@@ -37,6 +39,7 @@ struct place {
     uint32_t gpus;   /* how many the lease has */
     uint8_t lease[16], secret[32];
     bool lease_known, secret_known;
+    bool seal; /* what travels over tcp has to be encrypted */
     char unix_path[108];
     char host[256], port[32];
     int fd[2], fds;     /* connected sockets that were inherited */
@@ -138,6 +141,8 @@ place_line(struct places *places, char *line)
             return false;
         strcpy(place->host, value);
         strcpy(place->port, more);
+    } else if (strcmp(key, "seal") == 0) {
+        place->seal = strcmp(value, "0") != 0;
     } else if (strcmp(key, "gpus") == 0) {
         place->gpus = (uint32_t)strtoul(value, NULL, 10);
         return place->gpus >= 1 && place->gpus <= 64;
@@ -304,9 +309,21 @@ hash_text(const uint8_t hash[32], char text[17])
     text[16] = '\0';
 }
 
+/* What the other side says goes into a log, maybe onto a terminal. */
+static void
+make_printable(char *text, size_t size)
+{
+    size_t i;
+
+    text[size - 1] = '\0';
+    for (i = 0; text[i] != '\0'; i++)
+        if ((unsigned char)text[i] < ' ' || text[i] == 127)
+            text[i] = '?';
+}
+
 static CUresult
 handshake(int fd, const struct place *place, uint32_t kind, enum fdc_road road,
-          const uint8_t session[16])
+          const uint8_t session[16], struct fdc_link_key *key)
 {
     static const uint8_t protocol[32] = FDC_PROTO_HASH;
     struct fdc_attach_hello hello;
@@ -318,7 +335,7 @@ handshake(int fd, const struct place *place, uint32_t kind, enum fdc_road road,
     err = fdc_sock_read(fd, &hello, sizeof(hello), HANDSHAKE_US);
     if (err)
         return no_session(place, "the server does not greet", err);
-    if (hello.magic != FDC_ATTACH_MAGIC || hello.version != 1)
+    if (hello.magic != FDC_ATTACH_MAGIC || hello.version != FDC_ATTACH_VERSION)
         return no_session(place, "the server speaks another language", 0);
     if (memcmp(hello.protocol, protocol, sizeof(protocol)) != 0) {
         hash_text(hello.protocol, theirs);
@@ -330,6 +347,7 @@ handshake(int fd, const struct place *place, uint32_t kind, enum fdc_road road,
     request.kind = kind;
     request.road = road;
     request.pid = (uint32_t)getpid();
+    request.seal = place->seal && road == FDC_ROAD_TCP;
     memcpy(request.lease, place->lease, 16);
     memcpy(request.session, session, 16);
     memcpy(request.protocol, protocol, 32);
@@ -345,11 +363,13 @@ handshake(int fd, const struct place *place, uint32_t kind, enum fdc_road road,
     if (answer.magic != FDC_ATTACH_MAGIC)
         return no_session(place, "the server's answer makes no sense", 0);
     if (answer.error != 0) {
-        answer.reason[sizeof(answer.reason) - 1] = '\0';
+        make_printable(answer.reason, sizeof(answer.reason));
         return no_session(place, answer.reason, 0);
     }
     if (!fdc_attach_proven(place->secret, &hello, &request, &answer))
         return no_session(place, "the server does not know the lease's secret", 0);
+    if (request.seal)
+        fdc_attach_seal_key(place->secret, &hello, &request, key->bytes);
     return CUDA_SUCCESS;
 }
 
@@ -365,15 +385,16 @@ await_ready(const struct place *place, int fd)
     if (ready.magic != FDC_ATTACH_MAGIC)
         return no_session(place, "the worker makes no sense", 0);
     if (ready.error != 0) {
-        ready.reason[sizeof(ready.reason) - 1] = '\0';
+        make_printable(ready.reason, sizeof(ready.reason));
         return no_session(place, ready.reason, 0);
     }
     return CUDA_SUCCESS;
 }
 
-/* Sockets that are ready to be a link. */
+/* Sockets that are ready to be a link, and their keys if it is to be sealed. */
 static CUresult
-reach(struct place *place, enum fdc_road *road, int socks[2], int *count)
+reach(struct place *place, enum fdc_road *road, int socks[2],
+      struct fdc_link_key keys[2], int *count)
 {
     uint8_t session[16];
     CUresult result;
@@ -414,7 +435,7 @@ reach(struct place *place, enum fdc_road *road, int socks[2], int *count)
         (*count)++;
         result = handshake(socks[*count - 1], place,
                            *count == 1 ? FDC_ATTACH_COMMAND : FDC_ATTACH_BULK, *road,
-                           session);
+                           session, &keys[*count - 1]);
         if (result != CUDA_SUCCESS)
             goto err_close;
     } while (*road == FDC_ROAD_TCP && *count < 2);
@@ -540,13 +561,17 @@ attach_one(struct place *place, int number, const struct range *range,
 {
     struct fdc_session *session;
     int socks[2] = {-1, -1}, count, err;
+    struct fdc_link_key keys[2];
     enum fdc_road road;
     CUresult result;
 
-    result = reach(place, &road, socks, &count);
+    place->seal = place->seal || said("FD_ENCRYPT");
+    result = reach(place, &road, socks, keys, &count);
     explicit_bzero(place->secret, sizeof(place->secret));
     if (result != CUDA_SUCCESS)
         return result;
+    if (place->fds > 0 || road != FDC_ROAD_TCP)
+        place->seal = false;
 
     session = calloc(1, sizeof(*session));
     if (session == NULL) {
@@ -556,7 +581,9 @@ attach_one(struct place *place, int number, const struct range *range,
     session->number = number;
     memcpy(session->server, place->server, sizeof(session->server));
     session->sync = is_one("FD_SYNC") || said("CUDA_LAUNCH_BLOCKING");
-    err = fdc_link_client(road, socks, count, &session->link);
+    err = fdc_link_client_sealed(road, socks, count, place->seal ? keys : NULL,
+                                 &session->link);
+    explicit_bzero(keys, sizeof(keys));
     if (err) {
         result = no_session(place, "the data connection", err);
         goto err_free;

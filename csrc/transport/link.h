@@ -88,8 +88,10 @@ int link_await_setup(int sock);
 
 int shm_link_client(int sock, struct fdc_link **link);
 int shm_link_worker(int sock, const struct fdc_link_size *size, struct fdc_link **link);
-int tcp_link_client(const int socks[2], struct fdc_link **link);
-int tcp_link_worker(const int socks[2], const struct fdc_link_size *size,
+/* keys: one for each connection; NULL where bytes travel as they are. */
+int tcp_link_client(const int socks[2], const struct fdc_link_key *keys,
                     struct fdc_link **link);
+int tcp_link_worker(const int socks[2], const struct fdc_link_key *keys,
+                    const struct fdc_link_size *size, struct fdc_link **link);
 
 #endif

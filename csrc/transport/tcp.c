@@ -31,6 +31,7 @@
 #include <unistd.h>
 
 #include "link.h"
+#include "seal.h"
 
 enum {
     FLUSH_BYTES = 64 << 10,
@@ -61,6 +62,7 @@ struct put_frame {
 /* One socket's sending half. lock guards all of it. */
 struct sender {
     int fd;
+    struct seal *seal; /* NULL: the bytes leave as they are */
     pthread_mutex_t lock;
     uint8_t *bytes;
     size_t size, start, end; /* committed and not yet sent */
@@ -72,6 +74,7 @@ struct sender {
 /* One socket's receiving half; one thread at a time. */
 struct receiver {
     int fd;
+    struct seal *seal;
     uint8_t *bytes;
     size_t size, start, end;
     uint64_t put_offset, put_left, put_ticket;
@@ -324,7 +327,8 @@ read_more(struct tcp_link *tcp, struct receiver *from, int flags)
         want = from->size - from->end;
     }
     count_call(tcp);
-    n = recv(from->fd, to, want, flags);
+    n = from->seal ? seal_receive(from->seal, from->fd, to, want, flags)
+                   : recv(from->fd, to, want, flags);
     if (n == 0)
         return -EPIPE;
     if (n < 0 && (errno == ECONNRESET || errno == ETIMEDOUT))
@@ -336,6 +340,14 @@ read_more(struct tcp_link *tcp, struct receiver *from, int flags)
     else
         from->end += (size_t)n;
     return (size_t)n == want ? 2 : 1;
+}
+
+static const char *
+what_broke(int err)
+{
+    return err == -EPROTO    ? "broken frame"
+           : err == -EBADMSG ? "bytes that are not sealed as agreed"
+                             : strerror(-err);
 }
 
 /* Takes in what has arrived, without waiting. The caller leads. */
@@ -356,7 +368,7 @@ pump(struct tcp_link *tcp)
         fdc_ring_close(&tcp->link.ring[lane]);
     } else if (ready < 0 && ready != -EAGAIN) {
         fdc_log(FDC_LOG_ERROR, "tcp link ends: %s on the command connection",
-                ready == -EPROTO ? "broken frame" : strerror(-ready));
+                what_broke(ready));
         tcp_shutdown(&tcp->link);
     }
     errno = saved;
@@ -395,7 +407,7 @@ bulk_thread(void *arg)
     } while (ready >= 0 || ready == -EAGAIN);
     if (ready != -EPIPE) {
         fdc_log(FDC_LOG_ERROR, "tcp link ends: %s on the bulk connection",
-                ready == -EPROTO ? "broken frame" : strerror(-ready));
+                what_broke(ready));
         tcp_shutdown(&tcp->link);
     }
     /* Commands that have arrived are still good; only puts will not come any more. */
@@ -591,18 +603,30 @@ tcp_put_wait(struct fdc_link *link, uint64_t ticket, int64_t timeout_us)
 
 /* ---- sending ---- */
 
+static ssize_t
+send_parts(struct sender *to, struct iovec *parts, size_t count)
+{
+    struct msghdr message = {.msg_iov = parts, .msg_iovlen = count};
+
+    if (to->seal)
+        return seal_send(to->seal, to->fd, parts, count);
+    return sendmsg(to->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
 /* Sends what is committed as far as the socket takes it. The lock is held. 0: all gone,
  * -EAGAIN, -EPIPE. */
 static int
 send_committed(struct tcp_link *tcp, struct sender *to)
 {
     int saved = errno, err = 0;
+    struct iovec part;
     ssize_t n;
 
     while (to->start < to->end) {
         count_call(tcp);
-        n = send(to->fd, to->bytes + to->start, to->end - to->start,
-                 MSG_NOSIGNAL | MSG_DONTWAIT);
+        part.iov_base = to->bytes + to->start;
+        part.iov_len = to->end - to->start;
+        n = send_parts(to, &part, 1);
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0) {
@@ -870,15 +894,15 @@ tcp_wait_room(struct fdc_link *link, enum fdc_lane lane, uint32_t size,
 static int
 send_put(struct tcp_link *tcp, struct sender *to, struct iovec *part)
 {
-    struct msghdr message = {.msg_iov = part, .msg_iovlen = 2};
     int saved = errno, err;
+    size_t parts = 2;
     ssize_t n;
 
     while ((err = send_committed(tcp, to)) == -EAGAIN && !fdc_load_acquire(&tcp->dead))
         await_writable(tcp, to->fd);
-    while (!err && message.msg_iovlen > 0) {
+    while (!err && parts > 0) {
         count_call(tcp);
-        n = sendmsg(to->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+        n = send_parts(to, part, parts);
         if (n < 0) {
             if (errno == EAGAIN)
                 await_writable(tcp, to->fd);
@@ -888,14 +912,14 @@ send_put(struct tcp_link *tcp, struct sender *to, struct iovec *part)
                 err = -EPIPE;
             continue;
         }
-        while (message.msg_iovlen > 0 && (size_t)n >= message.msg_iov->iov_len) {
-            n -= (ssize_t)message.msg_iov->iov_len;
-            message.msg_iov++;
-            message.msg_iovlen--;
+        while (parts > 0 && (size_t)n >= part->iov_len) {
+            n -= (ssize_t)part->iov_len;
+            part++;
+            parts--;
         }
-        if (message.msg_iovlen > 0) {
-            message.msg_iov->iov_base = (uint8_t *)message.msg_iov->iov_base + n;
-            message.msg_iov->iov_len -= (size_t)n;
+        if (parts > 0) {
+            part->iov_base = (uint8_t *)part->iov_base + n;
+            part->iov_len -= (size_t)n;
         }
     }
     to->sent_ns = fdc_now_ns();
@@ -979,6 +1003,8 @@ drop(struct tcp_link *tcp)
     unmap_memory(tcp->bulk.bytes, tcp->bulk.size);
     unmap_memory(tcp->from_command.bytes, tcp->from_command.size);
     unmap_memory(tcp->from_bulk.bytes, tcp->from_bulk.size);
+    seal_free(tcp->command.seal);
+    seal_free(tcp->bulk.seal);
     if (tcp->wake_fd >= 0)
         close(tcp->wake_fd);
     pthread_mutex_destroy(&tcp->command.lock);
@@ -1039,7 +1065,22 @@ make_rings(struct tcp_link *tcp)
 }
 
 static int
-tcp_make(const int socks[2], bool worker, const struct fdc_link_size *size,
+make_seals(struct tcp_link *tcp, const struct fdc_link_key *keys)
+{
+    int err;
+
+    if (!keys)
+        return 0;
+    err = seal_new(keys[0].bytes, tcp->link.worker, &tcp->command.seal);
+    if (!err)
+        err = seal_new(keys[1].bytes, tcp->link.worker, &tcp->bulk.seal);
+    tcp->from_command.seal = tcp->command.seal;
+    tcp->from_bulk.seal = tcp->bulk.seal;
+    return err;
+}
+
+static int
+tcp_make(const int socks[2], const struct fdc_link_key *keys, bool worker,
          struct tcp_link **made)
 {
     struct tcp_link *tcp;
@@ -1051,7 +1092,6 @@ tcp_make(const int socks[2], bool worker, const struct fdc_link_size *size,
     tcp->link.ops = &tcp_ops;
     tcp->link.road = FDC_ROAD_TCP;
     tcp->link.worker = worker;
-    tcp->link.size = *size;
     tcp->command.fd = tcp->from_command.fd = socks[0];
     tcp->bulk.fd = tcp->from_bulk.fd = socks[1];
     pthread_mutex_init(&tcp->command.lock, NULL);
@@ -1062,9 +1102,7 @@ tcp_make(const int socks[2], bool worker, const struct fdc_link_size *size,
     set_socket(socks[0]);
     set_socket(socks[1]);
     tcp->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    err = tcp->wake_fd < 0 ? -errno : make_buffers(tcp);
-    if (!err)
-        err = make_rings(tcp);
+    err = tcp->wake_fd < 0 ? -errno : make_seals(tcp, keys);
     if (err) {
         drop(tcp);
         return err;
@@ -1073,20 +1111,33 @@ tcp_make(const int socks[2], bool worker, const struct fdc_link_size *size,
     return 0;
 }
 
+/* Once the sizes are known. */
+static int
+tcp_furnish(struct tcp_link *tcp, const struct fdc_link_size *size)
+{
+    int err;
+
+    tcp->link.size = *size;
+    err = make_buffers(tcp);
+    return err ? err : make_rings(tcp);
+}
+
 int
-tcp_link_worker(const int socks[2], const struct fdc_link_size *size,
-                struct fdc_link **link)
+tcp_link_worker(const int socks[2], const struct fdc_link_key *keys,
+                const struct fdc_link_size *size, struct fdc_link **link)
 {
     struct tcp_link *tcp = NULL;
     struct link_setup setup;
     sigset_t all, before;
     int err;
 
-    err = tcp_make(socks, true, size, &tcp);
+    err = tcp_make(socks, keys, true, &tcp);
+    if (!err)
+        err = tcp_furnish(tcp, size);
     if (err)
         goto out;
     link_setup_fill(&setup, &tcp->link);
-    err = fdc_sock_write(socks[0], &setup, sizeof(setup));
+    err = seal_write(tcp->command.seal, socks[0], &setup, sizeof(setup));
     if (err)
         goto out;
     sigfillset(&all);
@@ -1108,7 +1159,8 @@ out:
 }
 
 int
-tcp_link_client(const int socks[2], struct fdc_link **link)
+tcp_link_client(const int socks[2], const struct fdc_link_key *keys,
+                struct fdc_link **link)
 {
     struct link_emulation emulation;
     struct tcp_link *tcp = NULL;
@@ -1116,17 +1168,21 @@ tcp_link_client(const int socks[2], struct fdc_link **link)
     struct link_setup setup;
     int err;
 
-    err = fdc_sock_read(socks[0], &setup, sizeof(setup), LINK_SETUP_TIMEOUT_US);
+    err = tcp_make(socks, keys, false, &tcp);
+    if (!err)
+        err = seal_read(tcp->from_command.seal, socks[0], &setup, sizeof(setup),
+                        LINK_SETUP_TIMEOUT_US);
     if (!err)
         err = link_setup_take(&setup, FDC_ROAD_TCP, &size, &emulation);
     if (!err)
-        err = tcp_make(socks, false, &size, &tcp);
-    if (!err)
-        tcp->link.emulation = emulation;
+        err = tcp_furnish(tcp, &size);
     if (err) {
-        fdc_log(FDC_LOG_ERROR, "cannot take over a tcp link: %s", strerror(-err));
+        fdc_log(FDC_LOG_ERROR, "cannot take over a tcp link: %s", what_broke(err));
+        if (tcp)
+            drop(tcp);
         return err;
     }
+    tcp->link.emulation = emulation;
     *link = &tcp->link;
     return 0;
 }

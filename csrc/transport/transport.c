@@ -73,16 +73,31 @@ int
 fdc_link_client(enum fdc_road road, const int *socks, int nsocks,
                 struct fdc_link **link)
 {
-    if (road == FDC_ROAD_SHM && nsocks == 1)
-        return shm_link_client(socks[0], link);
-    if (road == FDC_ROAD_TCP && nsocks == 2)
-        return tcp_link_client(socks, link);
-    return -EINVAL;
+    return fdc_link_client_sealed(road, socks, nsocks, NULL, link);
 }
 
 int
 fdc_link_worker(enum fdc_road road, const int *socks, int nsocks,
                 const struct fdc_link_size *size, struct fdc_link **link)
+{
+    return fdc_link_worker_sealed(road, socks, nsocks, NULL, size, link);
+}
+
+int
+fdc_link_client_sealed(enum fdc_road road, const int *socks, int nsocks,
+                       const struct fdc_link_key *keys, struct fdc_link **link)
+{
+    if (road == FDC_ROAD_SHM && nsocks == 1 && !keys)
+        return shm_link_client(socks[0], link);
+    if (road == FDC_ROAD_TCP && nsocks == 2)
+        return tcp_link_client(socks, keys, link);
+    return -EINVAL;
+}
+
+int
+fdc_link_worker_sealed(enum fdc_road road, const int *socks, int nsocks,
+                       const struct fdc_link_key *keys,
+                       const struct fdc_link_size *size, struct fdc_link **link)
 {
     static const struct fdc_link_size default_size = FDC_LINK_SIZE_DEFAULT;
 
@@ -90,10 +105,10 @@ fdc_link_worker(enum fdc_road road, const int *socks, int nsocks,
         size = &default_size;
     if (link_size_check(size))
         return -EINVAL;
-    if (road == FDC_ROAD_SHM && nsocks == 1)
+    if (road == FDC_ROAD_SHM && nsocks == 1 && !keys)
         return shm_link_worker(socks[0], size, link);
     if (road == FDC_ROAD_TCP && nsocks == 2)
-        return tcp_link_worker(socks, size, link);
+        return tcp_link_worker(socks, keys, size, link);
     return -EINVAL;
 }
 

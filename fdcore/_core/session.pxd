@@ -32,10 +32,18 @@ cdef extern from "fdc/transport.h" nogil:
         uint64_t put_bytes[2]
         uint64_t flushes
         uint64_t system_calls
-    int fdc_link_worker(fdc_road road, const int *socks, int nsocks,
-                        const fdc_link_size *size, fdc_link **link)
+    struct fdc_link_key:
+        uint8_t bytes[32]
+    int fdc_link_worker_sealed(fdc_road road, const int *socks, int nsocks,
+                               const fdc_link_key *keys, const fdc_link_size *size,
+                               fdc_link **link)
     void fdc_link_free(fdc_link *link)
     void fdc_link_get_stats(fdc_link *link, fdc_link_stats *stats)
+
+cdef extern from "fdc/cipher.h" nogil:
+    struct fdc_crypto
+    int fdc_crypto_open(fdc_crypto **crypto, const char **why)
+    void fdc_crypto_close(fdc_crypto *crypto)
 
 cdef extern from "server/server.h" nogil:
     struct fdc_serve_limits:

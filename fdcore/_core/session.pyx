@@ -28,6 +28,17 @@ def adopt():
     prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
+def no_cipher():
+    """Why connections cannot be sealed on this machine; empty: they can."""
+    cdef fdc_crypto *crypto = NULL
+    cdef const char *why = NULL
+
+    if fdc_crypto_open(&crypto, &why) < 0:
+        return why.decode()
+    fdc_crypto_close(crypto)
+    return ""
+
+
 def tell_ready(int fd, int error=0, str reason=""):
     """Says on a fresh command connection whether the link may begin."""
     cdef fdc_attach_ready ready
@@ -52,16 +63,19 @@ cdef class Session:
         self._running = False
 
     def __init__(self, Driver driver, str road, fds, devices, bytes number=b"",
-                 uint64_t host_memory=0, int cache=0, uint64_t cache_room=0):
+                 uint64_t host_memory=0, int cache=0, uint64_t cache_room=0, keys=()):
         """The sockets in fds belong to the session from now on. devices: pairs of the
         driver's ordinal and the bytes of the slice (0: all). host_memory: the pinned
         bytes of this machine's that it may have (0: half of it). cache: the folder of the
-        tenant's module cache, open (0: none), and the bytes that it may have."""
+        tenant's module cache, open (0: none), and the bytes that it may have. keys: of
+        the sockets, whose bytes are sealed with them then."""
         cdef int socks[2]
         cdef int nsocks = len(fds)
         cdef fdc_road which = FDC_ROAD_TCP if road == "tcp" else FDC_ROAD_SHM
         cdef fdc_link_size size
         cdef const fdc_driver *table = &driver._table
+        cdef fdc_link_key sealed[2]
+        cdef const fdc_link_key *seal = NULL
         cdef int rc
 
         if self._link != NULL:
@@ -74,6 +88,12 @@ cdef class Session:
             raise ValueError(f"{nsocks} sockets for {road}")
         for i in range(nsocks):
             socks[i] = fds[i]
+        if len(keys) > 0:
+            if len(keys) != nsocks or any(len(key) != 32 for key in keys):
+                raise ValueError("each socket has a key of 32 bytes, or none has")
+            for i in range(nsocks):
+                memcpy(sealed[i].bytes, <const char *>(<bytes>keys[i]), 32)
+            seal = sealed
         memset(&self._limits, 0, sizeof(self._limits))
         self._limits.devices = len(devices)
         for i, (ordinal, memory) in enumerate(devices):
@@ -88,7 +108,8 @@ cdef class Session:
         size.region[:] = [8 << 20, 8 << 20]
         self._driver = driver
         with nogil:
-            rc = fdc_link_worker(which, socks, nsocks, &size, &self._link)
+            rc = fdc_link_worker_sealed(which, socks, nsocks, seal, &size, &self._link)
+        memset(sealed, 0, sizeof(sealed))
         if rc < 0:
             for fd in fds:
                 os.close(fd)

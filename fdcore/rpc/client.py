@@ -58,6 +58,7 @@ class Grant:
     host: str
     port: int
     cpu_device: bool
+    seal: bool
     # The capability: the lease is given back once nobody has it.
     kept: Any = field(default=None, repr=False, compare=False)
 
@@ -192,6 +193,7 @@ async def granted(address: Address, session: Any, ask: Ask, within: int) -> Gran
         str(given.host) or address.host,
         int(given.port),
         bool(given.cpuDevice),
+        bool(given.seal),
         given.lease,
     )
 

@@ -151,6 +151,7 @@ struct Grant {
   host @6 :Text;          # of the data port; empty: the host that control answered on
   port @7 :UInt16;
   cpuDevice @8 :Bool;     # the GPUs are the CPU device's
+  seal @9 :Bool;          # data connections over tcp have to be encrypted
 }
 
 # Dropping it, or losing the connection, frees the lease unless a hold or a session

@@ -81,6 +81,8 @@ class Desk(Protocol):
 
     def place(self) -> Place: ...
 
+    def seals(self, lease: Lease) -> bool: ...
+
     async def activity(self, owner: Owner) -> Sequence[Activity]: ...
 
 
@@ -233,6 +235,7 @@ class SessionServer(control.Session.Server):  # type: ignore[misc]
         ok.host = place.host
         ok.port = place.port
         ok.cpuDevice = place.cpu_device
+        ok.seal = connection.desk.seals(lease)
 
     @answered
     async def gpus(self, result: Any) -> None:

@@ -152,11 +152,11 @@ def test_strangers_on_the_data_port_harm_nobody(server):
             os.urandom(attach.REQUEST.size),
             struct.pack("<I", attach.MAGIC),
             attach.REQUEST.pack(
-                attach.MAGIC, 77, 1, 0, bytes(16), bytes(16), bytes(32), bytes(32),
+                attach.MAGIC, 77, 1, 0, 0, 0, bytes(16), bytes(16), bytes(32), bytes(32),
                 bytes(32), b"",
             ),
             attach.REQUEST.pack(
-                attach.MAGIC, 1, 77, 0, bytes(16), bytes(16), bytes(32), bytes(32),
+                attach.MAGIC, 1, 77, 0, 0, 0, bytes(16), bytes(16), bytes(32), bytes(32),
                 bytes(32), b"",
             ),
         ):  # fmt: skip

@@ -19,7 +19,7 @@ SEED = int(os.environ.get("FD_TEST_SEED", "1"))
 ROUNDS = int(os.environ.get("FD_TEST_ROUNDS", "150"))
 
 GOOD = attach.REQUEST.pack(
-    attach.MAGIC, attach.HOLD, 0, 1, bytes(16), bytes(16), bytes(32), bytes(32),
+    attach.MAGIC, attach.HOLD, 0, 1, 0, 0, bytes(16), bytes(16), bytes(32), bytes(32),
     bytes(32), b"program",
 )  # fmt: skip
 

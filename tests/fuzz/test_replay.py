@@ -11,7 +11,7 @@ ROOT = HERE.parent.parent
 BUILD = ROOT / "build"
 SHARED = {"ptx_read": "ptx"}  # whose inputs a target takes
 TARGETS = [
-    "ptx", "ptx_read", "cubin", "image", "shim_image", "client", "server", "ring", "tcp",
+    "ptx", "ptx_read", "cubin", "image", "shim_image", "client", "server", "ring", "tcp", "seal",
 ]
 
 

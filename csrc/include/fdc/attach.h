@@ -9,6 +9,11 @@
  *   worker -> client   fdc_attach_ready     on the command connection only: go
  *
  * Over tcp a second connection with kind BULK and the same session number follows.
+ *
+ * Where the request says seal, what follows the ready on the connection is sealed
+ * (transport/seal.h). Both ends make the connection's key of the lease's secret, which
+ * never travels here. Since the proof covers the word, nobody between can take it away;
+ * that the lease has to be sealed both ends know from the control plane.
  */
 #ifndef FDC_ATTACH_H
 #define FDC_ATTACH_H
@@ -17,6 +22,7 @@
 #include <stdint.h>
 
 #define FDC_ATTACH_MAGIC 0x31434446u            /* "FDC1" */
+#define FDC_ATTACH_VERSION 2
 
 /* HOLD is fdrun's own connection: the lease lives while it or a session is open. No worker
  * answers on it; road and session are 0. */
@@ -24,7 +30,7 @@ enum { FDC_ATTACH_COMMAND = 1, FDC_ATTACH_BULK = 2, FDC_ATTACH_HOLD = 3 };
 
 struct fdc_attach_hello {
     uint32_t magic;
-    uint32_t version;               /* of this handshake, 1 */
+    uint32_t version;               /* of this handshake: FDC_ATTACH_VERSION */
     uint8_t protocol[32];           /* FDC_PROTO_HASH of the server's build */
     uint8_t nonce[32];
 };
@@ -34,12 +40,14 @@ struct fdc_attach_request {
     uint32_t kind;                  /* FDC_ATTACH_... */
     uint32_t road;                  /* enum fdc_road */
     uint32_t pid;                   /* the client's, for the server's lists */
+    uint32_t seal;                  /* 1: sealed, 0: not; of HOLD 0, nothing follows it */
+    uint32_t unused;                /* 0 */
     uint8_t lease[16];              /* lease id */
     uint8_t session[16];            /* chosen by the client, random; the same for BULK */
     uint8_t protocol[32];
     uint8_t nonce[32];
     uint8_t proof[32];              /* HMAC-SHA256(secret, "fdcore attach" hello.nonce nonce
-                                       lease session kind(4) road(4)) */
+                                       lease session kind(4) road(4) seal(4)) */
     char program[64];               /* for lists only, untrusted */
 };
 
@@ -60,6 +68,10 @@ struct fdc_attach_ready {
  * the server knows the secret too. */
 void fdc_attach_prove(const uint8_t secret[32], const struct fdc_attach_hello *hello,
                       struct fdc_attach_request *request);
+/* The key of a sealed connection: HKDF-SHA256(secret, salt: hello.nonce request.nonce,
+ * info: "fdcore seal" lease session kind(4) road(4)). */
+void fdc_attach_seal_key(const uint8_t secret[32], const struct fdc_attach_hello *hello,
+                         const struct fdc_attach_request *request, uint8_t key[32]);
 bool fdc_attach_proven(const uint8_t secret[32], const struct fdc_attach_hello *hello,
                        const struct fdc_attach_request *request,
                        const struct fdc_attach_answer *answer);

@@ -55,6 +55,19 @@ int fdc_link_client(enum fdc_road road, const int *socks, int nsocks,
                     struct fdc_link **link);
 int fdc_link_worker(enum fdc_road road, const int *socks, int nsocks,
                     const struct fdc_link_size *size, struct fdc_link **link);
+/*
+ * The same over connections whose bytes are encrypted and authenticated from here on:
+ * keys[i] is that of socks[i], made in the handshake (fdc/attach.h). tcp only; -ENOSYS
+ * where the machine has no cipher, which is logged.
+ */
+struct fdc_link_key {
+    uint8_t bytes[32];
+};
+int fdc_link_client_sealed(enum fdc_road road, const int *socks, int nsocks,
+                           const struct fdc_link_key *keys, struct fdc_link **link);
+int fdc_link_worker_sealed(enum fdc_road road, const int *socks, int nsocks,
+                           const struct fdc_link_key *keys,
+                           const struct fdc_link_size *size, struct fdc_link **link);
 void fdc_link_free(struct fdc_link *link); /* closes; safe while the peer is alive */
 /* In a forked child: gives this copy up without a word to the peer or to the parent. */
 void fdc_link_abandon(struct fdc_link *link);

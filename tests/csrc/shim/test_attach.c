@@ -28,7 +28,8 @@ greet(int fd, enum fault fault, uint32_t want_kind, uint32_t want_road,
       uint8_t session[16])
 {
     static const uint8_t protocol[32] = FDC_PROTO_HASH;
-    struct fdc_attach_hello hello = {.magic = FDC_ATTACH_MAGIC, .version = 1};
+    struct fdc_attach_hello hello = {.magic = FDC_ATTACH_MAGIC, 
+                                     .version = FDC_ATTACH_VERSION};
     struct fdc_attach_answer answer = {.magic = FDC_ATTACH_MAGIC};
     struct fdc_attach_request request;
     uint8_t text[256], proof[32], *at = text;
@@ -60,6 +61,7 @@ greet(int fd, enum fault fault, uint32_t want_kind, uint32_t want_road,
     put(&at, request.session, 16);
     put(&at, &request.kind, 4);
     put(&at, &request.road, 4);
+    put(&at, &request.seal, 4);
     fdc_hmac_sha256(secret, 32, text, (size_t)(at - text), proof);
     CHECK_BYTES(request.proof, proof, 32);
 
