@@ -1,11 +1,46 @@
-/* Streams that join a capture. */
+/* Captures, and streams that join them. */
 #include "client.h"
 
 #define STREAM(i) FDC_HANDLE(FDC_KIND_STREAM, 1, (i))
 #define EVENT(i) FDC_HANDLE(FDC_KIND_EVENT, 1, (i))
+#define MODULE FDC_HANDLE(FDC_KIND_MODULE, 1, 1)
+#define EXEC FDC_HANDLE(FDC_KIND_GRAPH_EXEC, 1, 1)
 #define GRAPH FDC_HANDLE(FDC_KIND_GRAPH, 1, 1)
 
 enum { N = 1024 };
+
+static void
+test_captured_graph_runs_again_and_again(void)
+{
+    static struct client client;
+    static uint32_t words[N];
+    uint64_t base;
+
+    client_open(&client);
+    base = client_attach(&client);
+    client_grow(&client, base, 4 << 20);
+    CHECK_EQ(client_load(&client, FDC_ID_fdcModuleLoad, MODULE, client_ptx), 0);
+    SEND(&client, cuStreamCreateWithPriority, 0, .phStream = STREAM(1));
+    SEND(&client, cuMemsetD32Async, 0, .dstDevice = base, .ui = 1, .N = N,
+         .hStream = STREAM(1));
+    CHECK_EQ(CALL(&client, fdcCaptureBegin, .stream = STREAM(1)), 0);
+    client_launch_add(&client, MODULE, STREAM(1), 0, base, base, N);
+    client_launch_add(&client, MODULE, STREAM(1), 0, base, base, N);
+    /* Waiting for the rest meanwhile leaves the capture alone. */
+    CHECK_EQ(CALL(&client, cuCtxSynchronize), 0);
+    CHECK_EQ(CALL(&client, cuStreamSynchronize, .hStream = STREAM(1)),
+             CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
+    CHECK_EQ(CALL(&client, cuStreamEndCapture, .hStream = STREAM(1), .phGraph = GRAPH), 0);
+    CHECK_EQ(CALL(&client, fdcGraphMake, .exec = EXEC, .graph = GRAPH), 0);
+    for (int i = 0; i < 3; i++)
+        SEND(&client, cuGraphLaunch, 0, .hGraph = EXEC, .hStream = STREAM(1));
+    client_read(&client, base, STREAM(1), words, sizeof(words));
+    CHECK_EQ(words[0], 64);
+    CHECK_EQ(words[N - 1], 64);
+    SEND(&client, cuGraphExecDestroy, 0, .hGraphExec = EXEC);
+    SEND(&client, cuGraphDestroy, 0, .hGraph = GRAPH);
+    client_close(&client, 0);
+}
 
 /* What a stream was given before it joined a capture still runs, and a fence waits. */
 static void
@@ -69,6 +104,7 @@ main(void)
 {
     int failed = 0;
 
+    RUN(test_captured_graph_runs_again_and_again);
     RUN(test_fence_knows_what_a_joining_stream_had_to_do);
     RUN(test_blocking_stream_that_joins_a_capture_is_known);
     return failed;

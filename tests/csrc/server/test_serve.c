@@ -435,7 +435,7 @@ test_copy_comes_before_later_work_elsewhere(void)
     CHECK_EQ(CALL(&client, cuStreamQuery, .hStream = STREAM(1)), CUDA_ERROR_NOT_READY);
     CHECK(!client_is_done(&client, down));
     CHECK(!client_is_done(&client, behind));
-    answer_host_fn(&client, 77);
+    client_answer_host_fn(&client, 77);
     CHECK_EQ(client_wait_done(&client, down), 0);
     CHECK_EQ(client_wait_done(&client, behind), 0);
     CHECK_BYTES(client.down, small.bytes, 64);
@@ -444,7 +444,7 @@ test_copy_comes_before_later_work_elsewhere(void)
     CHECK_EQ(CALL(&client, cuStreamSynchronize, .hStream = STREAM(3)), 0);
     while (client.host_fns == 1)
         CHECK_EQ(client_take(&client, -1), 1);
-    answer_host_fn(&client, 78);
+    client_answer_host_fn(&client, 78);
     client_close(&client, 0);
 }
 
@@ -609,39 +609,6 @@ test_stale_and_foreign_handles_are_refused(void)
          .phStream = FDC_HANDLE(FDC_KIND_STREAM, 2, 1));
     CHECK_EQ(CALL(&client, cuStreamQuery, .hStream = STREAM(1)), CUDA_ERROR_INVALID_HANDLE);
     CHECK_EQ(CALL(&client, cuStreamQuery, .hStream = FDC_HANDLE(FDC_KIND_STREAM, 2, 1)), 0);
-    client_close(&client, 0);
-}
-
-static void
-test_captured_graph_runs_again_and_again(void)
-{
-    static struct client client;
-    static uint32_t words[N];
-    uint64_t base;
-
-    client_open(&client);
-    base = client_attach(&client);
-    client_grow(&client, base, 4 << 20);
-    CHECK_EQ(client_load(&client, FDC_ID_fdcModuleLoad, MODULE, client_ptx), 0);
-    SEND(&client, cuStreamCreateWithPriority, 0, .phStream = STREAM(1));
-    SEND(&client, cuMemsetD32Async, 0, .dstDevice = base, .ui = 1, .N = N,
-         .hStream = STREAM(1));
-    CHECK_EQ(CALL(&client, fdcCaptureBegin, .stream = STREAM(1)), 0);
-    client_launch_add(&client, MODULE, STREAM(1), 0, base, base, N);
-    client_launch_add(&client, MODULE, STREAM(1), 0, base, base, N);
-    /* Waiting for the rest meanwhile leaves the capture alone. */
-    CHECK_EQ(CALL(&client, cuCtxSynchronize), 0);
-    CHECK_EQ(CALL(&client, cuStreamSynchronize, .hStream = STREAM(1)),
-             CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
-    CHECK_EQ(CALL(&client, cuStreamEndCapture, .hStream = STREAM(1), .phGraph = GRAPH), 0);
-    CHECK_EQ(CALL(&client, fdcGraphMake, .exec = EXEC, .graph = GRAPH), 0);
-    for (int i = 0; i < 3; i++)
-        SEND(&client, cuGraphLaunch, 0, .hGraph = EXEC, .hStream = STREAM(1));
-    client_read(&client, base, STREAM(1), words, sizeof(words));
-    CHECK_EQ(words[0], 64);
-    CHECK_EQ(words[N - 1], 64);
-    SEND(&client, cuGraphExecDestroy, 0, .hGraphExec = EXEC);
-    SEND(&client, cuGraphDestroy, 0, .hGraph = GRAPH);
     client_close(&client, 0);
 }
 
@@ -1007,7 +974,6 @@ main(void)
     RUN(test_waiting_thread_holds_up_nobody);
     RUN(test_first_failure_comes_with_a_later_answer);
     RUN(test_stale_and_foreign_handles_are_refused);
-    RUN(test_captured_graph_runs_again_and_again);
     RUN(test_context_starts_afresh_after_reset);
     RUN(test_programs_own_memory_counts);
     RUN(test_arrays_count);
