@@ -36,14 +36,18 @@ def build_several(name: str) -> Path:
 
 # What is not compared, and why. Every other program is in one of the lists below.
 LEFT_OUT = {
-    **dict.fromkeys(("managed", "pinned", "managed_memory"),
+    **dict.fromkeys(("managed", "pinned", "printing_held", "managed_memory"),
                     "blocks of memory that a driver shares with the program are copied"),
     **dict.fromkeys(("illegal_threads", "exit_ways", "fork_ways"),
                     "threads call until something happens: how often depends on time"),
     **dict.fromkeys(("contexts", "dlopen_close"),
                     "threads copy on one stream at once, in any order"),
-    **dict.fromkeys(("crosswise", "cross_threads"),
+    **dict.fromkeys(("crosswise", "cross_threads", "reset_waiting"),
                     "about several servers, which wait for each other by functions of the shim's"),
+    "multiprocess": "which process of a pool takes which work is a race",
+    "fatbin": "loads and launches what it is told to, a cache's test",
+    **dict.fromkeys(("numba_steady", "cupy_steady"),
+                    "rounds of the same, for whoever counts waits"),
     "hold_memory": "two programs at once, a server's test",
     "lost_server": "a worker is killed, a server's test",
     "list_devices": "asks, and gives nothing to a stream",
@@ -51,6 +55,7 @@ LEFT_OUT = {
     "machine_code": "kernels are skipped",
     "cupy_sweep": "takes minutes; cupy_raw is the short one",
 }
+PYTHON = tuple(name for name in SCRIPTS if name not in LEFT_OUT)
 C_PROGRAMS = (*(name for name in (*SEMANTICS, *GRAPHS) if name not in LEFT_OUT), "demo_driver",
               "out_of_memory", "counted")
 CUDA_PROGRAMS = ("vadd", "matmul", "reduce", "printing", "features")
@@ -60,7 +65,7 @@ SEVERAL = {"peers": (2, build_c), "between_devices": (4, build_c),
 # They free memory and allocate again: see submissions.py.
 LOOSE = {"freed_block", "demo_driver", "features", "eigenvalues", "imaging", "merging",
          "pools", "stream_order", "textures", "transforms", "graph_memory", "peers", "several_gpus",
-         *SCRIPTS}
+         *PYTHON}
 # Nothing of theirs reaches a stream.
 NOTHING = {"old_names", "answers", "stream_attributes"}
 # What their kernels leave depends on time, also directly: clocks, the order of atomics.
@@ -128,7 +133,7 @@ def test_programs_of_several_devices(name: str, road: str, direct: Run, logging:
 
 
 @pytest.mark.parametrize("road", ROADS)
-@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize("name", PYTHON)
 def test_programs_in_python(name: str, road: str, direct: Run, logging: Server, folder: Path,
                             python: Path, tmp_path: Path) -> None:
     if importlib.util.find_spec(SCRIPTS[name].split(".")[0]) is None:
@@ -146,7 +151,7 @@ def test_tour(name: str, direct: Run, logging: Server, folder: Path) -> None:
 
 def test_every_program_is_compared_or_left_out_for_a_reason() -> None:
     there = {path.stem for path in APPS.iterdir() if path.suffix in (".c", ".cu", ".py")}
-    compared = {*C_PROGRAMS, *CUDA_PROGRAMS, *SEVERAL, *SCRIPTS}
+    compared = {*C_PROGRAMS, *CUDA_PROGRAMS, *SEVERAL, *PYTHON}
     assert there == compared | (set(LEFT_OUT) - {"managed_memory"})
     assert not compared & set(LEFT_OUT)
 
