@@ -24,6 +24,7 @@ struct fdc_pending {
     char *to;
     uint64_t width, rows, depth, pitch, slice;
     bool past_cache; /* a large copy's: its bytes go by the caches to memory */
+    bool landed;     /* they come straight to where they belong */
     uint64_t span; /* bytes from the first to the last written */
     struct fdc_ticket ticket;
 };

@@ -88,6 +88,8 @@ fdc_up_cancel(struct fdc_session *session, struct fdc_ticket *ticket)
 
 /* ---- down ---- */
 
+#define LAND_LEAST (16u << 10) /* smaller ones are copied as fast */
+
 /* Stores that no cache takes in: the memory of a large copy is not read first, and what is
  * in the caches stays there. */
 static void
@@ -109,9 +111,14 @@ store_past_cache(char *to, const char *from, size_t size)
     memcpy(to + body, from + body, size - head - body);
 }
 
+/* `landed` bytes of a plain copy are where they belong. */
 static void
-store(const struct fdc_pending *pending, const char *from)
+store(const struct fdc_pending *pending, const char *from, uint64_t landed)
 {
+    if (landed != 0) {
+        memcpy(pending->to + landed, from + landed, pending->width - landed);
+        return;
+    }
     if (pending->past_cache) {
         store_past_cache(pending->to, from, pending->width);
         return;
@@ -143,11 +150,14 @@ pending_done(struct fdc_ticket *ticket)
     struct fdc_pending *pending = ticket->user;
     struct fdc_session *session = pending->session;
     struct fdc_gather *gather = pending->gather;
+    uint64_t landed = 0;
 
     __atomic_add_fetch(&session->taken, pending->chunk.size, __ATOMIC_RELAXED);
-    if (ticket->result == CUDA_SUCCESS)
-        store(pending, fdc_stage_at(session, FDC_REGION_DOWN, &pending->chunk));
-    else
+    if (pending->landed)
+        landed = fdc_link_landed(session->link, pending->chunk.offset);
+    if (ticket->result == CUDA_SUCCESS && landed < pending->chunk.size)
+        store(pending, fdc_stage_at(session, FDC_REGION_DOWN, &pending->chunk), landed);
+    if (ticket->result != CUDA_SUCCESS)
         fdc_log(FDC_LOG_DEBUG, "a copy to the host failed: result %d", ticket->result);
     unlink_pending(session->memory, pending);
     fdc_stage_free(session, FDC_REGION_DOWN, &pending->chunk);
@@ -186,6 +196,8 @@ fdc_pending_new(struct fdc_session *session, const struct fdc_pending *what,
     result = fdc_ticket_take(session, &pending->ticket);
     if (result != CUDA_SUCCESS)
         goto err_chunk;
+    pending->landed = what->rows == 1 && what->depth == 1 && size >= LAND_LEAST &&
+                      fdc_link_land(session->link, pending->chunk.offset, size, what->to);
     pthread_mutex_lock(&memory->pending_lock);
     pending->next = memory->pending;
     pending->link = &memory->pending;
@@ -207,6 +219,8 @@ err_free:
 static void
 pending_free(struct fdc_pending *pending)
 {
+    if (pending->landed)
+        (void)fdc_link_landed(pending->session->link, pending->chunk.offset);
     unlink_pending(pending->session->memory, pending);
     fdc_stage_free(pending->session, FDC_REGION_DOWN, &pending->chunk);
     free(pending);

@@ -22,6 +22,8 @@ struct fdc_link_ops {
     int (*put)(struct fdc_link *link, enum fdc_region region, uint64_t offset,
                const void *bytes, uint64_t size, uint64_t *ticket);
     int (*put_wait)(struct fdc_link *link, uint64_t ticket, int64_t timeout_us);
+    bool (*land)(struct fdc_link *link, uint64_t offset, uint64_t size, void *to);
+    uint64_t (*landed)(struct fdc_link *link, uint64_t offset);
     /* Roads that share no memory have neither. */
     int (*give_fd)(struct fdc_link *link, uint64_t tag, int fd);
     int (*take_fd)(struct fdc_link *link, uint64_t tag, int *fd);

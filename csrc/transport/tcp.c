@@ -4,7 +4,8 @@
  * carries puts to the worker and the side lane.
  *
  * Receiving: whatever arrives is sorted into rings of this process (messages) and into
- * the regions (puts). On the bulk connection a thread of the worker does that. On the
+ * the regions (puts), or where the caller wants a put's bytes instead (land). Bytes of puts
+ * are read straight to their place, all but the few that come with their head. On the bulk connection a thread of the worker does that. On the
  * command connection there is no thread: of those who wait one leads, reading the
  * socket for all, and the others sleep on the ring; who stops leading wakes them to
  * take over. Peeking and waiting for room read the socket too, so that a client that
@@ -39,6 +40,9 @@ enum {
     FLUSHER_NS = 200000,
     FLUSHER_IDLE_ROUNDS = 25,
     STAGING_EXTRA = 64 << 10,
+    READ_BEHIND = 4 << 10,  /* a put: the next heads come with its bytes */
+    READ_REPLIES = 16 << 10, /* that puts may be between */
+    LAND_STEP = 4 << 10,
     ROOM_SLICE_MS = 10,
     WRITABLE_SLICE_MS = 100,
     LINGER_NS = 1000000000, /* what free() gives a slow peer to take the rest */
@@ -77,9 +81,16 @@ struct receiver {
     struct seal *seal;
     uint8_t *bytes;
     size_t size, start, end;
-    uint64_t put_offset, put_left, put_ticket;
+    uint64_t put_start, put_offset, put_left, put_ticket;
     uint16_t put_region;
     uint32_t blocked_size; /* of the message that its ring had no room for */
+    size_t missing;        /* of a message whose head is there */
+};
+
+/* Where the bytes of a put go instead, and how many have. */
+struct landing {
+    uint8_t *to;
+    uint64_t size, landed;
 };
 
 enum flusher_state { FLUSHER_NONE, FLUSHER_PARKED, FLUSHER_ARMED, FLUSHER_STOP };
@@ -101,6 +112,9 @@ struct tcp_link {
     uint32_t flusher_state; /* written under command.lock, slept on */
     bool has_flusher, has_bulk_thread;
     pthread_t flusher, bulk_thread;
+
+    pthread_mutex_t land_lock; /* of landings, also while bytes go there; a leaf */
+    struct landing *landing;   /* a client's, by where in DOWN; made at first use */
 
     /* Puts that have landed, in order of their tickets. */
     uint64_t landed;
@@ -242,12 +256,47 @@ check_put(const struct tcp_link *tcp, const struct receiver *from,
     return 0;
 }
 
+/* Where the put under way goes instead, or NULL. Under land_lock. */
+static struct landing *
+landing_of(struct tcp_link *tcp, const struct receiver *from)
+{
+    struct landing *landing;
+
+    if (!tcp->landing || from->put_start % LAND_STEP)
+        return NULL;
+    landing = &tcp->landing[from->put_start / LAND_STEP];
+    if (!landing->to || landing->landed != from->put_offset - from->put_start ||
+        from->put_left > landing->size - landing->landed)
+        return NULL;
+    return landing;
+}
+
+static uint8_t *
+put_place(struct tcp_link *tcp, const struct receiver *from, const struct landing *landing)
+{
+    return landing ? landing->to + landing->landed
+                   : tcp->link.region[from->put_region] + from->put_offset;
+}
+
+/* Bytes of the put that were read with messages. */
+static void
+place_bytes(struct tcp_link *tcp, struct receiver *from, const uint8_t *bytes, size_t size)
+{
+    struct landing *landing;
+
+    pthread_mutex_lock(&tcp->land_lock);
+    landing = landing_of(tcp, from);
+    memcpy(put_place(tcp, from, landing), bytes, size);
+    if (landing)
+        landing->landed += size;
+    pthread_mutex_unlock(&tcp->land_lock);
+}
+
 /* Sorts what has been gathered. 1: more bytes are needed; 0: blocked, a ring has no
  * room for the next message; -EPROTO, -EPIPE. */
 static int
 sort_frames(struct tcp_link *tcp, struct receiver *from)
 {
-    struct fdc_link *link = &tcp->link;
     struct put_frame put;
     struct frame frame;
     const uint8_t *at;
@@ -256,6 +305,7 @@ sort_frames(struct tcp_link *tcp, struct receiver *from)
     int err = 0;
 
     from->blocked_size = 0;
+    from->missing = 0;
     for (;;) {
         at = from->bytes + from->start;
         held = from->end - from->start;
@@ -263,7 +313,7 @@ sort_frames(struct tcp_link *tcp, struct receiver *from)
             if (held == 0)
                 return 1;
             part = held < from->put_left ? held : from->put_left;
-            memcpy(link->region[from->put_region] + from->put_offset, at, part);
+            place_bytes(tcp, from, at, part);
             from->start += part;
             advance_put(tcp, from, part);
             continue;
@@ -275,8 +325,10 @@ sort_frames(struct tcp_link *tcp, struct receiver *from)
             err = check_message(tcp, from, &frame);
             if (err)
                 return err;
-            if (held < frame_size(frame.size))
+            if (held < frame_size(frame.size)) {
+                from->missing = frame_size(frame.size) - held;
                 return 1;
+            }
             room = fdc_ring_claim(&tcp->fill[frame.lane], frame.size, &err);
             if (!room) {
                 if (err != -EAGAIN)
@@ -296,7 +348,7 @@ sort_frames(struct tcp_link *tcp, struct receiver *from)
                 return err;
             from->start += sizeof(put);
             from->put_region = put.frame.lane;
-            from->put_offset = put.offset;
+            from->put_start = from->put_offset = put.offset;
             from->put_left = put.size;
         } else {
             return -EPROTO;
@@ -304,41 +356,98 @@ sort_frames(struct tcp_link *tcp, struct receiver *from)
     }
 }
 
-/* One read, straight into the region where a put is under way. Returns 2 when it got
- * all it had asked for, 1 when less, -EAGAIN, -EPIPE or another -errno. */
-static int
-read_more(struct tcp_link *tcp, struct receiver *from, int flags)
+/* What one read may take in of messages, where puts may be behind them. */
+static size_t
+read_ahead(const struct tcp_link *tcp, const struct receiver *from)
 {
-    size_t held = from->end - from->start, want;
-    bool direct = from->put_left > 0 && held == 0;
+    size_t size = from->size - from->end;
+
+    if (from == &tcp->from_command && tcp->link.worker)
+        return size; /* there are no puts */
+    if (from->missing > READ_REPLIES)
+        return from->missing < size ? from->missing : size;
+    return READ_REPLIES < size ? READ_REPLIES : size;
+}
+
+/* The rest of a put, and what is behind it. */
+static ssize_t
+read_put(struct tcp_link *tcp, struct receiver *from, int flags, size_t *want)
+{
+    struct iovec part[2] = {
+        {.iov_len = from->put_left},
+        {.iov_base = from->bytes, .iov_len = READ_BEHIND},
+    };
+    struct msghdr message = {.msg_iov = part, .msg_iovlen = 2};
+    struct landing *landing;
+    size_t got = 0;
+    ssize_t n;
+
+    *want = from->put_left + (from->seal ? 0 : READ_BEHIND);
+    from->start = from->end = 0;
+    /* A worker, whose bulk thread sleeps here, has no landings, and nobody else wants this. */
+    pthread_mutex_lock(&tcp->land_lock);
+    landing = landing_of(tcp, from);
+    part[0].iov_base = put_place(tcp, from, landing);
+    n = from->seal ? seal_receive(from->seal, from->fd, part[0].iov_base, *want, flags)
+                   : recvmsg(from->fd, &message, flags);
+    if (n > 0)
+        got = (size_t)n < from->put_left ? (size_t)n : from->put_left;
+    if (landing)
+        landing->landed += got;
+    if (landing && n < 0 && errno == EFAULT) {
+        /* The kernel may not write there, as a program that guards its memory has it: the
+         * rest goes by way of the region. */
+        landing->to = NULL;
+        errno = EAGAIN;
+    }
+    pthread_mutex_unlock(&tcp->land_lock);
+    if (n <= 0)
+        return n;
+    from->end = (size_t)n - got;
+    advance_put(tcp, from, got);
+    return n;
+}
+
+static ssize_t
+read_messages(struct tcp_link *tcp, struct receiver *from, int flags, size_t *want)
+{
+    size_t held = from->end - from->start;
     uint8_t *to;
     ssize_t n;
 
-    if (direct) {
-        to = tcp->link.region[from->put_region] + from->put_offset;
-        want = from->put_left;
-    } else {
-        if (held == 0 || from->size - from->end < STAGING_EXTRA) {
-            memmove(from->bytes, from->bytes + from->start, held);
-            from->start = 0;
-            from->end = held;
-        }
-        to = from->bytes + from->end;
-        want = from->size - from->end;
+    if (held == 0 || from->size - from->end < STAGING_EXTRA) {
+        memmove(from->bytes, from->bytes + from->start, held);
+        from->start = 0;
+        from->end = held;
     }
+    *want = read_ahead(tcp, from);
+    to = from->bytes + from->end;
+    n = from->seal ? seal_receive(from->seal, from->fd, to, *want, flags)
+                   : recv(from->fd, to, *want, flags);
+    if (n > 0)
+        from->end += (size_t)n;
+    return n;
+}
+
+/* One read. Returns 2 when it got all it had asked for, 1 when less, -EAGAIN, -EPIPE or
+ * another -errno. */
+static int
+read_more(struct tcp_link *tcp, struct receiver *from, int flags)
+{
+    size_t want;
+    ssize_t n;
+
     count_call(tcp);
-    n = from->seal ? seal_receive(from->seal, from->fd, to, want, flags)
-                   : recv(from->fd, to, want, flags);
+    if (from->put_left > 0 && from->end == from->start)
+        n = read_put(tcp, from, flags, &want);
+    else
+        n = read_messages(tcp, from, flags, &want);
     if (n == 0)
         return -EPIPE;
     if (n < 0 && (errno == ECONNRESET || errno == ETIMEDOUT))
         return -EPIPE;
     if (n < 0)
         return errno == EINTR ? -EAGAIN : -errno;
-    if (direct)
-        advance_put(tcp, from, (size_t)n);
-    else
-        from->end += (size_t)n;
     return (size_t)n == want ? 2 : 1;
 }
 
@@ -599,6 +708,40 @@ tcp_put_wait(struct fdc_link *link, uint64_t ticket, int64_t timeout_us)
     __atomic_fetch_sub(&tcp->landed_waiters, 1, __ATOMIC_SEQ_CST);
     fdc_spin_learn(&tcp->landed_spin, fdc_now_ns() - start_ns, err == 0);
     return err;
+}
+
+/* ---- where puts land ---- */
+
+static bool
+tcp_land(struct fdc_link *link, uint64_t offset, uint64_t size, void *to)
+{
+    struct tcp_link *tcp = tcp_of(link);
+    bool done;
+
+    if (offset % LAND_STEP)
+        return false;
+    pthread_mutex_lock(&tcp->land_lock);
+    if (!tcp->landing)
+        tcp->landing =
+            calloc(link->size.region[FDC_REGION_DOWN] / LAND_STEP, sizeof(*tcp->landing));
+    done = tcp->landing != NULL;
+    if (done)
+        tcp->landing[offset / LAND_STEP] = (struct landing){.to = to, .size = size};
+    pthread_mutex_unlock(&tcp->land_lock);
+    return done;
+}
+
+static uint64_t
+tcp_landed(struct fdc_link *link, uint64_t offset)
+{
+    struct tcp_link *tcp = tcp_of(link);
+    uint64_t landed;
+
+    pthread_mutex_lock(&tcp->land_lock);
+    landed = tcp->landing[offset / LAND_STEP].landed;
+    tcp->landing[offset / LAND_STEP].to = NULL;
+    pthread_mutex_unlock(&tcp->land_lock);
+    return landed;
 }
 
 /* ---- sending ---- */
@@ -961,6 +1104,19 @@ tcp_put(struct fdc_link *link, enum fdc_region region, uint64_t offset,
 
 /* ---- making and freeing ---- */
 
+/* FD_TCP_CONGESTION names the kernel's algorithm; where it has no such one, it keeps its
+ * own. */
+static void
+set_congestion(int fd)
+{
+    const char *name = getenv("FD_TCP_CONGESTION");
+
+    if (name && *name &&
+        setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, name, (socklen_t)strlen(name)) < 0)
+        fdc_log(FDC_LOG_WARN, "congestion control %s cannot be had: %s", name,
+                strerror(errno));
+}
+
 static void
 set_socket(int fd)
 {
@@ -972,6 +1128,7 @@ set_socket(int fd)
     setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, sizeof(idle_s));
     setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &every_s, sizeof(every_s));
     setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &count, sizeof(count));
+    set_congestion(fd);
 }
 
 static void *
@@ -1010,6 +1167,8 @@ drop(struct tcp_link *tcp)
     pthread_mutex_destroy(&tcp->command.lock);
     pthread_mutex_destroy(&tcp->bulk.lock);
     pthread_mutex_destroy(&tcp->lead);
+    pthread_mutex_destroy(&tcp->land_lock);
+    free(tcp->landing);
     free(tcp);
 }
 
@@ -1097,6 +1256,7 @@ tcp_make(const int socks[2], const struct fdc_link_key *keys, bool worker,
     pthread_mutex_init(&tcp->command.lock, NULL);
     pthread_mutex_init(&tcp->bulk.lock, NULL);
     pthread_mutex_init(&tcp->lead, NULL);
+    pthread_mutex_init(&tcp->land_lock, NULL);
     fdc_spin_init(&tcp->spin);
     fdc_spin_init(&tcp->landed_spin);
     set_socket(socks[0]);
@@ -1234,4 +1394,6 @@ static const struct fdc_link_ops tcp_ops = {
     .poke = tcp_poke,
     .put = tcp_put,
     .put_wait = tcp_put_wait,
+    .land = tcp_land,
+    .landed = tcp_landed,
 };

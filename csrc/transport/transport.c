@@ -352,6 +352,22 @@ fdc_link_put_wait(struct fdc_link *link, enum fdc_region region, uint64_t ticket
 }
 
 bool
+fdc_link_land(struct fdc_link *link, uint64_t offset, uint64_t size, void *to)
+{
+    if (link->worker || link->ops->land == NULL ||
+        offset > link->size.region[FDC_REGION_DOWN] ||
+        size > link->size.region[FDC_REGION_DOWN] - offset || size == 0)
+        return false;
+    return link->ops->land(link, offset, size, to);
+}
+
+uint64_t
+fdc_link_landed(struct fdc_link *link, uint64_t offset)
+{
+    return link->ops->landed(link, offset);
+}
+
+bool
 fdc_link_is_shared(const struct fdc_link *link)
 {
     return link->road == FDC_ROAD_SHM;

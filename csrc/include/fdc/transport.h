@@ -118,6 +118,14 @@ int fdc_link_put(struct fdc_link *link, enum fdc_region region, uint64_t offset,
                  const void *bytes, uint64_t size, uint64_t *ticket);
 int fdc_link_put_wait(struct fdc_link *link, enum fdc_region region, uint64_t ticket,
                       int64_t timeout_us);
+/*
+ * For a client: what is put into DOWN at this offset (a multiple of 4096), up to size
+ * bytes, goes to `to` instead. False: it goes into the region all the same, as on roads
+ * that share it. landed() ends it, says how many bytes went there, and none does any more;
+ * the rest, if the kernel could not write there, is in the region.
+ */
+bool fdc_link_land(struct fdc_link *link, uint64_t offset, uint64_t size, void *to);
+uint64_t fdc_link_landed(struct fdc_link *link, uint64_t offset);
 /* True where both sides share the region's memory. */
 bool fdc_link_is_shared(const struct fdc_link *link);
 /*

@@ -1,4 +1,6 @@
 /* The tcp road against a peer that sends what it likes. */
+#include <sys/mman.h>
+
 #include "pair.h"
 
 struct wire_frame {
@@ -175,6 +177,74 @@ test_frames_cut_anywhere_arrive(void)
     worker_free(&pair);
 }
 
+/* The worker puts bytes at the offset, then sends a word; the client has taken that in. */
+static void
+put_and_tell(struct pair *pair, uint64_t offset, const uint8_t *bytes, uint64_t size)
+{
+    uint64_t ticket;
+    uint64_t *word;
+    uint32_t got;
+    int err = 0;
+
+    CHECK_EQ(fdc_link_put(pair->worker, FDC_REGION_DOWN, offset, bytes, size, &ticket), 0);
+    word = fdc_link_claim(pair->worker, FDC_LANE_REPLY, 8, &err);
+    CHECK(word);
+    *word = offset;
+    fdc_link_commit(pair->worker, FDC_LANE_REPLY);
+    CHECK_EQ(fdc_link_flush(pair->worker, FDC_LANE_REPLY), 0);
+    CHECK_EQ(fdc_link_wait(pair->client, FDC_LANE_REPLY, -1), 1);
+    CHECK(fdc_link_peek(pair->client, FDC_LANE_REPLY, &got, &err));
+    fdc_link_release(pair->client, FDC_LANE_REPLY);
+}
+
+static void
+test_puts_land_where_the_client_wants_them(void)
+{
+    enum { SIZE = 300000, GUARDED = 40960 };
+    static uint8_t bytes[SIZE], to[SIZE + 1];
+    struct pair pair;
+    uint8_t *region, *guarded;
+
+    for (int i = 0; i < SIZE; i++)
+        bytes[i] = (uint8_t)(i * 7 + i / 256);
+    pair_make(&pair, FDC_ROAD_TCP);
+    region = fdc_link_region(pair.client, FDC_REGION_DOWN, NULL);
+    CHECK(!fdc_link_land(pair.client, 100, 10, to)); /* no place of its own */
+    CHECK(!fdc_link_land(pair.client, 8 << 20, 10, to));
+    CHECK(!fdc_link_land(pair.worker, 0, 10, to));
+
+    CHECK(fdc_link_land(pair.client, 4096, SIZE, to));
+    put_and_tell(&pair, 4096, bytes, SIZE);
+    CHECK_EQ(fdc_link_landed(pair.client, 4096), SIZE);
+    CHECK_BYTES(to, bytes, SIZE);
+    CHECK_EQ(to[SIZE], 0);
+    CHECK_EQ(region[4096 + SIZE - 1], 0);
+    /* That is over; and more than was said never goes there. */
+    put_and_tell(&pair, 4096, bytes, SIZE);
+    CHECK_BYTES(region + 4096, bytes, SIZE);
+    CHECK(fdc_link_land(pair.client, 1 << 20, SIZE - 1, to));
+    memset(to, 0, sizeof(to));
+    put_and_tell(&pair, 1 << 20, bytes, SIZE);
+    CHECK_EQ(fdc_link_landed(pair.client, 1 << 20), 0);
+    CHECK_BYTES(region + (1 << 20), bytes, SIZE);
+    CHECK_EQ(to[0], 0);
+
+    /* Memory that the kernel may not write behind its first pages: the rest is elsewhere. */
+    guarded = mmap(NULL, 2 * SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    CHECK_EQ(mprotect(guarded + GUARDED, 2 * SIZE - GUARDED, PROT_NONE), 0);
+    CHECK(fdc_link_land(pair.client, 2 << 20, SIZE, guarded));
+    put_and_tell(&pair, 2 << 20, bytes, SIZE);
+    {
+        uint64_t landed = fdc_link_landed(pair.client, 2 << 20);
+
+        CHECK(landed <= GUARDED);
+        CHECK_BYTES(guarded, bytes, landed);
+        CHECK_BYTES(region + (2 << 20) + landed, bytes + landed, SIZE - landed);
+    }
+    munmap(guarded, 2 * SIZE);
+    pair_free(&pair);
+}
+
 static void
 test_half_a_put_never_lands(void)
 {
@@ -311,6 +381,7 @@ main(void)
     RUN(test_broken_command_frames_end_the_session);
     RUN(test_broken_bulk_frames_end_the_session);
     RUN(test_frames_cut_anywhere_arrive);
+    RUN(test_puts_land_where_the_client_wants_them);
     RUN(test_half_a_put_never_lands);
     RUN(test_garbage_on_either_connection_ends_the_session);
     RUN(test_client_checks_what_the_worker_says);
