@@ -95,5 +95,7 @@ int tcp_link_client(const int socks[2], const struct fdc_link_key *keys,
                     struct fdc_link **link);
 int tcp_link_worker(const int socks[2], const struct fdc_link_key *keys,
                     const struct fdc_link_size *size, struct fdc_link **link);
+int rdma_link_client(int sock, struct fdc_link **link);
+int rdma_link_worker(int sock, const struct fdc_link_size *size, struct fdc_link **link);
 
 #endif

@@ -91,6 +91,8 @@ fdc_link_client_sealed(enum fdc_road road, const int *socks, int nsocks,
         return shm_link_client(socks[0], link);
     if (road == FDC_ROAD_TCP && nsocks == 2)
         return tcp_link_client(socks, keys, link);
+    if (road == FDC_ROAD_RDMA && nsocks == 1 && !keys)
+        return rdma_link_client(socks[0], link);
     return -EINVAL;
 }
 
@@ -109,6 +111,8 @@ fdc_link_worker_sealed(enum fdc_road road, const int *socks, int nsocks,
         return shm_link_worker(socks[0], size, link);
     if (road == FDC_ROAD_TCP && nsocks == 2)
         return tcp_link_worker(socks, keys, size, link);
+    if (road == FDC_ROAD_RDMA && nsocks == 1 && !keys)
+        return rdma_link_worker(socks[0], size, link);
     return -EINVAL;
 }
 

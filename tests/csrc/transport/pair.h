@@ -43,7 +43,7 @@ pair_sockets(struct pair *pair, enum fdc_road road)
     int fds[2];
 
     memset(pair, 0, sizeof(*pair));
-    pair->nsocks = road == FDC_ROAD_SHM ? 1 : 2;
+    pair->nsocks = road == FDC_ROAD_TCP ? 2 : 1;
     for (int i = 0; i < pair->nsocks; i++) {
         if (road == FDC_ROAD_SHM) {
             CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);

@@ -1,0 +1,106 @@
+/*
+ * The rdma road: what every road promises, over UCX's own tcp and shared-memory transports,
+ * and what a peer may say that is not so. Skipped where there is no UCX (FD_UCX_LIB).
+ */
+#define main transport_main
+#include "test_transport.c"
+#undef main
+
+#include "fdc/rdma.h"
+
+static void *
+free_link(void *arg)
+{
+    fdc_link_free(arg);
+    return NULL;
+}
+
+/* As test_freed_client_leaves_its_last_messages(), but UCX needs both sides to work. */
+static void
+test_freed_client_waits_for_its_last_messages(void)
+{
+    struct pair pair;
+    pthread_t thread;
+    uint32_t size;
+    int err = 0;
+
+    pair_make(&pair, road);
+    for (uint64_t i = 0; i < 100; i++)
+        send_words(pair.client, FDC_LANE_COMMAND, i, 3);
+    CHECK_EQ(pthread_create(&thread, NULL, free_link, pair.client), 0);
+    for (uint64_t i = 0; i < 100; i++)
+        take_words(pair.worker, FDC_LANE_COMMAND, i, 3);
+    CHECK_EQ(fdc_link_wait(pair.worker, FDC_LANE_COMMAND, -1), -EPIPE);
+    CHECK(!fdc_link_peek(pair.worker, FDC_LANE_COMMAND, &size, &err));
+    CHECK_EQ(err, -EPIPE);
+    pthread_join(thread, NULL);
+    fdc_link_free(pair.worker);
+}
+
+static int
+run_all(const char *transports)
+{
+    int failed = 0;
+
+    fprintf(stderr, "UCX_TLS=%s\n", transports ? transports : "(whatever there is)");
+    if (transports)
+        setenv("UCX_TLS", transports, 1);
+    else
+        unsetenv("UCX_TLS");
+    RUN(test_echo_keeps_order_and_content);
+    RUN(test_largest_message_passes_and_larger_is_refused);
+    RUN(test_aborted_message_is_never_seen);
+    RUN(test_commits_without_flush_leave_soon);
+    RUN(test_two_threads);
+    RUN(test_two_processes);
+    RUN(test_slow_reader_holds_the_sender_up);
+    RUN(test_each_waiter_gets_its_reply);
+    RUN(test_puts_land_before_they_are_used);
+    RUN(test_side_lane_passes_beside_a_full_command_lane);
+    RUN(test_shutdown_ends_every_wait_of_this_side);
+    RUN(test_freed_client_waits_for_its_last_messages);
+    RUN(test_killed_peer_ends_a_wait_for_replies);
+    RUN(test_killed_peer_ends_a_wait_for_room);
+    RUN(test_forked_child_abandons_without_harm);
+    RUN(test_wrong_sizes_and_sockets_are_refused);
+    return failed;
+}
+
+static void
+test_probe(void)
+{
+    char why[512];
+
+    if (fdc_rdma_probe(why, sizeof(why)))
+        CHECK_SKIP(why);
+    exit(0);
+}
+
+static bool
+has_ucx(void)
+{
+    int status = 0;
+    pid_t child = fork();
+
+    if (child == 0)
+        test_probe();
+    waitpid(child, &status, 0);
+    return status == 0;
+}
+
+/* With an argument: over these of UCX's transports alone. */
+int
+main(int argc, char **argv)
+{
+    int failed = 0;
+
+    if (!has_ucx())
+        return CHECK_SKIPPED;
+    road = FDC_ROAD_RDMA;
+    if (argc > 1)
+        return run_all(argv[1]);
+    failed |= run_all("tcp");
+    failed |= run_all("sm,self");
+    failed |= run_all(NULL);
+    return failed;
+}
