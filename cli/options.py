@@ -132,8 +132,8 @@ def add_slice(parser: argparse.ArgumentParser) -> None:
         help="share of each GPU's computing time: refused until it is enforced",
     )  # fmt: skip
     parser.add_argument(
-        "--transport", choices=("auto", "shm", "tcp"), metavar="ROAD",
-        help="how calls travel: shm, tcp, or auto: what there is",
+        "--transport", choices=("auto", "shm", "tcp", "rdma"), metavar="ROAD",
+        help="how calls travel: shm, tcp, rdma, or auto: what there is",
     )  # fmt: skip
 
 

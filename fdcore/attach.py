@@ -19,7 +19,7 @@ MAGIC = 0x31434446
 VERSION = 2
 
 COMMAND, BULK, HOLD = 1, 2, 3
-ROADS = {"shm": 1, "tcp": 2}
+ROADS = {"shm": 1, "tcp": 2, "rdma": 3}
 ROAD_NAMES = {number: name for name, number in ROADS.items()}
 
 HELLO = struct.Struct("<II32s32s")

@@ -25,7 +25,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from fdcore import __version__
+from fdcore import __version__, ucx
 from fdcore.config import (
     CPU_DEVICE,
     NVML,
@@ -227,8 +227,11 @@ def add_session(environment: dict[str, str], path: Path) -> None:
     """Puts the shim in front of a program, with the leases of this session file."""
     environment["FD_SESSION"] = str(path)
     add_library(environment, library(SHIM))
-    if "\ncpu " in path.read_text(encoding="ascii"):
+    said = path.read_text(encoding="ascii")
+    if "\ncpu " in said:
         for_cpu_device(environment)
+    if "\nroad rdma\n" in said or ("\nrdma yes\n" in said and ucx.has_device()):
+        ucx.name(environment)
 
 
 def say_locked(held: Sequence[Held], path: Path, progress: Progress) -> None:
@@ -273,6 +276,8 @@ def session_lines(grant: "Grant", wanted: str) -> list[str]:
         lines.append("seal 1")
     if grant.cpu_device:
         lines.append("cpu device")
+    if grant.rdma:
+        lines.append("rdma yes")
     return lines
 
 

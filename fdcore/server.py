@@ -22,7 +22,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fdcore import __version__, attach
+from fdcore import __version__, attach, ucx
 from fdcore.config import (
     CONTROL_PORT,
     CONTROL_SOCKET,
@@ -58,6 +58,7 @@ from fdcore.security.roles import ADMIN
 from fdcore.sockets import (
     comes_from_afar,
     end_of,
+    is_own_user,
     keep_alive,
     peer_credentials,
     peer_name,
@@ -149,6 +150,12 @@ class Server:
         self.protocol = protocol_hash()
         self.driver = ""
         self.cpu_device = False
+        ucx.name(self.environment)
+        self.rdma = (
+            options.trusted_network
+            and ucx.has_device()
+            and ucx.is_here(self.environment)
+        )
         self.found = host_gpus.Found(())
         self.book = LeaseBook(())
         self.workers = WorkerPool(self.environment, options.warm)
@@ -224,7 +231,7 @@ class Server:
     def pool(self) -> Pool:
         return Pool(
             socket.gethostname(), __version__, self.found.cuda, self.found.driver,
-            has_rdma(), len(self.sessions), 0,
+            ucx.has_device(), len(self.sessions), 0,
             self.book.gpus, self.book.free(), self.book.sharing(),
         )  # fmt: skip
 
@@ -235,6 +242,7 @@ class Server:
             host=self.data_host,
             port=self.data_port,
             cpu_device=self.cpu_device,
+            rdma=self.rdma,
         )
 
     async def activity(self, owner: Owner) -> Sequence[Activity]:
@@ -328,7 +336,7 @@ class Server:
         await loop.sock_sendall(sock, attach.pack_hello(self.protocol, nonce))
         request = attach.unpack_request(await receive(sock, attach.REQUEST.size))
         try:
-            admitted = self.admit(request, nonce, comes_from_afar(sock))
+            admitted = self.admit(request, nonce, sock)
             if request.seal and isinstance(admitted, Session):
                 secret = admitted.lease.secret
                 admitted.keys.append(attach.seal_key(request, secret, nonce))
@@ -349,8 +357,11 @@ class Server:
         """Whether what travels over tcp has to be encrypted: where control was."""
         return bool(lease.owner.serial) or bool(self.environment.get("FD_ENCRYPT"))
 
-    def check_road(self, request: attach.Request, lease: Lease, afar: bool) -> None:
-        if afar and not lease.owner.serial and not self.options.trusted_network:
+    def check_road(
+        self, request: attach.Request, lease: Lease, sock: socket.socket
+    ) -> None:
+        known = lease.owner.serial or self.options.trusted_network
+        if comes_from_afar(sock) and not known:
             raise RefusedError("the lease was granted on this machine, for use here")
         if request.kind == attach.HOLD:
             return
@@ -358,10 +369,20 @@ class Server:
         if over_tcp and self.seals(lease) and not request.seal:
             raise RefusedError("what travels with this lease has to be encrypted")
         if not over_tcp and request.seal:
-            raise ProtocolError("the client wants to seal shared memory")
+            raise ProtocolError("the client wants to seal what is no tcp connection")
+        if attach.ROAD_NAMES[request.road] == "rdma":
+            self.check_rdma(lease, sock)
+
+    def check_rdma(self, lease: Lease, sock: socket.socket) -> None:
+        """UCX encrypts nothing, and writes where its peer says, but for what network
+        cards forbid."""
+        if self.seals(lease):
+            raise RefusedError("what travels with this lease has to be encrypted")
+        if not (is_own_user(sock) or self.options.trusted_network):
+            raise RefusedError("rdma is for trusted networks (--trusted-network)")
 
     def admit(
-        self, request: attach.Request, nonce: bytes, afar: bool
+        self, request: attach.Request, nonce: bytes, sock: socket.socket
     ) -> "Session | Hold":
         """What the connection will belong to, standing for its lease already; or
         raises what is wrong with the request."""
@@ -375,7 +396,7 @@ class Server:
             raise RefusedError(
                 f"lease {request.lease.hex()[:8]} is over, or its secret is wrong"
             )
-        self.check_road(request, lease, afar)
+        self.check_road(request, lease, sock)
         if request.kind == attach.HOLD:
             hold = Hold(lease, request.pid)
             self.book.stand(lease, hold)
@@ -903,14 +924,6 @@ def open_door(environment: Mapping[str, str], control: ControlListener) -> "Door
         )
 
     return Door(folder, admitted)
-
-
-def has_rdma() -> bool:
-    """True where the kernel has an InfiniBand or RoCE device; fdcore uses none yet."""
-    try:
-        return any(Path("/sys/class/infiniband").iterdir())
-    except OSError:
-        return False
 
 
 def machine() -> str:

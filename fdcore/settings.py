@@ -23,7 +23,7 @@ from fdcore.errors import ConfigError
 
 FILE, LIST = "flexdirect.toml", "servers.conf"
 SYSTEM_FOLDERS = (Path("/etc/bitfusionio"), Path("/etc/bitfusion"))
-ROADS = ("auto", "shm", "tcp")
+ROADS = ("auto", "shm", "tcp", "rdma")
 BUILT_IN = "built in"
 TOML = "tomllib" if sys.version_info >= (3, 11) else "tomli"
 
@@ -31,7 +31,7 @@ TOML = "tomllib" if sys.version_info >= (3, 11) else "tomli"
 def road(text: str) -> str:
     if text not in ROADS:
         raise ConfigError(
-            f"'{text}' is no way for calls to travel; shm, tcp and auto are"
+            f"'{text}' is no way for calls to travel; shm, tcp, rdma and auto are"
         )
     return text
 

@@ -66,6 +66,11 @@ def peer_credentials(sock: socket.socket) -> tuple[int, int, int]:
     return pid, uid, gid
 
 
+def is_own_user(sock: socket.socket) -> bool:
+    """True where a process of this one's user has connected, as far as can be known."""
+    return sock.family == socket.AF_UNIX and peer_credentials(sock)[1] == os.geteuid()
+
+
 def pidfd_of_peer(sock: socket.socket) -> int:
     """A descriptor of the process that connected; -1 where it cannot be known."""
     if sock.family != socket.AF_UNIX:

@@ -20,7 +20,7 @@ import threading
 from typing import Any, NoReturn
 
 from fdcore._core.driver import Driver
-from fdcore._core.session import Session, settle, tell_ready
+from fdcore._core.session import Session, rdma_missing, settle, tell_ready
 from fdcore.errors import FdcoreError
 
 MESSAGE_ROOM = 1 << 16
@@ -120,6 +120,9 @@ class Worker:
         except FdcoreError as error:
             tell_ready(fds[0], errno.ENODEV, str(error))
             raise
+        if road == "rdma" and (why := rdma_missing()):
+            tell_ready(fds[0], errno.ELIBACC, f"on the server: {why}")
+            raise FdcoreError(why)
         if road == "tcp" and len(fds) == 1:
             more, bulk = self.control.hear()
             if more.get("op") != "bulk" or len(bulk) != 1:

@@ -23,6 +23,7 @@
 
 #include "fdc/attach.h"
 #include "fdc/cipher.h"
+#include "fdc/rdma.h"
 #include "fdc/transport.h"
 
 #define CONNECT_MS 10000
@@ -44,6 +45,7 @@ struct place {
     char host[256], port[32];
     int fd[2], fds;     /* connected sockets that were inherited */
     enum fdc_road road; /* 0: whatever there is */
+    bool rdma;          /* the server has a device and UCX */
 };
 
 struct range {
@@ -94,6 +96,8 @@ road_from(const char *text, enum fdc_road *road)
         *road = FDC_ROAD_SHM;
     else if (strcmp(text, "tcp") == 0)
         *road = FDC_ROAD_TCP;
+    else if (strcmp(text, "rdma") == 0)
+        *road = FDC_ROAD_RDMA;
     else if (strcmp(text, "auto") == 0)
         *road = 0;
     else
@@ -143,6 +147,8 @@ place_line(struct places *places, char *line)
         strcpy(place->port, more);
     } else if (strcmp(key, "seal") == 0) {
         place->seal = strcmp(value, "0") != 0;
+    } else if (strcmp(key, "rdma") == 0) {
+        place->rdma = strcmp(value, "yes") == 0;
     } else if (strcmp(key, "gpus") == 0) {
         place->gpus = (uint32_t)strtoul(value, NULL, 10);
         return place->gpus >= 1 && place->gpus <= 64;
@@ -391,6 +397,30 @@ await_ready(const struct place *place, int fd)
     return CUDA_SUCCESS;
 }
 
+/* The road to this server, and whether it begins at its Unix socket: rdma's handshake does
+ * where there is one. */
+static CUresult
+choose_road(const struct place *place, enum fdc_road *road, bool *at_unix)
+{
+    bool here = place->unix_path[0] != '\0';
+    char why[512] = "";
+
+    *road = place->road;
+    if (*road == 0 && here)
+        *road = FDC_ROAD_SHM;
+    else if (*road == 0 && place->rdma && !place->seal && fdc_rdma_device() &&
+             fdc_rdma_probe(why, sizeof(why)) == 0)
+        *road = FDC_ROAD_RDMA;
+    else if (*road == 0)
+        *road = FDC_ROAD_TCP;
+    if (place->road == FDC_ROAD_RDMA && fdc_rdma_probe(why, sizeof(why)) != 0)
+        return no_session(place, why, 0);
+    if (place->road == 0 && why[0] != '\0')
+        fdc_log(FDC_LOG_INFO, "%s: tcp instead", why);
+    *at_unix = *road == FDC_ROAD_SHM || (*road == FDC_ROAD_RDMA && here);
+    return CUDA_SUCCESS;
+}
+
 /* Sockets that are ready to be a link, and their keys if it is to be sealed. */
 static CUresult
 reach(struct place *place, enum fdc_road *road, int socks[2],
@@ -398,6 +428,7 @@ reach(struct place *place, enum fdc_road *road, int socks[2],
 {
     uint8_t session[16];
     CUresult result;
+    bool at_unix;
     int i;
 
     *count = 0;
@@ -412,24 +443,23 @@ reach(struct place *place, enum fdc_road *road, int socks[2],
         }
         return CUDA_SUCCESS;
     }
-    *road = place->road;
-    if (*road == 0)
-        *road = place->unix_path[0] != '\0' ? FDC_ROAD_SHM : FDC_ROAD_TCP;
+    result = choose_road(place, road, &at_unix);
+    if (result != CUDA_SUCCESS)
+        return result;
     if (!place->lease_known || !place->secret_known)
         return no_session(place, "the file of FD_SESSION names no lease and secret", 0);
-    if (*road == FDC_ROAD_SHM ? place->unix_path[0] == '\0' : place->host[0] == '\0')
+    if (at_unix ? place->unix_path[0] == '\0' : place->host[0] == '\0')
         return no_session(place, "the file of FD_SESSION has no address for this transport",
                           0);
     if (getrandom(session, sizeof(session), 0) != sizeof(session))
         return no_session(place, "no random numbers", -errno);
 
     do {
-        socks[*count] = *road == FDC_ROAD_SHM ? connect_unix(place->unix_path)
-                                              : connect_tcp(place->host, place->port);
+        socks[*count] = at_unix ? connect_unix(place->unix_path)
+                                : connect_tcp(place->host, place->port);
         if (socks[*count] < 0) {
-            result = no_session(
-                place, *road == FDC_ROAD_SHM ? place->unix_path : place->host,
-                socks[*count]);
+            result = no_session(place, at_unix ? place->unix_path : place->host,
+                                socks[*count]);
             goto err_close;
         }
         (*count)++;

@@ -444,6 +444,10 @@ send_rest(struct rdma_link *rdma)
     uint64_t limit_ns = fdc_now_ns() + LINGER_NS;
     struct timespec nap = {.tv_nsec = NAP_NS};
 
+    rdma_send_open(rdma);
+    rdma_lock(rdma);
+    rdma_send_ask(rdma);
+    rdma_unlock(rdma);
     while (!fdc_load_acquire(&rdma->dead) && fdc_now_ns() < limit_ns) {
         if (rdma_send_open(rdma) && is_all_taken(rdma))
             return;

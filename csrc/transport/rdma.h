@@ -21,15 +21,17 @@ enum rdma_kind {
     RDMA_BATCH = 1, /* records of a lane follow */
     RDMA_LANDED,    /* all puts up to this one are in your region */
     RDMA_TAKEN,     /* so many bytes of your lane are out of the way */
+    RDMA_ASK,       /* say TAKEN now: I am leaving */
 };
 
 /* What every active message begins with. */
 struct rdma_head {
     uint16_t kind, lane;
-    uint32_t size;  /* of the records behind it; of others 0 */
-    uint64_t seq;   /* of the lane's batches, from 0 */
-    uint64_t puts;  /* batch: not to be seen before these have landed */
-    uint64_t taken; /* bytes of the other side's main lane; of `lane` where it says TAKEN */
+    uint32_t size; /* of the records behind it; of others 0 */
+    uint64_t seq;  /* of the lane's batches, from 0 */
+    uint64_t puts; /* batch: not to be seen before these have landed */
+    uint64_t
+        taken; /* bytes of the other side's main lane; of `lane` where it says TAKEN */
 };
 
 struct rdma_record { /* and the message, up to a multiple of 8 */
@@ -80,7 +82,12 @@ struct rdma_in {
     uint64_t seq, received, taken, told;
 };
 
-enum rdma_pusher { RDMA_PUSHER_NONE, RDMA_PUSHER_PARKED, RDMA_PUSHER_ARMED, RDMA_PUSHER_STOP };
+enum rdma_pusher {
+    RDMA_PUSHER_NONE,
+    RDMA_PUSHER_PARKED,
+    RDMA_PUSHER_ARMED,
+    RDMA_PUSHER_STOP
+};
 
 struct rdma_link {
     struct fdc_link link;
@@ -99,6 +106,7 @@ struct rdma_link {
     uint32_t dead;        /* nothing can be sent any more; atomic */
     bool gone;            /* nothing will arrive any more */
     bool news;            /* something arrived since this was cleared */
+    bool asked;           /* for TAKEN, of however little */
     uint32_t pending;     /* requests that UCX has not finished */
 
     struct rdma_out out[FDC_LANES];
@@ -156,6 +164,7 @@ bool rdma_has_room(struct rdma_link *rdma, enum fdc_lane lane, uint32_t size);
 bool rdma_send_open(struct rdma_link *rdma);
 /* Tells the other side what has landed and what was taken. Locked. */
 void rdma_send_notes(struct rdma_link *rdma);
+void rdma_send_ask(struct rdma_link *rdma);
 bool rdma_is_idle(struct rdma_link *rdma); /* nothing on its way; locked */
 void rdma_stop_pusher(struct rdma_link *rdma);
 

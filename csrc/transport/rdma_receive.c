@@ -178,6 +178,9 @@ take(struct rdma_link *rdma, const struct rdma_head *head, const uint8_t *bytes,
         return err ? err : take_batch(rdma, head, bytes);
     case RDMA_LANDED:
         return size == 0 ? take_landed(rdma, head->puts) : -EPROTO;
+    case RDMA_ASK:
+        rdma->asked = true;
+        return size == 0 ? 0 : -EPROTO;
     case RDMA_TAKEN:
         if (size != 0 || !link_sends(link, head->lane))
             return -EPROTO;
@@ -198,7 +201,8 @@ rdma_arrived(void *arg, const void *header, size_t header_size, void *data, size
     rdma->news = true;
     if (rdma->gone)
         return UCX_OK;
-    if (header_size != 0 || size < sizeof(head) || (recv->attributes & UCX_AM_RECV_RNDV)) {
+    if (header_size != 0 || size < sizeof(head) ||
+        (recv->attributes & UCX_AM_RECV_RNDV)) {
         rdma_broken(rdma, "broken message");
         return UCX_OK;
     }
@@ -216,8 +220,8 @@ rdma_close_empty(struct rdma_link *rdma)
             continue;
         rdma_deliver(rdma, lane);
         /* What waits for something that will not come is not waited for. */
-        if (!rdma->in[lane].held || !is_next(rdma, &rdma->in[lane],
-                                             &rdma->in[lane].held->head))
+        if (!rdma->in[lane].held ||
+            !is_next(rdma, &rdma->in[lane], &rdma->in[lane].held->head))
             fdc_ring_close(&rdma->link.ring[lane]);
     }
 }

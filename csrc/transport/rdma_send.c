@@ -188,8 +188,9 @@ rdma_send_notes(struct rdma_link *rdma)
     }
     for (int lane = 0; lane < FDC_LANES; lane++) {
         struct rdma_in *in = &rdma->in[lane];
+        uint64_t much = rdma->asked ? 1 : rdma->link.size.lane[lane] / 4;
 
-        if (in->taken - in->told < rdma->link.size.lane[lane] / 4)
+        if (in->taken - in->told < much)
             continue;
         batch = batch_take(rdma, 0, 0);
         if (!batch)
@@ -204,11 +205,24 @@ rdma_send_notes(struct rdma_link *rdma)
     }
 }
 
+void
+rdma_send_ask(struct rdma_link *rdma)
+{
+    struct rdma_head head = {.kind = RDMA_ASK};
+    struct rdma_batch *batch = NULL;
+
+    if (!fdc_load_relaxed(&rdma->dead) && fdc_load_relaxed(&rdma->met))
+        batch = batch_take(rdma, 0, 0);
+    if (batch)
+        batch_send(rdma, batch, head);
+}
+
 /* ---- lanes ---- */
 
 /* Bytes that may still be committed. The lane's lock is held. */
 static uint64_t
-window_left(const struct rdma_link *rdma, const struct rdma_out *out, enum fdc_lane lane)
+window_left(const struct rdma_link *rdma, const struct rdma_out *out,
+            enum fdc_lane lane)
 {
     return rdma->link.size.lane[lane] - (out->sent - fdc_load_acquire(&out->taken));
 }
@@ -374,8 +388,8 @@ put_flushed(void *request, ucx_status status, void *user_data)
 
 /* Locked. 0 or -EPIPE. */
 static int
-put_start(struct rdma_link *rdma, enum fdc_region region, uint64_t offset, uint64_t size,
-          struct put *put)
+put_start(struct rdma_link *rdma, enum fdc_region region, uint64_t offset,
+          uint64_t size, struct put *put)
 {
     struct ucx_op op = {
         .mask = UCX_OP_CALLBACK | UCX_OP_USER_DATA | UCX_OP_MEMH,

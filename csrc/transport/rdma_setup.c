@@ -7,15 +7,18 @@
  *   client -> worker   struct hello and its parts
  *
  * The worker does not wait for the client's: it takes it when it first needs it. Lengths are
- * checked here; what is inside, UCX reads, and trusts.
+ * checked here; what is inside, UCX reads, and trusts (ARCHITECTURE.md, Roads).
  */
+#include <arpa/inet.h>
 #include <errno.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "rdma.h"
@@ -30,8 +33,8 @@ enum {
 
 struct hello {
     uint32_t magic, address_size, key_size, zero;
-    uint64_t base;          /* of the region, in the address space of who says so */
-    char ucx[VERSION_MAX];  /* for people */
+    uint64_t base;         /* of the region, in the address space of who says so */
+    char ucx[VERSION_MAX]; /* for people */
 };
 
 static enum fdc_region
@@ -248,8 +251,8 @@ make_memory(struct rdma_link *rdma)
         prot = UCX_PROT_LOCAL_READ | UCX_PROT_LOCAL_WRITE;
         if (region == (int)region_in(rdma))
             prot |= UCX_PROT_REMOTE_WRITE;
-        err = memory_register(rdma, link->region[region], link->size.region[region], prot,
-                              &rdma->region_mem[region]);
+        err = memory_register(rdma, link->region[region], link->size.region[region],
+                              prot, &rdma->region_mem[region]);
         if (err)
             return err;
     }
@@ -299,6 +302,24 @@ make_worker(struct rdma_link *rdma)
     return 0;
 }
 
+/* Both ends of the connection are on this machine. */
+static bool
+is_local(int sock)
+{
+    struct sockaddr_storage peer = {0};
+    socklen_t size = sizeof(peer);
+    const struct in_addr *v4 = &((struct sockaddr_in *)&peer)->sin_addr;
+    const struct in6_addr *v6 = &((struct sockaddr_in6 *)&peer)->sin6_addr;
+
+    if (getpeername(sock, (struct sockaddr *)&peer, &size) < 0)
+        return false;
+    if (peer.ss_family == AF_INET6)
+        return IN6_IS_ADDR_LOOPBACK(v6) ||
+               (IN6_IS_ADDR_V4MAPPED(v6) && v6->s6_addr[12] == 127);
+    return peer.ss_family == AF_UNIX ||
+           (peer.ss_family == AF_INET && ntohl(v4->s_addr) >> 24 == 127);
+}
+
 static int
 rdma_make(int sock, bool worker, const struct fdc_link_size *size,
           struct rdma_link **made)
@@ -327,7 +348,7 @@ rdma_make(int sock, bool worker, const struct fdc_link_size *size,
     rdma->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     err = rdma->wake_fd < 0 ? -errno : make_rings(rdma);
     if (!err)
-        err = ucx_open(&rdma->ucx, &rdma->context);
+        err = ucx_open(&rdma->ucx, &rdma->context, is_local(sock));
     if (!err)
         err = make_memory(rdma);
     if (!err)

@@ -73,7 +73,8 @@ library_open(struct ucx *ucx, char *why, size_t room)
         path = UCX_LIBRARY;
     ucx->library = dlopen(path, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
     if (!ucx->library) {
-        snprintf(why, room, "the rdma road needs UCX (%s): %s", UCX_PACKAGES, dlerror());
+        snprintf(why, room, "the rdma road needs UCX (%s): %s", UCX_PACKAGES,
+                 dlerror());
         return -ELIBACC;
     }
 #define UCX_FIND(result, name, arguments)                                              \
@@ -110,19 +111,22 @@ library_settle(const struct ucx *ucx)
 /*
  * No cache of registrations: what is sent is registered for good, and the cache would
  * watch every mmap() of the program. And no shared memory, unless it is asked for: the
- * worker's memory is closed to others, and there is a road for that.
+ * worker's memory is closed to others, and there is a road for that. Where the other side is
+ * on this machine UCX listens on its loopback device alone.
  */
 static void
-config_settle(const struct ucx *ucx, struct ucx_config *config)
+config_settle(const struct ucx *ucx, struct ucx_config *config, bool local)
 {
     if (!getenv("UCX_RCACHE_ENABLE"))
         ucx->config_modify(config, "RCACHE_ENABLE", "n");
     if (!getenv("UCX_TLS"))
         ucx->config_modify(config, "TLS", "^sm");
+    if (local && !getenv("UCX_NET_DEVICES"))
+        ucx->config_modify(config, "NET_DEVICES", "lo");
 }
 
 static int
-context_make(const struct ucx *ucx, struct ucx_context **context)
+context_make(const struct ucx *ucx, struct ucx_context **context, bool local)
 {
     struct ucx_params params = {
         .mask = UCX_PARAM_FEATURES,
@@ -133,7 +137,7 @@ context_make(const struct ucx *ucx, struct ucx_context **context)
 
     status = ucx->config_read(NULL, NULL, &config);
     if (status == UCX_OK) {
-        config_settle(ucx, config);
+        config_settle(ucx, config, local);
         status =
             ucx->init_version(UCX_API_MAJOR, UCX_API_MINOR, &params, config, context);
         ucx->config_release(config);
@@ -146,7 +150,7 @@ context_make(const struct ucx *ucx, struct ucx_context **context)
 }
 
 int
-ucx_open(struct ucx *ucx, struct ucx_context **context)
+ucx_open(struct ucx *ucx, struct ucx_context **context, bool local)
 {
     struct held_signals held;
     char why[512];
@@ -158,7 +162,7 @@ ucx_open(struct ucx *ucx, struct ucx_context **context)
         fdc_log(FDC_LOG_ERROR, "%s", why);
     } else {
         library_settle(ucx);
-        err = context_make(ucx, context);
+        err = context_make(ucx, context, local);
     }
     signals_give_back(&held);
     return err;

@@ -2,6 +2,8 @@
 #ifndef FDC_TRANSPORT_UCX_H
 #define FDC_TRANSPORT_UCX_H
 
+#include <stdbool.h>
+
 #include "ucx_abi.h"
 
 struct ucx {
@@ -14,8 +16,9 @@ struct ucx {
 
 /*
  * Opens FD_UCX_LIB, or libucp.so.0 of the machine, and makes a context. 0, -ELIBACC (no
- * such library, or not one of ours; said in the log), or another -errno.
+ * such library, or not one of ours; said in the log), or another -errno. local: the other side is
+ * on this machine, and nobody else needs to reach us.
  */
-int ucx_open(struct ucx *ucx, struct ucx_context **context);
+int ucx_open(struct ucx *ucx, struct ucx_context **context, bool local);
 
 #endif

@@ -20,6 +20,7 @@ cdef extern from "fdc/transport.h" nogil:
     enum fdc_road:
         FDC_ROAD_SHM
         FDC_ROAD_TCP
+        FDC_ROAD_RDMA
     struct fdc_link
     struct fdc_link_size:
         uint64_t lane[3]
@@ -44,6 +45,9 @@ cdef extern from "fdc/cipher.h" nogil:
     struct fdc_crypto
     int fdc_crypto_open(fdc_crypto **crypto, const char **why)
     void fdc_crypto_close(fdc_crypto *crypto)
+
+cdef extern from "fdc/rdma.h" nogil:
+    int fdc_rdma_probe(char *why, size_t room)
 
 cdef extern from "server/server.h" nogil:
     struct fdc_serve_limits:

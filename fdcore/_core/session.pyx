@@ -39,6 +39,15 @@ def no_cipher():
     return ""
 
 
+def rdma_missing():
+    """Why the rdma road cannot be taken from here; nothing if it can. Loads UCX."""
+    cdef char why[512]
+
+    if fdc_rdma_probe(why, sizeof(why)) == 0:
+        return ""
+    return (<bytes>why).decode("utf-8", "replace")
+
+
 def tell_ready(int fd, int error=0, str reason=""):
     """Says on a fresh command connection whether the link may begin."""
     cdef fdc_attach_ready ready
@@ -71,7 +80,7 @@ cdef class Session:
         the sockets, whose bytes are sealed with them then."""
         cdef int socks[2]
         cdef int nsocks = len(fds)
-        cdef fdc_road which = FDC_ROAD_TCP if road == "tcp" else FDC_ROAD_SHM
+        cdef fdc_road which = FDC_ROAD_SHM
         cdef fdc_link_size size
         cdef const fdc_driver *table = &driver._table
         cdef fdc_link_key sealed[2]
@@ -80,8 +89,10 @@ cdef class Session:
 
         if self._link != NULL:
             raise ValueError("the session has begun")
-        if road not in ("shm", "tcp"):
+        if road not in ("shm", "tcp", "rdma"):
             raise ValueError(f"no such road: {road}")
+        if road != "shm":
+            which = FDC_ROAD_TCP if road == "tcp" else FDC_ROAD_RDMA
         if not 1 <= len(devices) <= 64:
             raise ValueError("a session has 1 to 64 devices")
         if nsocks != (2 if road == "tcp" else 1):

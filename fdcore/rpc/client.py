@@ -59,6 +59,7 @@ class Grant:
     port: int
     cpu_device: bool
     seal: bool
+    rdma: bool
     # The capability: the lease is given back once nobody has it.
     kept: Any = field(default=None, repr=False, compare=False)
 
@@ -194,6 +195,7 @@ async def granted(address: Address, session: Any, ask: Ask, within: int) -> Gran
         int(given.port),
         bool(given.cpuDevice),
         bool(given.seal),
+        bool(given.rdma),
         given.lease,
     )
 

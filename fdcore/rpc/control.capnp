@@ -152,6 +152,7 @@ struct Grant {
   port @7 :UInt16;
   cpuDevice @8 :Bool;     # the GPUs are the CPU device's
   seal @9 :Bool;          # data connections over tcp have to be encrypted
+  rdma @10 :Bool;          # the server has an RDMA device, and UCX
 }
 
 # Dropping it, or losing the connection, frees the lease unless a hold or a session

@@ -48,6 +48,7 @@ class Place:
     host: str
     port: int
     cpu_device: bool
+    rdma: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +237,7 @@ class SessionServer(control.Session.Server):  # type: ignore[misc]
         ok.port = place.port
         ok.cpuDevice = place.cpu_device
         ok.seal = connection.desk.seals(lease)
+        ok.rdma = place.rdma
 
     @answered
     async def gpus(self, result: Any) -> None:

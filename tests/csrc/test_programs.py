@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from fdcore import ucx
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 SKIPPED = 77
@@ -29,8 +31,11 @@ def test_program(source: Path) -> None:
     program = ROOT / "build" / "test" / source.with_suffix("")
     built = make(f"BUILD={ROOT / 'build'}", str(program))
     assert built.returncode == 0, built.stdout
+    environment = dict(os.environ)
+    ucx.name(environment)
     ran = subprocess.run(
         [str(program)],
+        env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -5,6 +5,8 @@ server that serves the same CPU device. The outputs, exit codes included, must a
 
 With FD_TEST_DRIVER=PATH, a real driver's library, the same programs run on that driver
 instead: `direct` is the program by itself, and the servers serve the machine's GPUs.
+FD_TEST_ROADS=rdma (any of shm, tcp, rdma, with commas) takes other roads; UCX_TLS=tcp or
+sm,self then says over which of UCX's transports.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 APPS = Path(__file__).parent / "apps"
 OUT = ROOT / "build" / "e2e"
 BIN = Path(sysconfig.get_path("scripts"))
-ROADS = ("shm", "tcp")
+ROADS = tuple(os.environ.get("FD_TEST_ROADS", "shm,tcp").split(","))
 # The CPU device is as unkind as a driver here: what remoting must not rely on.
 STRICT = {"FD_CPU_STRICT": "1"}
 DRIVER = os.environ.get("FD_TEST_DRIVER", "")
@@ -190,7 +192,7 @@ def direct() -> Run:
 
 @pytest.fixture
 def remote(server: Server) -> Run:
-    def go(*program: str | Path, road: str = "shm", options: tuple[str, ...] = ("-n", "1"),
+    def go(*program: str | Path, road: str = ROADS[0], options: tuple[str, ...] = ("-n", "1"),
            env: dict[str, str] | None = None, feed: str = "") -> Outcome:
         return run(server.command(*program, options=options),
                    {"FD_TRANSPORT": road, **(env or {})}, feed=feed)

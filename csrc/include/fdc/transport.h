@@ -1,7 +1,7 @@
 /*
  * A link: what carries one session's messages between a client and a worker. The
  * callers see lanes (ordered messages) and regions (memory that bytes are put into);
- * shm, tcp and (later) rdma implement the same few functions. FD_EMULATE_RTT_US and
+ * shm, tcp and rdma implement the same few functions. FD_EMULATE_RTT_US and
  * FD_EMULATE_MBPS, read where the worker runs, make any of them slower (emulate.c).
  *
  * Locking is the caller's: one thread at a time claims..commits on a lane, one thread
@@ -47,6 +47,9 @@ struct fdc_link;
  * tcp: socks[0] is the command and reply connection, socks[1] the bulk connection
  *      (puts and the side lane to the worker). Puts to the client travel on socks[0]
  *      between the replies, which is what keeps them in order with the replies.
+ *
+ * rdma: socks[0] is any stream socket. The two sides tell each other over it where their
+ *      UCX workers are; it stays open for its end of file.
  *
  * The worker's end decides the sizes and tells the client; fdc_attach_ready, if there
  * is one, has been sent and read before.
