@@ -54,7 +54,16 @@ def parser() -> options.Parser:
     made.add_argument("--state", type=Path, metavar="DIR", help="where its sockets are")
     made.add_argument(
         "--trusted-network", action="store_true", default=None,
-        help="listen beyond loopback although nothing is encrypted yet",
+        help="listen beyond loopback with no pool and no encryption",
+    )  # fmt: skip
+    made.add_argument(
+        "--worker-users", type=users, metavar="FIRST-LAST",
+        help="run the workers of each tenant as a user of its own, of these numbers; "
+        "local users' as themselves (fdserver has to be root)",
+    )  # fmt: skip
+    made.add_argument(
+        "--no-seccomp", action="store_true",
+        help="let workers make any system call, should a driver need one that is denied",
     )  # fmt: skip
     for name in ("--ready-fd", "--leash-fd"):
         made.add_argument(name, type=int, default=-1, help=argparse.SUPPRESS)
@@ -112,6 +121,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 driver=driver,
                 cpu_devices=devices,
                 host_memory=of("host_memory"),
+                worker_users=given.worker_users,
+                confine=not given.no_seccomp,
                 cache=(of("cache") or state / "modules").absolute(),
                 cache_room=of("cache_size"),
                 warm=of("warm"),
@@ -126,6 +137,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def users(text: str) -> tuple[int, int]:
+    first, _, last = text.partition("-")
+    if not (first.isascii() and first.isdigit() and last.isascii() and last.isdigit()):
+        raise argparse.ArgumentTypeError(f"'{text}' is not two numbers, FIRST-LAST")
+    return int(first), int(last)
 
 
 def levels() -> dict[str, int]:

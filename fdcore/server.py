@@ -68,6 +68,7 @@ from fdcore.sockets import (
     unix_listener,
 )
 from fdcore.store import LEASE, META, Memory, Sqlite, StateStore, StoreError
+from fdcore.tenants import Tenants, give
 from fdcore.workers import (
     REFILL_SECONDS,
     START_SECONDS,
@@ -105,6 +106,9 @@ class Options:
     # Workers that are ready before anybody asks.
     warm: int = 2
     trusted_network: bool = False
+    # The first and last user that workers of tenants may become; root's server only.
+    worker_users: tuple[int, int] | None = None
+    confine: bool = True
     # A line of JSON goes there when connections are answered.
     ready_fd: int = -1
     # flexdirect local: for one run only. The server ends once the other end of this
@@ -147,6 +151,10 @@ class Server:
         self.environment = host_gpus.driver_environment(environment)
         if options.cpu_devices:
             self.environment["FD_CPU_DEVICES"] = str(options.cpu_devices)
+        self.tenants: Tenants | None = None
+        if options.worker_users is not None:
+            self.tenants = Tenants(*options.worker_users)
+            self.environment["FD_WORKER_USERS"] = "1"
         self.protocol = protocol_hash()
         self.driver = ""
         self.cpu_device = False
@@ -273,12 +281,18 @@ class Server:
         else:
             name = "remote"
         try:
-            return private_folder(private_folder(self.options.cache) / name)
-        except ConfigError as error:
+            above = private_folder(self.options.cache)
+            if self.tenants is not None:
+                return give(above / f"{name}-own", self.tenants.user_of(owner))
+            return private_folder(above / name)
+        except (FdcoreError, OSError) as error:
             if not self.cacheless:
                 log.warning("the module cache: %s", error)
             self.cacheless = True
             return None
+
+    def user_of(self, owner: Owner) -> tuple[int, int] | None:
+        return None if self.tenants is None else self.tenants.user_of(owner)
 
     # ---- data connections ----
 
@@ -427,6 +441,9 @@ class Server:
     def ended(self, thing: "Session | Hold") -> None:
         if isinstance(thing, Session):
             self.sessions.pop(thing.id, None)
+            heir = self.heir_of(thing)
+            if heir is not None:  # a worker that is somebody else cannot do it
+                heir.unlink(missing_ok=True)
         self.leave(thing.lease, thing)
         if isinstance(thing, Session):
             self.watch_idle(thing.lease)
@@ -480,8 +497,9 @@ class Server:
                     self.options.host_memory, self.cache_of(session.lease.owner),
                     self.options.cache_room,
                     self.heir_of(session), card_of(session), session.keys,
+                    self.user_of(session.lease.owner), self.options.confine,
                 )  # fmt: skip
-            except OSError:
+            except (FdcoreError, OSError):
                 await worker.stop()
                 raise
             how = await self.watch(session, worker)

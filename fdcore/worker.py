@@ -7,10 +7,10 @@ listens to the server. If the server dies, the session goes on until its client 
 gone.
 """
 
+import contextlib
 import errno
 import json
 import os
-import resource
 import select
 import signal
 import socket
@@ -20,7 +20,15 @@ import threading
 from typing import Any, NoReturn
 
 from fdcore._core.driver import Driver
-from fdcore._core.session import Session, rdma_missing, settle, tell_ready
+from fdcore._core.session import (
+    Session,
+    confine_calls,
+    confine_rights,
+    confine_user,
+    rdma_missing,
+    settle,
+    tell_ready,
+)
 from fdcore.errors import FdcoreError
 
 MESSAGE_ROOM = 1 << 16
@@ -70,6 +78,21 @@ def open_folder(path: str) -> int:
         return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError:
         return 0
+
+
+def confine(order: dict[str, Any]) -> None:
+    """Before the client's first byte: another user where the server says so, and no
+    system calls that only somebody who has broken in would make."""
+    user = order.get("user")
+    if user:
+        confine_user(*(int(number) for number in user))
+    if not order.get("confine", True):
+        return
+    try:
+        confine_calls()
+    except OSError as error:
+        # A kernel without it. Nothing that is promised hangs on it alone.
+        print(f"worker: system calls are not confined: {error}", file=sys.stderr)
 
 
 def piped(descriptor: int) -> int:
@@ -128,11 +151,12 @@ class Worker:
             if more.get("op") != "bulk" or len(bulk) != 1:
                 raise FdcoreError("the bulk connection did not come")
             fds += bulk
+        cache = open_folder(str(order.get("cache", "")))
+        confine(order)
         tell_ready(fds[0])
         number = bytes.fromhex(order["session"])
         host_memory = int(order.get("host_memory", 0))
         keys = [bytes.fromhex(key) for key in order.get("keys", ())]
-        cache = open_folder(str(order.get("cache", "")))
         session = Session(
             driver, road, fds, devices, number, host_memory,
             cache, int(order.get("cache_room", 0)), keys,
@@ -162,6 +186,12 @@ class Worker:
             sock.close()
             return
         self.heirs = sock
+
+    def expect_no_heirs(self) -> None:
+        """Whoever comes now is too late. Another user's folder the server cleans."""
+        if self.heirs is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(self.heirs.getsockname())
 
     def meet_heir(self) -> bool:
         """A server has come. Nobody but its own user and root is one."""
@@ -219,15 +249,16 @@ class Worker:
         order, fds = self.await_start()
         if not order:
             return 0
+        self.expect_heirs(order)
         try:
             self.session = self.begin(order, fds)
         except (FdcoreError, OSError, KeyError, ValueError) as error:
             self.control.say(op="failed", reason=str(error) or repr(error))
+            self.expect_no_heirs()
             return 1
         signal.set_wakeup_fd(self.woken, warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
-        self.expect_heirs(order)
         self.control.say(op="ready")
         threading.Thread(target=self.listen, name="control", daemon=True).start()
         status = 0
@@ -240,16 +271,14 @@ class Worker:
         self.control.say(
             op="ended", reason=self.stopped, counters=self.session.counters()
         )
-        if self.heirs is not None:
-            # Whoever comes now is too late.
-            os.unlink(self.heirs.getsockname())
+        self.expect_no_heirs()
         self.session.close()
         return status
 
 
 def work(control_fd: int) -> NoReturn:
     settle("fdworker")
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    confine_rights(bool(os.environ.get("FD_WORKER_USERS")))
     os.closerange(3, control_fd)
     os.closerange(control_fd + 1, 1 << 16)
     os.set_inheritable(control_fd, False)

@@ -107,9 +107,12 @@ class Worker:
         heir: Path | None = None,
         card: Mapping[str, Any] | None = None,
         keys: Sequence[bytes] = (),
+        user: tuple[int, int] | None = None,
+        confine: bool = True,
     ) -> None:
         """Gives it its session. The sockets are the worker's from then on. heir: where
-        it waits for another server should this one go; card: what it tells that one."""
+        it waits for another server should this one go; card: what it tells that one.
+        user: whom it becomes; confine: whether it gives up system calls."""
         order = {
             "op": "start",
             "session": session.hex(),
@@ -122,6 +125,8 @@ class Worker:
             "heir": str(heir or ""),
             "card": dict(card or {}),
             "keys": [key.hex() for key in keys],
+            "user": user,
+            "confine": confine,
         }
         for sock in sockets:
             sock.setblocking(True)

@@ -143,4 +143,14 @@ CUresult fdc_code_function(struct fdc_serve *serve, struct fdc_wire_func func,
 /* The driver's ordinal of the lease's device. */
 CUresult fdc_serve_device(struct fdc_serve *serve, int remote, CUdevice *value);
 
+/*
+ * confine.c: what a worker gives up, in this order; 0 or -errno. rights: capabilities and
+ * core dumps, before the driver starts threads; may_change_user keeps what user() needs.
+ * user: another user for all threads. calls: system calls that it never needs, for all
+ * threads and for good.
+ */
+int fdc_confine_rights(bool may_change_user);
+int fdc_confine_user(uint32_t uid, uint32_t gid);
+int fdc_confine_calls(void);
+
 #endif

@@ -90,6 +90,9 @@ cdef extern from "server/server.h" nogil:
     const fdc_serve_entry *fdc_serve_get_tally(fdc_serve *serve, uint16_t id,
                                                fdc_serve_tally *tally)
     int FDC_IDS
+    int fdc_confine_rights(bint may_change_user)
+    int fdc_confine_user(uint32_t uid, uint32_t gid)
+    int fdc_confine_calls()
 
 
 cdef class Session:

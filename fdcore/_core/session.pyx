@@ -28,6 +28,21 @@ def adopt():
     prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
+def confine_rights(bint may_change_user):
+    """Gives up capabilities, core dumps and new privileges. Before there are threads."""
+    check(fdc_confine_rights(may_change_user))
+
+
+def confine_user(uint32_t uid, uint32_t gid):
+    """Becomes another user, in all threads and for good."""
+    check(fdc_confine_user(uid, gid))
+
+
+def confine_calls():
+    """Gives up the system calls that a worker never needs, in all threads."""
+    check(fdc_confine_calls())
+
+
 def no_cipher():
     """Why connections cannot be sealed on this machine; empty: they can."""
     cdef fdc_crypto *crypto = NULL
