@@ -53,6 +53,10 @@ def parser() -> options.Parser:
     )  # fmt: skip
     made.add_argument("--state", type=Path, metavar="DIR", help="where its sockets are")
     made.add_argument(
+        "--idle-release", type=options.duration, metavar="TIME",
+        help="free a lease after so long without a CUDA program, as 2h30m (never)",
+    )  # fmt: skip
+    made.add_argument(
         "--trusted-network", action="store_true", default=None,
         help="listen beyond loopback with no pool and no encryption",
     )  # fmt: skip
@@ -127,6 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 cache_room=of("cache_size"),
                 warm=of("warm"),
                 trusted_network=of("trusted_network"),
+                idle_release=int(of("idle_release")),
                 ready_fd=given.ready_fd,
                 leash_fd=given.leash_fd,
             )

@@ -21,6 +21,7 @@ COMMANDS = {
     "stats": ("stats", "what your running programs do, and what they wait for"),
     "netperf": ("pool", "measure calls and copies to each server"),
     "init": ("init", "join this host to a pool, with a token of fdserver token"),
+    "admin": ("admin", "leases of everybody, their end, and what users may have"),
     "config": ("setup", "what is configured, and where"),
     "env": ("setup", "variables that give a program GPUs without fdrun"),
     "kernel": ("setup", "install a Jupyter kernel that has GPUs"),

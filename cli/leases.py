@@ -27,6 +27,7 @@ def parser(command: str) -> options.Parser:
     if command == "request_gpus":
         options.add_slice(made)
         options.add_servers(made)
+        options.add_wait(made)
         made.add_argument(
             "--idle", type=options.duration, default=0, metavar="TIME",
             help="free them after so long without a CUDA program, as 2m30s (never)",

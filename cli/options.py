@@ -165,6 +165,10 @@ def add_wait(parser: argparse.ArgumentParser) -> None:
         help="wait for GPUs that are in use, for so long (--wait=2m30s) or until "
         "there are some (--wait)",
     )  # fmt: skip
+    parser.add_argument(
+        "--priority", type=int, default=0, metavar="N",
+        help="who is more important waits less; above 0 as the server allows (0)",
+    )  # fmt: skip
 
 
 def add_format(parser: argparse.ArgumentParser) -> None:
@@ -198,6 +202,8 @@ def servers_of(given: argparse.Namespace, settings: "Settings") -> Any:
 
 def wish_of(given: argparse.Namespace, pool: bool = True) -> "Wish":
     """What the options and the configuration want. pool: of servers that they name."""
+    from dataclasses import replace
+
     from fdcore.reserve import Wish
     from fdcore.sched.slices import Ask
     from fdcore.settings import load
@@ -209,4 +215,9 @@ def wish_of(given: argparse.Namespace, pool: bool = True) -> "Wish":
     seconds = settings.get("connect_timeout")
     if not pool:
         return Wish(ask, (), road=road, seconds=seconds)
-    return Wish(ask, servers_of(given, settings), given.filter, road, seconds)
+    servers = servers_of(given, settings)
+    if not hasattr(given, "wait"):
+        return Wish(ask, servers, given.filter, road, seconds)
+    ask = replace(ask, priority=given.priority)
+    wait = settings.get("wait", given.wait)
+    return Wish(ask, servers, given.filter, road, seconds, wait)

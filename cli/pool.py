@@ -31,7 +31,7 @@ def parser(command: str) -> options.Parser:
         options.add_format(made)
     if command == "netperf":
         made.add_argument(
-            "--transport", choices=("auto", "shm", "tcp"), metavar="ROAD",
+            "--transport", choices=("auto", "shm", "tcp", "rdma"), metavar="ROAD",
             help="how calls travel: shm, tcp, or auto: what there is",
         )  # fmt: skip
     return made

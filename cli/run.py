@@ -23,6 +23,7 @@ def parser(command: str, prog: str = "") -> options.Parser:
     options.add_slice(made)
     if command == "run":
         options.add_servers(made)
+        options.add_wait(made)
     else:
         made.add_argument(
             "--cpu-devices", type=options.cpu_devices, metavar="N",

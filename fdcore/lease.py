@@ -6,11 +6,14 @@ connection that asked for it, a connection that holds it, or a session.
 """
 
 import secrets
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from fdcore.errors import RefusedError
+from fdcore.sched.index import FreeIndex
 from fdcore.sched.placement import Refusal, place
+from fdcore.sched.queue import Usage
 from fdcore.sched.slices import Ask, Gpu, Slice
 
 
@@ -37,6 +40,7 @@ class Lease:
     secret: bytes = field(repr=False)
     owner: Owner
     slices: tuple[Slice, ...]
+    since: float = field(default_factory=time.time)
     standing: set[object] = field(default_factory=set)
     over: bool = False
     # Seconds without a session after which it ends, 0: never; and how often that time
@@ -57,15 +61,12 @@ class Lease:
 class LeaseBook:
     def __init__(self, gpus: Sequence[Gpu]) -> None:
         self.gpus = tuple(gpus)
+        self.index = FreeIndex(gpus)
         self.leases: dict[bytes, Lease] = {}
 
     def free(self) -> dict[int, int]:
         """Bytes free on each GPU, by ordinal."""
-        left = {gpu.ordinal: gpu.memory for gpu in self.gpus}
-        for lease in self.leases.values():
-            for part in lease.slices:
-                left[part.ordinal] -= part.memory
-        return left
+        return dict(self.index.free)
 
     def sharing(self) -> dict[int, int]:
         """How many leases have a part of each GPU, by ordinal."""
@@ -75,12 +76,30 @@ class LeaseBook:
                 count[part.ordinal] += 1
         return count
 
+    def usages(self) -> dict[str, Usage]:
+        """What each user has."""
+        found: dict[str, Usage] = {}
+        for lease in self.leases.values():
+            had = found.get(lease.owner.user, Usage())
+            found[lease.owner.user] = Usage(
+                had.gpus + len(lease.slices),
+                had.memory + sum(part.memory for part in lease.slices),
+            )
+        return found
+
     def reserve(self, ask: Ask, owner: Owner) -> Lease:
-        placed = place(self.gpus, self.free(), ask)
-        if isinstance(placed, Refusal):
-            raise RefusedError(placed.reason)
-        lease = Lease(secrets.token_bytes(16), secrets.token_bytes(32), owner, placed)
+        """The best fit, whoever waits."""
+        placed = self.index.find(ask)
+        if placed is None:
+            refused = place(self.gpus, self.index.free, ask)
+            assert isinstance(refused, Refusal)
+            raise RefusedError(refused.reason)
+        return self.grant(ask, owner, placed)
+
+    def grant(self, ask: Ask, owner: Owner, slices: tuple[Slice, ...]) -> Lease:
+        lease = Lease(secrets.token_bytes(16), secrets.token_bytes(32), owner, slices)
         lease.idle = ask.idle
+        self.index.take(slices)
         self.leases[lease.id] = lease
         return lease
 
@@ -89,6 +108,7 @@ class LeaseBook:
         free = self.free()
         if any(free.get(part.ordinal, 0) < part.memory for part in lease.slices):
             return False
+        self.index.take(lease.slices)
         self.leases[lease.id] = lease
         return True
 
@@ -113,4 +133,5 @@ class LeaseBook:
         """Frees the slices, whatever still stands for the lease."""
         lease.over = True
         lease.standing.clear()
-        self.leases.pop(lease.id, None)
+        if self.leases.pop(lease.id, None) is not None:
+            self.index.give(lease.slices)

@@ -43,6 +43,7 @@ def lease_row(lease: Lease, gpus: Sequence[Gpu], boot: str) -> dict[str, Any]:
         "serial": owner.serial,
         "slices": [[s.ordinal, uuids[s.ordinal], s.memory] for s in lease.slices],
         "idle": lease.idle,
+        "since": lease.since,
         "holders": sorted(list(holder) for holder in lease.holders),
         "far": lease.far,
     }
@@ -60,6 +61,7 @@ def lease_of(key: str, row: dict[str, Any], gpus: Sequence[Gpu]) -> Lease | None
             tuple(Slice(ordinal, memory) for ordinal, _, memory in row["slices"]),
         )
         lease.idle = row["idle"]
+        lease.since = row["since"]
         lease.holders = {(pid, start) for pid, start in row["holders"]}
         lease.far = row["far"]
         same = all(uuids.get(n) == uuid for n, uuid, _ in row["slices"])

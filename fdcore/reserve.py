@@ -5,8 +5,11 @@ is wanted grants it, else the fewest that have it together. A lease that is held
 connection that the program inherits.
 """
 
+import asyncio
+import math
 import os
 import socket
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
@@ -21,11 +24,13 @@ from fdcore.sched.filters import Filter, chosen
 from fdcore.sched.placement import Refusal, place
 from fdcore.sched.slices import MIB, Ask, mib
 from fdcore.sched.spread import Part, Room, spread
+from fdcore.values import duration_text
 
 if TYPE_CHECKING:
     from fdcore.rpc.client import Grant, Link
 
 HOLD_SECONDS = 5.0
+AGAIN_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +42,7 @@ class Wish:
     filters: Sequence[Filter] = ()
     road: str = "auto"
     seconds: float = 3.0  # for a server's answer
+    wait: float = 0.0  # for GPUs that are in use
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +97,16 @@ class Reserving:
         for last in (False, True):
             parts = choose([self.room(link) for link in links], self.wish.ask)
             if isinstance(parts, Refusal):
+                if parts.later and self.wish.wait:
+                    return await self.wait(links, parts.reason)
                 raise joined([*failures, RefusedError(parts.reason)])
             asks = [(links[p.server], self.part(links[p.server], p)) for p in parts]
             self.announce(asks, parts)
             try:
                 return await client.reserve_each(asks, self.hold_all)
-            except RefusedError:
+            except RefusedError as error:
+                if last and self.wish.wait:
+                    return await self.wait(links, str(error))
                 if last:
                     raise
                 # Somebody was quicker, or the server knows more than we: once more
@@ -104,6 +114,68 @@ class Reserving:
                 for link in links:
                     link.pool = await client.pool_of(link.address, link.session)
         raise AssertionError
+
+    async def wait(self, links: Sequence["Link"], why: str) -> list[Held]:
+        """Stands in the line of every server that could grant all of it alone; where
+        none could, looks again and again whether several can together."""
+        said = duration_text(self.wish.wait)
+        self.progress.info(f"Waiting for GPUs, at most {said}: {why}")
+        alone = [link for link in links if self.could(link)]
+        if alone:
+            return await self.stand_in_line(alone)
+        return await self.look_again(links, why)
+
+    def could(self, link: "Link") -> bool:
+        gpus = self.room(link).gpus
+        everything = {gpu.ordinal: gpu.memory for gpu in gpus}
+        return not isinstance(place(gpus, everything, self.wish.ask), Refusal)
+
+    async def stand_in_line(self, links: Sequence["Link"]) -> list[Held]:
+        """The first server whose turn it is; the others are told no more."""
+        from fdcore.rpc import client
+
+        seconds = max(1, math.ceil(self.wish.wait))
+        lines = [
+            asyncio.ensure_future(
+                client.waited(
+                    link, self.part(link, Part(0, self.wish.ask.count)), seconds
+                )
+            )
+            for link in links
+        ]
+        refusals: list[FdcoreError] = []
+        won: Grant | None = None
+        try:
+            for line in asyncio.as_completed(lines):
+                try:
+                    won = await line
+                    break
+                except FdcoreError as error:
+                    refusals.append(error)
+            if won is None:
+                raise joined(refusals)
+            return self.hold_all([won])
+        finally:
+            await client.leave_lines(lines, won)
+
+    async def look_again(self, links: Sequence["Link"], why: str) -> list[Held]:
+        from fdcore.rpc import client
+
+        until = time.monotonic() + self.wish.wait
+        while time.monotonic() < until:
+            await asyncio.sleep(AGAIN_SECONDS)
+            for link in links:
+                link.pool = await client.pool_of(link.address, link.session)
+            parts = choose([self.room(link) for link in links], self.wish.ask)
+            if isinstance(parts, Refusal):
+                why = parts.reason
+                continue
+            asks = [(links[p.server], self.part(links[p.server], p)) for p in parts]
+            try:
+                return await client.reserve_each(asks, self.hold_all)
+            except RefusedError as error:
+                why = str(error)
+        raise RefusedError(f"{why}; waited {duration_text(self.wish.wait)}")
 
     def room(self, link: "Link") -> Room:
         gpus = link.pool.gpus

@@ -17,7 +17,7 @@ import shutil
 import signal
 import socket
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +37,7 @@ from fdcore.config import (
 from fdcore.errors import ConfigError, FdcoreError, ProtocolError, RefusedError
 from fdcore.host import gpus as host_gpus
 from fdcore.lease import Lease, LeaseBook, Owner
+from fdcore.line import Line
 from fdcore.recall import (
     FAR_SECONDS,
     LOOK_SECONDS,
@@ -52,6 +53,7 @@ from fdcore.recall import (
     started,
 )
 from fdcore.rpc.server import Activity, ControlListener, Place, run_loop
+from fdcore.sched.queue import Quota
 from fdcore.sched.slices import MIB, Ask, Gpu, Pool
 from fdcore.security.identity import is_loopback, tls_wish
 from fdcore.security.roles import ADMIN
@@ -67,7 +69,7 @@ from fdcore.sockets import (
     tcp_listener,
     unix_listener,
 )
-from fdcore.store import LEASE, META, Memory, Sqlite, StateStore, StoreError
+from fdcore.store import LEASE, META, QUOTA, Memory, Sqlite, StateStore, StoreError
 from fdcore.tenants import Tenants, give
 from fdcore.workers import (
     REFILL_SECONDS,
@@ -109,6 +111,8 @@ class Options:
     # The first and last user that workers of tenants may become; root's server only.
     worker_users: tuple[int, int] | None = None
     confine: bool = True
+    # Seconds without a session after which any lease is freed; 0: what was asked for.
+    idle_release: int = 0
     # A line of JSON goes there when connections are answered.
     ready_fd: int = -1
     # flexdirect local: for one run only. The server ends once the other end of this
@@ -166,6 +170,7 @@ class Server:
         )
         self.found = host_gpus.Found(())
         self.book = LeaseBook(())
+        self.line = Line(self.book, self.leave)
         self.workers = WorkerPool(self.environment, options.warm)
         self.sessions: dict[bytes, Session] = {}
         self.holds: dict[Hold, socket.socket] = {}
@@ -184,9 +189,13 @@ class Server:
 
     # ---- the desk: what rpc/server.py asks for ----
 
-    def reserve(self, ask: Ask, owner: Owner, asker: object) -> Lease:
-        lease = self.book.reserve(ask, owner)
-        self.book.stand(lease, asker)
+    async def reserve(
+        self, ask: Ask, owner: Owner, asker: object, wait: float = 0, priority: int = 0
+    ) -> Lease:
+        idle = self.options.idle_release
+        if idle and (not ask.idle or ask.idle > idle):
+            ask = replace(ask, idle=idle)
+        lease = await self.line.lease(ask, owner, asker, wait, priority)
         log.info("lease %s: %s to %s", lease.name, ask, owner)
         self.watch_idle(lease)
         return lease
@@ -218,6 +227,7 @@ class Server:
         log.info("lease %s: freed", lease.name)
         self.graces.pop(lease.id, None)
         self.remember(lambda: self.store.drop(LEASE, lease.id.hex()))
+        self.line.serve()
         for session in self.sessions.values():
             if session.lease is lease and session.worker is not None:
                 session.worker.terminate()
@@ -239,9 +249,46 @@ class Server:
     def pool(self) -> Pool:
         return Pool(
             socket.gethostname(), __version__, self.found.cuda, self.found.driver,
-            ucx.has_device(), len(self.sessions), 0,
+            ucx.has_device(), len(self.sessions), len(self.line.waiting),
             self.book.gpus, self.book.free(), self.book.sharing(),
         )  # fmt: skip
+
+    # ---- what administrators ask for ----
+
+    def leases(self, owner: Owner) -> Sequence[tuple[Lease, int]]:
+        """The owner's, everybody's for an administrator, each with its sessions."""
+        return [
+            (lease, sum(s.lease is lease for s in self.sessions.values()))
+            for lease in self.book.leases.values()
+            if may_see(owner, lease.owner)
+        ]
+
+    def end_lease(self, number: str, by: Owner) -> None:
+        """Ends the lease whose id begins so, whoever has it."""
+        found = [
+            lease
+            for lease in self.book.leases.values()
+            if number and lease.id.hex().startswith(number.replace("-", ""))
+        ]
+        if len(found) != 1:
+            many = "no lease" if not found else f"{len(found)} leases"
+            raise ConfigError(f"{many} with an id that begins with '{number}'")
+        log.warning("lease %s: ended by %s", found[0].name, by)
+        self.release(found[0])
+
+    def quotas(self) -> Mapping[str, Quota]:
+        return self.line.quotas
+
+    def set_quota(self, user: str, quota: Quota | None) -> None:
+        """None: the user has none of their own any more."""
+        if quota is None:
+            self.line.quotas.pop(user, None)
+            self.remember(lambda: self.store.drop(QUOTA, user))
+        else:
+            self.line.quotas[user] = quota
+            self.remember(lambda: self.store.put(QUOTA, user, asdict(quota)))
+        log.warning("quota of %s: %s", user, quota or "none")
+        self.line.serve()
 
     def place(self) -> Place:
         return Place(
@@ -580,6 +627,7 @@ class Server:
             control = ControlListener(self)
             try:
                 self.open_store()
+                self.recall_quotas()
                 self.recall_leases()
                 await self.recall_workers()
                 await self.listen(control)
@@ -628,6 +676,13 @@ class Server:
             self.store_lost = True
         else:
             self.store_lost = False
+
+    def recall_quotas(self) -> None:
+        for user, row in self.store.rows(QUOTA).items():
+            try:
+                self.line.quotas[user] = Quota(**row)
+            except TypeError:
+                log.error("the quota of %s is not understood: %s", user, row)
 
     def recall_leases(self) -> None:
         for key, row in self.store.rows(LEASE).items():
@@ -717,6 +772,7 @@ class Server:
         found = self.found.gpus
         self.cpu_device = host_gpus.is_cpu_device(found)
         self.book = LeaseBook(found)
+        self.line = Line(self.book, self.leave)
         for gpu in found:
             size = gpu.memory // MIB
             log.info("GPU %d: %s, %d MiB, %s", gpu.ordinal, gpu.name, size, gpu.uuid)
@@ -784,6 +840,7 @@ class Server:
             sock.close()
         if self.door is not None:
             self.door.close()
+        self.line.close()
         for task in list(self.tasks):
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)

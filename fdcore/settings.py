@@ -58,6 +58,8 @@ KNOWN = {
         Known(ADDRESSES, "FD_SERVERS", parse_addresses, None,
               "the servers, instead of those in servers.conf"),
         Known("transport", "FD_TRANSPORT", road, "auto", "how calls travel"),
+        Known("wait", "FD_WAIT", values.duration, 0.0,
+              "how long run waits for GPUs that are in use"),
         Known("connect_timeout", "FD_CONNECT_TIMEOUT", values.duration, 3.0,
               "how long a server may take to answer"),
         Known("num_gpus", "FD_NUM_GPUS", values.count, 1, "how many GPUs run asks for"),
@@ -77,6 +79,8 @@ KNOWN = {
         Known("server.warm", "FD_WARM", values.workers, 2,
               "workers that are ready before anybody asks"),
         Known("server.state", "FD_STATE", path, None, "where its sockets are"),
+        Known("server.idle_release", "FD_IDLE_RELEASE", values.duration, 0.0,
+              "a lease without a CUDA program for so long is freed; 0: never"),
         Known("server.trusted_network", "FD_TRUSTED_NETWORK", values.switch, False,
               "it listens beyond loopback although nothing is encrypted"),
     )

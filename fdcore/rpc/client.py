@@ -7,6 +7,8 @@ import asyncio
 import os
 import pwd
 import socket
+import time
+import uuid
 from collections.abc import (
     AsyncIterator,
     Awaitable,
@@ -16,7 +18,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeVar
 
 import capnp
@@ -30,8 +32,10 @@ from fdcore.errors import (
     RefusedError,
     TransportError,
 )
+from fdcore.lists import Row
 from fdcore.rpc import secure
 from fdcore.rpc.schema import TRAVERSAL_WORDS, VERSION, control
+from fdcore.sched.queue import Quota
 from fdcore.sched.slices import Ask, Gpu, Pool, Slice
 from fdcore.security.identity import identity_for
 
@@ -156,6 +160,24 @@ async def reserve_each(
         raise
 
 
+async def waited(link: Link, ask: Ask, seconds: int) -> Grant:
+    """A lease of a server in whose line we stand for so long."""
+    with told(link.address):
+        work = granted(link.address, link.session, ask, 0, seconds)
+        return await asyncio.wait_for(work, seconds + ANSWER_SECONDS)
+
+
+async def leave_lines(
+    lines: Sequence["asyncio.Future[Grant]"], won: Grant | None
+) -> None:
+    """Leaves the lines of all servers; gives back what more than one has granted."""
+    for line in lines:
+        line.cancel()
+    for each in await asyncio.gather(*lines, return_exceptions=True):
+        if isinstance(each, Grant) and each is not won:
+            await give_back([each])
+
+
 async def give_back(grants: Sequence[Grant]) -> None:
     """Ends leases that were reserved for nothing."""
     for grant in grants:
@@ -169,7 +191,9 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     return result
 
 
-async def granted(address: Address, session: Any, ask: Ask, within: int) -> Grant:
+async def granted(
+    address: Address, session: Any, ask: Ask, within: int, wait: int = 0
+) -> Grant:
     """A lease that ends with the session unless something else stands for it."""
     response = await session.reserve(
         ask={
@@ -179,6 +203,8 @@ async def granted(address: Address, session: Any, ask: Ask, within: int) -> Gran
             "within": within,
             "only": sorted(ask.only),
             "idle": ask.idle,
+            "wait": wait,
+            "priority": ask.priority,
         }
     )
     given = ok(address, response)
@@ -258,6 +284,59 @@ def sessions(address: Address, protocol: bytes) -> list[Activity]:
         ]
 
     return talk(address, protocol, "", work)
+
+
+def leases(address: Address, protocol: bytes) -> list[Row]:
+    """This user's leases on the server; everybody's for an administrator."""
+
+    async def work(session: Any) -> list[Row]:
+        return [
+            {
+                "server": str(address),
+                "lease": str(uuid.UUID(bytes=bytes(row.id))),
+                "user": str(row.user),
+                "host": str(row.host),
+                "pid": int(row.pid),
+                "program": str(row.program),
+                "since": time.strftime("%Y-%m-%d %H:%M", time.localtime(row.since)),
+                "sessions": int(row.sessions),
+                "gpus": " ".join(f"{s.ordinal}:{s.memory >> 20}" for s in row.slices),
+            }
+            for row in ok(address, await session.leases())
+        ]
+
+    return talk(address, protocol, "", work)
+
+
+def end_lease(address: Address, protocol: bytes, number: str) -> None:
+    """Ends the lease whose id begins so; for administrators."""
+
+    async def work(session: Any) -> None:
+        ok(address, await session.release(id=number))
+
+    talk(address, protocol, "", work)
+
+
+def quotas(address: Address, protocol: bytes) -> dict[str, Quota]:
+    async def work(session: Any) -> dict[str, Quota]:
+        return {
+            str(row.user): Quota(int(row.gpus), int(row.memory), int(row.priority))
+            for row in ok(address, await session.quotas())
+        }
+
+    return talk(address, protocol, "", work)
+
+
+def set_quota(
+    address: Address, protocol: bytes, user: str, quota: Quota | None
+) -> None:
+    """None: the user has none of their own any more. For administrators."""
+    row = asdict(quota or Quota()) | {"user": user}
+
+    async def work(session: Any) -> None:
+        ok(address, await session.setQuota(quota=row, drop=quota is None))
+
+    talk(address, protocol, "", work)
 
 
 def ok(address: Address, response: Any) -> Any:

@@ -80,6 +80,54 @@ interface Session {
       ok @1 :List(Activity);
     }
   }
+
+  # The asker's own; everybody's for an administrator.
+  leases @4 () -> (result :Leases);
+  struct Leases {
+    union {
+      error @0 :Error;
+      ok @1 :List(LeaseRow);
+    }
+  }
+
+  # For administrators. id: as it begins, in hexadecimal digits.
+  release @5 (id :Text) -> (result :Done);
+  setQuota @7 (quota :Quota, drop :Bool) -> (result :Done);
+  struct Done {
+    union {
+      error @0 :Error;
+      ok @1 :Void;
+    }
+  }
+
+  quotas @6 () -> (result :Quotas);
+  struct Quotas {
+    union {
+      error @0 :Error;
+      ok @1 :List(Quota);
+    }
+  }
+}
+
+# A lease as lists have it.
+struct LeaseRow {
+  id @0 :Data;
+  user @1 :Text;
+  host @2 :Text;
+  pid @3 :UInt32;
+  program @4 :Text;
+  since @5 :Float64;      # seconds since 1970
+  sessions @6 :UInt32;    # client processes attached
+  slices @7 :List(Grant.Slice);
+}
+
+# What a user may have of this server at once; 0: as much as there is. "*": everybody who
+# has none.
+struct Quota {
+  user @0 :Text;
+  gpus @1 :UInt32;
+  memory @2 :UInt64;
+  priority @3 :Int32;     # the highest that they may ask for
 }
 
 # What a session has done so far, as its worker counts it.
@@ -110,6 +158,8 @@ struct Ask {
   fraction @2 :Float64;   # of each one's memory; 0: whole GPUs
   within @3 :UInt32;      # seconds in which a hold has to come; 0: while the connection is
   only @4 :List(UInt32);  # of these GPUs; empty: of all
+  wait @6 :UInt32;        # seconds to wait for it; 0: granted at once or refused
+  priority @7 :Int32;     # -100 to 100; above a user's own it is refused
   idle @5 :UInt32;        # seconds without a session after which the lease is freed; 0: never
 }
 

@@ -25,6 +25,7 @@ from fdcore.attach import differing, printable
 from fdcore.errors import FdcoreError, RefusedError
 from fdcore.lease import Lease, Owner
 from fdcore.rpc.schema import TRAVERSAL_WORDS, VERSION, control
+from fdcore.sched.queue import HIGHEST, LOWEST, Quota
 from fdcore.sched.slices import Ask, Gpu, Pool
 from fdcore.security.roles import ADMIN, USER, may
 
@@ -70,7 +71,9 @@ class Desk(Protocol):
 
     protocol: bytes
 
-    def reserve(self, ask: Ask, owner: Owner, asker: object) -> Lease: ...
+    async def reserve(
+        self, ask: Ask, owner: Owner, asker: object, wait: float, priority: int
+    ) -> Lease: ...
 
     def leave(self, lease: Lease, asker: object) -> None: ...
 
@@ -79,6 +82,14 @@ class Desk(Protocol):
     def gpus(self) -> Sequence[tuple[Gpu, int]]: ...
 
     def pool(self) -> Pool: ...
+
+    def leases(self, owner: Owner) -> Sequence[tuple[Lease, int]]: ...
+
+    def end_lease(self, number: str, by: Owner) -> None: ...
+
+    def quotas(self) -> Mapping[str, Quota]: ...
+
+    def set_quota(self, user: str, quota: Quota | None) -> None: ...
 
     def place(self) -> Place: ...
 
@@ -148,9 +159,11 @@ class Connection:
         self.close = close
         self.calls = 0
         self.session = False
+        self.gone = False
         self.leases: dict[object, Lease] = {}
 
     def closed(self) -> None:
+        self.gone = True
         for asker in list(self.leases):
             self.drop(asker)
 
@@ -214,8 +227,15 @@ class SessionServer(control.Session.Server):  # type: ignore[misc]
         if problem:
             raise CallError("invalid", problem)
         asker = object()
-        lease = connection.desk.reserve(wanted, connection.owner, asker)
+        if not LOWEST <= ask.priority <= HIGHEST:
+            raise CallError("invalid", f"priorities are {LOWEST} to {HIGHEST}")
+        lease = await connection.desk.reserve(
+            wanted, connection.owner, asker, ask.wait, ask.priority
+        )
         connection.leases[asker] = lease
+        if connection.gone:
+            connection.drop(asker)
+            raise CallError("over", "the connection has gone")
         if ask.within:
             loop = asyncio.get_running_loop()
             loop.call_later(ask.within, connection.late, asker)
@@ -285,6 +305,46 @@ class SessionServer(control.Session.Server):  # type: ignore[misc]
                 call.seen = seen
                 call.messages = messages
                 call.waits = waits
+
+    @answered
+    async def leases(self, result: Any) -> None:
+        known = self.connection.desk.leases(self.connection.owner)
+        for row, (lease, sessions) in zip(
+            result.init("ok", len(known)), known, strict=True
+        ):
+            row.id = lease.id
+            row.user = lease.owner.user
+            row.host = lease.owner.host
+            row.pid = lease.owner.pid
+            row.program = lease.owner.program
+            row.since = lease.since
+            row.sessions = sessions
+            slices = row.init("slices", len(lease.slices))
+            for cell, part in zip(slices, lease.slices, strict=True):
+                cell.ordinal = part.ordinal
+                cell.memory = part.memory
+
+    @answered
+    async def release(self, result: Any, id: str) -> None:
+        self.connection.desk.end_lease(said(id), self.connection.owner)
+        result.ok = None
+
+    @answered
+    async def quotas(self, result: Any) -> None:
+        known = self.connection.desk.quotas()
+        for row, (user, quota) in zip(
+            result.init("ok", len(known)), sorted(known.items()), strict=True
+        ):
+            row.user = user
+            row.gpus = quota.gpus
+            row.memory = quota.memory
+            row.priority = quota.priority
+
+    @answered
+    async def setQuota(self, result: Any, quota: Any, drop: bool) -> None:
+        made = Quota(quota.gpus, quota.memory, quota.priority)
+        self.connection.desk.set_quota(said(quota.user), None if drop else made)
+        result.ok = None
 
 
 def fill_gpu(row: Any, gpu: Gpu, free: int) -> None:

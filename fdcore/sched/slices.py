@@ -46,13 +46,14 @@ class Slice:
 class Ask:
     """count GPUs with this much of each: bytes, or a fraction of each one's memory.
     only: the ordinals it may be; empty: any. idle: seconds without a CUDA program after
-    which the lease is free again; 0: never."""
+    which the lease is free again; 0: never. priority: who has more of it waits less."""
 
     count: int = 1
     memory: int = 0
     fraction: float = 0.0
     only: frozenset[int] = frozenset()
     idle: int = 0
+    priority: int = 0
 
     def allows(self, gpu: Gpu) -> bool:
         return not self.only or gpu.ordinal in self.only

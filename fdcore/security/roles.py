@@ -13,6 +13,10 @@ NEEDS = {
     "SessionServer.gpus": SEE,
     "SessionServer.pool": SEE,
     "SessionServer.sessions": SEE,
+    "SessionServer.leases": SEE,
+    "SessionServer.release": MANAGE,
+    "SessionServer.quotas": SEE,
+    "SessionServer.setQuota": MANAGE,
     "SessionServer.reserve": USE,
     "LeaseServer.release": USE,
 }

@@ -1,0 +1,156 @@
+"""admin: the leases of everybody, their end, and what users may have at once."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from fdcore_cli import options
+
+COLUMNS = (
+    "server", "lease", "user", "host", "pid", "program", "since", "sessions", "gpus",
+)  # fmt: skip
+QUOTA_COLUMNS = ("server", "user", "gpus", "memory_mib", "priority")
+
+
+def parser() -> options.Parser:
+    made = options.Parser(
+        prog="flexdirect admin",
+        description="Looks after the servers. Ending leases and setting quotas is for "
+        "administrators: root and fdserver's own user on its machine, and who joined "
+        "as admin.",
+        allow_abbrev=False,
+    )
+    what = made.add_subparsers(dest="what", required=True, metavar="WHAT")
+    leases = what.add_parser("leases", help="who has what; GPUs as ORDINAL:MIB")
+    release = what.add_parser("release", help="end a lease, whoever has it")
+    release.add_argument("lease", metavar="LEASE", help="its id, or how that begins")
+    quota = what.add_parser("quota", help="what users may have of a server at once")
+    quota.add_argument(
+        "user", nargs="?", metavar="USER", help="of whom; * is everybody without one"
+    )
+    quota.add_argument("--gpus", type=limit, metavar="N", help="slices; 0: no limit")
+    quota.add_argument(
+        "--memory", type=options.checked(memory), metavar="SIZE",
+        help="in all, in MiB or as 2G; 0: no limit",
+    )  # fmt: skip
+    quota.add_argument(
+        "--priority", type=int, metavar="N", help="the highest they may ask for"
+    )
+    quota.add_argument("--clear", action="store_true", help="remove the user's quota")
+    for each in (leases, release, quota):
+        options.add_which(each)
+    for each in (leases, quota):
+        options.add_format(each)
+    return made
+
+
+def memory(text: str) -> int:
+    from fdcore import values
+
+    return 0 if text == "0" else values.memory(text)
+
+
+def limit(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of GPUs")
+    return int(text)
+
+
+def main(command: str, words: Sequence[str]) -> int:
+    made = parser()
+    given = made.parse_args(words)
+    work = {"leases": leases, "release": release, "quota": quota}[given.what]
+    return options.reported(made.prog, lambda: work(given))
+
+
+def each_server(given: argparse.Namespace, work: Callable[[Any, bytes], None]) -> None:
+    """Does it with every server, whatever happens with the others."""
+    from fdcore.config import protocol_hash
+    from fdcore.errors import FdcoreError
+    from fdcore.reserve import joined
+    from fdcore.settings import load
+
+    failures = []
+    for address in options.servers_of(given, load()):
+        try:
+            work(address, protocol_hash())
+        except FdcoreError as error:
+            failures.append(error)
+    if failures:
+        raise joined(failures)
+
+
+def leases(given: argparse.Namespace) -> int:
+    from fdcore import lists
+    from fdcore.rpc import client
+
+    rows: list[lists.Row] = []
+    each_server(given, lambda at, protocol: rows.extend(client.leases(at, protocol)))
+    print(lists.written(rows, COLUMNS, given.format), end="")
+    return 0
+
+
+def release(given: argparse.Namespace) -> int:
+    from fdcore.errors import ConfigError
+    from fdcore.rpc import client
+
+    ended = []
+
+    def work(address: Any, protocol: bytes) -> None:
+        found = [
+            row
+            for row in client.leases(address, protocol)
+            if str(row["lease"]).startswith(given.lease)
+        ]
+        if found:
+            client.end_lease(address, protocol, given.lease)
+            ended.append(found[0]["lease"])
+
+    each_server(given, work)
+    if not ended:
+        raise ConfigError(f"no lease has an id that begins with '{given.lease}'")
+    for lease in ended:
+        print(f"Ended lease {lease}")
+    return 0
+
+
+def quota(given: argparse.Namespace) -> int:
+    from fdcore import lists
+    from fdcore.errors import ConfigError
+    from fdcore.rpc import client
+    from fdcore.sched.queue import Quota
+
+    said = (given.gpus, given.memory, given.priority)
+    change = given.clear or any(value is not None for value in said)
+    if change and not given.user:
+        raise ConfigError("whose quota? name a user, or '*'")
+    rows: list[lists.Row] = []
+
+    def work(address: Any, protocol: bytes) -> None:
+        known = client.quotas(address, protocol)
+        if change:
+            old = known.get(given.user, Quota())
+            new = Quota(
+                old.gpus if given.gpus is None else given.gpus,
+                old.memory if given.memory is None else given.memory,
+                old.priority if given.priority is None else given.priority,
+            )
+            client.set_quota(
+                address, protocol, given.user, None if given.clear else new
+            )
+            known = client.quotas(address, protocol)
+        rows.extend(
+            {
+                "server": str(address),
+                "user": user,
+                "gpus": each.gpus,
+                "memory_mib": each.memory >> 20,
+                "priority": each.priority,
+            }
+            for user, each in known.items()
+            if given.user in (None, user)
+        )
+
+    each_server(given, work)
+    print(lists.written(rows, QUOTA_COLUMNS, given.format), end="")
+    return 0
