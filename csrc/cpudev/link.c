@@ -385,10 +385,11 @@ fdcpu_module_var(const struct fdcpu_module *m, const char *name)
     struct fdcpu_sym *s = fdcpu_sym_find((struct fdcpu_module *)(uintptr_t)m, 0, name,
                                          strlen(name));
 
-    for (uint32_t k = 0; !s && k < m->npub; k++)        /* static to one text */
+    if (s && s->kind == SYM_VAR && m->var[s->index]->pub.addr &&
+        m->var[s->index]->space != VS_SHARED)
+        return &m->var[s->index]->pub;
+    for (uint32_t k = 0; k < m->npub; k++)      /* static to one text */
         if (!strcmp(m->pub[k]->name, name))
             return m->pub[k];
-    return s && s->kind == SYM_VAR && m->var[s->index]->pub.addr &&
-                   m->var[s->index]->space != VS_SHARED
-               ? &m->var[s->index]->pub : NULL;
+    return NULL;
 }

@@ -471,7 +471,6 @@ call_enter(struct fdcpu_exec *x, struct fdcpu_worker *wk, struct fdcpu_warp *w,
     const struct fdcpu_program *prog = x->job->prog;
     const struct fdcpu_code *code = x->callee < prog->ncode ? prog->code[x->callee] : NULL;
     struct fdcpu_frame *up = s->frame, *f;
-    const struct fdcpu_ext *e = up->code->ext + i->ext;
     const struct fdcpu_func *func;
 
     if (!code || code->func->entry) {
@@ -500,7 +499,7 @@ call_enter(struct fdcpu_exec *x, struct fdcpu_worker *wk, struct fdcpu_warp *w,
     /* texts may disagree about a function: what both know is passed */
     for (uint32_t k = 0; k < func->nparams && i->aux + k < i->n; k++) {
         const struct fdcpu_formal *p = &func->params[k];
-        const struct fdcpu_ext *a = &e[i->aux + k];
+        const struct fdcpu_ext *a = &up->code->ext[i->ext + i->aux + k];
         uint32_t size = a->size < p->size ? a->size : p->size;
 
         FDCPU_EACH(l, s->mask) {
@@ -519,16 +518,16 @@ call_leave(struct fdcpu_worker *wk, struct fdcpu_warp *w, struct fdcpu_split *s)
 {
     struct fdcpu_frame *f = s->frame, *up = f->parent;
     const struct fdcpu_func *func = f->code->func;
-    const struct fdcpu_ext *e = up->code->ext + f->call->ext;
 
     for (uint32_t k = 0; k < func->nrets && k < f->call->aux; k++) {
         const struct fdcpu_formal *p = &func->rets[k];
-        uint32_t size = e[k].size < p->size ? e[k].size : p->size;
+        const struct fdcpu_ext *e = &up->code->ext[f->call->ext + k];
+        uint32_t size = e->size < p->size ? e->size : p->size;
 
         FDCPU_EACH(l, s->mask) {
             uint8_t *lane = w->local + (size_t)l * w->local_stride;
 
-            memcpy(lane + up->local_base + e[k].reg, lane + f->local_base + p->offset, size);
+            memcpy(lane + up->local_base + e->reg, lane + f->local_base + p->offset, size);
         }
     }
     s->ip = f->call + 1;

@@ -6,7 +6,7 @@
  */
 #include "fuzz.h"
 
-#include "server/module.c"      /* image_sound() */
+#include "server/image.c"       /* fdc_image_sound() */
 #include "cpudev/cpudev.h"
 
 enum { NAMES = 6 };            /* of kinds of linker inputs */
@@ -25,7 +25,7 @@ int
 LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct fdcpu_image opened = { 0 }, again = { 0 };
-    struct image image = { 0 };
+    struct fdc_image image = { 0 };
     CUresult result;
     int way;
 
@@ -40,14 +40,14 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     memcpy(image.bytes, data + 1, image.size);
     image.bytes[image.size] = '\0';
     if (way > NAMES) {
-        struct wrapper *wrapper = wrapper_make(&image);
+        struct fdc_wrapper *wrapper = fdc_image_wrapper(&image);
 
         result = CUDA_ERROR_INVALID_IMAGE;
         if (wrapper != NULL)
             result = fdcpu_image_open(&opened, wrapper);
         free(wrapper);
     } else if (way == NAMES) {
-        if (image_sound(&image))
+        if (fdc_image_sound(&image))
             result = fdcpu_image_open(&opened, image.bytes);
         else
             result = CUDA_ERROR_INVALID_IMAGE;
