@@ -530,6 +530,7 @@ cuCtxCreate_v4(CUcontext *pctx, CUctxCreateParams *ctxCreateParams, unsigned int
 FDC_EXPORT CUresult
 cuCtxDestroy_v2(CUcontext handle)
 {
+    static struct fdcpu_ctx *_Atomic destroyed;
     struct fdcpu_thread *t = &fdcpu_thread;
     struct fdcpu_ctx *ctx;
     CUresult result = fdcpu_check();
@@ -543,6 +544,9 @@ cuCtxDestroy_v2(CUcontext handle)
         return CUDA_ERROR_INVALID_CONTEXT;
     clear(ctx);
     fdcpu_handle_drop(FDCPU_H_CONTEXT, ctx->handle);
+    ctx->next = atomic_load(&destroyed);
+    while (!atomic_compare_exchange_weak(&destroyed, &ctx->next, ctx))
+        ;
     if (t->depth > 0 && t->stack[t->depth - 1] == ctx)
         t->depth--;
     return CUDA_SUCCESS;

@@ -139,6 +139,7 @@ struct fdcpu_device {
 #define FDCPU_LIMITS 16
 
 struct fdcpu_ctx {
+    struct fdcpu_ctx *next; /* destroyed ones: stacks of threads may still name them */
     uint64_t handle;
     struct fdcpu_device *device;
     bool primary;
