@@ -210,13 +210,14 @@ CUresult fdc_box_params(const struct fdc_copy3d *box, CUDA_MEMCPY3D *copy);
 #define FDC_STAGED_MAX (64u << 10) /* bytes that a driver copies without waiting */
 #define FDC_PIECE_MAX (512u << 10) /* bytes of one chunk of a copy */
 #define FDC_PIECE_SHARED (256u << 10) /* where both sides should find it in their caches */
+#define FDC_PIECE_SENT (1u << 20) /* where each is a call of the system's, or several */
 #define FDC_PAST_CACHE (4u << 20) /* bytes of a copy that no cache keeps anyway */
 
 /* How much of a plain copy's bytes the next piece takes. */
 static inline uint64_t
 fdc_piece(const struct fdc_session *session, uint64_t size)
 {
-    uint64_t most = session->shared ? FDC_PIECE_SHARED : FDC_PIECE_MAX;
+    uint64_t most = session->shared ? FDC_PIECE_SHARED : FDC_PIECE_SENT;
 
     return size < most ? size : most;
 }

@@ -384,7 +384,8 @@ void fdc_code_context_gone(struct fdc_context *context);        /* module.c */
 void fdc_texture_context_gone(struct fdc_context *context);     /* texture.c, arrays too */
 void fdc_stream_context_gone(struct fdc_context *context);      /* stream.c, events too */
 
-/* Chunks of a region. alloc blocks (taking replies in) until there is room; size <= 512 KiB. */
+/* Chunks of a region. alloc blocks (taking replies in) until there is room; size at most the
+ * region's. */
 CUresult fdc_stage_make(struct fdc_session *session);
 CUresult fdc_stage_alloc(struct fdc_session *session, enum fdc_region region, uint64_t size,
                          struct fdc_chunk *chunk);

@@ -197,51 +197,99 @@ put_and_tell(struct pair *pair, uint64_t offset, const uint8_t *bytes, uint64_t 
     fdc_link_release(pair->client, FDC_LANE_REPLY);
 }
 
+enum { LAND_SIZE = 300000, LAND_OPEN = 40960 };
+
+static uint8_t *
+land_bytes(void)
+{
+    static uint8_t bytes[LAND_SIZE];
+
+    for (int i = 0; i < LAND_SIZE; i++)
+        bytes[i] = (uint8_t)(i * 7 + i / 256);
+    return bytes;
+}
+
+static void
+land(struct pair *pair)
+{
+    static uint8_t to[LAND_SIZE + 1];
+    uint8_t *bytes = land_bytes(), *region;
+
+    region = fdc_link_region(pair->client, FDC_REGION_DOWN, NULL);
+    memset(to, 0, sizeof(to));
+    CHECK(!fdc_link_land(pair->client, 100, 10, to)); /* no place of its own */
+    CHECK(!fdc_link_land(pair->client, 8 << 20, 10, to));
+    CHECK(!fdc_link_land(pair->worker, 0, 10, to));
+
+    CHECK(fdc_link_land(pair->client, 4096, LAND_SIZE, to));
+    put_and_tell(pair, 4096, bytes, LAND_SIZE);
+    CHECK_EQ(fdc_link_landed(pair->client, 4096), LAND_SIZE);
+    CHECK_BYTES(to, bytes, LAND_SIZE);
+    CHECK_EQ(to[LAND_SIZE], 0);
+    CHECK_EQ(region[4096 + LAND_SIZE - 1], 0);
+    /* That is over; and more than was said never goes there. */
+    put_and_tell(pair, 4096, bytes, LAND_SIZE);
+    CHECK_BYTES(region + 4096, bytes, LAND_SIZE);
+    CHECK(fdc_link_land(pair->client, 1 << 20, LAND_SIZE - 1, to));
+    memset(to, 0, sizeof(to));
+    put_and_tell(pair, 1 << 20, bytes, LAND_SIZE);
+    CHECK_EQ(fdc_link_landed(pair->client, 1 << 20), 0);
+    CHECK_BYTES(region + (1 << 20), bytes, LAND_SIZE);
+    CHECK_EQ(to[0], 0);
+}
+
 static void
 test_puts_land_where_the_client_wants_them(void)
 {
-    enum { SIZE = 300000, GUARDED = 40960 };
-    static uint8_t bytes[SIZE], to[SIZE + 1];
     struct pair pair;
-    uint8_t *region, *guarded;
 
-    for (int i = 0; i < SIZE; i++)
-        bytes[i] = (uint8_t)(i * 7 + i / 256);
+    pair_make(&pair, FDC_ROAD_TCP);
+    land(&pair);
+    pair_free(&pair);
+}
+
+static void
+test_sealed_puts_land_likewise(void)
+{
+    const struct fdc_link_key keys[2] = {{"one of the command connection"}, {"and another"}};
+    struct pair pair;
+    int err;
+
+    pair_sockets(&pair, FDC_ROAD_TCP);
+    err = fdc_link_worker_sealed(FDC_ROAD_TCP, pair.worker_socks, 2, keys, NULL,
+                                 &pair.worker);
+    if (err == -ENOSYS) { /* no cipher here */
+        pair_close_sockets(pair.worker_socks, 2);
+        pair_close_sockets(pair.client_socks, 2);
+        return;
+    }
+    CHECK_EQ(err, 0);
+    CHECK_EQ(fdc_link_client_sealed(FDC_ROAD_TCP, pair.client_socks, 2, keys, &pair.client),
+             0);
+    land(&pair);
+    pair_free(&pair);
+}
+
+/* The kernel may not write there behind the first pages: the rest is in the region. */
+static void
+test_puts_into_guarded_memory_go_by_way_of_the_region(void)
+{
+    uint8_t *bytes = land_bytes(), *region, *guarded;
+    struct pair pair;
+    uint64_t landed;
+
     pair_make(&pair, FDC_ROAD_TCP);
     region = fdc_link_region(pair.client, FDC_REGION_DOWN, NULL);
-    CHECK(!fdc_link_land(pair.client, 100, 10, to)); /* no place of its own */
-    CHECK(!fdc_link_land(pair.client, 8 << 20, 10, to));
-    CHECK(!fdc_link_land(pair.worker, 0, 10, to));
-
-    CHECK(fdc_link_land(pair.client, 4096, SIZE, to));
-    put_and_tell(&pair, 4096, bytes, SIZE);
-    CHECK_EQ(fdc_link_landed(pair.client, 4096), SIZE);
-    CHECK_BYTES(to, bytes, SIZE);
-    CHECK_EQ(to[SIZE], 0);
-    CHECK_EQ(region[4096 + SIZE - 1], 0);
-    /* That is over; and more than was said never goes there. */
-    put_and_tell(&pair, 4096, bytes, SIZE);
-    CHECK_BYTES(region + 4096, bytes, SIZE);
-    CHECK(fdc_link_land(pair.client, 1 << 20, SIZE - 1, to));
-    memset(to, 0, sizeof(to));
-    put_and_tell(&pair, 1 << 20, bytes, SIZE);
-    CHECK_EQ(fdc_link_landed(pair.client, 1 << 20), 0);
-    CHECK_BYTES(region + (1 << 20), bytes, SIZE);
-    CHECK_EQ(to[0], 0);
-
-    /* Memory that the kernel may not write behind its first pages: the rest is elsewhere. */
-    guarded = mmap(NULL, 2 * SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    CHECK_EQ(mprotect(guarded + GUARDED, 2 * SIZE - GUARDED, PROT_NONE), 0);
-    CHECK(fdc_link_land(pair.client, 2 << 20, SIZE, guarded));
-    put_and_tell(&pair, 2 << 20, bytes, SIZE);
-    {
-        uint64_t landed = fdc_link_landed(pair.client, 2 << 20);
-
-        CHECK(landed <= GUARDED);
-        CHECK_BYTES(guarded, bytes, landed);
-        CHECK_BYTES(region + (2 << 20) + landed, bytes + landed, SIZE - landed);
-    }
-    munmap(guarded, 2 * SIZE);
+    guarded = mmap(NULL, 2 * LAND_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+                   -1, 0);
+    CHECK_EQ(mprotect(guarded + LAND_OPEN, 2 * LAND_SIZE - LAND_OPEN, PROT_NONE), 0);
+    CHECK(fdc_link_land(pair.client, 2 << 20, LAND_SIZE, guarded));
+    put_and_tell(&pair, 2 << 20, bytes, LAND_SIZE);
+    landed = fdc_link_landed(pair.client, 2 << 20);
+    CHECK(landed <= LAND_OPEN);
+    CHECK_BYTES(guarded, bytes, landed);
+    CHECK_BYTES(region + (2 << 20) + landed, bytes + landed, LAND_SIZE - landed);
+    munmap(guarded, 2 * LAND_SIZE);
     pair_free(&pair);
 }
 
@@ -382,6 +430,8 @@ main(void)
     RUN(test_broken_bulk_frames_end_the_session);
     RUN(test_frames_cut_anywhere_arrive);
     RUN(test_puts_land_where_the_client_wants_them);
+    RUN(test_sealed_puts_land_likewise);
+    RUN(test_puts_into_guarded_memory_go_by_way_of_the_region);
     RUN(test_half_a_put_never_lands);
     RUN(test_garbage_on_either_connection_ends_the_session);
     RUN(test_client_checks_what_the_worker_says);
