@@ -9,7 +9,7 @@ JOBS ?= $(shell nproc)
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build gen lock test test-gpu test-c bench lint fix check clean tools
+.PHONY: help demo build gen lock test test-gpu test-c bench bench-compare bench-keep lint fix check clean tools
 
 help:  ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | \
@@ -36,7 +36,7 @@ $(VENV)/.dev: $(VENV)/.installed
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.test
-	$(PIP) install 'pytest-benchmark>=5' 'numba>=0.60'
+	$(PIP) install 'pytest-benchmark>=5' 'matplotlib>=3.8' 'numba>=0.60'
 	@touch $@
 
 demo: build  ## a CUDA program on this machine's GPU, or on the CPU device
@@ -64,8 +64,16 @@ test-gpu: build  ## what is assumed of a driver, asked of this machine's (DRIVER
 test-c: | $(BIN)/python  ## the C tests alone (SAN=address|undefined|thread, T=ring)
 	$(MAKE) -C csrc -j$(JOBS) test-c PYTHON=$(abspath $(BIN))/python
 
-bench: $(VENV)/.bench build  ## the benchmarks
-	$(BIN)/python -m pytest bench $(ARGS)
+bench: $(VENV)/.bench build  ## the benchmarks: table, JSON and plot into build/bench
+	$(BIN)/python -m pytest -q bench --benchmark-columns=min,median,max,rounds $(ARGS)
+
+bench-compare: | $(BIN)/python  ## the last run against bench/baselines/cpu_device.json
+	$(BIN)/python -m bench.report bench/baselines/cpu_device.json build/bench/results.json
+
+bench-keep:  ## the last run becomes the baseline, and the plot in the README
+	cp build/bench/results.json bench/baselines/cpu_device.json
+	cp build/bench/results.md bench/baselines/cpu_device.md
+	cp build/bench/results.png docs/bench.png
 
 lint: $(VENV)/.dev  ## what reading the sources alone can find
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""Calls: a synchronous one, a small read, launches; each beside its floor and a direct run."""
+"""Calls: synchronous ones, small reads, launches, events; whole programs."""
 
 from __future__ import annotations
 
@@ -7,31 +7,51 @@ import pytest
 from bench.conftest import ROADS, Interleaved, virtual_clock
 
 pytestmark = pytest.mark.benchmark(timer=virtual_clock)
+PUSHED = {1: 136, 6: 176, 20: 288}  # bytes of a launch with so many parameters
+
+
+def round_trip(road: str) -> str:
+    return "shm {n}" if road == "shm" else f"tcp {{n}} {ROADS[road]}"
 
 
 @pytest.mark.parametrize("road", ROADS)
 def test_synchronous_call(road: str, interleaved: Interleaved) -> None:
-    """A stream with nothing on it is synchronised: one round trip."""
-    interleaved(road, "sync 2000", 2000, f"{road} 2000")
+    """A context with nothing on it is synchronised: one round trip."""
+    interleaved("synchronous call", road, "context {n}", 2000, round_trip(road))
 
 
 @pytest.mark.parametrize("road", ROADS)
 def test_read_four_bytes(road: str, interleaved: Interleaved) -> None:
-    interleaved(road, "read 1000", 1000, f"{road} 1000")
+    interleaved("read 4 bytes", road, "read {n}", 1000, round_trip(road))
 
 
 @pytest.mark.parametrize("road", ROADS)
-@pytest.mark.parametrize("params", (1, 6, 20))
+@pytest.mark.parametrize("params", PUSHED)
 def test_launch_issue(params: int, road: str, interleaved: Interleaved) -> None:
-    """What the caller pays for a launch, in bursts that fit the queue."""
-    interleaved(road, f"launch 400 {params}", 400, "local 400", issued=True)
+    """What the caller pays for a launch, in bursts that fit the queue. The floor is a
+    ring of 1 MiB into which as many bytes are put."""
+    interleaved(f"launch issue, {params} parameters", road, f"launch {{n}} {params}", 400,
+                f"push {{n}} {PUSHED[params]}", issued=True)
 
 
 @pytest.mark.parametrize("road", ROADS)
 def test_launch_completed(road: str, interleaved: Interleaved) -> None:
-    interleaved(road, "launch 20000 6", 20000, "local 20000")
+    interleaved("launch completed, 6 parameters", road, "launch {n} 6", 20000,
+                f"push {{n}} {PUSHED[6]}")
 
 
 @pytest.mark.parametrize("road", ROADS)
 def test_launch_and_wait(road: str, interleaved: Interleaved) -> None:
-    interleaved(road, "wait 1000", 1000, f"{road} 1000")
+    interleaved("launch and wait", road, "wait {n}", 1000, round_trip(road))
+
+
+@pytest.mark.parametrize("road", ROADS)
+def test_event(road: str, interleaved: Interleaved) -> None:
+    interleaved("event: record, query, wait", road, "event {n}", 1000, round_trip(road))
+
+
+@pytest.mark.parametrize("road", ROADS)
+@pytest.mark.parametrize("us", (0, 2, 5, 10))
+def test_program(us: int, road: str, interleaved: Interleaved) -> None:
+    """300 kernels of so many microseconds and one wait; time for each kernel."""
+    interleaved.program(f"300 kernels of {us} us and a wait", road, us)

@@ -3,6 +3,7 @@
 The time that counts is measured inside the measured process (loop.c, floor/pingpong.c)
 and handed to pytest-benchmark through a virtual clock. In every round the floor, the
 direct run and the road are asked one after the other, so a busy moment hits all three.
+What was found is written at the end by report.py.
 """
 
 from __future__ import annotations
@@ -13,24 +14,55 @@ import statistics
 import subprocess
 import sysconfig
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from bench import report
+from bench.report import Figure
+
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "build" / "bench"
 BIN = Path(sysconfig.get_path("scripts"))
-ROADS = ("shm", "tcp")
+# Round trip in microseconds that is added by the server's emulation, and how a round has
+# to shrink so that it takes no longer than a second or so.
+ROADS = {"shm": 0, "tcp": 0, "tcp+50us": 50, "tcp+1ms": 1000, "tcp+30ms": 30000}
+FEWER = {"shm": 1, "tcp": 1, "tcp+50us": 4, "tcp+1ms": 40, "tcp+30ms": 400}
+KERNELS = {"FD_CPU_KERNELS": "skip"}
+ROUNDS = int(os.environ.get("FD_BENCH_ROUNDS", "7"))
 
 _clock = 0.0
+figures: list[Figure] = []
 
 
 def virtual_clock() -> float:
     """Seconds that the measured processes have reported so far."""
     return _clock
+
+
+class Spent:
+    """Processor time so far: everybody's, and that of this process and all below it."""
+
+    def __init__(self) -> None:
+        self.when = time.monotonic()
+        times = psutil.cpu_times()
+        self.all = sum(times) - times.idle - times.iowait - times.guest
+        self.ours = 0.0
+        me = psutil.Process()
+        for process in (me, *me.children(recursive=True)):
+            try:
+                self.ours += sum(process.cpu_times()[:4])
+            except psutil.Error:
+                pass  # it has ended
+
+    def others_since(self, before: Spent) -> float:
+        """Percent of the processors that others used."""
+        others = (self.all - before.all) - (self.ours - before.ours)
+        room = (self.when - before.when) * (psutil.cpu_count() or 1)
+        return max(0.0, min(100.0, 100 * others / room)) if room > 0 else 0.0
 
 
 class Measured:
@@ -69,6 +101,41 @@ def build(name: str, *flags: str) -> Path:
     return target
 
 
+def build_cuda(name: str) -> Path:
+    return build(name, f"-I{ROOT / 'build/gen'}", f"-I{ROOT / 'csrc/include'}",
+                 f"-L{ROOT / 'build/lib'}", "-l:libcuda.so.1", "-Wl,--allow-shlib-undefined")
+
+
+class Server:
+    """An fdserver with one CPU device that skips kernels, on a port of its own."""
+
+    def __init__(self, state: Path, env: dict[str, str], *options: str):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.address = f"127.0.0.1:{probe.getsockname()[1]}"
+        state.mkdir(parents=True, exist_ok=True)
+        with (state / "log").open("w") as log:
+            self.process = subprocess.Popen(
+                [BIN / "fdserver", "--listen", self.address, "--cpu-devices", "1",
+                 "--state", state, *options],
+                env={**os.environ, **KERNELS, **env}, stdout=log, stderr=log)
+        host, port = self.address.rsplit(":", 1)
+        for _ in range(400):
+            try:
+                socket.create_connection((host, int(port)), timeout=1).close()
+                return
+            except OSError:
+                time.sleep(0.05)
+        raise RuntimeError("fdserver did not start:\n" + (state / "log").read_text())
+
+    def command(self, program: Path, part: str = "0.2") -> list[str | Path]:
+        return [BIN / "fdrun", "-n", "1", "-p", part, "-l", self.address, "--", program]
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(15)
+
+
 @pytest.fixture(scope="session")
 def floor() -> Iterator[Measured]:
     measured = Measured([build("floor/pingpong")], {})
@@ -77,82 +144,107 @@ def floor() -> Iterator[Measured]:
 
 
 @pytest.fixture(scope="session")
-def roads(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Measured]]:
-    """`direct` and one process a road, all on CPU devices that skip kernels."""
-    program = build("loop", f"-I{ROOT / 'build/gen'}", f"-I{ROOT / 'csrc/include'}",
-                    f"-L{ROOT / 'build/lib'}", "-l:libcuda.so.1", "-Wl,--allow-shlib-undefined")
-    state = tmp_path_factory.mktemp("bench")
-    kernels = {"FD_CPU_KERNELS": "skip"}
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    with (state / "log").open("w") as log:
-        server = subprocess.Popen(
-            [BIN / "fdserver", "--listen", address, "--cpu-devices", "1", "--state", state],
-            env={**os.environ, **kernels}, stdout=log, stderr=log)
-    host, port = address.rsplit(":", 1)
-    for _ in range(200):
-        try:
-            socket.create_connection((host, int(port)), timeout=1).close()
-            break
-        except OSError:
-            time.sleep(0.05)
-    asked = {"direct": Measured([BIN / "fdrun", "--direct", "--", program], kernels)}
-    try:
-        for road in ROADS:
-            asked[road] = Measured([BIN / "fdrun", "-n", "1", "-p", "0.3", "-l", address, "--",
-                                    program], {"FD_TRANSPORT": road})
-        yield asked
-    finally:
-        for measured in asked.values():
-            measured.stop()
-        server.terminate()
-        server.wait(15)
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[int], Server]]:
+    """The server whose road is so many microseconds longer, started when it is asked for."""
+    running: dict[int, Server] = {}
+    folder = tmp_path_factory.mktemp("bench")
+
+    def server(rtt_us: int) -> Server:
+        if rtt_us not in running:
+            env = {"FD_EMULATE_RTT_US": str(rtt_us)} if rtt_us else {}
+            running[rtt_us] = Server(folder / f"s{rtt_us}", env)
+        return running[rtt_us]
+
+    yield server
+    for one in running.values():
+        one.stop()
+
+
+@pytest.fixture(scope="session")
+def asked(servers: Callable[[int], Server]) -> Iterator[Callable[[str], Measured]]:
+    """`direct`, or one process a road, started when it is asked for."""
+    program = build_cuda("loop")
+    running: dict[str, Measured] = {}
+
+    def one(road: str) -> Measured:
+        if road not in running:
+            if road == "direct":
+                command, env = [BIN / "fdrun", "--direct", "--", program], KERNELS
+            else:
+                command = servers(ROADS[road]).command(program)
+                env = {"FD_TRANSPORT": road.partition("+")[0]}
+            running[road] = Measured(command, env)
+        return running[road]
+
+    yield one
+    for measured in running.values():
+        measured.stop()
 
 
 class Interleaved:
     """Runs the three in turn and files the road's figure under pytest-benchmark."""
 
-    def __init__(self, benchmark: Any, floor: Measured, roads: dict[str, Measured]):
-        self.benchmark, self.floor, self.roads = benchmark, floor, roads
+    def __init__(self, benchmark: Any, floor: Measured, asked: Callable[[str], Measured]):
+        self.benchmark, self.floor, self.asked = benchmark, floor, asked
 
-    def __call__(self, road: str, command: str, count: int, floor_command: str,
-                 rounds: int = 9, issued: bool = False) -> None:
-        figures: dict[str, list[float]] = {"floor": [], "direct": [], road: []}
-        busy: list[float] = []
+    def __call__(self, name: str, road: str, command: str, count: int, floor_command: str,
+                 issued: bool = False) -> None:
+        """In the commands {n} is the number of calls: `count`, fewer on long roads."""
+        n = max(2, count // FEWER[road])
+        direct, there = self.asked("direct"), self.asked(road)
+
+        def of(source: Measured, text: str, number: int, issue: bool) -> float:
+            total, until = source.ask(text.format(n=number))
+            return (until if issue else total) / number
+
+        self.turns(name, road, {
+            "floor": lambda: of(self.floor, floor_command, n, False),
+            "direct": lambda: of(direct, command, count, issued),
+            "road": lambda: of(there, command, n, issued),
+        })
+
+    def program(self, name: str, road: str, us: int) -> None:
+        """300 stand-in kernels and a wait; nanoseconds of it all, a kernel."""
+        command, kernels = f"app 300 {us}", 300
+        direct, there = self.asked("direct"), self.asked(road)
+        self.turns(name, road, {
+            "floor": lambda: float(us * 1000),
+            "direct": lambda: direct.ask(command)[0] / kernels,
+            "road": lambda: there.ask(command)[0] / kernels,
+        })
+
+    def turns(self, name: str, road: str, sources: dict[str, Callable[[], float]]) -> None:
+        figure = Figure(name, road, {source: [] for source in sources}, [])
 
         def one() -> None:
             global _clock
-            psutil.cpu_percent(None)
-            for name in figures:
-                source = self.floor if name == "floor" else self.roads[name]
-                total, issue = source.ask(floor_command if name == "floor" else command)
-                figures[name].append((issue if issued and name != "floor" else total) / count)
-            busy.append(psutil.cpu_percent(None))
-            _clock += figures[road][-1] * 1e-9
+            before = Spent()
+            for source, ask in sources.items():
+                figure.taken[source].append(ask())
+            figure.busy.append(Spent().others_since(before))
+            _clock += figure.taken["road"][-1] * 1e-9
 
-        self.benchmark.pedantic(one, rounds=rounds, warmup_rounds=1, iterations=1)
-        for values in figures.values():
+        self.benchmark.pedantic(one, rounds=ROUNDS, warmup_rounds=1, iterations=1)
+        for values in (*figure.taken.values(), figure.busy):
             del values[0]
-        ns = {name: {"median": round(statistics.median(values), 1),
-                     "min": round(min(values), 1), "max": round(max(values), 1)}
-              for name, values in figures.items()}
+        figures.append(figure)
         self.benchmark.extra_info.update(
-            ns_per_call=ns,
-            ratio_to_floor=round(ns[road]["median"] / ns["floor"]["median"], 2),
-            ratio_to_direct=round(ns[road]["median"] / ns["direct"]["median"], 2),
-            best_ratio_to_floor=round(ns[road]["min"] / ns["floor"]["min"], 2),
-            best_ratio_to_direct=round(ns[road]["min"] / ns["direct"]["min"], 2),
-            cpu_percent_busy=round(statistics.median(busy), 1),
-        )
-        print(f"\n  {self.benchmark.name}: {ns}\n  x floor "
-              f"{self.benchmark.extra_info['ratio_to_floor']} (best "
-              f"{self.benchmark.extra_info['best_ratio_to_floor']}), x direct "
-              f"{self.benchmark.extra_info['ratio_to_direct']} (best "
-              f"{self.benchmark.extra_info['best_ratio_to_direct']})")
+            ns=figure.summary(), ratio_to_floor=figure.ratio("floor"),
+            ratio_to_direct=figure.ratio("direct"),
+            best_ratio_to_floor=figure.ratio("floor", min),
+            best_ratio_to_direct=figure.ratio("direct", min),
+            others_percent=round(statistics.median(figure.busy), 1))
+        print(f"\n  {figure.line()}")
 
 
 @pytest.fixture
-def interleaved(benchmark: Any, floor: Measured, roads: dict[str, Measured]) -> Interleaved:
+def interleaved(
+    benchmark: Any, floor: Measured, asked: Callable[[str], Measured]
+) -> Interleaved:
     benchmark._timer = virtual_clock
-    return Interleaved(benchmark, floor, roads)
+    return Interleaved(benchmark, floor, asked)
+
+
+def pytest_sessionfinish() -> None:
+    if figures:
+        report.write(figures, OUT)

@@ -1,14 +1,22 @@
 /*
- * The floor: what a round trip costs without any CUDA in it. Reads commands like
- * ../loop.c does; a second process answers.
+ * The floor: what the movement of bytes costs without any CUDA in it. Reads commands like
+ * ../loop.c does and answers with nanoseconds; where there is another side it is a process
+ * of its own.
  *
- *   shm N      one 64-byte cache line each way in shared memory, both sides spin
- *   tcp N      64 bytes each way over loopback, TCP_NODELAY, both sides block
- *   local N    a call through a function pointer in this process
- *   copy BYTES N   memcpy
+ *   shm N            one 64-byte cache line each way in shared memory, both sides spin
+ *   tcp N RTT_US     64 bytes each way over loopback, TCP_NODELAY, both sides block; the
+ *                    answer is held back until so many microseconds have passed
+ *   push N BYTES     N records of so many bytes into a ring of 1 MiB that somebody empties
+ *   stream BYTES N   N times so many bytes over a loopback connection, 1 MiB a write; the
+ *                    other side says at the end of each that it has come
+ *   local N          a call through a function pointer in this process
+ *   copy BYTES N     memcpy
+ *   spawn N          a process that ends at once
  */
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <signal.h>
+#include <spawn.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,14 +24,30 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
-#include <signal.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+
+enum { RING = 1 << 20, WRITE = 1 << 20, BULK = 64 << 20 };
 
 struct line {
     uint64_t flag;
     uint8_t bytes[56];
 } __attribute__((aligned(64)));
+
+struct ring {
+    struct line tail, head; /* bytes written, bytes read */
+    uint8_t bytes[RING];
+};
+
+struct shared {
+    struct line line[2];
+    struct ring ring;
+};
+
+static struct shared *shared;
+static char *from, *to;
+static int near, far;
 
 static uint64_t
 now(void)
@@ -53,7 +77,8 @@ static void
 transfer(int fd, void *bytes, size_t size, int out)
 {
     while (size > 0) {
-        ssize_t done = out ? write(fd, bytes, size) : read(fd, bytes, size);
+        size_t part = size < WRITE ? size : WRITE;
+        ssize_t done = out ? write(fd, bytes, part) : read(fd, bytes, part);
 
         if (done <= 0)
             _exit(1);
@@ -81,65 +106,224 @@ connected(int *other)
     return fd;
 }
 
+/* ---- each command: this side, and the other ---- */
+
+static void
+lines_here(uint64_t number, long count)
+{
+    for (long i = 1; i <= count; i++) {
+        say(&shared->line[0], number + (uint64_t)i);
+        hear(&shared->line[1], number + (uint64_t)i);
+    }
+}
+
+static void
+lines_there(uint64_t number, long count)
+{
+    for (long i = 1; i <= count; i++) {
+        hear(&shared->line[0], number + (uint64_t)i);
+        say(&shared->line[1], number + (uint64_t)i);
+    }
+}
+
+static void
+socket_here(long count)
+{
+    char message[64] = "";
+
+    for (long i = 0; i < count; i++) {
+        transfer(near, message, sizeof(message), 1);
+        transfer(near, message, sizeof(message), 0);
+    }
+}
+
+static void
+socket_there(long count, long rtt_us)
+{
+    char message[64];
+
+    for (long i = 0; i < count; i++) {
+        uint64_t due;
+
+        transfer(far, message, sizeof(message), 0);
+        due = now() + (uint64_t)rtt_us * 1000;
+        while (now() < due)
+            __builtin_ia32_pause();
+        transfer(far, message, sizeof(message), 1);
+    }
+}
+
+/* Records do not wrap: RING is a multiple of the size, which is rounded up. */
+static uint64_t
+record(long bytes)
+{
+    uint64_t size = 64;
+
+    while (size < (uint64_t)bytes + 8)
+        size *= 2;
+    return size;
+}
+
+static void
+ring_here(long count, long bytes)
+{
+    struct ring *ring = &shared->ring;
+    uint64_t tail = 0, head = 0, size = record(bytes);
+
+    for (long i = 0; i < count; i++) {
+        uint8_t *at = ring->bytes + tail % RING;
+
+        while (tail - head > RING - size) {
+            head = __atomic_load_n(&ring->head.flag, __ATOMIC_ACQUIRE);
+            __builtin_ia32_pause();
+        }
+        memcpy(at + 8, from, (size_t)bytes);
+        memcpy(at, &(uint64_t){ (uint64_t)bytes }, 8);
+        tail += size;
+        __atomic_store_n(&ring->tail.flag, tail, __ATOMIC_RELEASE);
+    }
+}
+
+static void
+ring_there(long count, long bytes)
+{
+    struct ring *ring = &shared->ring;
+    uint64_t tail = 0, head = 0, size = record(bytes);
+
+    for (long i = 0; i < count; i++) {
+        while (tail == head) {
+            tail = __atomic_load_n(&ring->tail.flag, __ATOMIC_ACQUIRE);
+            __builtin_ia32_pause();
+        }
+        memcpy(to, ring->bytes + head % RING, (size_t)size);
+        head += size;
+        __atomic_store_n(&ring->head.flag, head, __ATOMIC_RELEASE);
+    }
+}
+
+static void
+stream_here(long bytes, long count)
+{
+    char done;
+
+    for (long i = 0; i < count; i++) {
+        transfer(near, from, (size_t)bytes, 1);
+        transfer(near, &done, 1, 0);
+    }
+}
+
+static void
+stream_there(long bytes, long count)
+{
+    for (long i = 0; i < count; i++) {
+        transfer(far, to, (size_t)bytes, 0);
+        transfer(far, to, 1, 1);
+    }
+}
+
 static int answer(int value) { return value + 1; }
+
+static void
+alone(const char *word, long a, long b)
+{
+    int (*volatile function)(int) = answer;
+
+    if (strcmp(word, "local") == 0)
+        for (long i = 0; i < a; i++)
+            function((int)i);
+    else if (strcmp(word, "copy") == 0 && a <= BULK)
+        for (long i = 0; i < b; i++) {
+            memcpy(to, from, (size_t)a);
+            __asm__ volatile("" : : "r"(to) : "memory");
+        }
+    else if (strcmp(word, "spawn") == 0)
+        for (long i = 0; i < a; i++) {
+            char *words[] = { "/bin/true", NULL }, *none[] = { NULL };
+            pid_t pid;
+
+            if (posix_spawn(&pid, words[0], NULL, NULL, words, none) == 0)
+                waitpid(pid, NULL, 0);
+        }
+}
+
+static void
+there(const char *word, uint64_t number, long a, long b)
+{
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (strcmp(word, "shm") == 0)
+        lines_there(number, a);
+    else if (strcmp(word, "tcp") == 0)
+        socket_there(a, b);
+    else if (strcmp(word, "push") == 0)
+        ring_there(a, b);
+    else
+        stream_there(a, b);
+    _exit(0);
+}
+
+static void
+here(const char *word, uint64_t number, long a, long b)
+{
+    if (strcmp(word, "shm") == 0)
+        lines_here(number, a);
+    else if (strcmp(word, "tcp") == 0)
+        socket_here(a);
+    else if (strcmp(word, "push") == 0)
+        ring_here(a, b);
+    else
+        stream_here(a, b);
+}
+
+static int
+has_other_side(const char *word, long a, long b)
+{
+    return strcmp(word, "shm") == 0 || strcmp(word, "tcp") == 0 ||
+           (strcmp(word, "push") == 0 && b > 0 && b < RING / 4) ||
+           (strcmp(word, "stream") == 0 && a <= BULK);
+}
 
 int
 main(void)
 {
-    struct line *lines = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
-                              -1, 0);
-    int (*volatile function)(int) = answer;
-    char text[128], word[16], message[64] = "";
+    char text[128], word[16];
     uint64_t number = 0;
-    char *from = malloc(64 << 20), *to = malloc(64 << 20);
-    int far, fd = connected(&far);
 
-    if (lines == MAP_FAILED || fd < 0)
+    signal(SIGCHLD, SIG_DFL);
+    shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
+                  -1, 0);
+    near = connected(&far);
+    from = malloc(BULK);
+    to = malloc(BULK);
+    if (shared == MAP_FAILED || near < 0 || from == NULL || to == NULL)
         return 1;
-    memset(from, 1, 64 << 20);
-    memset(to, 2, 64 << 20);
+    memset(from, 1, BULK);
+    memset(to, 2, BULK);
+    memset(shared, 0, sizeof(*shared));
     setvbuf(stdout, NULL, _IOLBF, 0);
     puts("ready");
     while (fgets(text, sizeof(text), stdin) != NULL) {
         long a = 0, b = 0;
-        uint64_t start;
-        pid_t child = 0;
+        uint64_t start, took;
+        pid_t other = 0;
 
         if (sscanf(text, "%15s %ld %ld", word, &a, &b) < 2)
             continue;
-        if (strcmp(word, "shm") == 0 || strcmp(word, "tcp") == 0) {
-            child = fork();
-            if (child == 0) {
-                prctl(PR_SET_PDEATHSIG, SIGKILL);
-                for (long i = 0; i < a; i++) {
-                    if (word[0] == 's') {
-                        hear(&lines[0], number + (uint64_t)i + 1);
-                        say(&lines[1], number + (uint64_t)i + 1);
-                    } else {
-                        transfer(far, message, sizeof(message), 0);
-                        transfer(far, message, sizeof(message), 1);
-                    }
-                }
-                _exit(0);
-            }
+        shared->ring.tail.flag = shared->ring.head.flag = 0;
+        if (has_other_side(word, a, b)) {
+            other = fork();
+            if (other == 0)
+                there(word, number, a, b);
             usleep(2000);
         }
         start = now();
-        for (long i = 0; i < a && word[0] == 's'; i++) {
-            say(&lines[0], number + (uint64_t)i + 1);
-            hear(&lines[1], number + (uint64_t)i + 1);
-        }
-        for (long i = 0; i < a && word[0] == 't'; i++) {
-            transfer(fd, message, sizeof(message), 1);
-            transfer(fd, message, sizeof(message), 0);
-        }
-        for (long i = 0; i < a && word[0] == 'l'; i++)
-            function((int)i);
-        for (long i = 0; i < b && word[0] == 'c'; i++) {
-            memcpy(to, from, (size_t)a);
-            __asm__ volatile("" : : "r"(to) : "memory");
-        }
-        printf("%llu 0\n", (unsigned long long)(now() - start));
+        if (other != 0)
+            here(word, number, a, b);
+        else
+            alone(word, a, b);
+        took = now() - start;
+        if (other > 0)
+            waitpid(other, NULL, 0);
+        printf("%llu 0\n", (unsigned long long)took);
         number += (uint64_t)a;
     }
     return 0;
