@@ -609,6 +609,7 @@ attach_one(struct place *place, int number, const struct range *range,
         goto err_close;
     }
     session->number = number;
+    session->road = road;
     memcpy(session->server, place->server, sizeof(session->server));
     session->sync = is_one("FD_SYNC") || said("CUDA_LAUNCH_BLOCKING");
     err = fdc_link_client_sealed(road, socks, count, place->seal ? keys : NULL,

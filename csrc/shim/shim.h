@@ -115,6 +115,7 @@ struct fdc_session {
     struct fdc_link *link;
     int number;                         /* its place among the sessions */
     char server[64];                    /* what people call it */
+    enum fdc_road road;
     bool shared;                        /* regions are shared memory */
     uint32_t dead;                      /* nonzero: CUresult to give from now on */
     pthread_mutex_t order;              /* claim .. commit on the command lane */

@@ -127,7 +127,10 @@ sums_of(struct fdc_session *session)
 static const char *
 road_of(const struct fdc_session *session)
 {
-    return session->shared ? "shm" : "tcp";
+    static const char *const names[] = {
+        [FDC_ROAD_SHM] = "shm", [FDC_ROAD_TCP] = "tcp", [FDC_ROAD_RDMA] = "rdma"};
+
+    return names[session->road];
 }
 
 /* The call with the most waits; 0: none waits. */
