@@ -7,17 +7,25 @@ has a grace time in which their fdhold dials again. What nobody stands for after
 free.
 """
 
+import asyncio
 import logging
 import os
 import socket
 import struct
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from fdcore.config import private_folder
 from fdcore.lease import Lease, Owner
+from fdcore.sched.queue import Quota
 from fdcore.sched.slices import Gpu, Slice
-from fdcore.workers import Adopted
+from fdcore.session import Hold, Session, session_of
+from fdcore.store import LEASE, QUOTA, Memory, Sqlite, StateStore, StoreError
+from fdcore.workers import Adopted, Worker, readable
+
+if TYPE_CHECKING:
+    from fdcore.server import Server
 
 log = logging.getLogger("fdserver")
 
@@ -122,3 +130,148 @@ def find_workers(
             log.warning("worker at %s: not taken over: %s", path.name, error)
             sock.close()
     return found
+
+
+def machine() -> str:
+    """This boot of this machine: the same text for two processes on one kernel."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+async def end_worker(worker: Worker) -> None:
+    await worker.stop()
+
+
+class Heirloom:
+    """What a server leaves to the next one, and what it found of the one before."""
+
+    def __init__(self, server: "Server") -> None:
+        self.server = server
+        self.graces: dict[bytes, Grace] = {}
+        self.store: StateStore = Memory()
+        self.lost = False
+
+    async def take_over(self) -> None:
+        """Before anything is listened at: nothing that is out is promised again."""
+        self.open()
+        self.quotas()
+        self.leases()
+        await self.workers()
+
+    def open(self) -> None:
+        if self.server.options.leash_fd < 0:
+            private_folder(self.server.options.state / WORKERS)
+            if self.server.options.store.parent != self.server.options.state:
+                private_folder(self.server.options.store.parent)
+            self.store = Sqlite(self.server.options.store)
+
+    def keep(self, lease: Lease) -> None:
+        """Writes the lease down, as it is now."""
+        if not lease.over:
+            row = lease_row(lease, self.server.book.gpus, machine())
+            self.put(LEASE, lease.id.hex(), row)
+
+    def put(self, kind: str, key: str, row: dict[str, Any]) -> None:
+        self.change(lambda: self.store.put(kind, key, row))
+
+    def drop(self, kind: str, key: str) -> None:
+        self.change(lambda: self.store.drop(kind, key))
+
+    def change(self, work: Callable[[], None]) -> None:
+        """What runs does not depend on whether the store could be written."""
+        try:
+            work()
+        except StoreError as error:
+            if not self.lost:
+                log.error("the store: %s; a restart would know nothing of now", error)
+            self.lost = True
+        else:
+            self.lost = False
+
+    def quotas(self) -> None:
+        for user, row in self.store.rows(QUOTA).items():
+            try:
+                self.server.line.quotas[user] = Quota(**row)
+            except TypeError:
+                log.error("the quota of %s is not understood: %s", user, row)
+
+    def leases(self) -> None:
+        for key, row in self.store.rows(LEASE).items():
+            lease = lease_of(key, row, self.server.book.gpus)
+            now = row.get("boot") == machine()
+            if not now or not lease or not self.server.book.adopt(lease):
+                if now:
+                    log.warning("lease %s: its GPUs are not there any more", key[:8])
+                self.store.drop(LEASE, key)
+                continue
+            log.info("lease %s: out since before, to %s", lease.name, lease.owner)
+            self.stand_again(lease)
+
+    def stand_again(self, lease: Lease) -> None:
+        """What stands for a lease that was found: who held it, if alive, and a time in
+        which others come again."""
+        loop = asyncio.get_running_loop()
+        grace = Grace()
+        self.server.book.stand(lease, grace)
+        self.graces[lease.id] = grace
+        seconds = FAR_SECONDS if lease.far else NEAR_SECONDS
+        loop.call_later(seconds, self.server.leave, lease, grace)
+        for pid, start in list(lease.holders):
+            descriptor = pidfd_of(pid, start)
+            if descriptor < 0:
+                lease.holders.discard((pid, start))
+                continue
+            hold = Hold(lease, pid)
+            self.server.book.stand(lease, hold)
+            self.server.spawn(self.outlive(hold, (pid, start), descriptor))
+        self.server.watch_idle(lease)
+
+    async def outlive(
+        self, hold: Hold, holder: tuple[int, int], descriptor: int
+    ) -> None:
+        """Keeps a lease while a process lives that opened a hold of it."""
+        hold.lease.holders.add(holder)
+        self.keep(hold.lease)
+        try:
+            await readable(descriptor)
+        finally:
+            os.close(descriptor)
+            hold.lease.holders.discard(holder)
+            self.server.leave(hold.lease, hold)
+
+    async def workers(self) -> None:
+        """Takes over the workers that wait for a server, with their sessions."""
+        known = [
+            socket_of(self.server.options.state, session)
+            for session in self.server.sessions
+        ]
+        found = await asyncio.get_running_loop().run_in_executor(
+            None, find_workers, self.server.options.state, known
+        )
+        for worker, card in found:
+            session = session_of(card, self.server.book)
+            if session is None:
+                log.warning("worker %d: its lease is over: it is ended", worker.pid)
+                self.server.spawn(end_worker(worker))
+                continue
+            session.worker = worker
+            self.server.sessions[session.id] = session
+            session.lease.sessions += 1
+            self.server.book.stand(session.lease, session)
+            self.server.spawn(self.serve_adopted(session, worker))
+
+    async def serve_adopted(self, session: Session, worker: Worker) -> None:
+        how = "the server stopped"
+        try:
+            how = await self.server.watch(session, worker)
+        finally:
+            log.info("%s: ended: %s", session, how)
+            self.server.ended(session)
+
+    async def late_workers(self) -> None:
+        """Some were only starting when their server ended."""
+        for _ in range(LOOKS):
+            await asyncio.sleep(LOOK_SECONDS)
+            await self.workers()

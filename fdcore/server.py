@@ -16,8 +16,8 @@ import secrets
 import shutil
 import signal
 import socket
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,25 +38,13 @@ from fdcore.errors import ConfigError, FdcoreError, ProtocolError, RefusedError
 from fdcore.host import gpus as host_gpus
 from fdcore.lease import Lease, LeaseBook, Owner
 from fdcore.line import Line
-from fdcore.recall import (
-    FAR_SECONDS,
-    LOOK_SECONDS,
-    LOOKS,
-    NEAR_SECONDS,
-    WORKERS,
-    Grace,
-    find_workers,
-    lease_of,
-    lease_row,
-    pidfd_of,
-    socket_of,
-    started,
-)
+from fdcore.recall import Heirloom, machine, socket_of, started
 from fdcore.rpc.server import Activity, ControlListener, Place, run_loop
 from fdcore.sched.queue import Quota
 from fdcore.sched.slices import MIB, Ask, Gpu, Pool
 from fdcore.security.identity import is_loopback, tls_wish
 from fdcore.security.roles import ADMIN
+from fdcore.session import Hold, Session, card_of
 from fdcore.sockets import (
     comes_from_afar,
     end_of,
@@ -69,7 +57,7 @@ from fdcore.sockets import (
     tcp_listener,
     unix_listener,
 )
-from fdcore.store import LEASE, META, QUOTA, Memory, Sqlite, StateStore, StoreError
+from fdcore.store import LEASE, META, QUOTA
 from fdcore.tenants import Tenants, give
 from fdcore.workers import (
     REFILL_SECONDS,
@@ -120,33 +108,6 @@ class Options:
     leash_fd: int = -1
 
 
-@dataclass(slots=True, eq=False)
-class Session:
-    """One client process attached: what stands for its lease, and can be listed."""
-
-    id: bytes
-    lease: Lease
-    pid: int
-    program: str
-    road: str
-    command: socket.socket | None = None
-    bulk: "asyncio.Future[socket.socket] | None" = None  # of tcp sessions
-    bulk_admitted: bool = False
-    keys: list[bytes] = field(default_factory=list, repr=False)  # of sealed sockets
-    worker: Worker | None = None
-
-    def __str__(self) -> str:
-        return f"session {self.id.hex()[:8]} of lease {self.lease.name}"
-
-
-@dataclass(slots=True, eq=False)
-class Hold:
-    """A connection that only keeps a lease, and the process that opened it."""
-
-    lease: Lease
-    pid: int
-
-
 class Server:
     def __init__(
         self, options: Options, environment: Mapping[str, str] = os.environ
@@ -174,9 +135,7 @@ class Server:
         self.workers = WorkerPool(self.environment, options.warm)
         self.sessions: dict[bytes, Session] = {}
         self.holds: dict[Hold, socket.socket] = {}
-        self.graces: dict[bytes, Grace] = {}
-        self.store: StateStore = Memory()
-        self.store_lost = False
+        self.heirloom = Heirloom(self)
         self.tasks: set[asyncio.Task[None]] = set()
         self.listeners: list[socket.socket] = []
         self.handshakes = 0
@@ -225,8 +184,8 @@ class Server:
 
     def freed(self, lease: Lease) -> None:
         log.info("lease %s: freed", lease.name)
-        self.graces.pop(lease.id, None)
-        self.remember(lambda: self.store.drop(LEASE, lease.id.hex()))
+        self.heirloom.graces.pop(lease.id, None)
+        self.heirloom.drop(LEASE, lease.id.hex())
         self.line.serve()
         for session in self.sessions.values():
             if session.lease is lease and session.worker is not None:
@@ -283,10 +242,10 @@ class Server:
         """None: the user has none of their own any more."""
         if quota is None:
             self.line.quotas.pop(user, None)
-            self.remember(lambda: self.store.drop(QUOTA, user))
+            self.heirloom.drop(QUOTA, user)
         else:
             self.line.quotas[user] = quota
-            self.remember(lambda: self.store.put(QUOTA, user, asdict(quota)))
+            self.heirloom.put(QUOTA, user, asdict(quota))
         log.warning("quota of %s: %s", user, quota or "none")
         self.line.serve()
 
@@ -511,8 +470,8 @@ class Server:
         holder = (opener, started(opener))
         if pidfd >= 0:
             lease.holders.add(holder)
-        self.keep(lease)
-        self.leave(lease, self.graces.pop(lease.id, None))
+        self.heirloom.keep(lease)
+        self.leave(lease, self.heirloom.graces.pop(lease.id, None))
         try:
             await end_of(sock)
             if pidfd >= 0:
@@ -626,16 +585,13 @@ class Server:
             await self.find_gpus()
             control = ControlListener(self)
             try:
-                self.open_store()
-                self.recall_quotas()
-                self.recall_leases()
-                await self.recall_workers()
+                await self.heirloom.take_over()
                 await self.listen(control)
                 self.workers.warm()
                 if self.options.leash_fd >= 0:
                     self.spawn(self.leash())
                 if self.book.leases:
-                    self.spawn(self.recall_late_workers())
+                    self.spawn(self.heirloom.late_workers())
                 await self.stopping.wait()
                 log.info("stopping")
             finally:
@@ -644,120 +600,12 @@ class Server:
         if self.options.leash_fd >= 0:
             shutil.rmtree(state, ignore_errors=True)
 
-    # ---- what outlives a server ----
-
     def leave_all(self) -> None:
         """SIGUSR2: ends at once, as if it had crashed. What runs goes on, and the next
         fdserver of this state folder takes it over."""
         log.info("leaving %d leases to the next fdserver", len(self.book.leases))
         logging.shutdown()
         os._exit(0)
-
-    def open_store(self) -> None:
-        if self.options.leash_fd < 0:
-            private_folder(self.options.state / WORKERS)
-            if self.options.store.parent != self.options.state:
-                private_folder(self.options.store.parent)
-            self.store = Sqlite(self.options.store)
-
-    def keep(self, lease: Lease) -> None:
-        """Writes the lease down, as it is now."""
-        if not lease.over:
-            row = lease_row(lease, self.book.gpus, machine())
-            self.remember(lambda: self.store.put(LEASE, lease.id.hex(), row))
-
-    def remember(self, change: Callable[[], None]) -> None:
-        """A change of the store. What runs does not depend on its success."""
-        try:
-            change()
-        except StoreError as error:
-            if not self.store_lost:
-                log.error("the store: %s; a restart would know nothing of now", error)
-            self.store_lost = True
-        else:
-            self.store_lost = False
-
-    def recall_quotas(self) -> None:
-        for user, row in self.store.rows(QUOTA).items():
-            try:
-                self.line.quotas[user] = Quota(**row)
-            except TypeError:
-                log.error("the quota of %s is not understood: %s", user, row)
-
-    def recall_leases(self) -> None:
-        for key, row in self.store.rows(LEASE).items():
-            lease = lease_of(key, row, self.book.gpus)
-            if row.get("boot") != machine() or not lease or not self.book.adopt(lease):
-                if row.get("boot") == machine():
-                    log.warning("lease %s: its GPUs are not there any more", key[:8])
-                self.store.drop(LEASE, key)
-                continue
-            log.info("lease %s: out since before, to %s", lease.name, lease.owner)
-            self.stand_again(lease)
-
-    def stand_again(self, lease: Lease) -> None:
-        """What stands for a lease that was found: who held it, if alive, and a time in
-        which others come again."""
-        loop = asyncio.get_running_loop()
-        grace = Grace()
-        self.book.stand(lease, grace)
-        self.graces[lease.id] = grace
-        seconds = FAR_SECONDS if lease.far else NEAR_SECONDS
-        loop.call_later(seconds, self.leave, lease, grace)
-        for pid, start in list(lease.holders):
-            descriptor = pidfd_of(pid, start)
-            if descriptor < 0:
-                lease.holders.discard((pid, start))
-                continue
-            hold = Hold(lease, pid)
-            self.book.stand(lease, hold)
-            self.spawn(self.outlive(hold, (pid, start), descriptor))
-        self.watch_idle(lease)
-
-    async def outlive(
-        self, hold: Hold, holder: tuple[int, int], descriptor: int
-    ) -> None:
-        """Keeps a lease while a process lives that opened a hold of it."""
-        hold.lease.holders.add(holder)
-        self.keep(hold.lease)
-        try:
-            await readable(descriptor)
-        finally:
-            os.close(descriptor)
-            hold.lease.holders.discard(holder)
-            self.leave(hold.lease, hold)
-
-    async def recall_workers(self) -> None:
-        """Takes over the workers that wait for a server, with their sessions."""
-        known = [socket_of(self.options.state, session) for session in self.sessions]
-        found = await asyncio.get_running_loop().run_in_executor(
-            None, find_workers, self.options.state, known
-        )
-        for worker, card in found:
-            session = session_of(card, self.book)
-            if session is None:
-                log.warning("worker %d: its lease is over: it is ended", worker.pid)
-                self.spawn(end_worker(worker))
-                continue
-            session.worker = worker
-            self.sessions[session.id] = session
-            session.lease.sessions += 1
-            self.book.stand(session.lease, session)
-            self.spawn(self.serve_adopted(session, worker))
-
-    async def serve_adopted(self, session: Session, worker: Worker) -> None:
-        how = "the server stopped"
-        try:
-            how = await self.watch(session, worker)
-        finally:
-            log.info("%s: ended: %s", session, how)
-            self.ended(session)
-
-    async def recall_late_workers(self) -> None:
-        """Some were only starting when their server ended."""
-        for _ in range(LOOKS):
-            await asyncio.sleep(LOOK_SECONDS)
-            await self.recall_workers()
 
     async def leash(self) -> None:
         await readable(self.options.leash_fd)
@@ -787,12 +635,12 @@ class Server:
             self.door = open_door(self.environment, control)
         if listen or self.environment.get("FD_TRANSPORT") == "tcp":
             # After a restart at the same port, for those who dial it again.
-            before = self.store.rows(META).get("data", {}).get("port", 0)
+            before = self.heirloom.store.rows(META).get("data", {}).get("port", 0)
             usual = DATA_PORT if listen and listen.port == CONTROL_PORT else 0
             data = tcp_listener(host, before or usual, fall_back=True)
             self.data_port = data.getsockname()[1]
             row = {"port": self.data_port}
-            self.remember(lambda: self.store.put(META, "data", row))
+            self.heirloom.put(META, "data", row)
             # What listens everywhere has the address that the client used.
             self.data_host = "" if host in ("0.0.0.0", "::") else host
             self.listen_data(data)
@@ -847,34 +695,9 @@ class Server:
         await self.workers.close()
         for lease in list(self.book.leases.values()):
             self.release(lease)
-        self.store.close()
+        self.heirloom.store.close()
         for name in (CONTROL_SOCKET, DATA_SOCKET):
             (self.options.state / name).unlink(missing_ok=True)
-
-
-def card_of(session: Session) -> dict[str, Any]:
-    """What its worker tells the next server of a session."""
-    return {
-        "lease": session.lease.id.hex(),
-        "pid": session.pid,
-        "program": session.program,
-        "road": session.road,
-    }
-
-
-def session_of(card: Mapping[str, Any], book: LeaseBook) -> Session | None:
-    """The session that a card is of; None where its lease is over."""
-    try:
-        lease = book.find(bytes.fromhex(card["lease"]))
-        number = bytes.fromhex(card["session"])
-        pid, program, road = int(card["pid"]), str(card["program"]), str(card["road"])
-    except (KeyError, TypeError, ValueError):
-        return None
-    return Session(number, lease, pid, program, road) if lease else None
-
-
-async def end_worker(worker: Worker) -> None:
-    await worker.stop()
 
 
 class StateLock:
@@ -999,14 +822,6 @@ def open_door(environment: Mapping[str, str], control: ControlListener) -> "Door
         )
 
     return Door(folder, admitted)
-
-
-def machine() -> str:
-    """This boot of this machine: the same text for two processes on one kernel."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""
 
 
 def serve(options: Options) -> None:

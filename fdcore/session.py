@@ -1,0 +1,58 @@
+"""What belongs to a lease on its server: attached programs, and who only holds it."""
+
+import asyncio
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from fdcore.lease import Lease, LeaseBook
+from fdcore.workers import Worker
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """One client process attached: what stands for its lease, and can be listed."""
+
+    id: bytes
+    lease: Lease
+    pid: int
+    program: str
+    road: str
+    command: socket.socket | None = None
+    bulk: "asyncio.Future[socket.socket] | None" = None  # of tcp sessions
+    bulk_admitted: bool = False
+    keys: list[bytes] = field(default_factory=list, repr=False)  # of sealed sockets
+    worker: Worker | None = None
+
+    def __str__(self) -> str:
+        return f"session {self.id.hex()[:8]} of lease {self.lease.name}"
+
+
+@dataclass(slots=True, eq=False)
+class Hold:
+    """A connection that only keeps a lease, and the process that opened it."""
+
+    lease: Lease
+    pid: int
+
+
+def card_of(session: Session) -> dict[str, Any]:
+    """What its worker tells the next server of a session."""
+    return {
+        "lease": session.lease.id.hex(),
+        "pid": session.pid,
+        "program": session.program,
+        "road": session.road,
+    }
+
+
+def session_of(card: Mapping[str, Any], book: LeaseBook) -> Session | None:
+    """The session that a card is of; None where its lease is over."""
+    try:
+        lease = book.find(bytes.fromhex(card["lease"]))
+        number = bytes.fromhex(card["session"])
+        pid, program, road = int(card["pid"]), str(card["program"]), str(card["road"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    return Session(number, lease, pid, program, road) if lease else None
