@@ -101,8 +101,19 @@ say_hello(struct rdma_link *rdma)
     return err;
 }
 
+/* Releases of UCX that are far apart do not find each other. */
 static int
-endpoint_make(struct rdma_link *rdma, const void *address, const void *key)
+unreached(const struct rdma_link *rdma, const struct hello *hello, ucx_status status)
+{
+    fdc_log(FDC_LOG_ERROR, "UCX %s cannot reach the other side's UCX %.*s: %s",
+            rdma->ucx.get_version_string(), VERSION_MAX - 1, hello->ucx,
+            rdma->ucx.status_string(status));
+    return -EHOSTUNREACH;
+}
+
+static int
+endpoint_make(struct rdma_link *rdma, const struct hello *hello, const void *address,
+              const void *key)
 {
     struct ucx_ep_params params = {
         .mask = UCX_EP_PARAM_ADDRESS | UCX_EP_PARAM_ERR_MODE | UCX_EP_PARAM_ERR_HANDLER,
@@ -119,7 +130,7 @@ endpoint_make(struct rdma_link *rdma, const void *address, const void *key)
         status = rdma->ucx.ep_create(rdma->worker, &params, &rdma->ep);
     }
     if (status != UCX_OK)
-        return failed(rdma, "the other side cannot be reached", status);
+        return unreached(rdma, hello, status);
     status = rdma->ucx.ep_rkey_unpack(rdma->ep, key, &rdma->rkey);
     if (status != UCX_OK)
         return failed(rdma, "the other side's key", status);
@@ -142,6 +153,9 @@ hear_hello(struct rdma_link *rdma, int64_t timeout_us)
         hello.key_size > KEY_MAX ||
         hello.base > UINT64_MAX - rdma->link.size.region[!region_in(rdma)])
         return -EPROTO;
+    for (int i = 0; i < VERSION_MAX; i++) /* it goes into logs */
+        if (hello.ucx[i] != '\0' && (hello.ucx[i] < ' ' || hello.ucx[i] > '~'))
+            hello.ucx[i] = '?';
     /* UCX finds the ends of both by itself; zeros behind them end its search. */
     parts = calloc(1, (size_t)hello.address_size + hello.key_size + 2 * FDC_CACHE_LINE);
     if (!parts)
@@ -154,7 +168,8 @@ hear_hello(struct rdma_link *rdma, int64_t timeout_us)
         rdma->remote_base = hello.base;
         sigfillset(&all);
         pthread_sigmask(SIG_SETMASK, &all, &before); /* of threads of UCX's */
-        err = endpoint_make(rdma, parts, parts + hello.address_size + FDC_CACHE_LINE);
+        err = endpoint_make(rdma, &hello, parts,
+                            parts + hello.address_size + FDC_CACHE_LINE);
         pthread_sigmask(SIG_SETMASK, &before, NULL);
     }
     free(parts);
