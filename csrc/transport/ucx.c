@@ -111,8 +111,8 @@ library_settle(const struct ucx *ucx)
 /*
  * No cache of registrations: what is sent is registered for good, and the cache would
  * watch every mmap() of the program. And no shared memory, unless it is asked for: the
- * worker's memory is closed to others, and there is a road for that. Where the other side is
- * on this machine UCX listens on its loopback device alone.
+ * worker's memory is closed to others, and there is a road for that. Where the other side
+ * is on this machine UCX listens on its loopback device alone.
  */
 static void
 config_settle(const struct ucx *ucx, struct ucx_config *config, bool local)

@@ -6,7 +6,7 @@ server that serves the same CPU device. The outputs, exit codes included, must a
 With FD_TEST_DRIVER=PATH, a real driver's library, the same programs run on that driver
 instead: `direct` is the program by itself, and the servers serve the machine's GPUs.
 FD_TEST_ROADS=rdma (any of shm, tcp, rdma, with commas) takes other roads; UCX_TLS=tcp or
-sm,self then says over which of UCX's transports.
+sysv,self then says over which of UCX's transports.
 """
 
 from __future__ import annotations
