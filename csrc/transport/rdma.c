@@ -21,6 +21,7 @@
 
 enum {
     ROUNDS = 64,            /* of UCX's work under one lock */
+    PAUSES = 200,           /* for somebody else who wants it */
     LOOK_AGAIN_US = 500000, /* a leader that nobody woke */
     LAST_NS = 20000000,     /* for what is on its way from a process that has gone */
     LINGER_NS = 1000000000, /* what free() gives a slow peer to take the rest */
@@ -274,7 +275,7 @@ lead_wait(struct rdma_link *rdma, const struct want *want, uint64_t limit_ns)
         if (ready || (limit_ns && now_ns >= limit_ns))
             break;
         if (now_ns < start_ns + budget_ns) {
-            while (fdc_load_relaxed(&rdma->wanting))
+            for (int i = 0; i < PAUSES && fdc_load_relaxed(&rdma->wanting); i++)
                 fdc_pause(); /* somebody wants to send */
             if (now_ns > start_ns + FDC_SPIN_ALONE_NS)
                 sched_yield();

@@ -243,6 +243,8 @@ open_batch(struct rdma_link *rdma, enum fdc_lane lane, size_t need)
         return NULL;
     room = sizeof(struct rdma_head) + need;
     rdma_lock(rdma);
+    if (out->open) /* empty, and too small */
+        batch_free(out->open);
     out->open = batch_take(rdma, room, RDMA_RESERVE);
     rdma_unlock(rdma);
     return out->open;

@@ -49,6 +49,22 @@ test_freed_client_waits_for_its_last_messages(void)
     fdc_link_free(pair.worker);
 }
 
+/* Each wait opens a batch, and then another is needed, which is larger. */
+static void
+test_waiting_for_room_uses_none_up(void)
+{
+    struct pair pair;
+
+    pair_make(&pair, road);
+    for (uint64_t i = 0; i < 100; i++) {
+        CHECK_EQ(fdc_link_wait_room(pair.client, FDC_LANE_COMMAND, 8, 5000000), 1);
+        send_words(pair.client, FDC_LANE_COMMAND, i, 12500);
+        CHECK_EQ(fdc_link_flush(pair.client, FDC_LANE_COMMAND), 0);
+        take_words(pair.worker, FDC_LANE_COMMAND, i, 12500);
+    }
+    free_both(&pair);
+}
+
 static int
 run_all(const char *transports)
 {
@@ -72,6 +88,7 @@ run_all(const char *transports)
     RUN(test_killed_peer_ends_a_wait_for_room);
     RUN(test_forked_child_abandons_without_harm);
     RUN(test_wrong_sizes_and_sockets_are_refused);
+    RUN(test_waiting_for_room_uses_none_up);
     return failed;
 }
 
