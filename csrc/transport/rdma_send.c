@@ -499,11 +499,10 @@ pusher_thread(void *arg)
         if (idle >= PUSH_IDLE_ROUNDS) {
             pthread_mutex_lock(&rdma->pusher_lock);
             if (rdma->pusher_state == RDMA_PUSHER_ARMED)
-                fdc_store_release(&rdma->pusher_state, RDMA_PUSHER_PARKED);
+                fdc_exchange_ordered(&rdma->pusher_state, RDMA_PUSHER_PARKED);
             pthread_mutex_unlock(&rdma->pusher_lock);
-            /* Who had more for it in between may have seen it awake still; pairs with
-             * the fence in arm_pusher(). */
-            __atomic_thread_fence(__ATOMIC_SEQ_CST);
+            /* Who had more for it in between may have seen it awake still; the exchange
+             * pairs with the one in arm_pusher(). */
             done = rdma_send_open(rdma);
             rdma_lock(rdma);
             done &= rdma_is_idle(rdma);
@@ -535,8 +534,11 @@ start_pusher(struct rdma_link *rdma)
 static void
 arm_pusher(struct rdma_link *rdma)
 {
-    __atomic_thread_fence(__ATOMIC_SEQ_CST);
-    if (FDC_LIKELY(fdc_load_acquire(&rdma->pusher_state) == RDMA_PUSHER_ARMED))
+    uint32_t state;
+
+    /* An exchange with itself: what was queued before is seen by who parks after it. */
+    state = __atomic_fetch_or(&rdma->pusher_state, 0, __ATOMIC_SEQ_CST);
+    if (FDC_LIKELY(state == RDMA_PUSHER_ARMED))
         return;
     pthread_mutex_lock(&rdma->pusher_lock);
     if (rdma->pusher_state == RDMA_PUSHER_NONE) {

@@ -120,6 +120,9 @@ main(int argc, char **argv)
 {
     int failed = 0;
 
+#ifdef __SANITIZE_THREAD__
+    CHECK_SKIP("UCX, which is not instrumented, crashes under ThreadSanitizer");
+#endif
     if (!has_ucx())
         return CHECK_SKIPPED;
     road = FDC_ROAD_RDMA;
