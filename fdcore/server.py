@@ -43,6 +43,7 @@ from fdcore.rpc.server import Activity, ControlListener, Place, run_loop
 from fdcore.sched.queue import Quota
 from fdcore.sched.slices import MIB, Ask, Gpu, Pool
 from fdcore.security.identity import is_loopback, tls_wish
+from fdcore.security.limits import Seldom, Stranger, Waiting
 from fdcore.security.roles import ADMIN
 from fdcore.session import Hold, Session, card_of
 from fdcore.sockets import (
@@ -54,6 +55,7 @@ from fdcore.sockets import (
     peer_name,
     pidfd_of_peer,
     receive,
+    source_name,
     tcp_listener,
     unix_listener,
 )
@@ -76,7 +78,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("fdserver")
 
 HANDSHAKE_SECONDS = 5.0
-HANDSHAKES_AT_ONCE = 128
+STRANGERS = 512
+STRANGERS_EACH = 128
 SESSIONS_EACH = 256
 
 
@@ -138,7 +141,8 @@ class Server:
         self.heirloom = Heirloom(self)
         self.tasks: set[asyncio.Task[None]] = set()
         self.listeners: list[socket.socket] = []
-        self.handshakes = 0
+        self.waiting = Waiting(STRANGERS, STRANGERS_EACH)
+        self.seldom = Seldom(log)
         self.data_host = ""
         self.data_port = 0
         self.stopping = asyncio.Event()
@@ -303,20 +307,17 @@ class Server:
     # ---- data connections ----
 
     def accept(self, listener: socket.socket) -> None:
-        while True:
+        for _ in range(64):  # others want the loop too
             try:
                 sock, _ = listener.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:
-                log.error("a data connection could not be accepted: %s", error)
+                self.seldom.warn(
+                    "accept", f"a data connection could not be accepted: {error}"
+                )
                 return
             sock.setblocking(False)
-            if self.handshakes >= HANDSHAKES_AT_ONCE:
-                log.warning("too many handshakes at once: a connection is closed")
-                sock.close()
-                continue
-            self.handshakes += 1
             self.spawn(self.greet(sock))
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
@@ -326,22 +327,34 @@ class Server:
 
     async def greet(self, sock: socket.socket) -> None:
         """Does the handshake; then the socket belongs to a session or a hold."""
-        peer = peer_name(sock)
+        peer, source = peer_name(sock), source_name(sock)
+        task = asyncio.current_task()
+        assert task is not None
+        stranger, crowded = self.waiting.enter(source, task.cancel)
+        if crowded:
+            self.seldom.warn(
+                ("crowd", source), f"{source}: connections that say nothing are closed"
+            )
         try:
-            admitted = await asyncio.wait_for(self.handshake(sock), HANDSHAKE_SECONDS)
+            work = self.handshake(sock, stranger)
+            admitted = await asyncio.wait_for(work, HANDSHAKE_SECONDS)
         except (TimeoutError, asyncio.TimeoutError):
-            log.warning("%s: no attach request within %g s", peer, HANDSHAKE_SECONDS)
+            why = f"no attach request within {HANDSHAKE_SECONDS:g} s"
+            self.seldom.warn((why, source), f"{peer}: {why}")
             sock.close()
             return
         except (FdcoreError, OSError) as error:
-            log.warning("%s: not attached: %s", peer, error)
+            self.seldom.warn((str(error), source), f"{peer}: not attached: {error}")
             sock.close()
+            return
+        except asyncio.CancelledError:
+            sock.close()  # a newcomer needed the place, or the server stops
             return
         except BaseException:
             sock.close()
             raise
         finally:
-            self.handshakes -= 1
+            self.waiting.leave(stranger)
         if isinstance(admitted, Hold):
             await self.held(admitted, sock)
         elif admitted.bulk is not None and admitted.command is not None:
@@ -350,7 +363,9 @@ class Server:
             admitted.command = sock
             await self.serve(admitted)
 
-    async def handshake(self, sock: socket.socket) -> "Session | Hold":
+    async def handshake(
+        self, sock: socket.socket, stranger: Stranger
+    ) -> "Session | Hold":
         loop = asyncio.get_running_loop()
         nonce = secrets.token_bytes(32)
         await loop.sock_sendall(sock, attach.pack_hello(self.protocol, nonce))
@@ -364,6 +379,7 @@ class Server:
             answer = attach.pack_answer(errno.EACCES, bytes(32), str(error))
             await loop.sock_sendall(sock, answer)
             raise
+        self.waiting.leave(stranger)
         proof = attach.server_proof(admitted.lease.secret, request.nonce, nonce)
         try:
             await loop.sock_sendall(sock, attach.pack_answer(0, proof, ""))

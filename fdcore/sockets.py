@@ -10,13 +10,16 @@ from fdcore.config import Address
 from fdcore.errors import ConfigError, ProtocolError
 from fdcore.security.identity import is_loopback
 
+# Connections that wait to be accepted: a crowd does not shut others out.
+BACKLOG = 1024
+
 
 def unix_listener(path: Path) -> socket.socket:
     path.unlink(missing_ok=True)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     sock.bind(str(path))
     path.chmod(0o666)
-    sock.listen(128)
+    sock.listen(BACKLOG)
     sock.setblocking(False)
     return sock
 
@@ -32,7 +35,7 @@ def tcp_listener(host: str, port: int, fall_back: bool = False) -> socket.socket
             if not fall_back or not port:
                 raise
             sock.bind((host, 0))
-        sock.listen(128)
+        sock.listen(BACKLOG)
     except OSError as error:
         sock.close()
         why = (error.strerror or str(error)).lower()
@@ -55,6 +58,16 @@ def peer_name(sock: socket.socket) -> str:
             return f"pid {pid} of uid {uid}"
         host, port = sock.getpeername()[:2]
         return str(Address(host, port))
+    except OSError:
+        return "a client that has gone"
+
+
+def source_name(sock: socket.socket) -> str:
+    """As peer_name, for what all connections from there have in common."""
+    try:
+        if sock.family == socket.AF_UNIX:
+            return f"uid {peer_credentials(sock)[1]}"
+        return str(sock.getpeername()[0])
     except OSError:
         return "a client that has gone"
 

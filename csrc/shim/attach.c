@@ -27,6 +27,7 @@
 #include "fdc/transport.h"
 
 #define CONNECT_MS 10000
+#define QUEUE_MS 5
 #define HANDSHAKE_US 60000000 /* a worker may have to start */
 #define FILE_MAX 65536
 
@@ -223,8 +224,14 @@ connect_to(const struct sockaddr *address, socklen_t size, int family)
     fd = socket(family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0)
         return -errno;
-    if (connect(fd, address, size) != 0) {
-        if (errno != EINPROGRESS && errno != EAGAIN) {
+    /* EAGAIN: a Unix socket's queue is full, and nothing is under way. */
+    for (int tried = 0; (err = connect(fd, address, size)) != 0 && errno == EAGAIN &&
+                        tried < CONNECT_MS / QUEUE_MS;
+         tried++)
+        usleep(QUEUE_MS * 1000);
+    if (err != 0) {
+        err = 0;
+        if (errno != EINPROGRESS) {
             err = -errno;
             goto err_close;
         }

@@ -422,12 +422,29 @@ async def connect(address: Address, seconds: float) -> tuple[Address, Any]:
     raise TransportError("; ".join(failures))
 
 
+async def unix_connection(path: str) -> Any:
+    """A full queue of the server is EAGAIN here, which asyncio takes for a connection
+    that is about to be there."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        while True:
+            try:
+                sock.connect(path)
+                break
+            except BlockingIOError:
+                await asyncio.sleep(0.005)
+        return await capnp.AsyncIoStream.create_unix_connection(sock=sock)
+    except BaseException:
+        sock.close()
+        raise
+
+
 async def connect_one(address: Address, seconds: float) -> Any:
     kind = capnp.AsyncIoStream
     try:
         who = identity_for(address)
         if address.path:
-            opening = kind.create_unix_connection(address.path)
+            opening = unix_connection(address.path)
         elif who is not None:
             opening = secure.connect(address, who)
         else:

@@ -27,13 +27,17 @@ from fdcore.lease import Lease, Owner
 from fdcore.rpc.schema import TRAVERSAL_WORDS, VERSION, control
 from fdcore.sched.queue import HIGHEST, LOWEST, Quota
 from fdcore.sched.slices import Ask, Gpu, Pool
+from fdcore.security.limits import Seldom, Waiting
 from fdcore.security.roles import ADMIN, USER, may
 
 log = logging.getLogger("fdserver")
 
 LOGIN_SECONDS = 5.0
 CALLS_AT_ONCE = 64
-CONNECTIONS = 512
+CONNECTIONS = 1024
+CONNECTIONS_EACH = 256
+STRANGERS = 256
+STRANGERS_EACH = 64
 LEASES_EACH = 64
 MOST_GPUS = 1024
 
@@ -160,6 +164,8 @@ class Connection:
         self.calls = 0
         self.session = False
         self.gone = False
+        self.certain = False  # who it is: by a certificate, or at login
+        self.known: Callable[[], None] = lambda: None  # to be called at login
         self.leases: dict[object, Lease] = {}
 
     def closed(self) -> None:
@@ -204,7 +210,8 @@ class GateServer(control.Gate.Server):  # type: ignore[misc]
         self.connection.owner = replace(
             owner, pid=owner.pid or hello.pid, program=said(hello.program)
         )
-        self.connection.session = True
+        self.connection.session = self.connection.certain = True
+        self.connection.known()
         ok = result.init("ok")
         ok.session = SessionServer(self.connection)
         ok.release = __version__
@@ -404,15 +411,21 @@ class ControlListener:
         self.desk = desk
         self.connections: dict[Any, Connection] = {}
         self.servers: list[asyncio.Server] = []
+        self.waiting = Waiting(STRANGERS, STRANGERS_EACH)
+        self.seldom = Seldom(log)
 
     async def listen_unix(self, path: str) -> None:
         loop = asyncio.get_running_loop()
-        self.servers.append(await loop.create_unix_server(self.protocol, path))
+        self.servers.append(
+            await loop.create_unix_server(self.protocol, path, backlog=1024)
+        )
         os.chmod(path, 0o666)
 
     async def listen_tcp(self, sock: socket.socket) -> None:
         loop = asyncio.get_running_loop()
-        self.servers.append(await loop.create_server(self.protocol, sock=sock))
+        self.servers.append(
+            await loop.create_server(self.protocol, sock=sock, backlog=1024)
+        )
 
     def protocol(self) -> asyncio.BaseProtocol:
         # AsyncIoStream's own create_server hides the transport, and with it the peer.
@@ -421,6 +434,20 @@ class ControlListener:
 
         made = capnp.AsyncIoStream._connect(connected)
         return made  # type: ignore[no-any-return]
+
+    def has_room(self, owner: Owner) -> bool:
+        """For one more connection, in all and of this owner. Those of who has not said
+        yet who he is are limited by where they come from."""
+        known = [one.owner for one in self.connections.values() if one.certain]
+        if len(known) >= CONNECTIONS:
+            self.seldom.warn("full", f"more than {CONNECTIONS} control connections")
+            return False
+        who = (owner.user, owner.host)
+        if sum((one.user, one.host) == who for one in known) >= CONNECTIONS_EACH:
+            text = f"{owner}: more than {CONNECTIONS_EACH} control connections"
+            self.seldom.warn(("each", who), text)
+            return False
+        return True
 
     def adopt(self, transport: Any, owner: Owner) -> None:
         """A connection that somebody else has accepted and knows the owner of."""
@@ -441,11 +468,21 @@ class ControlListener:
     async def serve(
         self, stream: Any, transport: asyncio.BaseTransport, owner: Owner | None = None
     ) -> None:
-        if len(self.connections) >= CONNECTIONS:
-            log.warning("more than %d control connections: one is closed", CONNECTIONS)
+        certified = owner is not None
+        owner = owner or identify(transport)
+        if not self.has_room(owner):
             stream.close()
             return
-        connection = Connection(self.desk, owner or identify(transport), stream.close)
+        connection = Connection(self.desk, owner, stream.close)
+        connection.certain = certified
+        source = owner.host or f"uid {owner.uid}"
+        if not certified:
+            stranger, crowded = self.waiting.enter(source, stream.close)
+            connection.known = lambda: self.waiting.leave(stranger)
+            if crowded:
+                self.seldom.warn(
+                    ("crowd", source), f"{source}: silent connections are closed"
+                )
         self.connections[stream] = connection
         loop = asyncio.get_running_loop()
 
@@ -462,9 +499,13 @@ class ControlListener:
             )
             await gate.on_disconnect()
         except capnp.KjException as error:
-            log.info("control connection broke: %s", str(error).splitlines()[0])
+            why = (str(error).splitlines() or [""])[0]
+            self.seldom.warn(
+                (why, source), f"{source}: control connection broke: {why}"
+            )
         finally:
             timer.cancel()
+            connection.known()
             self.connections.pop(stream, None)
             connection.closed()
 

@@ -244,6 +244,7 @@ class Door:
         """Looks at the list of revoked certificates, and keeps it fresh; lost() is
         called when it has changed."""
         refreshed = 0.0
+        lost()  # what a restart has taken over may be a revoked one's
         while True:
             with contextlib.suppress(FdcoreError):
                 if self.revoked.load():

@@ -70,24 +70,14 @@ class Rate:
 
     def take(self, source: Hashable) -> bool:
         now = self.clock()
-        left, then = self.left.get(source, (self.burst, now))
+        # The one that came last is last: the first are those to forget.
+        left, then = self.left.pop(source, (self.burst, now))
         left = min(self.burst, left + (now - then) * self.a_second)
-        if left < 1.0:
-            self.left[source] = (left, now)
-            return False
-        self.left[source] = (left - 1.0, now)
+        granted = left >= 1.0
+        self.left[source] = (left - 1.0 if granted else left, now)
         if len(self.left) > SOURCES:
-            self.forget(now)
-        return True
-
-    def forget(self, now: float) -> None:
-        """Sources whose quiet time is over are as good as new; then the oldest go."""
-        full = self.burst / self.a_second
-        for source, (_, then) in list(self.left.items()):
-            if now - then >= full:
-                del self.left[source]
-        while len(self.left) > SOURCES:
             del self.left[next(iter(self.left))]
+        return granted
 
 
 class Seldom:
