@@ -1,4 +1,5 @@
 /* NVML's questions about the system, about devices, and about what runs on them. */
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -72,6 +73,29 @@ NVML(nvmlSystemGetCudaDriverVersion, int *out)
 NVML(nvmlSystemGetCudaDriverVersion_v2, int *out)
 {
     return nvmlSystemGetCudaDriverVersion(out);
+}
+
+/* The first word of its command line, as NVML says it; who may not see it learns nothing.
+ * Processes are those of this machine: of the lease, that is all of them. */
+NVML(nvmlSystemGetProcessName, unsigned int pid, char *out, unsigned int room)
+{
+    char path[48], name[1024] = "";
+    ssize_t got;
+    int fd;
+
+    NEED(fdc_nvml_check(), out);
+    if (room == 0)
+        return NVML_ERROR_INSUFFICIENT_SIZE;
+    snprintf(path, sizeof(path), "/proc/%u/cmdline", pid);
+    fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return NVML_ERROR_NOT_FOUND;
+    got = read(fd, name, sizeof(name) - 1);
+    close(fd);
+    if (got <= 0)
+        return NVML_ERROR_NOT_FOUND;
+    snprintf(out, room, "%s", name); /* cut off where there is no room, as NVML does */
+    return NVML_SUCCESS;
 }
 
 /* ---- which device ---- */
