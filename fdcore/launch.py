@@ -25,7 +25,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from fdcore import __version__, ucx
+from fdcore import __version__, tools, ucx
 from fdcore.config import (
     CPU_DEVICE,
     NVML,
@@ -73,7 +73,7 @@ def find_program(
 ) -> Program:
     """Finds what to run before anything is reserved. split: the only word may be a
     whole command line, as FlexDirect's users write it."""
-    found = shutil.which(words[0], path=environment.get("PATH", os.defpath))
+    found = shutil.which(words[0], path=tools.search_path(environment))
     if found is None and split and len(words) == 1 and not os.path.exists(words[0]):
         parts = shlex.split(words[0])
         if len(parts) > 1:
@@ -324,7 +324,8 @@ def clean_runtime_folder() -> Path:
 def add_library(environment: dict[str, str], real: Path) -> None:
     """Puts this library in front of the program, under both names of the driver.
 
-    NVML's comes with it: programs that look for GPUs ask the two together.
+    NVML's comes with it: programs that look for GPUs ask the two together. So does
+    nvidia-smi.
     """
     key = sha256(str(real).encode()).hexdigest()[:16]
     folder = private_folder(runtime_folder() / f"lib-{key}")
@@ -339,6 +340,7 @@ def add_library(environment: dict[str, str], real: Path) -> None:
         fresh.symlink_to(target)
         fresh.rename(link)
     put_first(environment, "LD_LIBRARY_PATH", folder)
+    environment["PATH"] = tools.search_path(environment)
 
 
 def for_cpu_device(environment: dict[str, str]) -> None:

@@ -90,7 +90,7 @@ def test_environment_differs_only_in_what_fdrun_says(server):
     before, after = json.loads(plain), json.loads(done)
     changed = {name for name in before | after if before.get(name) != after.get(name)}
     assert changed == {
-        "FD_SESSION", "LD_LIBRARY_PATH", "PYTHONPATH", "CUPY_COMPILE_WITH_PTX",
+        "FD_SESSION", "LD_LIBRARY_PATH", "PATH", "PYTHONPATH", "CUPY_COMPILE_WITH_PTX",
     }  # fmt: skip
 
 
