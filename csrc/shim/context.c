@@ -123,6 +123,7 @@ context_open(struct fdc_context *context)
         if (result == CUDA_SUCCESS) {
             if (fdc_process.sessions > 1)
                 fdc_gate_setup(context);
+            __atomic_add_fetch(&call.session->contexts, 1, __ATOMIC_ACQ_REL);
             fdc_store_release(&context->active, true);
         }
     }
@@ -184,6 +185,7 @@ context_shut(struct fdc_context *context, bool reset)
         }
         /* No message names the context from here on; what was sent before is served. */
         fdc_store_release(&context->active, false);
+        __atomic_sub_fetch(&call.session->contexts, 1, __ATOMIC_ACQ_REL);
         result = call.msg != NULL ? fdc_call_wait(&call, &reply, sizeof(reply))
                                   : call.result;
         /* What had failed in it is no news any more. */

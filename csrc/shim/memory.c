@@ -172,12 +172,8 @@ void
 fdc_memory_retire(struct fdc_context *context, uint64_t position)
 {
     struct fdc_session *session = context->device->session;
-    struct contexts contexts = {.session = session};
-
-    if (session->memory == NULL)
-        return;
-    fdc_object_each(FDC_KIND_CONTEXT, context_active, &contexts);
-    if (contexts.count != 1)
+    /* pairs with the addition in context.c, before a context can be used */
+    if (session->memory == NULL || fdc_load_acquire(&session->contexts) != 1)
         return; /* others may still use the memory: a fence tells */
     retire(session, position);
 }

@@ -149,6 +149,7 @@ struct fdc_session {
     struct fdc_gate_words *gate_words;  /* bridge.c, made when needed, atomic */
     pthread_mutex_t side;               /* claim .. commit on the side lane */
     uint32_t host_done;                 /* host functions that have returned, atomic */
+    uint32_t contexts;                  /* context.c: those that are active, atomic */
     struct fdc_memory *memory;          /* memory.c, made by fdc_stage_make() */
     struct fdc_codes *codes;            /* module.c, likewise */
     struct fdc_chunk host_chunk;        /* graphhost.c: of DOWN, the service thread's own */

@@ -55,7 +55,7 @@ def agree(section: str, name: str, found: Any, within: float = 0.0) -> None:
         return
     wanted = known[section][name]
     if within:
-        assert abs(found - wanted) <= within * wanted, (
+        assert found <= (1 + within) * wanted, (
             f"{section} {name}: {found}, in the baseline {wanted}")
     else:
         assert found == wanted, f"{section} {name}"
