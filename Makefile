@@ -9,7 +9,7 @@ JOBS ?= $(shell nproc)
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build gen lock test test-gpu test-c bench bench-compare bench-keep lint fix check clean tools
+.PHONY: help demo build gen lock test chaos test-gpu test-c bench bench-compare bench-keep lint fix check clean tools
 
 help:  ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | \
@@ -55,6 +55,10 @@ lock: | $(BIN)/python  ## accept the wire's changes into csrc/spec/wire.lock
 
 test: $(VENV)/.test build  ## every test that needs no GPU (ARGS='-k name' for pytest)
 	$(BIN)/python -m pytest -m 'not gpu' $(ARGS)
+
+chaos: $(VENV)/.test build  ## kill programs, workers and servers at random (SEED=, STEPS=)
+	$(BIN)/python -m tests.chaos.test_chaos $(if $(SEED),--seed $(SEED)) \
+	    $(if $(STEPS),--steps $(STEPS))
 
 test-gpu: build  ## what is assumed of a driver, asked of this machine's (DRIVER=path)
 	$(CC) -Icsrc/include -Ibuild/gen -o build/assumptions tests/gpu/assumptions.c \

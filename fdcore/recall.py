@@ -31,7 +31,7 @@ log = logging.getLogger("fdserver")
 
 WORKERS = "workers"
 # In which an fdhold of this machine, or of another, dials again.
-NEAR_SECONDS, FAR_SECONDS = 5.0, 60.0
+NEAR_SECONDS, FAR_SECONDS = 2.0, 60.0
 # How often a worker is looked for that was just starting when its server ended.
 LOOK_SECONDS, LOOKS = 2.0, 30
 
@@ -212,12 +212,9 @@ class Heirloom:
     def stand_again(self, lease: Lease) -> None:
         """What stands for a lease that was found: who held it, if alive, and a time in
         which others come again."""
-        loop = asyncio.get_running_loop()
         grace = Grace()
         self.server.book.stand(lease, grace)
         self.graces[lease.id] = grace
-        seconds = FAR_SECONDS if lease.far else NEAR_SECONDS
-        loop.call_later(seconds, self.server.leave, lease, grace)
         for pid, start in list(lease.holders):
             descriptor = pidfd_of(pid, start)
             if descriptor < 0:
@@ -227,6 +224,14 @@ class Heirloom:
             self.server.book.stand(lease, hold)
             self.server.spawn(self.outlive(hold, (pid, start), descriptor))
         self.server.watch_idle(lease)
+
+    def begin_graces(self) -> None:
+        """From now on an fdhold that dials is answered."""
+        loop = asyncio.get_running_loop()
+        for number, grace in self.graces.items():
+            lease = self.server.book.leases[number]
+            seconds = FAR_SECONDS if lease.far else NEAR_SECONDS
+            loop.call_later(seconds, self.server.leave, lease, grace)
 
     async def outlive(
         self, hold: Hold, holder: tuple[int, int], descriptor: int

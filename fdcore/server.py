@@ -603,6 +603,7 @@ class Server:
             try:
                 await self.heirloom.take_over()
                 await self.listen(control)
+                self.heirloom.begin_graces()
                 self.workers.warm()
                 if self.options.leash_fd >= 0:
                     self.spawn(self.leash())

@@ -40,9 +40,11 @@
 #define SERVERS_MAX 64
 #define ANSWER_US 10000000
 #define DIAL_SECONDS 5
-/* Between two tries to reach a server: first, and at most. */
-#define AGAIN_MS 100
-#define AGAIN_MAX_MS 2000
+/* Between two tries to reach a server: first, and at most, on this machine and beyond. A
+ * server that was started again waits for us (recall.py's NEAR_SECONDS, FAR_SECONDS). */
+#define AGAIN_MS 50
+#define AGAIN_NEAR_MS 200
+#define AGAIN_FAR_MS 2000
 
 struct server {
     uint8_t lease[16], secret[32];
@@ -212,6 +214,7 @@ prove(int fd, const struct server *server, pid_t pid)
 static void
 hold_again(struct hold *hold, struct server *server)
 {
+    uint32_t most = server->unix_path[0] != '\0' ? AGAIN_NEAR_MS : AGAIN_FAR_MS;
     int fd = dial(server);
     int err = fd < 0 ? -ECONNREFUSED : prove(fd, server, hold->pid);
 
@@ -225,8 +228,8 @@ hold_again(struct hold *hold, struct server *server)
     server->over = err == -EACCES;
     server->next_ns = fdc_now_ns() + server->again_ms * 1000000ull;
     server->again_ms *= 2;
-    if (server->again_ms > AGAIN_MAX_MS)
-        server->again_ms = AGAIN_MAX_MS;
+    if (server->again_ms > most)
+        server->again_ms = most;
 }
 
 /* ---- waiting ---- */
