@@ -37,7 +37,11 @@ def parser() -> options.Parser:
         "--priority", type=int, metavar="N", help="the highest they may ask for"
     )
     quota.add_argument("--clear", action="store_true", help="remove the user's quota")
-    for each in (leases, release, quota):
+    drain = what.add_parser("drain", help="let servers grant nothing new")
+    drain.add_argument("--off", action="store_true", help="let them grant again")
+    revoke = what.add_parser("revoke", help="take back what a name has joined with")
+    revoke.add_argument("who", metavar="NAME|SERIAL", help="as fdserver enrolled says")
+    for each in (leases, release, quota, drain, revoke):
         options.add_which(each)
     for each in (leases, quota):
         options.add_format(each)
@@ -59,7 +63,13 @@ def limit(text: str) -> int:
 def main(command: str, words: Sequence[str]) -> int:
     made = parser()
     given = made.parse_args(words)
-    work = {"leases": leases, "release": release, "quota": quota}[given.what]
+    work = {
+        "leases": leases,
+        "release": release,
+        "quota": quota,
+        "drain": drain,
+        "revoke": revoke,
+    }[given.what]
     return options.reported(made.prog, lambda: work(given))
 
 
@@ -111,6 +121,41 @@ def release(given: argparse.Namespace) -> int:
         raise ConfigError(f"no lease has an id that begins with '{given.lease}'")
     for lease in ended:
         print(f"Ended lease {lease}")
+    return 0
+
+
+def drain(given: argparse.Namespace) -> int:
+    from fdcore.rpc import client
+
+    def work(address: Any, protocol: bytes) -> None:
+        client.drain(address, protocol, not given.off)
+        print(f"{address} {'grants again' if given.off else 'grants nothing new'}")
+
+    each_server(given, work)
+    return 0
+
+
+def revoke(given: argparse.Namespace) -> int:
+    """One server of a pool can do it; which one is not for people to know."""
+    from fdcore.errors import FdcoreError
+    from fdcore.rpc import client
+
+    done: list[Any] = []
+    failures: list[FdcoreError] = []
+
+    def work(address: Any, protocol: bytes) -> None:
+        try:
+            client.revoke(address, protocol, given.who)
+            done.append(address)
+        except FdcoreError as error:
+            failures.append(error)
+
+    each_server(given, work)
+    if not done:
+        from fdcore.reserve import joined
+
+        raise joined(failures)
+    print(f"Revoked {given.who}")
     return 0
 
 

@@ -147,6 +147,7 @@ class Server:
         self.data_port = 0
         self.stopping = asyncio.Event()
         self.unleashed = False
+        self.draining = False
         self.door: Door | None = None  # where TLS is spoken
         self.cacheless = False
 
@@ -155,6 +156,8 @@ class Server:
     async def reserve(
         self, ask: Ask, owner: Owner, asker: object, wait: float = 0, priority: int = 0
     ) -> Lease:
+        if self.draining:
+            raise RefusedError("the server is being drained and grants nothing new")
         idle = self.options.idle_release
         if idle and (not ask.idle or ask.idle > idle):
             ask = replace(ask, idle=idle)
@@ -252,6 +255,18 @@ class Server:
             self.heirloom.put(QUOTA, user, asdict(quota))
         log.warning("quota of %s: %s", user, quota or "none")
         self.line.serve()
+
+    def drain(self, on: bool, asker: Owner) -> None:
+        """Until it ends, or is told otherwise. What has been granted stays."""
+        if on != self.draining:
+            log.warning("%s by %s", "drained" if on else "drained no longer", asker)
+        self.draining = on
+
+    def revoke(self, who: str, asker: Owner) -> None:
+        if self.door is None or self.door.authority is None:
+            raise RefusedError("this is not the pool's founding server")
+        for row in self.door.authority.revoke(who):
+            log.warning("%s, %s: revoked by %s", row["name"], row["serial"], asker)
 
     def place(self) -> Place:
         return Place(

@@ -327,6 +327,24 @@ def quotas(address: Address, protocol: bytes) -> dict[str, Quota]:
     return talk(address, protocol, "", work)
 
 
+def drain(address: Address, protocol: bytes, on: bool) -> None:
+    """While it is on, the server grants nothing new. For administrators."""
+
+    async def work(session: Any) -> None:
+        ok(address, await session.drain(on=on))
+
+    talk(address, protocol, "", work)
+
+
+def revoke(address: Address, protocol: bytes, who: str) -> None:
+    """A name or a serial number; of the founding server, by administrators."""
+
+    async def work(session: Any) -> None:
+        ok(address, await session.revoke(who=who))
+
+    talk(address, protocol, "", work)
+
+
 def set_quota(
     address: Address, protocol: bytes, user: str, quota: Quota | None
 ) -> None:

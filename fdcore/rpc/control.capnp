@@ -93,6 +93,8 @@ interface Session {
   # For administrators. id: as it begins, in hexadecimal digits.
   release @5 (id :Text) -> (result :Done);
   setQuota @7 (quota :Quota, drop :Bool) -> (result :Done);
+  drain @8 (on :Bool) -> (result :Done);      # nothing new is granted while it is on
+  revoke @9 (who :Text) -> (result :Done);    # a name or serial; the founding server's
   struct Done {
     union {
       error @0 :Error;

@@ -99,6 +99,10 @@ class Desk(Protocol):
 
     def seals(self, lease: Lease) -> bool: ...
 
+    def drain(self, on: bool, asker: Owner) -> None: ...
+
+    def revoke(self, who: str, asker: Owner) -> None: ...
+
     async def activity(self, owner: Owner) -> Sequence[Activity]: ...
 
 
@@ -351,6 +355,16 @@ class SessionServer(control.Session.Server):  # type: ignore[misc]
     async def setQuota(self, result: Any, quota: Any, drop: bool) -> None:
         made = Quota(quota.gpus, quota.memory, quota.priority)
         self.connection.desk.set_quota(said(quota.user), None if drop else made)
+        result.ok = None
+
+    @answered
+    async def drain(self, result: Any, on: bool) -> None:
+        self.connection.desk.drain(on, self.connection.owner)
+        result.ok = None
+
+    @answered
+    async def revoke(self, result: Any, who: str) -> None:
+        self.connection.desk.revoke(said(who), self.connection.owner)
         result.ok = None
 
 

@@ -17,6 +17,8 @@ NEEDS = {
     "SessionServer.release": MANAGE,
     "SessionServer.quotas": SEE,
     "SessionServer.setQuota": MANAGE,
+    "SessionServer.drain": MANAGE,
+    "SessionServer.revoke": MANAGE,
     "SessionServer.reserve": USE,
     "LeaseServer.release": USE,
 }

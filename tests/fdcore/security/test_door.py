@@ -298,3 +298,57 @@ def test_server_that_does_not_hear_of_revocations_lets_nobody_in(pool, be, make_
     with pytest.raises(RefusedError, match="does not reach the pool's founding server"):
         client.gpus(parse_address(lonely.control), protocol_hash())
     assert "list of revoked certificates: 127.0.0.1:1" in lonely.log
+
+
+# ---- what administrators do from elsewhere ----
+
+
+def admin(pool, name, *words):
+    return subprocess.run(
+        [sys.executable, "-m", "fdcore_cli.flexdirect", "admin", *words, "-l",
+         pool.server.control],
+        env=pool.server.environment | pool.environment(name),
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+
+
+def test_administrator_drains_and_revokes_and_a_user_does_not(pool, be):
+    pool.join("boss", role="admin")
+    pool.join("worker")
+    victim = pool.join("victim")
+    for words in (("drain",), ("revoke", "boss"), ("quota", "x", "--gpus", "1")):
+        done = admin(pool, "worker", *words)
+        assert done.returncode == 125
+        assert "a user may not do that" in done.stderr
+    be(pool, "worker")
+    ask = Ask(memory=MIB)
+    assert admin(pool, "boss", "drain").returncode == 0
+    with pytest.raises(RefusedError, match="is being drained"):
+        client.reserve(pool.address, ask, protocol_hash(), "x", lambda g: g)
+    assert admin(pool, "boss", "drain", "--off").returncode == 0
+    client.reserve(pool.address, ask, protocol_hash(), "x", lambda g: g)
+    done = admin(pool, "boss", "revoke", "victim")
+    assert (done.returncode, done.stdout) == (0, "Revoked victim\n"), done.stderr
+    be(pool, "victim")
+    with pytest.raises(RefusedError, match="has been revoked"):
+        gpus(pool)
+    assert victim.name in pool.server.log
+    assert admin(pool, "boss", "revoke", "victim").returncode == 125
+
+
+def test_administrator_ends_somebody_elses_lease(pool, be):
+    pool.join("boss2", role="admin")
+    pool.join("squatter")
+    be(pool, "squatter")
+    before = pool.server.free()
+
+    def take(grant):
+        assert pool.server.free() != before
+        done = admin(pool, "squatter", "release", grant.lease.hex()[:8])
+        assert "a user may not do that" in done.stderr
+        done = admin(pool, "boss2", "release", grant.lease.hex()[:8])
+        assert done.returncode == 0, done.stderr
+        until(lambda: pool.server.free() == before)
+        return grant
+
+    client.reserve(pool.address, Ask(memory=MIB * 64), protocol_hash(), "x", take)

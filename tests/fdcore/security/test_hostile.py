@@ -57,13 +57,15 @@ def ports(pool, server, tmp_path_factory):
 
 def throw(port, data):
     """Sends what it can, and reads until the other side has had enough."""
-    with contextlib.suppress(OSError):
-        with socket.create_connection(("127.0.0.1", port), 10) as sock:
-            sock.settimeout(10)
-            sock.sendall(data)
-            sock.shutdown(socket.SHUT_WR)
-            while sock.recv(65536):
-                pass
+    with (
+        contextlib.suppress(OSError),
+        socket.create_connection(("127.0.0.1", port), 10) as sock,
+    ):
+        sock.settimeout(10)
+        sock.sendall(data)
+        sock.shutdown(socket.SHUT_WR)
+        while sock.recv(65536):
+            pass
 
 
 def some_bytes():
@@ -108,11 +110,13 @@ def test_more_bytes_than_anybody_needs_are_not_taken(ports, name):
         return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
 
     before = resident()
-    with contextlib.suppress(OSError):
-        with socket.create_connection(("127.0.0.1", port), 10) as sock:
-            sock.settimeout(10)
-            for _ in range(64):
-                sock.sendall(b"\x7f" * (1 << 20))
+    with (
+        contextlib.suppress(OSError),
+        socket.create_connection(("127.0.0.1", port), 10) as sock,
+    ):
+        sock.settimeout(10)
+        for _ in range(64):
+            sock.sendall(b"\x7f" * (1 << 20))
     assert len(server.free()) == 2
     assert resident() < before + 32 * 1024
 
