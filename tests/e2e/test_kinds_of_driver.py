@@ -37,7 +37,8 @@ def through(server: Server, *program: object, road: str,
 @pytest.mark.parametrize("name", (*SEMANTICS, "demo_driver"))
 def test_semantics(name: str, road: str, direct: Run, other: Server,
                    request: pytest.FixtureRequest) -> None:
-    if name == "managed" and request.node.callspec.params["other"] == "novmm":
+    needs_vmm = name in ("managed", "printing_held")
+    if needs_vmm and request.node.callspec.params["other"] == "novmm":
         pytest.skip("managed memory needs virtual memory calls")
     program = build_c(name)
     same(direct(program), through(other, program, road=road))
