@@ -409,18 +409,24 @@ await_ready(const struct place *place, int fd)
 static CUresult
 choose_road(const struct place *place, enum fdc_road *road, bool *at_unix)
 {
+    bool may_rdma = place->rdma && !place->seal && !fdc_process.ucx_lost;
     bool here = place->unix_path[0] != '\0';
     char why[512] = "";
 
     *road = place->road;
+    if (*road == FDC_ROAD_RDMA && fdc_process.ucx_lost) {
+        fdc_log(FDC_LOG_WARN, "a child cannot use its parent's UCX: %s instead of rdma",
+                here ? "shared memory" : "tcp");
+        *road = 0;
+    }
     if (*road == 0 && here)
         *road = FDC_ROAD_SHM;
-    else if (*road == 0 && place->rdma && !place->seal && fdc_rdma_device() &&
+    else if (*road == 0 && may_rdma && fdc_rdma_device() &&
              fdc_rdma_probe(why, sizeof(why)) == 0)
         *road = FDC_ROAD_RDMA;
     else if (*road == 0)
         *road = FDC_ROAD_TCP;
-    if (place->road == FDC_ROAD_RDMA && fdc_rdma_probe(why, sizeof(why)) != 0)
+    if (*road == FDC_ROAD_RDMA && fdc_rdma_probe(why, sizeof(why)) != 0)
         return no_session(place, why, 0);
     if (place->road == 0 && why[0] != '\0')
         fdc_log(FDC_LOG_INFO, "%s: tcp instead", why);

@@ -28,8 +28,11 @@ forked(void)
     fdc_handles_reset();
     if (fdc_process.forked)     /* a child's child: all is given up already */
         return;
-    for (i = 0; (session = fdc_session_at(i)) != NULL; i++)
+    for (i = 0; (session = fdc_session_at(i)) != NULL; i++) {
+        if (fdc_link_road(session->link) == FDC_ROAD_RDMA)
+            fdc_process.ucx_lost = true;
         fdc_link_abandon(session->link);
+    }
     if (fdc_process.attaching || (i > 0 && fdc_process.initialised))
         fdc_process.forked = true;
     if (i > 0 && !fdc_process.initialised) {

@@ -36,6 +36,7 @@ struct fdc_process {
     int32_t state;    /* CUresult of every call, or FDC_COUNTED; atomic */
     bool initialised; /* cuInit has succeeded */
     bool forked;      /* a child of a process that had a session */
+    bool ucx_lost;    /* a child of a process that used UCX, whose threads it has not */
     bool attaching;
     CUresult failed; /* what attaching ended with before, or 0 */
     pthread_mutex_t init;

@@ -377,6 +377,12 @@ fdc_link_is_shared(const struct fdc_link *link)
     return link->road == FDC_ROAD_SHM;
 }
 
+enum fdc_road
+fdc_link_road(const struct fdc_link *link)
+{
+    return link->road;
+}
+
 int
 fdc_link_give_fd(struct fdc_link *link, uint64_t tag, int fd)
 {

@@ -66,6 +66,20 @@ def test_signals_stay_the_programs_own(server):
     assert done.stdout == "True True\n", done.stderr
 
 
+@needs_ucx
+def test_child_of_a_process_that_used_ucx_takes_another_road(server):
+    """Asking for the version attaches; a child then attaches by itself, without the
+    threads that UCX has in its parent."""
+    code = "import ctypes, os; c = ctypes.CDLL('libcuda.so.1'); n = ctypes.c_int(); "
+    code += "c.cuDriverGetVersion(ctypes.byref(n)); "
+    code += "used = lambda: 'libucp' in open('/proc/self/maps').read(); "
+    code += "say = lambda who: print(who, used(), c.cuInit(0), flush=True); "
+    code += "os.fork() == 0 and (say('child'), os._exit(0)); os.wait(); say('parent')"
+    done = server.run(sys.executable, "-c", code, road="rdma", env={"FD_LOG": "warn"})
+    assert done.stdout == "child True 0\nparent True 0\n", done.stderr
+    assert "shared memory instead of rdma" in done.stderr
+
+
 def test_strangers_cannot_take_the_road(server):
     """UCX trusts its peers: only the server's own user may be one, who is known by the
     Unix socket."""

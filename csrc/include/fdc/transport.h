@@ -131,6 +131,7 @@ bool fdc_link_land(struct fdc_link *link, uint64_t offset, uint64_t size, void *
 uint64_t fdc_link_landed(struct fdc_link *link, uint64_t offset);
 /* True where both sides share the region's memory. */
 bool fdc_link_is_shared(const struct fdc_link *link);
+enum fdc_road fdc_link_road(const struct fdc_link *link);
 /*
  * Where it is so, more memory can be shared: the worker gives the descriptor of a sealed
  * memfd (which stays its own), and after that tells the client, which takes it. One thread
