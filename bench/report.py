@@ -182,6 +182,11 @@ def compare(old: dict[str, Any], new: dict[str, Any]) -> tuple[str, int]:
 
 
 def main() -> int:
+    missing = [name for name in sys.argv[1:3] if not Path(name).exists()]
+    if missing or len(sys.argv) != 3:
+        print(f"{' and '.join(missing) or 'two files'}: not there "
+              "(make bench writes results, make bench-keep keeps them)", file=sys.stderr)
+        return 2
     old, new = (json.loads(Path(name).read_text()) for name in sys.argv[1:3])
     said, worse = compare(old, new)
     print(said, end="")

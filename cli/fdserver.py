@@ -67,7 +67,7 @@ def parser() -> options.Parser:
     )  # fmt: skip
     made.add_argument(
         "--no-seccomp", action="store_true",
-        help="let workers make any system call, should a driver need one that is denied",
+        help="let workers make any system call, if a driver needs one that is denied",
     )  # fmt: skip
     for name in ("--ready-fd", "--leash-fd"):
         made.add_argument(name, type=int, default=-1, help=argparse.SUPPRESS)

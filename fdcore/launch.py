@@ -14,9 +14,7 @@ import secrets
 import shlex
 import shutil
 import signal
-import subprocess
 import sys
-import tempfile
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -130,6 +128,9 @@ def run_direct(program: Program, devices: int = 1) -> NoReturn:
 def private_server(options: Sequence[str], road: str) -> tuple[Address, int]:
     """Starts an fdserver for this run alone. Gives its address and its leash: it goes
     on living, without it, for as long as there is a lease."""
+    import subprocess
+    import tempfile
+
     state = Path(tempfile.mkdtemp(prefix="local-", dir=clean_runtime_folder()))
     log = state / "log"
     ready, ready_theirs = os.pipe()

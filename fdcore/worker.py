@@ -294,9 +294,9 @@ def work(control_fd: int) -> NoReturn:
 def nurse(fd: int) -> NoReturn:
     """Forks a worker for each control socket that comes, and answers its process id.
 
-    All that takes long when Python starts is done here once. No driver is opened here: a
-    driver does not survive a fork. The workers are the server's children, not ours: each
-    is forked by a process that ends at once, and the server adopts them.
+    All that takes long when Python starts is done here once. No driver is opened here:
+    it would not survive a fork. The workers are the server's children, not ours: a
+    process between, that ends at once, forks each, and the server adopts it.
     """
     settle("fdnurse")
     asked = socket.socket(fileno=fd)

@@ -41,7 +41,7 @@ REFILL_SECONDS = 0.25
 
 
 class Child:
-    """A child process that somebody else forked for us: as much of Popen as is needed."""
+    """A child that somebody else forked for us: as much of Popen as is needed."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
@@ -332,7 +332,7 @@ class Nurse:
 
 
 class WorkerPool:
-    """Workers, some of which are ready before anybody asks: they have opened the driver.
+    """Workers, some of which are ready before anybody asks, with the driver open.
     None of them serves twice."""
 
     def __init__(self, environment: Mapping[str, str], room: int = 1) -> None:
@@ -344,8 +344,8 @@ class WorkerPool:
         self.filling: asyncio.Task[None] | None = None
 
     def warm(self, after: float = 0.0) -> None:
-        """Sees to it, in the background, that there are spare ones again. after: so many
-        seconds later, so that a program which has just begun has the processors."""
+        """Sees to it, in the background, that there are spare ones again; after so many
+        seconds, so that a program which has just begun has the processors."""
         if self.filling is None or self.filling.done():
             self.filling = asyncio.get_running_loop().create_task(self.fill(after))
 

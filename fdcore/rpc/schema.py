@@ -1,7 +1,7 @@
 """control.capnp, loaded. Imported by this folder's modules only."""
 
 import os
-from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import capnp
@@ -12,7 +12,8 @@ capnp.remove_import_hook()
 def load() -> Any:
     # Without imports=, a schema with one `-> stream` method ends the interpreter.
     above = os.path.dirname(os.path.dirname(capnp.__file__))
-    path = resources.files("fdcore.rpc") / "control.capnp"
+    # Not importlib.resources: that alone takes as long as the schema.
+    path = Path(__file__).with_name("control.capnp")
     return capnp.load(str(path), imports=[above])
 
 

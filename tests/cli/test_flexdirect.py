@@ -107,3 +107,15 @@ def test_local_runs_the_demo_as_if_directly(tmp_path, demo, road):
     done = local(tmp_path, "-q", demo, FD_TRANSPORT=road)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.endswith("PASS\n")
+
+
+@pytest.mark.parametrize("words", (["version"], ["--version"], ["help"]))
+def test_what_only_says_something_loads_no_network(words):
+    code = (
+        "import sys; from fdcore_cli import flexdirect; flexdirect.main(sys.argv[1:]); "
+        "print(sorted({'capnp', 'asyncio', 'ssl', 'fdcore.launch'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.splitlines()[-1] == "[]"

@@ -35,13 +35,16 @@ def test_spare_worker_is_taken_and_a_dead_one_is_not():
     run(work())
 
 
+def stat_of(pid):
+    return Path(f"/proc/{pid}/stat").read_text()
+
+
 def test_forked_workers_are_our_children_and_end_with_their_status():
     async def work():
         pool = WorkerPool(os.environ)
         (worker,) = await filled(pool, 1)
-        stat = Path(f"/proc/{worker.pid}/stat").read_text()
-        name, rest = stat.rsplit(")", 1)
-        assert name.endswith("(fdworker") or name.endswith("(fdnurse")
+        name, rest = stat_of(worker.pid).rsplit(")", 1)
+        assert name.endswith(("(fdworker", "(fdnurse"))
         assert int(rest.split()[1]) == os.getpid()
         worker.process.kill()
         assert await worker.wait(ended=True) == -9
