@@ -204,3 +204,34 @@ def test_server_serves_without_its_store(make_server):
     before = server.free()
     assert server.run("-m", "100", "true").returncode == 0
     until(lambda: server.free() == before)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a mount namespace of one's own needs root")
+def test_lease_over_tcp_is_dialled_again(make_server):
+    # Without the server's sockets in sight a client is one from elsewhere.
+    server = make_server()
+    state = state_of(server)
+    script = f'mount -t tmpfs none {state}; exec "$@"'
+    command = server.command("-m", "600", "sh", "-c", "grep -c ^unix $FD_SESSION; read x")
+    command[command.index(server.unix)] = server.control
+    program = subprocess.Popen(
+        ["unshare", "-m", "sh", "-c", script, "sh", *command],
+        env=server.environment, text=True, **PIPES,
+    )  # fmt: skip
+    assert program.stdout.readline() == "0\n"
+    again = restarted(make_server, server)
+    until(lambda: "out since before" in again.log)
+    store = Sqlite(state / STORE)
+    until(lambda: [row["far"] for row in store.rows(LEASE).values()] == [True])
+    store.close()
+    # Its program's end is known at once, not after the grace time: somebody holds it.
+    until(lambda: dialled(again))
+    program.communicate("\n")
+    until(lambda: again.free() == [1024, 1024], 20)
+
+
+def dialled(server):
+    """True where something is connected to the server's data port."""
+    port = f":{int(server.log.rpartition('data at port ')[2].split()[0]):04X}"
+    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    return any(line.split()[1].endswith(port) and line.split()[3] == "01" for line in lines)
