@@ -48,12 +48,22 @@ take_out(struct fdc_order *order, int i)
     order->out[i] = order->out[--order->count];
 }
 
-static void
-take_out_finished(struct fdc_serve *serve, struct fdc_order *order)
+/* Under way still; else it is taken out. */
+static bool
+is_out(struct fdc_serve *serve, struct fdc_order *order, int i)
 {
-    for (int i = order->count; i-- > 0;)
-        if (serve->driver->cuEventQuery(order->out[i].mark->event) != CUDA_ERROR_NOT_READY)
-            take_out(order, i);
+    if (serve->driver->cuEventQuery(order->out[i].mark->event) == CUDA_ERROR_NOT_READY)
+        return true;
+    take_out(order, i);
+    return false;
+}
+
+/* The NULL streams of all contexts have one name. */
+static bool
+is_of(const struct fdc_order *order, int i, CUstream stream)
+{
+    return order->out[i].stream == stream &&
+           (stream != CU_STREAM_LEGACY || order->out[i].mark->ctx == fdc_context_here());
 }
 
 /* The stream waits for the copies of others that it has not waited for yet. */
@@ -63,9 +73,9 @@ wait_for_others(struct fdc_serve *serve, CUstream stream, uint64_t seen)
     struct fdc_order *order = serve->order;
     CUresult result = CUDA_SUCCESS, one;
 
-    take_out_finished(serve, order);
-    for (int i = 0; i < order->count; i++) {
-        if (order->out[i].stream == stream || order->out[i].number <= seen)
+    for (int i = order->count; i-- > 0;) {
+        if (is_of(order, i, stream) || order->out[i].number <= seen ||
+            !is_out(serve, order, i))
             continue;
         one = serve->driver->cuStreamWaitEvent(stream, order->out[i].mark->event, 0);
         if (one != CUDA_SUCCESS)
@@ -118,11 +128,14 @@ fdc_order_copied(struct fdc_request *request, CUstream stream)
     if (result != CUDA_SUCCESS)
         return result;
     pthread_mutex_lock(&order->lock);
-    for (i = 0; i < order->count && order->out[i].stream != stream; i++)
+    for (i = 0; i < order->count && !is_of(order, i, stream); i++)
         ;
-    if (i == order->count && order->count == OUT_MAX)
-        take_out_finished(serve, order);
-    if (i >= order->count && order->count == OUT_MAX) {
+    if (i == OUT_MAX) {
+        for (int n = OUT_MAX; n-- > 0;)
+            (void)is_out(serve, order, n);
+        i = order->count;
+    }
+    if (i == OUT_MAX) {
         /* Too many at a time: this one also comes after the first of them. */
         result = serve->driver->cuStreamWaitEvent(stream, order->out[0].mark->event, 0);
         if (result == CUDA_SUCCESS)
@@ -140,6 +153,18 @@ fdc_order_copied(struct fdc_request *request, CUstream stream)
     fdc_store_release(&serve->ordered, order->out[i].number);
     pthread_mutex_unlock(&order->lock);
     return result;
+}
+
+void
+fdc_order_gone(struct fdc_serve *serve, CUstream stream)
+{
+    struct fdc_order *order = serve->order;
+
+    pthread_mutex_lock(&order->lock);
+    for (int i = 0; i < order->count; i++)
+        if (order->out[i].stream == stream)
+            order->out[i].stream = NULL; /* another one may be there soon */
+    pthread_mutex_unlock(&order->lock);
 }
 
 void

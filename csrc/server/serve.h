@@ -136,6 +136,8 @@ CUresult fdc_order_copied(struct fdc_request *request, CUstream stream);
 /* The stream is about to be given work: it comes after those copies. `seen` is the
  * stream's own count of them. */
 CUresult fdc_order_follow(struct fdc_serve *serve, CUstream stream, uint64_t *seen);
+/* The stream is no more, its copies may be under way. */
+void fdc_order_gone(struct fdc_serve *serve, CUstream stream);
 /* The context goes away, and its copies have finished. */
 void fdc_order_forget(struct fdc_serve *serve, const struct fdc_ctx *ctx);
 

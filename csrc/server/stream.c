@@ -29,6 +29,7 @@ fdc_server_call_cuStreamDestroy_v2(struct fdc_request *request,
     if (result == CUDA_SUCCESS) {
         result = request->driver->cuStreamDestroy_v2(stream);
         fdc_capture_gone(request->serve, stream);
+        fdc_order_gone(request->serve, stream);
     }
     fdc_request_answer(request, result, NULL, 0);
     return 0;

@@ -64,8 +64,8 @@ SEVERAL = {"peers": (2, build_c), "between_devices": (4, build_c),
            "several_gpus": (4, build_several)}
 # They free memory and allocate again: see submissions.py.
 LOOSE = {"freed_block", "demo_driver", "steady", "features", "eigenvalues", "imaging",
-         "merging", "pools", "stream_order", "textures", "transforms", "graph_memory", "peers", "several_gpus",
-         *PYTHON}
+         "merging", "pools", "stream_order", "textures", "transforms", "graph_memory",
+         "peers", "several_gpus", *PYTHON}
 # Nothing of theirs reaches a stream.
 NOTHING = {"old_names", "answers", "stream_attributes"}
 # What their kernels leave depends on time, also directly: clocks, the order of atomics.
