@@ -5,7 +5,9 @@
  * waiter sees arrive, so a wait that would have ended within the longest budget raises
  * the budget; one that went on much longer lowers it, down to no spinning at all. With
  * one CPU allowed there is nobody to spin for, and only so many threads spin at a time
- * that the other side keeps a CPU. Fields are read and written by several waiters
+ * that the other side keeps a CPU. After a few waits in a row that spinning did not end
+ * the next ones do not spin, more and more of them, until one is short again: on a machine
+ * with more to do than CPUs whoever spins keeps the other side from its CPU. Fields are read and written by several waiters
  * without a lock: they are hints, and losing an update costs nothing.
  */
 #include <sched.h>
@@ -13,6 +15,7 @@
 #include "fdc/base.h"
 
 enum { SPIN_FIRST_NS = 50000, SPIN_STEP_NS = 20000, SPIN_DOWN = 4 };
+enum { LATE_MAX = 3, REST_FIRST = 8, REST_MAX = 256 };
 
 static uint32_t
 cpus_allowed(void)
@@ -38,8 +41,14 @@ fdc_spin_begin(struct fdc_spin *spin)
 {
     uint64_t budget_ns = fdc_load_relaxed(&spin->budget_ns);
 
+    uint32_t skip = fdc_load_relaxed(&spin->skip);
+
     if (budget_ns == 0)
         return 0;
+    if (skip > 0) {
+        fdc_store_relaxed(&spin->skip, skip - 1);
+        return 0;
+    }
     if (__atomic_fetch_add(&spin->spinners, 1, __ATOMIC_RELAXED) + 1 >= spin->cpus) {
         __atomic_fetch_sub(&spin->spinners, 1, __ATOMIC_RELAXED);
         return 0;
@@ -47,19 +56,51 @@ fdc_spin_begin(struct fdc_spin *spin)
     return budget_ns;
 }
 
-void
-fdc_spin_end(struct fdc_spin *spin)
+static void
+not_late(struct fdc_spin *spin)
 {
+    fdc_store_relaxed(&spin->late, 0);
+    fdc_store_relaxed(&spin->rest, 0);
+    fdc_store_relaxed(&spin->skip, 0);
+}
+
+/* The next waits sleep at once, twice as many as last time. */
+static void
+late(struct fdc_spin *spin)
+{
+    uint32_t count = fdc_load_relaxed(&spin->late) + 1, rest;
+
+    fdc_store_relaxed(&spin->late, count);
+    if (count < LATE_MAX || fdc_load_relaxed(&spin->skip) > 0)
+        return;
+    rest = 2 * fdc_load_relaxed(&spin->rest);
+    if (rest < REST_FIRST)
+        rest = REST_FIRST;
+    if (rest > REST_MAX)
+        rest = REST_MAX;
+    fdc_store_relaxed(&spin->rest, rest);
+    fdc_store_relaxed(&spin->skip, rest);
+}
+
+void
+fdc_spin_end(struct fdc_spin *spin, bool came)
+{
+    if (came && fdc_load_relaxed(&spin->late) != 0)
+        not_late(spin);
     __atomic_fetch_sub(&spin->spinners, 1, __ATOMIC_RELAXED);
 }
 
 void
-fdc_spin_learn(struct fdc_spin *spin, uint64_t waited_ns, bool came)
+fdc_spin_learn(struct fdc_spin *spin, uint64_t waited_ns, bool came, bool spun)
 {
     uint64_t budget_ns = fdc_load_relaxed(&spin->budget_ns);
 
     if (spin->cpus < 2)
         return;
+    if (spun)
+        late(spin);
+    else if (came && waited_ns < FDC_SPIN_MAX_NS) /* try again sooner */
+        fdc_store_relaxed(&spin->skip, fdc_load_relaxed(&spin->skip) / 2);
     if (waited_ns < 2 * FDC_SPIN_MAX_NS) {
         if (!came)
             return; /* a short time-out says nothing */

@@ -249,7 +249,7 @@ wait_for(struct fdc_ring *ring, struct sleeper *sleeper, const struct look *look
         if (limit_ns && start_ns + budget_ns > limit_ns)
             budget_ns = limit_ns - start_ns;
         ready = spin_for(ring, look, start_ns, budget_ns);
-        fdc_spin_end(&ring->spin);
+        fdc_spin_end(&ring->spin, ready != 0);
         if (ready)
             return ready;
     }
@@ -276,7 +276,7 @@ wait_for(struct fdc_ring *ring, struct sleeper *sleeper, const struct look *look
                 break;
         }
     }
-    fdc_spin_learn(&ring->spin, fdc_now_ns() - start_ns, ready != 0);
+    fdc_spin_learn(&ring->spin, fdc_now_ns() - start_ns, ready != 0, budget_ns != 0);
     return ready;
 }
 

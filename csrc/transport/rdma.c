@@ -263,11 +263,13 @@ static int
 lead_wait(struct rdma_link *rdma, const struct want *want, uint64_t limit_ns)
 {
     uint64_t start_ns = fdc_now_ns(), now_ns, budget_ns;
-    bool slept = false;
+    bool slept = false, spun;
     int64_t left_us;
     int ready;
 
-    budget_ns = fdc_spin_begin(&rdma->spin);
+    /* One look is no wait. */
+    budget_ns = limit_ns && limit_ns <= start_ns ? 0 : fdc_spin_begin(&rdma->spin);
+    spun = budget_ns != 0;
     for (;;) {
         pump(rdma);
         ready = want->look(rdma, want);
@@ -282,7 +284,7 @@ lead_wait(struct rdma_link *rdma, const struct want *want, uint64_t limit_ns)
             continue;
         }
         if (budget_ns) {
-            fdc_spin_end(&rdma->spin);
+            fdc_spin_end(&rdma->spin, false);
             budget_ns = 0;
         }
         slept = true;
@@ -292,9 +294,9 @@ lead_wait(struct rdma_link *rdma, const struct want *want, uint64_t limit_ns)
         lead_sleep(rdma, want, left_us);
     }
     if (budget_ns)
-        fdc_spin_end(&rdma->spin);
+        fdc_spin_end(&rdma->spin, ready != 0);
     if (slept)
-        fdc_spin_learn(&rdma->spin, now_ns - start_ns, ready != 0);
+        fdc_spin_learn(&rdma->spin, now_ns - start_ns, ready != 0, spun);
     return ready;
 }
 

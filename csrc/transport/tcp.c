@@ -581,11 +581,13 @@ lead_wait(struct tcp_link *tcp, struct fdc_ring *ring, const uint32_t *word,
           uint32_t seen, uint64_t limit_ns)
 {
     uint64_t start_ns = fdc_now_ns(), now_ns, budget_ns;
-    bool slept = false;
+    bool slept = false, spun;
     int64_t left_us;
     int ready;
 
-    budget_ns = fdc_spin_begin(&tcp->spin);
+    /* One look is no wait. */
+    budget_ns = limit_ns && limit_ns <= start_ns ? 0 : fdc_spin_begin(&tcp->spin);
+    spun = budget_ns != 0;
     for (;;) {
         pump(tcp);
         ready = look(ring, word, seen);
@@ -598,7 +600,7 @@ lead_wait(struct tcp_link *tcp, struct fdc_ring *ring, const uint32_t *word,
             continue;
         }
         if (budget_ns) {
-            fdc_spin_end(&tcp->spin);
+            fdc_spin_end(&tcp->spin, false);
             budget_ns = 0;
         }
         slept = true;
@@ -610,9 +612,9 @@ lead_wait(struct tcp_link *tcp, struct fdc_ring *ring, const uint32_t *word,
             end_if_silent(tcp);
     }
     if (budget_ns)
-        fdc_spin_end(&tcp->spin);
+        fdc_spin_end(&tcp->spin, ready != 0);
     if (slept)
-        fdc_spin_learn(&tcp->spin, now_ns - start_ns, ready != 0);
+        fdc_spin_learn(&tcp->spin, now_ns - start_ns, ready != 0, spun);
     return ready;
 }
 
@@ -680,7 +682,7 @@ tcp_put_wait(struct fdc_link *link, uint64_t ticket, int64_t timeout_us)
         while (fdc_load_acquire(&tcp->landed) < ticket &&
                fdc_now_ns() < start_ns + budget_ns)
             fdc_pause();
-        fdc_spin_end(&tcp->landed_spin);
+        fdc_spin_end(&tcp->landed_spin, fdc_load_acquire(&tcp->landed) >= ticket);
         if (fdc_load_acquire(&tcp->landed) >= ticket)
             return 0;
     }
@@ -706,7 +708,7 @@ tcp_put_wait(struct fdc_link *link, uint64_t ticket, int64_t timeout_us)
         fdc_futex_wait(&tcp->landed_turn, turn, left_us, false);
     }
     __atomic_fetch_sub(&tcp->landed_waiters, 1, __ATOMIC_SEQ_CST);
-    fdc_spin_learn(&tcp->landed_spin, fdc_now_ns() - start_ns, err == 0);
+    fdc_spin_learn(&tcp->landed_spin, fdc_now_ns() - start_ns, err == 0, budget_ns != 0);
     return err;
 }
 

@@ -321,12 +321,54 @@ test_spin_budget_shrinks_when_it_does_not_pay(void)
     for (int i = 0; i < 30; i++)
         CHECK_EQ(fdc_ring_wait_data(&pair.out, 1000), 0);
     CHECK_EQ(pair.out.spin.budget_ns, 0);
-    fdc_spin_learn(&pair.out.spin, 100000, false);
+    fdc_spin_learn(&pair.out.spin, 100000, false, false);
     CHECK_EQ(pair.out.spin.budget_ns, 0);
-    fdc_spin_learn(&pair.out.spin, 100000, true);
-    fdc_spin_learn(&pair.out.spin, 100000, true);
+    fdc_spin_learn(&pair.out.spin, 100000, true, false);
+    fdc_spin_learn(&pair.out.spin, 100000, true, false);
     CHECK(pair.out.spin.budget_ns > 0);
     pair_drop(&pair);
+}
+
+/* A wait that sleeps: whether it began with spinning. */
+static bool
+sleeps(struct fdc_spin *spin, uint64_t waited_ns)
+{
+    bool spun = fdc_spin_begin(spin) != 0;
+
+    if (spun)
+        fdc_spin_end(spin, false);
+    fdc_spin_learn(spin, waited_ns, true, spun);
+    return spun;
+}
+
+static void
+test_waits_that_spinning_does_not_end_sleep_at_once(void)
+{
+    struct fdc_spin spin;
+    int probes = 0;
+
+    fdc_spin_init(&spin);
+    if (spin.cpus < 2)
+        CHECK_SKIP("needs two CPUs");
+    /* Longer than any budget, and not so long that the budget would go. */
+    for (int i = 0; i < 3; i++)
+        CHECK(sleeps(&spin, 300000));
+    for (int i = 0; i < 8; i++)
+        CHECK(!sleeps(&spin, 300000));
+    CHECK(sleeps(&spin, 300000)); /* does it help now? */
+    for (int i = 0; i < 16; i++)
+        CHECK(!sleeps(&spin, 300000));
+    for (int i = 0; i < 3000; i++)
+        probes += sleeps(&spin, 300000);
+    CHECK(probes >= 8 && probes <= 20);
+    /* Short ones are tried again sooner, and one that spinning ended is the end of it. */
+    for (int i = 0; i < 12 && !(probes = fdc_spin_begin(&spin) != 0); i++)
+        fdc_spin_learn(&spin, 60000, true, false);
+    CHECK(probes);
+    fdc_spin_end(&spin, true);
+    for (int i = 0; i < 2; i++)
+        CHECK(sleeps(&spin, 300000));
+    CHECK_EQ(spin.spinners, 0);
 }
 
 /* ---- a peer that lies ---- */
@@ -492,6 +534,7 @@ main(void)
     RUN(test_poke_wakes_every_waiter_whose_word_changed);
     RUN(test_one_cpu_never_spins);
     RUN(test_spin_budget_shrinks_when_it_does_not_pay);
+    RUN(test_waits_that_spinning_does_not_end_sleep_at_once);
     RUN(test_map_refuses_what_is_not_a_ring);
     RUN(test_lying_headers_are_refused);
     RUN(test_lying_consumer_index_is_refused);
