@@ -21,8 +21,9 @@ from fdcore.lease import Lease, Owner
 from fdcore.sched.queue import Quota
 from fdcore.sched.slices import Gpu, Slice
 from fdcore.session import Hold, Session, session_of
+from fdcore.sockets import readable
 from fdcore.store import LEASE, QUOTA, Memory, Sqlite, StateStore, StoreError
-from fdcore.workers import Adopted, Worker, readable
+from fdcore.workers import Adopted, Worker
 
 if TYPE_CHECKING:
     from fdcore.server import Server

@@ -54,6 +54,7 @@ from fdcore.sockets import (
     peer_credentials,
     peer_name,
     pidfd_of_peer,
+    readable,
     receive,
     source_name,
     tcp_listener,
@@ -67,7 +68,6 @@ from fdcore.workers import (
     Adopted,
     Worker,
     WorkerPool,
-    readable,
     status_text,
 )
 
@@ -853,7 +853,8 @@ def open_door(environment: Mapping[str, str], control: ControlListener) -> "Door
             Owner(holder.name, host, role=holder.role, serial=holder.serial),
         )
 
-    return Door(folder, admitted)
+    forced = tls_wish(environment) == "always"
+    return Door(folder, admitted, None if forced else control.protocol)
 
 
 def serve(options: Options) -> None:

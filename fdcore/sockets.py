@@ -127,3 +127,13 @@ async def end_of(sock: socket.socket) -> None:
             pass
     except OSError:
         pass
+
+
+async def readable(descriptor: int) -> None:
+    loop = asyncio.get_running_loop()
+    event = asyncio.Event()
+    loop.add_reader(descriptor, event.set)
+    try:
+        await event.wait()
+    finally:
+        loop.remove_reader(descriptor)

@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from fdcore._core.session import adopt
+from fdcore.sockets import readable
 
 log = logging.getLogger("fdserver")
 
@@ -249,16 +250,6 @@ async def exited(process: Process) -> None:
         await readable(descriptor)
     finally:
         os.close(descriptor)
-
-
-async def readable(descriptor: int) -> None:
-    loop = asyncio.get_running_loop()
-    event = asyncio.Event()
-    loop.add_reader(descriptor, event.set)
-    try:
-        await event.wait()
-    finally:
-        loop.remove_reader(descriptor)
 
 
 def status_text(status: int | None) -> str:

@@ -20,6 +20,7 @@ from fdcore.attach import printable
 from fdcore.errors import FdcoreError, RefusedError
 from fdcore.security import authority, files, greeting, identity, join
 from fdcore.security.limits import Rate, Seldom, Waiting
+from fdcore.sockets import readable
 
 log = logging.getLogger("fdserver")
 
@@ -29,6 +30,7 @@ STRANGERS_EACH = 64
 A_SECOND = 100.0
 BURST = 300.0
 LONGEST_LINE = 16384
+TLS_FIRST = b"\x16"  # a handshake record; Cap'n Proto begins with a small number
 CLOSE_SECONDS = 2.0
 LOOK_SECONDS = 1.0
 REFRESH_SECONDS = 60.0
@@ -65,15 +67,22 @@ class Line(asyncio.Protocol):
 
 class Door:
     """folder: this server's identity. admitted(transport, holder) is called for each
-    connection of a holder of a certificate, which has been told to come in."""
+    connection of a holder of a certificate, which has been told to come in. plain: the
+    protocol of those on this machine who speak no TLS; None: everybody has to."""
 
-    def __init__(self, folder: Path, admitted: Admitted) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        admitted: Admitted,
+        plain: Callable[[], asyncio.BaseProtocol] | None = None,
+    ) -> None:
         who = identity.load(folder)
         if who is None or who.role != "node":
             raise RefusedError(f"{folder} does not make this host a server of a pool")
         self.folder = folder
         self.who = who
         self.admitted = admitted
+        self.plain = plain
         self.context = identity.context(folder, server=True)
         self.revoked = authority.Revoked(folder)
         self.authority = authority.Authority(folder) if who.founder else None
@@ -124,6 +133,11 @@ class Door:
             )
         line: Line | None = None
         try:
+            if await asyncio.wait_for(self.is_plain(sock, source), HANDSHAKE_SECONDS):
+                assert self.plain is not None
+                loop = asyncio.get_running_loop()
+                await loop.connect_accepted_socket(self.plain, sock)
+                return
             line = await asyncio.wait_for(self.handshake(sock), HANDSHAKE_SECONDS)
             await asyncio.wait_for(self.meet(line, source), HANDSHAKE_SECONDS)
             line = None
@@ -141,6 +155,17 @@ class Door:
             self.waiting.leave(stranger)
             if line is not None:
                 line.transport.abort()
+
+    async def is_plain(self, sock: socket.socket, source: str) -> bool:
+        """Somebody on this machine, whose first byte is not that of TLS."""
+        if self.plain is None or not identity.is_loopback(source):
+            return False
+        try:
+            await readable(sock.fileno())
+            return sock.recv(1, socket.MSG_PEEK) not in (b"", TLS_FIRST)
+        except BaseException:
+            sock.close()
+            raise
 
     async def handshake(self, sock: socket.socket) -> Line:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

@@ -6,6 +6,7 @@ and nobody else have, a client whom it was given to.
 """
 
 import os
+import re
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from fdcore.security import files
 CONTROL, JOIN = "fdcore/1", "fdcore-join/1"
 TLS = ("auto", "always", "never")
 RENEW_AFTER = 0.6
-LOOPBACK = ("127.", "::1", "localhost")
+LOOPBACK = re.compile(r"127(\.\d{1,3}){3}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,8 @@ def server_name(pool: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    return host.startswith(LOOPBACK)
+    """Names that begin like one are somebody else's."""
+    return host in ("::1", "localhost") or LOOPBACK.fullmatch(host) is not None
 
 
 def tls_wish(environment: Mapping[str, str] = os.environ) -> str:

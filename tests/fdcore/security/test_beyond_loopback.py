@@ -138,6 +138,22 @@ def test_lease_that_was_granted_over_the_socket_is_good_there_only(
     assert "was granted on this machine" in done.stderr
 
 
+def test_on_its_own_machine_everything_is_as_ever(spaces, tmp_path, demo, make_server):
+    """A server that listens everywhere: over loopback nobody needs a certificate."""
+    pool = authority.found(tmp_path / "founder")
+    server = make_server(
+        "--listen", "0.0.0.0:0", prefix=["ip", "netns", "exec", spaces[0]],
+        FD_POOL=str(pool.folder),
+    )  # fmt: skip
+    port = server.control.rpartition(":")[2]
+    near = Client(spaces[0], server, tmp_path)
+    done = near.run("fdrun", "-l", f"127.0.0.1:{port}", str(demo), FD_TRANSPORT="tcp")
+    assert done.returncode == 0, done.stderr
+    far = Client(spaces[1], server, tmp_path)
+    done = far.run("fdrun", "-l", f"198.18.7.1:{port}", "true")
+    assert done.returncode == 125
+
+
 def test_trusted_network_is_still_there(spaces, tmp_path, demo, make_server):
     server = make_server(
         "--listen", "198.18.7.1:0", "--trusted-network",

@@ -215,3 +215,34 @@ def test_fd_encrypt_seals_on_loopback_too(make_server, demo):
     assert done.returncode == 0, done.stderr
     done = server.run(str(demo), road="shm")
     assert done.returncode == 0, done.stderr
+
+
+def test_one_program_has_gpus_of_two_servers_of_the_pool(pool, make_server, tmp_path):
+    """A second server that has joined; everything sealed, each session with its own keys."""
+    node = pool.join("pair", role="node")
+    second = make_server(FD_TLS="always", FD_POOL=str(node.folder))
+    pool.join("spread")
+    code = (
+        "import ctypes\n"
+        "cuda = ctypes.CDLL('libcuda.so.1')\n"
+        "count = ctypes.c_int()\n"
+        "assert cuda.cuInit(0) == 0 and cuda.cuDeviceGetCount(ctypes.byref(count)) == 0\n"
+        "for ordinal in range(count.value):\n"
+        "    context, pointer = ctypes.c_void_p(), ctypes.c_uint64()\n"
+        "    said, back = (ctypes.c_char * 70000)(*b'sealed' * 10), (ctypes.c_char * 70000)()\n"
+        "    assert cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), ordinal) == 0\n"
+        "    assert cuda.cuCtxSetCurrent(context) == 0\n"
+        "    assert cuda.cuMemAlloc_v2(ctypes.byref(pointer), 70000) == 0\n"
+        "    assert cuda.cuMemcpyHtoD_v2(pointer, said, 70000) == 0\n"
+        "    assert cuda.cuMemcpyDtoH_v2(back, pointer, 70000) == 0\n"
+        "    assert bytes(said) == bytes(back)\n"
+        "print(count.value)\n"
+    )
+    listed = f"{pool.server.control},{second.control}"
+    done = subprocess.run(
+        [sys.executable, "-m", "fdcore_cli.fdrun", "-n", "4", "-l", listed,
+         sys.executable, "-c", code],
+        env=pool.server.environment | pool.environment("spread") | {"FD_TRANSPORT": "tcp"},
+        capture_output=True, text=True, timeout=90,
+    )  # fmt: skip
+    assert (done.stdout, done.returncode) == ("4\n", 0), done.stderr
