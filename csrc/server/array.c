@@ -82,9 +82,11 @@ fdc_server_call_cuArrayDestroy(struct fdc_request *request,
     struct fdc_serve *serve = request->serve;
     struct fdc_slot *slot = fdc_slot_find(serve, FDC_KIND_ARRAY, req->hArray);
     CUresult result = CUDA_ERROR_INVALID_HANDLE;
-    void *array, *held;
+    void *array, *held = NULL;
 
-    if (slot != NULL && !fdc_memory_is_whole(slot->aux))
+    if (slot != NULL)
+        held = fdc_slot_aux(slot);
+    if (held != NULL && !fdc_memory_is_whole(held))
         result = fdc_handle_drop_aux(serve, FDC_KIND_ARRAY, req->hArray, &array, &held);
     if (result == CUDA_SUCCESS) {
         result = request->driver->cuArrayDestroy(array);

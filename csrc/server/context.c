@@ -10,6 +10,9 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <unistd.h>
+
+#define SHUT_NS 2000000000ull           /* how long the end of a context waits for others */
 
 /* What cuCtxSetCurrent last said in this thread. */
 static __thread struct {
@@ -39,7 +42,7 @@ fdc_context_at(struct fdc_serve *serve, uint32_t index)
 
     if (slot == NULL || !fdc_load_acquire(&slot->state))
         return NULL;            /* pairs with the release in fdc_handle_put_aux() */
-    ctx = slot->aux;
+    ctx = fdc_slot_aux(slot);
     return ctx != NULL && fdc_load_acquire(&ctx->open) ? ctx : NULL;
 }
 
@@ -274,7 +277,7 @@ fdc_context_adopt(struct fdc_serve *serve, uint64_t handle, int device, CUcontex
     struct fdc_ctx *ctx;
     CUresult result = CUDA_ERROR_OUT_OF_MEMORY;
 
-    pthread_mutex_lock(&serve->context_lock);
+    fdc_context_lock(serve);
     ctx = context_new(serve, FDC_HANDLE_INDEX(handle), device, false);
     if (ctx != NULL)
         result = context_ready(ctx, handle, value);
@@ -328,7 +331,7 @@ fdc_server_call_fdcContextOpen(struct fdc_request *request,
     if (req->device >= 0 && req->device < serve->limits.devices &&
         req->context == FDC_HANDLE(FDC_KIND_CONTEXT, 1,
                                    fdc_load_relaxed(&serve->contexts_first) + (uint32_t)req->device)) {
-        pthread_mutex_lock(&serve->context_lock);
+        fdc_context_lock(serve);
         result = primary_open(serve, req->context, req->device);
         pthread_mutex_unlock(&serve->context_lock);
     }
@@ -380,6 +383,23 @@ drop_code(struct fdc_serve *serve, void *value, void *aux)
     fdc_code_free(aux);
 }
 
+/* Nothing of the context is in the tables any more: waits until nobody is in the middle of
+ * something with it. Not for ever: the executor may be standing in the driver, for a stream
+ * of another context that stands itself. */
+static void
+wait_for_others(struct fdc_ctx *ctx)
+{
+    struct fdc_serve *serve = ctx->serve;
+    uint64_t until = fdc_now_ns() + SHUT_NS;
+    bool over = fdc_turns_wait(serve, until);
+
+    /* pairs with the release in wait_leave(); none can begin any more */
+    while (fdc_load_acquire(&ctx->waits) != 0 && fdc_now_ns() < until)
+        usleep(50);
+    if (!over || fdc_load_relaxed(&ctx->waits) != 0)
+        fdc_log(FDC_LOG_WARN, "a context ends while calls are in the driver");
+}
+
 /* Waits for the context's work, answers who waits for it, forgets its handles and gives it
  * back to the driver. On a helper thread; under context_lock. */
 static CUresult
@@ -402,16 +422,17 @@ context_shut(struct fdc_ctx *ctx)
         fdc_mark_put(mark);
         fdc_print_turn(serve);
     }
-    fdc_done_flush(serve);
-    fdc_done_cancel(serve, ctx, CUDA_ERROR_CONTEXT_IS_DESTROYED);
-    fdc_handle_sweep(serve, FDC_KIND_GRAPH_EXEC, ctx->index, fdc_exec_forget);
+    fdc_handle_retire(serve, FDC_KIND_GRAPH_EXEC, ctx->index, fdc_exec_forget);
     for (size_t i = 0; i < FDC_COUNT(owned); i++)
         fdc_handle_sweep(serve, owned[i], ctx->index, NULL);
     fdc_objects_sweep(serve, ctx->index);
-    fdc_handle_sweep(serve, FDC_KIND_ARRAY, ctx->index, fdc_arrays_forget);
-    fdc_handle_sweep(serve, FDC_KIND_MIPMAP, ctx->index, fdc_mipmaps_forget);
-    fdc_handle_sweep(serve, FDC_KIND_EVENT, ctx->index, drop_box);
-    fdc_handle_sweep(serve, FDC_KIND_MODULE, ctx->index, drop_code);
+    fdc_handle_retire(serve, FDC_KIND_ARRAY, ctx->index, fdc_arrays_forget);
+    fdc_handle_retire(serve, FDC_KIND_MIPMAP, ctx->index, fdc_mipmaps_forget);
+    fdc_handle_retire(serve, FDC_KIND_EVENT, ctx->index, drop_box);
+    fdc_handle_retire(serve, FDC_KIND_MODULE, ctx->index, drop_code);
+    wait_for_others(ctx);
+    fdc_done_flush(serve);
+    fdc_done_cancel(serve, ctx, CUDA_ERROR_CONTEXT_IS_DESTROYED);
 
     pthread_mutex_lock(&ctx->lock);
     mark = ctx->marks;
@@ -450,7 +471,7 @@ fdc_context_shut(struct fdc_serve *serve, uint64_t handle)
     struct fdc_slot *slot;
     CUresult result = CUDA_ERROR_INVALID_CONTEXT;
 
-    pthread_mutex_lock(&serve->context_lock);
+    fdc_context_lock(serve);
     slot = fdc_slot_find(serve, FDC_KIND_CONTEXT, handle);
     if (slot != NULL)
         result = context_shut(slot->aux);
@@ -484,7 +505,7 @@ fdc_contexts_close(struct fdc_serve *serve)
 {
     struct fdc_ctx *ctx, *next;
 
-    pthread_mutex_lock(&serve->context_lock);
+    fdc_context_lock(serve);
     for (ctx = serve->contexts; ctx != NULL; ctx = ctx->next)
         if (ctx->open)
             context_shut(ctx);

@@ -40,7 +40,8 @@ box_new(struct fdc_serve *serve, uint32_t flags, uint32_t ctx, struct fdc_event_
     box->serve = serve;
     box->flags = flags;
     box->ctx = ctx;
-    box->epoch = fdc_context_here() != NULL ? fdc_context_here()->opened : 0;
+    box->home = fdc_context_here();
+    box->epoch = box->home != NULL ? box->home->opened : 0;
     box->refs = 1;
     *made = box;
     return CUDA_SUCCESS;
@@ -51,7 +52,7 @@ box_find(struct fdc_serve *serve, uint64_t handle)
 {
     struct fdc_slot *slot = fdc_slot_find(serve, FDC_KIND_EVENT, handle);
 
-    return slot != NULL ? slot->aux : NULL;
+    return slot != NULL ? fdc_slot_aux(slot) : NULL;
 }
 
 int
@@ -239,6 +240,7 @@ struct fdc_wait {
     struct fdc_request *kept;
     struct fdc_mark *mark;              /* this, or */
     struct fdc_event_box *box;          /* ... that */
+    struct fdc_ctx *ctx;                /* whose event it is; it counts the wait */
 };
 
 static CUevent
@@ -261,9 +263,27 @@ passed(struct fdc_serve *serve, CUevent event, CUresult result)
     return result == CUDA_SUCCESS ? waited : result;
 }
 
+/* The context does not end while somebody waits for an event of it. */
+static void
+wait_enter(struct fdc_wait *wait)
+{
+    wait->ctx = wait->mark != NULL ? wait->mark->ctx : wait->box->home;
+    if (wait->ctx != NULL)
+        __atomic_add_fetch(&wait->ctx->waits, 1, __ATOMIC_RELAXED);
+}
+
+static void
+wait_leave(struct fdc_ctx *ctx)
+{
+    if (ctx != NULL)            /* pairs with the acquire in wait_for_others() */
+        __atomic_sub_fetch(&ctx->waits, 1, __ATOMIC_RELEASE);
+}
+
 static void
 wait_end(struct fdc_wait *wait, CUresult result)
 {
+    struct fdc_ctx *ctx = wait->ctx;
+
     result = passed(wait->kept->serve, wait_event(wait), result);
     fdc_done_flush(wait->kept->serve);
     fdc_request_finish(wait->kept, result, NULL, 0);
@@ -272,6 +292,7 @@ wait_end(struct fdc_wait *wait, CUresult result)
     else
         fdc_event_box_put(wait->box);
     free(wait);
+    wait_leave(ctx);
 }
 
 static void
@@ -332,6 +353,7 @@ wait_begin(struct fdc_request *request, struct fdc_mark *mark, struct fdc_event_
         if (wait != NULL && wait->kept != NULL) {
             wait->mark = mark;
             wait->box = box;
+            wait_enter(wait);
             wait->next = serve->hot;
             serve->hot = wait;
             return 0;

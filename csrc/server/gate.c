@@ -150,7 +150,7 @@ fdc_server_call_fdcGateWords(struct fdc_request *request,
     CUresult result = CUDA_ERROR_INVALID_CONTEXT;
 
     (void)req;
-    pthread_mutex_lock(&serve->context_lock);
+    fdc_context_lock(serve);
     if (ctx != NULL && fdc_load_relaxed(&ctx->open))
         result = make(serve->gates, ctx);
     pthread_mutex_unlock(&serve->context_lock);

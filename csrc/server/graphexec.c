@@ -64,7 +64,7 @@ fdc_exec_rows(struct fdc_serve *serve, uint64_t handle, struct fdc_rows *rows)
         fdc_rows_put(serve, rows);
         return CUDA_ERROR_INVALID_HANDLE;
     }
-    replays = slot->aux;
+    replays = fdc_slot_aux(slot);
     if (replays == NULL && rows == NULL)
         return CUDA_SUCCESS;
     if (replays == NULL) {
@@ -73,7 +73,12 @@ fdc_exec_rows(struct fdc_serve *serve, uint64_t handle, struct fdc_rows *rows)
             fdc_rows_put(serve, rows);
             return CUDA_ERROR_OUT_OF_MEMORY;
         }
-        fdc_handle_swap(serve, FDC_KIND_GRAPH_EXEC, handle, slot->value, replays);
+        if (fdc_handle_swap(serve, FDC_KIND_GRAPH_EXEC, handle, slot->value, replays) !=
+            CUDA_SUCCESS) {
+            fdc_replays_put(serve, replays); /* it has ended meanwhile */
+            fdc_rows_put(serve, rows);
+            return CUDA_ERROR_INVALID_HANDLE;
+        }
     }
     fdc_replays_set(serve, replays, rows);
     return CUDA_SUCCESS;

@@ -237,6 +237,13 @@ fdc_server_call_fdcGraphDestroyNode(struct fdc_request *request,
 
 /* ---- whole graphs ---- */
 
+static void
+end_graph(struct fdc_serve *serve, void *value, void *aux)
+{
+    (void)aux;
+    serve->driver->cuGraphDestroy(value);
+}
+
 int
 fdc_server_call_cuGraphDestroy(struct fdc_request *request,
                                const struct fdc_req_cuGraphDestroy *req)
@@ -246,11 +253,11 @@ fdc_server_call_cuGraphDestroy(struct fdc_request *request,
     void *graph = NULL;
 
     /* One inside a node, or being captured, is not the client's to destroy. */
-    if (slot != NULL && slot->aux == NULL)
+    if (slot != NULL && fdc_slot_aux(slot) == NULL)
         result = fdc_handle_drop(request->serve, FDC_KIND_GRAPH, req->hGraph, &graph);
     if (result == CUDA_SUCCESS) {
         fdc_graph_forget(request->serve, graph);
-        result = request->driver->cuGraphDestroy(graph);
+        fdc_retire(request->serve, graph, NULL, end_graph); /* a helper may be reading it */
     }
     fdc_request_answer(request, result, NULL, 0);
     return 0;

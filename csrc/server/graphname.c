@@ -147,7 +147,7 @@ fdc_node_graph(struct fdc_serve *serve, uint64_t handle)
 {
     struct fdc_slot *slot = fdc_slot_find(serve, FDC_KIND_NODE, handle);
 
-    return slot != NULL ? slot->aux : NULL;
+    return slot != NULL ? fdc_slot_aux(slot) : NULL;
 }
 
 CUgraphNode *
@@ -277,7 +277,7 @@ fdc_graph_move(struct fdc_request *request, CUgraph graph, CUgraph in)
         struct fdc_slot *slot = fdc_slot_at(request->serve, FDC_KIND_GRAPH, i);
 
         if (slot != NULL && slot->state != 0 && slot->value == graph) {
-            slot->aux = in;
+            fdc_store_release(&slot->aux, (void *)in); /* pairs with fdc_slot_aux() */
             result = CUDA_SUCCESS;
         }
     }

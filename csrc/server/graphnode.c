@@ -373,12 +373,13 @@ other_rows(struct fdc_serve *serve, uint64_t exec, CUgraphNode node,
            const CUDA_MEMCPY3D *copy)
 {
     struct fdc_slot *slot = fdc_slot_find(serve, FDC_KIND_GRAPH_EXEC, exec);
+    struct fdc_replays *replays = slot != NULL ? fdc_slot_aux(slot) : NULL;
     struct fdc_rows *old, *rows = NULL;
     CUresult result;
 
-    if (slot == NULL || (slot->aux == NULL && !fdc_shadows_any(serve)))
+    if (slot == NULL || (replays == NULL && !fdc_shadows_any(serve)))
         return CUDA_SUCCESS;
-    old = fdc_replays_rows(slot->aux);
+    old = fdc_replays_rows(replays);
     result = fdc_rows_change(serve, old, node, copy, &rows);
     fdc_rows_put(serve, old);
     return result == CUDA_SUCCESS ? fdc_exec_rows(serve, exec, rows) : result;

@@ -97,7 +97,7 @@ fdc_slot_empty(struct fdc_slot *slot)
     fdc_store_release(&slot->state, 0);         /* pairs with fdc_slot_find() */
     __atomic_thread_fence(__ATOMIC_RELEASE);
     __atomic_store_n(&slot->value, NULL, __ATOMIC_RELAXED);
-    slot->aux = NULL;
+    fdc_store_release(&slot->aux, NULL);
 }
 
 CUresult
@@ -118,7 +118,7 @@ fdc_handle_put_aux(struct fdc_serve *serve, int kind, uint64_t handle, void *val
         result = CUDA_ERROR_OUT_OF_MEMORY;
     } else if (slot->state == 0) {
         __atomic_store_n(&slot->value, value, __ATOMIC_RELAXED);
-        slot->aux = aux;
+        fdc_store_release(&slot->aux, aux);     /* pairs with fdc_slot_aux() */
         slot->ctx = ctx;
         slot->work = 0;
         slot->ordered = 0;
@@ -141,7 +141,7 @@ fdc_handle_swap(struct fdc_serve *serve, int kind, uint64_t handle, void *value,
     slot = fdc_slot_find(serve, kind, handle);
     if (slot != NULL) {
         __atomic_store_n(&slot->value, value, __ATOMIC_RELAXED);
-        slot->aux = aux;
+        fdc_store_release(&slot->aux, aux);     /* pairs with fdc_slot_aux() */
     }
     pthread_mutex_unlock(&slots->lock);
     return slot != NULL ? CUDA_SUCCESS : CUDA_ERROR_INVALID_HANDLE;
@@ -267,9 +267,9 @@ fdc_handle_stream(struct fdc_serve *serve, uint64_t handle, CUstream *value)
     return CUDA_SUCCESS;
 }
 
-void
-fdc_handle_sweep(struct fdc_serve *serve, int kind, uint32_t ctx,
-                 void (*fn)(struct fdc_serve *serve, void *value, void *aux))
+static void
+sweep(struct fdc_serve *serve, int kind, uint32_t ctx, bool later,
+      void (*fn)(struct fdc_serve *serve, void *value, void *aux))
 {
     struct fdc_slots *slots = &serve->slots[kind];
     uint32_t high;
@@ -293,9 +293,25 @@ fdc_handle_sweep(struct fdc_serve *serve, int kind, uint32_t ctx,
             fdc_slot_empty(slot);
         }
         pthread_mutex_unlock(&slots->lock);
-        if (live && fn != NULL)
+        if (live && later)
+            fdc_retire(serve, value, aux, fn);
+        else if (live && fn != NULL)
             fn(serve, value, aux);
     }
+}
+
+void
+fdc_handle_sweep(struct fdc_serve *serve, int kind, uint32_t ctx,
+                 void (*fn)(struct fdc_serve *serve, void *value, void *aux))
+{
+    sweep(serve, kind, ctx, false, fn);
+}
+
+void
+fdc_handle_retire(struct fdc_serve *serve, int kind, uint32_t ctx,
+                  void (*fn)(struct fdc_serve *serve, void *value, void *aux))
+{
+    sweep(serve, kind, ctx, true, fn);
 }
 
 void

@@ -462,7 +462,7 @@ use_device(struct fdc_serve *serve, int device)
 {
     struct fdc_ctx *ctx = fdc_context_of_device(serve, device);
 
-    pthread_mutex_lock(&serve->context_lock);
+    fdc_context_lock(serve);
     for (struct fdc_ctx *at = serve->contexts; at != NULL && ctx == NULL; at = at->next)
         if (at->device == device && fdc_load_relaxed(&at->open))
             ctx = at;
@@ -848,7 +848,7 @@ fdc_server_call_fdcMemMap(struct fdc_request *request, const struct fdc_req_fdcM
         result = CUDA_ERROR_INVALID_HANDLE;
         goto answer;
     }
-    entry.memory = slot->aux;
+    entry.memory = fdc_slot_aux(slot);
     pthread_mutex_lock(&memory->lock);
     if (req->size != 0 && in_piece(memory, -1, req->address, req->size))
         result = map_insert(memory, &entry);

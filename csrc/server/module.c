@@ -51,7 +51,7 @@ code_find(struct fdc_serve *serve, uint64_t handle)
     if (kind != FDC_KIND_MODULE && kind != FDC_KIND_LIBRARY)
         return NULL;
     slot = fdc_slot_find(serve, kind, handle);
-    return slot != NULL ? slot->aux : NULL;
+    return slot != NULL ? fdc_slot_aux(slot) : NULL;
 }
 
 /* A library's kernel as a function of the current context, remembered for one context. */
@@ -169,16 +169,20 @@ fdc_code_row(struct fdc_serve *serve, CUfunction function, CUkernel kernel,
 
         for (uint32_t i = 1; i < fdc_load_relaxed(&slots->high); i++) {
             struct fdc_slot *slot = fdc_slot_at(serve, kinds[k], i);
-            struct fdc_code *code = slot != NULL && slot->state != 0 ? slot->aux : NULL;
-            uint32_t index;
+            struct fdc_code *code = NULL;
+            uint32_t index, state = 0;
 
+            if (slot != NULL)
+                state = fdc_load_acquire(&slot->state); /* pairs with handles.c */
+            if (state != 0)
+                code = fdc_slot_aux(slot);
             if (code == NULL)
                 continue;
             index = kernel_index(code, function, kernel);
             if (index == code->kernels)
                 continue;
             row->func = (struct fdc_wire_func){
-                FDC_HANDLE(kinds[k], slot->state & 0xffff, i), index, 0,
+                FDC_HANDLE(kinds[k], state & 0xffff, i), index, 0,
             };
             return params_read(serve, code, row);
         }

@@ -12,7 +12,7 @@ ctx_of(struct fdc_serve *serve, uint64_t handle)
 {
     struct fdc_slot *slot = fdc_slot_find(serve, FDC_KIND_CONTEXT, handle);
 
-    return slot != NULL ? slot->aux : NULL;
+    return slot != NULL ? fdc_slot_aux(slot) : NULL;
 }
 
 static CUresult
@@ -48,7 +48,7 @@ serve_change(struct fdc_request *request, uint64_t handle, bool enable)
     struct fdc_ctx *ctx = fdc_context_here(), *peer;
     CUresult result = CUDA_ERROR_INVALID_CONTEXT;
 
-    pthread_mutex_lock(&serve->context_lock);
+    fdc_context_lock(serve);
     peer = ctx_of(serve, handle);
     if (ctx != NULL && peer != NULL && peer->value != NULL)
         result = change(serve, ctx, peer, enable);

@@ -106,7 +106,7 @@ replays_of(struct fdc_serve *serve, uint64_t exec)
 {
     struct fdc_slot *slot = fdc_slot_find(serve, FDC_KIND_GRAPH_EXEC, exec);
 
-    return slot != NULL ? slot->aux : NULL;
+    return slot != NULL ? fdc_slot_aux(slot) : NULL;
 }
 
 /* ---- jobs ---- */
@@ -469,10 +469,8 @@ fdc_server_call_cuGraphExecDestroy(struct fdc_request *request,
 
     result = fdc_handle_drop_aux(request->serve, FDC_KIND_GRAPH_EXEC, req->hGraphExec,
                                  &exec, &replays);
-    if (result == CUDA_SUCCESS) {
-        result = request->driver->cuGraphExecDestroy(exec);
-        fdc_replays_put(request->serve, replays);
-    }
+    if (result == CUDA_SUCCESS) /* a helper may be updating it */
+        fdc_retire(request->serve, exec, replays, fdc_exec_end);
     fdc_request_answer(request, result, NULL, 0);
     return 0;
 }

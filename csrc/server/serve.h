@@ -34,6 +34,12 @@ struct fdc_slots {
 struct fdc_slot *fdc_slot_find(struct fdc_serve *serve, int kind, uint64_t handle);
 /* Its handle is stale from now on. Under the table's lock. */
 void fdc_slot_empty(struct fdc_slot *slot);
+/* Ours of a slot that was found; NULL: it has been emptied since. */
+static inline void *
+fdc_slot_aux(struct fdc_slot *slot)
+{
+    return fdc_load_acquire(&slot->aux);        /* pairs with handles.c */
+}
 /* By index alone, whatever generation: contexts. */
 struct fdc_slot *fdc_slot_at(struct fdc_serve *serve, int kind, uint32_t index);
 CUresult fdc_handle_put_aux(struct fdc_serve *serve, int kind, uint64_t handle, void *value,
@@ -48,12 +54,39 @@ uint64_t fdc_handle_of(struct fdc_serve *serve, int kind, const void *value);
 /* Forgets the handles of a context (0: of all) of one kind; fn sees each that was live. */
 void fdc_handle_sweep(struct fdc_serve *serve, int kind, uint32_t ctx,
                       void (*fn)(struct fdc_serve *serve, void *value, void *aux));
+/* The same, but fn sees them once nobody can be holding what is in them (retire.c). */
+void fdc_handle_retire(struct fdc_serve *serve, int kind, uint32_t ctx,
+                       void (*fn)(struct fdc_serve *serve, void *value, void *aux));
 /* The same for those with this aux. */
 void fdc_handle_sweep_aux(struct fdc_serve *serve, int kind, const void *aux);
 int fdc_handles_new(struct fdc_serve *serve);
 void fdc_handles_free(struct fdc_serve *serve);
 /* What the client left, freed in an order that is safe. */
 void fdc_handles_cleanup(struct fdc_serve *serve);
+
+/* ---- retire.c: what others may still be looking at ---- */
+
+/* A slow call, from its beginning to its end; on the helper's stack. */
+struct fdc_turn {
+    struct fdc_turn *next;
+    uint64_t number;
+};
+void fdc_turn_begin(struct fdc_serve *serve, struct fdc_turn *turn);
+void fdc_turn_end(struct fdc_serve *serve, struct fdc_turn *turn);
+/* The executor, between two messages, if turn_asked is set; and while it has none. */
+void fdc_turns_next(struct fdc_serve *serve);
+void fdc_turns_idle(struct fdc_serve *serve, bool idle);
+/* Waits until whoever served a message when this was called has come to its end, and ends
+ * what was retired before. False: not by then. Not by the executor. */
+bool fdc_turns_wait(struct fdc_serve *serve, uint64_t until_ns);
+/* Calls end(), now or later, when nobody can be holding this, which no table has. */
+void fdc_retire(struct fdc_serve *serve, void *value, void *aux,
+                void (*end)(struct fdc_serve *serve, void *value, void *aux));
+/* What is left; nobody looks any more. */
+void fdc_retired_free(struct fdc_serve *serve);
+/* Locks context_lock, by a helper that holds nothing of the tables': who has it may be
+ * waiting for all that do. */
+void fdc_context_lock(struct fdc_serve *serve);
 
 /* ---- context.c ---- */
 
@@ -73,6 +106,7 @@ struct fdc_ctx {
     uint32_t joined;                    /* own may have unfinished waits */
     uint32_t legacy_work;               /* calls on the NULL stream since the last join */
     uint32_t blocking_captures;
+    uint32_t waits;                     /* for events of it, atomic (event.c) */
     uint64_t ordered;                   /* as fdc_slot.ordered, of the NULL stream */
     uint32_t opened;                    /* times it was opened */
     uint64_t peers;                     /* devices that it reaches; under context_lock */
@@ -203,6 +237,7 @@ struct fdc_event_box {
     uint32_t refs, flags, ctx;
     uint32_t epoch;                     /* the ctx->opened that it belongs to */
     uint32_t pinned;                    /* atomic: a graph's node has it */
+    struct fdc_ctx *home;               /* NULL: it was made in none */
 };
 void fdc_event_box_put(struct fdc_event_box *box);
 /* The driver event of this handle, which must not be recorded anew while it is waited for:
@@ -396,6 +431,14 @@ struct fdc_serve {
     uint32_t captures;                  /* under way, atomic */
     uint64_t ordered;                   /* counts copies that order.c follows up, atomic */
     struct fdc_order *order;
+
+    pthread_mutex_t turn_lock;          /* of retire.c's, to turn_passed */
+    struct fdc_turn *turns;             /* slow calls under way */
+    struct fdc_retired *retired;
+    uint64_t turn_number;               /* counts what begins and what is retired */
+    uint64_t turn_passed;               /* the number when the executor held nothing */
+    uint32_t turn_asked;                /* atomic: the executor shall look there */
+    uint32_t idle;                      /* atomic: it serves no message */
 
     pthread_mutex_t reply_lock;         /* claim .. commit on the reply lane, first failure */
     struct fdc_out *out_first, *out_last;

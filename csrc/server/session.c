@@ -23,6 +23,7 @@ locks_new(struct fdc_serve *serve)
     pthread_mutex_init(&serve->inbox_lock, NULL);
     pthread_mutex_init(&serve->done_lock, NULL);
     pthread_mutex_init(&serve->print_lock, NULL);
+    pthread_mutex_init(&serve->turn_lock, NULL);
     if (pthread_cond_init(&serve->pool_cond, NULL) ||
         pthread_cond_init(&serve->pool_gone, NULL))
         return -ENOMEM;
@@ -47,6 +48,7 @@ fdc_serve_new(const struct fdc_driver *driver, struct fdc_link *link,
     serve->limits = *limits;
     serve->print_fd = serve->error_fd = -1;
     serve->contexts_first = 1;
+    serve->idle = 1;
     if (locks_new(serve))
         goto err_free;
 
@@ -107,7 +109,11 @@ err_free:
 static void
 slow_run(struct fdc_request *kept, void *user)
 {
+    struct fdc_turn turn;
+
+    fdc_turn_begin(kept->serve, &turn);
     fdc_entry_run(user, kept);
+    fdc_turn_end(kept->serve, &turn);
     fdc_request_free(kept);
 }
 
@@ -212,13 +218,17 @@ fdc_serve_run(struct fdc_serve *serve)
 {
     int err = 0;
 
+    fdc_turns_idle(serve, false);
     while (!fdc_load_relaxed(&serve->stop)) {
         uint32_t size;
         const void *at = fdc_link_peek(serve->link, FDC_LANE_COMMAND, &size, &err);
 
         if (at == NULL) {
-            if (err == 0)
+            if (err == 0) {
+                fdc_turns_idle(serve, true);
                 err = idle(serve);
+                fdc_turns_idle(serve, false);
+            }
             if (err < 0)
                 break;
             err = 0;
@@ -230,12 +240,15 @@ fdc_serve_run(struct fdc_serve *serve)
         }
         if (FDC_UNLIKELY(serve->hot != NULL) && fdc_wait_turn(serve))
             fdc_wait_hand_over(serve);
+        if (FDC_UNLIKELY(fdc_load_relaxed(&serve->turn_asked)))
+            fdc_turns_next(serve);
         memcpy(serve->message, at, size);
         fdc_link_release(serve->link, FDC_LANE_COMMAND);
         err = dispatch(serve, (const struct fdc_msg *)serve->message, size);
         if (err)
             break;
     }
+    fdc_turns_idle(serve, true);
     if (err == -EPROTO)
         fdc_serve_break(serve, err, "the client broke the %s lane", "command");
     fdc_hostfns_cancel(serve);
@@ -277,6 +290,7 @@ fdc_serve_free(struct fdc_serve *serve)
         fdc_memory_free(serve);
     if (serve->slots != NULL)
         fdc_contexts_close(serve);
+    fdc_retired_free(serve);
     fdc_greens_free(serve);
     if (serve->host != NULL)
         fdc_host_free(serve);
@@ -302,6 +316,7 @@ fdc_serve_free(struct fdc_serve *serve)
     pthread_mutex_destroy(&serve->inbox_lock);
     pthread_mutex_destroy(&serve->done_lock);
     pthread_mutex_destroy(&serve->print_lock);
+    pthread_mutex_destroy(&serve->turn_lock);
     pthread_cond_destroy(&serve->pool_cond);
     pthread_cond_destroy(&serve->pool_gone);
     free(serve);

@@ -140,7 +140,7 @@ fdc_shadows_trim(struct fdc_serve *serve)
     struct fdc_ctx *here = fdc_context_here();
     struct fdc_shadow *kept, *next;
 
-    pthread_mutex_lock(&serve->context_lock);
+    fdc_context_lock(serve);
     pthread_mutex_lock(&shadows->lock);
     kept = shadows->spare;
     shadows->spare = NULL;
