@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fdcore import __version__, attach, ucx
+from fdcore.board import Boards
 from fdcore.config import (
     CONTROL_PORT,
     CONTROL_SOCKET,
@@ -138,6 +139,7 @@ class Server:
         self.workers = WorkerPool(self.environment, options.warm)
         self.sessions: dict[bytes, Session] = {}
         self.holds: dict[Hold, socket.socket] = {}
+        self.boards = Boards()
         self.heirloom = Heirloom(self)
         self.tasks: set[asyncio.Task[None]] = set()
         self.listeners: list[socket.socket] = []
@@ -192,6 +194,7 @@ class Server:
     def freed(self, lease: Lease) -> None:
         log.info("lease %s: freed", lease.name)
         self.heirloom.graces.pop(lease.id, None)
+        self.boards.drop(lease.id)
         self.heirloom.drop(LEASE, lease.id.hex())
         self.line.serve()
         for session in self.sessions.values():
@@ -481,6 +484,7 @@ class Server:
             heir = self.heir_of(thing)
             if heir is not None:  # a worker that is somebody else cannot do it
                 heir.unlink(missing_ok=True)
+            self.boards.give_back(thing.lease.id, thing.row)
         self.leave(thing.lease, thing)
         if isinstance(thing, Session):
             self.watch_idle(thing.lease)
@@ -535,6 +539,7 @@ class Server:
                     self.options.cache_room,
                     self.heir_of(session), card_of(session), session.keys,
                     self.user_of(session.lease.owner), self.options.confine,
+                    self.board_of(session),
                 )  # fmt: skip
             except (FdcoreError, OSError):
                 await worker.stop()
@@ -547,6 +552,17 @@ class Server:
                 sock.close()
             log.info("%s: ended: %s", session, how)
             self.ended(session)
+
+    def board_of(self, session: Session) -> tuple[int, int] | None:
+        """The lease's board and the session's row there, for NVML."""
+        if session.lease.over:
+            return None
+        try:
+            board, session.row = self.boards.take(session.lease.id, session.pid)
+        except OSError as error:
+            log.warning("%s: no board: %s", session, error)
+            return None
+        return (board, session.row) if session.row >= 0 else None
 
     async def watch(self, session: Session, worker: Worker) -> str:
         """Waits for the worker's end; says how it came."""

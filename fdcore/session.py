@@ -22,6 +22,7 @@ class Session:
     command: socket.socket | None = None
     bulk: "asyncio.Future[socket.socket] | None" = None  # of tcp sessions
     bulk_admitted: bool = False
+    row: int = -1  # on the lease's board
     keys: list[bytes] = field(default_factory=list, repr=False)  # of sealed sockets
     worker: Worker | None = None
 

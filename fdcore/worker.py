@@ -137,6 +137,8 @@ class Worker:
     def begin(self, order: dict[str, Any], fds: list[int]) -> Session:
         """Makes the driver ready, tells the client, and makes the link with it."""
         devices = [(int(d["ordinal"]), int(d["memory"])) for d in order["devices"]]
+        row = int(order.get("board", -1))
+        board = fds.pop() if row >= 0 else 0
         road = str(order["road"])
         try:
             driver = self.open(str(order["driver"]))
@@ -159,10 +161,11 @@ class Worker:
         keys = [bytes.fromhex(key) for key in order.get("keys", ())]
         session = Session(
             driver, road, fds, devices, number, host_memory,
-            cache, int(order.get("cache_room", 0)), keys,
+            cache, int(order.get("cache_room", 0)), keys, board, max(row, 0),
         )  # fmt: skip
-        if cache:
-            os.close(cache)
+        for used in (cache, board):
+            if used:
+                os.close(used)
         # The driver writes what kernels print to standard output, failed assertions to
         # standard error: the client's, then. The worker's own words go where they went.
         log_fd = os.dup(2)

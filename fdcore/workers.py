@@ -8,8 +8,10 @@ with descriptors beside it.
 
     server to worker  {"op": "warm", "driver"}: open it already
                       {"op": "start", "session", "driver", "road", "devices",
-                      "host_memory", "cache", "cache_room", "heir", "card", "keys"} and
-                      the session's sockets: command[, bulk]
+                      "host_memory", "cache", "cache_room", "heir", "card", "keys",
+                      "board"} and
+                      the session's sockets: command[, bulk], and the lease's board
+                      where "board", the session's row there, is not -1
                       {"op": "stats"}
     worker to server  {"op": "ready"}, {"op": "failed", "reason"},
                       {"op": "stats", "counters", "calls"},
@@ -110,10 +112,12 @@ class Worker:
         keys: Sequence[bytes] = (),
         user: tuple[int, int] | None = None,
         confine: bool = True,
+        board: tuple[int, int] | None = None,
     ) -> None:
         """Gives it its session. The sockets are the worker's from then on. heir: where
         it waits for another server should this one go; card: what it tells that one.
-        user: whom it becomes; confine: whether it gives up system calls."""
+        user: whom it becomes; confine: whether it gives up system calls. board: the
+        lease's, a descriptor that stays the caller's, and the session's row."""
         order = {
             "op": "start",
             "session": session.hex(),
@@ -128,10 +132,13 @@ class Worker:
             "keys": [key.hex() for key in keys],
             "user": user,
             "confine": confine,
+            "board": -1 if board is None else board[1],
         }
         for sock in sockets:
             sock.setblocking(True)
         descriptors = [sock.fileno() for sock in sockets]
+        if board is not None:
+            descriptors.append(board[0])
         socket.send_fds(self.control, [json.dumps(order).encode()], descriptors)
         for sock in sockets:
             sock.close()

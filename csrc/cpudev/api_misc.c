@@ -157,6 +157,32 @@ ask_used(int ordinal)
     return 0;
 }
 
+/* This process is alone with its devices. */
+static int
+ask_monitor(int ordinal, struct fdc_monitor_gpu *gpu, struct fdc_monitor_process *others,
+            int room)
+{
+    int i;
+
+    (void)others;
+    (void)room;
+    memset(gpu, 0, sizeof(*gpu));
+    gpu->now_ns = fdc_now_ns();
+    for (i = 0; i < fdcpu.ndevices; i++)
+        if (fdcpu.device[i].physical == ordinal)
+            gpu->busy_ns = fdcpu_busy_ns(&fdcpu.device[i], &gpu->now_ns);
+    return 0;
+}
+
+static int
+ask_busy(int ordinal, struct fdc_busy *where)
+{
+    if (ordinal < 0 || ordinal >= fdcpu.ndevices)
+        return 1;
+    fdcpu_busy_keep(&fdcpu.device[ordinal], where);
+    return 0;
+}
+
 static void *
 ask_primary(int ordinal)
 {
@@ -205,6 +231,7 @@ cuGetExportTable(const void **ppExportTable, const CUuuid *pExportTableId)
     static const struct fdc_private_ops ops = {
         ask_version, ask_count,  ask_device,    ask_primary,
         ask_current, ask_ctx_id, ask_functions, ask_gpus, ask_used,
+        ask_monitor, ask_busy,
     };
 
     return (CUresult)fdc_private_table(&ops, ppExportTable, pExportTableId);

@@ -178,6 +178,64 @@ fdcpu_work_uses(const struct fdcpu_work *work, uint64_t lo, uint64_t hi)
     }
 }
 
+/* ---- how long kernels run, for NVML ---- */
+
+static pthread_mutex_t busy_lock = PTHREAD_MUTEX_INITIALIZER;
+
+static struct fdc_busy *
+busy_of(struct fdcpu_device *device)
+{
+    return device->busy != NULL ? device->busy : &device->own_busy;
+}
+
+static void
+busy_begin(struct fdcpu_device *device)
+{
+    pthread_mutex_lock(&busy_lock);
+    if (device->running++ == 0)
+        fdc_store_relaxed(&busy_of(device)->since_ns, fdc_now_ns());
+    pthread_mutex_unlock(&busy_lock);
+}
+
+static void
+busy_end(struct fdcpu_device *device)
+{
+    struct fdc_busy *busy;
+
+    pthread_mutex_lock(&busy_lock);
+    if (--device->running == 0) {
+        busy = busy_of(device);
+        fdc_store_relaxed(&busy->total_ns, busy->total_ns + fdc_now_ns() - busy->since_ns);
+        fdc_store_relaxed(&busy->since_ns, 0);
+    }
+    pthread_mutex_unlock(&busy_lock);
+}
+
+/* What there is goes along, where a kernel is running as well. */
+void
+fdcpu_busy_keep(struct fdcpu_device *device, struct fdc_busy *where)
+{
+    pthread_mutex_lock(&busy_lock);
+    if (where != NULL)
+        *where = *busy_of(device);
+    else
+        device->own_busy = *busy_of(device);
+    device->busy = where;
+    pthread_mutex_unlock(&busy_lock);
+}
+
+uint64_t
+fdcpu_busy_ns(struct fdcpu_device *device, uint64_t *now)
+{
+    struct fdc_busy busy;
+
+    pthread_mutex_lock(&busy_lock);
+    busy = *busy_of(device);
+    pthread_mutex_unlock(&busy_lock);
+    *now = fdc_now_ns();
+    return busy.total_ns + (busy.since_ns != 0 ? *now - busy.since_ns : 0);
+}
+
 /* ---- running ---- */
 
 /* A kernel called busy_<N>us stands in for one that takes so long: its stream is busy. */
@@ -223,7 +281,9 @@ run_kernel(struct fdcpu_work *work)
     memcpy(launch.block, work->u.kernel.block, sizeof(launch.block));
     memcpy(launch.cluster, work->u.kernel.cluster, sizeof(launch.cluster));
     fdcpu_texture_enter();
+    busy_begin(work->ctx->device);
     result = fdcpu_run(&launch, &fault);
+    busy_end(work->ctx->device);
     fdcpu_texture_leave();
     if (result != 0) {
         fault.result = result;

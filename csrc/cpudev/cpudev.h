@@ -24,6 +24,7 @@
 #include "engine.h"
 #include "fdc/base.h"
 #include "fdc/cuda_abi.h"
+#include "fdc/monitor.h"
 #include "cuda_calls.h"
 
 #define FDCPU_MAX_DEVICES 16
@@ -129,6 +130,8 @@ struct fdcpu_device {
     char name[64];
     _Atomic uint64_t used; /* bytes of the quota */
     _Atomic int lost; /* what a kernel did to it: this process has no more contexts */
+    int running; /* kernels; with busy under the lock in api_work.c */
+    struct fdc_busy own_busy, *busy; /* where busy time is kept; NULL: in own_busy */
     struct fdcpu_ctx *primary;
     int retains; /* of the primary context; under api */
     unsigned int primary_flags;
@@ -502,6 +505,9 @@ struct fdcpu_work *fdcpu_work_clone(const struct fdcpu_work *work);
 void fdcpu_work_free(struct fdcpu_work *work);
 /* Does it, in the calling thread, with no lock held. status: the stream's so far. */
 void fdcpu_work_run(struct fdcpu_work *work, struct fdcpu_stream *stream);
+/* How long at least one kernel was running; keep: counts on at where, or NULL: here. */
+uint64_t fdcpu_busy_ns(struct fdcpu_device *device, uint64_t *now);
+void fdcpu_busy_keep(struct fdcpu_device *device, struct fdc_busy *where);
 /* Whether it names memory in [lo, hi). */
 bool fdcpu_work_uses(const struct fdcpu_work *work, uint64_t lo, uint64_t hi);
 /* Checks the arguments of a launch and packs them. */

@@ -41,12 +41,20 @@ version(void)
     return fdc_nvml_devices(&gpus) > 0 ? gpus[0].cuda_version : 0;
 }
 
-/* The CUDA version stands for the driver's: of that one nothing else is known here. */
+/* The driver's own, where the server's NVML says it. The CUDA version stands for it
+ * otherwise. */
 static nvmlReturn_t
 copy_version(char *out, unsigned int room)
 {
+    const struct fdc_private_gpu *gpus;
+    struct fdc_monitor_gpu first;
     char text[24];
 
+    if (fdc_nvml_devices(&gpus) > 0) {
+        fdc_nvml_monitor(&gpus[0], &first);
+        if (first.driver[0] != '\0')
+            return copy(out, room, first.driver);
+    }
     snprintf(text, sizeof(text), "%d.%d", version() / 1000, version() % 1000 / 10);
     return copy(out, room, text);
 }
@@ -270,16 +278,27 @@ NVML(nvmlDeviceGetCudaComputeCapability, nvmlDevice_t device, int *major, int *m
     return NVML_SUCCESS;
 }
 
-/* ---- memory: the slice, and of it what this process has ---- */
+/* ---- memory: the slice, and of it what the lease has ---- */
+
+static uint64_t
+used_by_all(nvmlDevice_t device)
+{
+    struct fdc_monitor_process all[FDC_BOARD_ROWS];
+    unsigned int count = fdc_nvml_processes(device, all, FDC_BOARD_ROWS), i;
+    uint64_t used = 0;
+
+    for (i = 0; i < count && i < FDC_BOARD_ROWS; i++)
+        used += all[i].used;
+    return used < device->memory ? used : device->memory;
+}
 
 NVML(nvmlDeviceGetMemoryInfo, nvmlDevice_t device, nvmlMemory_t *out)
 {
     uint64_t used;
 
     NEED(fdc_nvml_device(device), out);
-    used = fdc_nvml_used(device);
-    *out = (nvmlMemory_t){device->memory,
-                          used < device->memory ? device->memory - used : 0, used};
+    used = used_by_all(device);
+    *out = (nvmlMemory_t){device->memory, device->memory - used, used};
     return NVML_SUCCESS;
 }
 
@@ -333,21 +352,23 @@ NVML(nvmlDeviceIsMigDeviceHandle, nvmlDevice_t device, unsigned int *out)
     return always(device, out, 0);
 }
 
-/* ---- processes: this one, once it has memory on the device ---- */
+/* ---- processes of the lease that have memory on the device ---- */
 
-/* count: room in, how many out. 0 with nothing to tell, or that one is to be told. */
+/* count: room in, how many out. */
 static nvmlReturn_t
-this_process(nvmlDevice_t device, unsigned int *count, const void *infos, uint64_t *used)
+processes(nvmlDevice_t device, unsigned int *count, const void *infos,
+          struct fdc_monitor_process found[FDC_BOARD_ROWS])
 {
     unsigned int room;
 
     NEED(fdc_nvml_device(device), count);
-    *used = fdc_nvml_used(device);
     room = *count;
-    *count = *used > 0;
+    *count = fdc_nvml_processes(device, found, FDC_BOARD_ROWS);
+    if (*count > FDC_BOARD_ROWS)
+        *count = FDC_BOARD_ROWS;
     if (*count == 0)
         return NVML_SUCCESS;
-    if (room == 0)
+    if (room < *count)
         return NVML_ERROR_INSUFFICIENT_SIZE;
     return infos == NULL ? NVML_ERROR_INVALID_ARGUMENT : NVML_SUCCESS;
 }
@@ -355,11 +376,12 @@ this_process(nvmlDevice_t device, unsigned int *count, const void *infos, uint64
 NVML(nvmlDeviceGetComputeRunningProcesses_v3, nvmlDevice_t device, unsigned int *count,
      nvmlProcessInfo_t *infos)
 {
-    uint64_t used;
-    nvmlReturn_t result = this_process(device, count, infos, &used);
+    struct fdc_monitor_process found[FDC_BOARD_ROWS];
+    nvmlReturn_t result = processes(device, count, infos, found);
+    unsigned int i;
 
-    if (result == NVML_SUCCESS && *count > 0)
-        infos[0] = (nvmlProcessInfo_t){(unsigned int)getpid(), used, 0xffffffffu,
+    for (i = 0; result == NVML_SUCCESS && i < *count; i++)
+        infos[i] = (nvmlProcessInfo_t){found[i].pid, found[i].used, 0xffffffffu,
                                        0xffffffffu};
     return result;
 }
@@ -374,11 +396,12 @@ NVML(nvmlDeviceGetComputeRunningProcesses_v2, nvmlDevice_t device, unsigned int 
 NVML(nvmlDeviceGetComputeRunningProcesses, nvmlDevice_t device, unsigned int *count,
      nvmlProcessInfo_v1_t *infos)
 {
-    uint64_t used;
-    nvmlReturn_t result = this_process(device, count, infos, &used);
+    struct fdc_monitor_process found[FDC_BOARD_ROWS];
+    nvmlReturn_t result = processes(device, count, infos, found);
+    unsigned int i;
 
-    if (result == NVML_SUCCESS && *count > 0)
-        infos[0] = (nvmlProcessInfo_v1_t){(unsigned int)getpid(), used};
+    for (i = 0; result == NVML_SUCCESS && i < *count; i++)
+        infos[i] = (nvmlProcessInfo_v1_t){found[i].pid, found[i].used};
     return result;
 }
 

@@ -10,6 +10,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "fdc/base.h"
 
@@ -123,6 +124,109 @@ uint64_t
 fdc_nvml_used(nvmlDevice_t device)
 {
     return driver->used((int)(device - gpus));
+}
+
+/* ---- figures: asked for together, and kept for a moment ---- */
+
+#define FRESH_NS 50000000ull        /* so long they are good */
+#define SAMPLE_NS 100000000ull      /* so long at least is a share of time looked at */
+#define STALE_NS 2000000000ull      /* and so long at most */
+
+static pthread_mutex_t figures_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct figures {
+    uint64_t asked_ns; /* 0: never */
+    struct fdc_monitor_gpu gpu;
+    struct fdc_monitor_process others[FDC_BOARD_ROWS];
+    unsigned int count;
+    uint64_t base_busy, base_ns; /* where the share of time begins; 0: nowhere yet */
+    int busy;
+} *figures[DEVICES];
+
+/* Under the lock. NULL: no memory. */
+static struct figures *
+refresh(nvmlDevice_t device, bool now)
+{
+    int ordinal = (int)(device - gpus), count;
+    struct figures *f = figures[ordinal];
+
+    if (f == NULL) {
+        f = figures[ordinal] = calloc(1, sizeof(*f));
+        if (f == NULL)
+            return NULL;
+        f->busy = -1;
+    }
+    if (!now && f->asked_ns != 0 && fdc_now_ns() - f->asked_ns < FRESH_NS)
+        return f;
+    count = driver->monitor(ordinal, &f->gpu, f->others, FDC_BOARD_ROWS);
+    if (count < 0)
+        memset(&f->gpu, 0, sizeof(f->gpu));
+    f->count = count < 0 ? 0 : (unsigned int)count;
+    f->asked_ns = fdc_now_ns();
+    return f;
+}
+
+void
+fdc_nvml_monitor(nvmlDevice_t device, struct fdc_monitor_gpu *out)
+{
+    struct figures *f;
+
+    pthread_mutex_lock(&figures_lock);
+    f = refresh(device, false);
+    if (f != NULL)
+        *out = f->gpu;
+    else
+        memset(out, 0, sizeof(*out));
+    pthread_mutex_unlock(&figures_lock);
+}
+
+unsigned int
+fdc_nvml_processes(nvmlDevice_t device, struct fdc_monitor_process *out, unsigned int room)
+{
+    struct fdc_monitor_process own = {(uint32_t)getpid(), 0, fdc_nvml_used(device)};
+    unsigned int count = 0, i;
+    struct figures *f;
+
+    if (own.used != 0 && count++ < room)
+        out[0] = own;
+    pthread_mutex_lock(&figures_lock);
+    f = refresh(device, false);
+    for (i = 0; f != NULL && i < f->count; i++)
+        if (count++ < room)
+            out[count - 1] = f->others[i];
+    pthread_mutex_unlock(&figures_lock);
+    return count;
+}
+
+int
+fdc_nvml_busy(nvmlDevice_t device)
+{
+    struct figures *f;
+    uint64_t busy, span;
+    int percent = -1;
+
+    pthread_mutex_lock(&figures_lock);
+    f = refresh(device, false);
+    if (f == NULL || f->gpu.now_ns == 0)
+        goto out;
+    if (f->base_ns == 0 || f->gpu.now_ns - f->base_ns > STALE_NS) {
+        f->base_ns = f->gpu.now_ns;
+        f->base_busy = f->gpu.busy_ns;
+        usleep(SAMPLE_NS / 1000); /* nobody has asked before: there is nothing to compare */
+        refresh(device, true);
+    }
+    if (f->gpu.now_ns >= f->base_ns + SAMPLE_NS) {
+        span = f->gpu.now_ns - f->base_ns;
+        /* A session that ended took its time with it. */
+        busy = f->gpu.busy_ns > f->base_busy ? f->gpu.busy_ns - f->base_busy : 0;
+        f->busy = busy >= span ? 100 : (int)(busy * 100 / span);
+        f->base_ns = f->gpu.now_ns;
+        f->base_busy = f->gpu.busy_ns;
+    }
+    percent = f->busy;
+
+out:
+    pthread_mutex_unlock(&figures_lock);
+    return percent;
 }
 
 nvmlReturn_t

@@ -31,6 +31,15 @@ typedef struct {
 } nvmlPciInfo_t;
 
 typedef struct {
+    unsigned int gpu, memory;
+} nvmlUtilization_t;
+
+typedef struct {
+    unsigned int version, sensor;
+    int temperature;
+} nvmlTemperature_v1_t;
+
+typedef struct {
     unsigned long long total, free, used;
 } nvmlMemory_t;
 
@@ -58,6 +67,14 @@ nvmlReturn_t fdc_nvml_device(nvmlDevice_t device);
 int fdc_nvml_devices(const struct fdc_private_gpu **devices);
 /* Bytes that this process has on a device; 0 where it has not begun with CUDA. */
 uint64_t fdc_nvml_used(nvmlDevice_t device);
+/* Processes of the lease with memory on the device, this one first; at most room of them,
+ * all are counted. */
+unsigned int fdc_nvml_processes(nvmlDevice_t device, struct fdc_monitor_process *out,
+                                unsigned int room);
+/* What is known of the device beside CUDA, some 50 ms ago at most. */
+void fdc_nvml_monitor(nvmlDevice_t device, struct fdc_monitor_gpu *out);
+/* Percent of the last moments with a kernel of the lease running; -1: not known. */
+int fdc_nvml_busy(nvmlDevice_t device);
 /* For generated code: logs the name once. */
 nvmlReturn_t fdc_nvml_refuse(const char *name, uint32_t *said);
 

@@ -40,6 +40,7 @@ struct mapping {                        /* sorted by address, never overlapping 
 };
 
 struct fdc_memory {
+    struct fdc_serve *serve;
     pthread_mutex_t lock;
     struct piece piece[PIECES_MAX];
     int pieces;
@@ -124,6 +125,7 @@ fdc_memory_new(struct fdc_serve *serve)
     if (memory == NULL)
         return NULL;
     pthread_mutex_init(&memory->lock, NULL);
+    memory->serve = serve;
     memory->base = RANGE_LO;
     memory->part = part_of(RANGE_HI - RANGE_LO, serve->limits.devices);
     for (int i = 0; i < serve->limits.devices; i++) {
@@ -164,6 +166,7 @@ charge(struct fdc_memory *memory, int device, uint64_t size)
         memory->used[device] > memory->limit[device] - size)
         return CUDA_ERROR_OUT_OF_MEMORY;
     __atomic_store_n(&memory->used[device], memory->used[device] + size, __ATOMIC_RELAXED);
+    fdc_monitor_used(memory->serve, device, memory->used[device]);
     return CUDA_SUCCESS;
 }
 
@@ -171,6 +174,7 @@ static void
 refund(struct fdc_memory *memory, int device, uint64_t size)
 {
     __atomic_store_n(&memory->used[device], memory->used[device] - size, __ATOMIC_RELAXED);
+    fdc_monitor_used(memory->serve, device, memory->used[device]);
 }
 
 CUresult

@@ -251,6 +251,14 @@ int fdc_wait_mark(struct fdc_request *request, struct fdc_mark *mark);
 bool fdc_wait_turn(struct fdc_serve *serve);
 void fdc_wait_hand_over(struct fdc_serve *serve);
 
+/* ---- monitor.c ---- */
+
+struct fdc_monitor;
+struct fdc_monitor *fdc_monitor_new(struct fdc_serve *serve);
+void fdc_monitor_free(struct fdc_serve *serve);
+/* So many bytes of the device are the session's now. */
+void fdc_monitor_used(struct fdc_serve *serve, int device, uint64_t used);
+
 /* ---- memory.c ---- */
 
 struct fdc_memory;
@@ -484,6 +492,7 @@ struct fdc_serve {
 
     struct fdc_serve_counters counters; /* atomic adds, relaxed */
     struct fdc_serve_tally *ledger;     /* by id; the executor's */
+    struct fdc_monitor *monitor;
 };
 
 #define fdc_count(serve, what, n) \

@@ -24,6 +24,8 @@ struct fdc_serve_limits {               /* the slice, per device of the lease */
     uint8_t session[16];                /* its number, for logs and the snapshot */
     int cache;                          /* folder of the module cache, or 0: none */
     uint64_t cache_room;                /* bytes of it */
+    int board;                          /* the lease's board (fdc/monitor.h), or 0: none */
+    uint32_t board_row;                 /* this session's there */
 };
 
 struct fdc_serve_counters {

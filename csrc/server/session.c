@@ -73,6 +73,7 @@ fdc_serve_new(const struct fdc_driver *driver, struct fdc_link *link,
     if (err)
         goto err_free;
     err = -ENOMEM;
+    serve->monitor = fdc_monitor_new(serve);
     serve->memory = fdc_memory_new(serve);
     serve->host = fdc_host_new(&serve->limits);
     serve->images = fdc_images_new();
@@ -87,7 +88,7 @@ fdc_serve_new(const struct fdc_driver *driver, struct fdc_link *link,
     serve->gates = fdc_gates_new();
     serve->blobs = fdc_blobs_new();
     serve->ledger = calloc(FDC_IDS, sizeof(*serve->ledger));
-    if (serve->memory == NULL || serve->host == NULL || serve->images == NULL ||
+    if (serve->monitor == NULL || serve->memory == NULL || serve->host == NULL || serve->images == NULL ||
         serve->hostfns == NULL || serve->blobs == NULL || serve->objects == NULL ||
         serve->names == NULL || serve->capture == NULL || serve->shadows == NULL ||
         serve->greens == NULL || serve->order == NULL ||
@@ -308,6 +309,7 @@ fdc_serve_free(struct fdc_serve *serve)
     fdc_blobs_free(serve->blobs);
     fdc_handles_free(serve);
     fdc_send_drop(serve);
+    fdc_monitor_free(serve);
     free(serve->message);
     free(serve->ledger);
     pthread_mutex_destroy(&serve->context_lock);

@@ -310,6 +310,8 @@ private_functions(void *ctx, void *module, void (*each)(void *user, void *functi
     return result;
 }
 
+#define MONITOR_ROOM 8192 /* a lease of 256 processes has room there */
+
 /* NVML shows all devices of the lease, whatever CUDA_VISIBLE_DEVICES says. */
 static const struct fdc_snapshot_device *
 leased(int ordinal, struct fdc_session **session, int *remote)
@@ -366,6 +368,59 @@ private_used(int ordinal)
     return 0;
 }
 
+/* Figures are the worker's: one call, for any thread and before cuInit too. */
+static CUresult
+monitor(struct fdc_call *call, int remote, void **bytes, uint64_t *size)
+{
+    struct fdc_rep_fdcMonitor reply;
+    struct fdc_req_fdcMonitor *req;
+    struct fdc_chunk chunk;
+    CUresult result;
+
+    result = fdc_stage_alloc(call->session, FDC_REGION_DOWN, MONITOR_ROOM, &chunk);
+    if (result != CUDA_SUCCESS)
+        return result;
+    req = fdc_call_begin(call, sizeof(*req));
+    if (req == NULL) {
+        result = call->result;
+    } else {
+        req->device = remote;
+        req->blob = chunk;
+        result = fdc_call_wait(call, &reply, sizeof(reply));
+    }
+    if (result == CUDA_SUCCESS)
+        result = fdc_blob_rest(call, &chunk, reply.total, bytes);
+    *size = result == CUDA_SUCCESS ? reply.total : 0;
+    fdc_stage_free(call->session, FDC_REGION_DOWN, &chunk);
+    return result;
+}
+
+static int
+private_monitor(int ordinal, struct fdc_monitor_gpu *gpu,
+                struct fdc_monitor_process *others, int room)
+{
+    struct fdc_call call = {.id = FDC_ID_fdcMonitor};
+    void *bytes = NULL;
+    int remote, count;
+    uint64_t size;
+
+    if (fdc_session_version() == 0 || leased(ordinal, &call.session, &remote) == NULL ||
+        monitor(&call, remote, &bytes, &size) != CUDA_SUCCESS)
+        return -1;
+    if (size < sizeof(*gpu)) {
+        free(bytes);
+        return -1;
+    }
+    memcpy(gpu, bytes, sizeof(*gpu));
+    gpu->driver[sizeof(gpu->driver) - 1] = '\0';
+    gpu->serial[sizeof(gpu->serial) - 1] = gpu->vbios[sizeof(gpu->vbios) - 1] = '\0';
+    count = (int)((size - sizeof(*gpu)) / sizeof(*others));
+    count = count < room ? count : room;
+    memcpy(others, (const char *)bytes + sizeof(*gpu), (size_t)count * sizeof(*others));
+    free(bytes);
+    return count;
+}
+
 static const struct fdc_private_ops private_ops = {
     .driver_version = driver_version,
     .device_count = fdc_device_count,
@@ -376,6 +431,7 @@ static const struct fdc_private_ops private_ops = {
     .module_functions = private_functions,
     .gpus = private_gpus,
     .gpu_used = private_used,
+    .gpu_monitor = private_monitor,
 };
 
 FDC_EXPORT CUresult

@@ -357,7 +357,21 @@ gpu_used(int ordinal)
     return ask->gpu_used(ordinal);
 }
 
-static void *gpu_table[3] = {SIZE(gpu_table), (void *)gpus, (void *)gpu_used};
+static int
+gpu_monitor(int ordinal, struct fdc_monitor_gpu *gpu, struct fdc_monitor_process *others,
+            int room)
+{
+    return ask->gpu_monitor(ordinal, gpu, others, room);
+}
+
+static int
+gpu_busy(int ordinal, struct fdc_busy *where)
+{
+    return ask->gpu_busy != NULL ? ask->gpu_busy(ordinal, where) : 1;
+}
+
+static void *gpu_table[5] = {SIZE(gpu_table), (void *)gpus, (void *)gpu_used,
+                             (void *)gpu_monitor, (void *)gpu_busy};
 
 /* ---- by id ---- */
 

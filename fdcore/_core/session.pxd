@@ -58,6 +58,8 @@ cdef extern from "server/server.h" nogil:
         uint8_t session[16]
         int cache
         uint64_t cache_room
+        int board
+        uint32_t board_row
     struct fdc_serve_counters:
         uint64_t messages
         uint64_t replies

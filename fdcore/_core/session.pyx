@@ -87,12 +87,14 @@ cdef class Session:
         self._running = False
 
     def __init__(self, Driver driver, str road, fds, devices, bytes number=b"",
-                 uint64_t host_memory=0, int cache=0, uint64_t cache_room=0, keys=()):
+                 uint64_t host_memory=0, int cache=0, uint64_t cache_room=0, keys=(),
+                 int board=0, uint32_t board_row=0):
         """The sockets in fds belong to the session from now on. devices: pairs of the
         driver's ordinal and the bytes of the slice (0: all). host_memory: the pinned
         bytes of this machine's that it may have (0: half of it). cache: the folder of the
         tenant's module cache, open (0: none), and the bytes that it may have. keys: of
-        the sockets, whose bytes are sealed with them then."""
+        the sockets, whose bytes are sealed with them then. board: the lease's board, a
+        file (0: none), and this session's row there; the caller closes it."""
         cdef int socks[2]
         cdef int nsocks = len(fds)
         cdef fdc_road which = FDC_ROAD_SHM
@@ -128,6 +130,8 @@ cdef class Session:
         self._limits.host_memory = host_memory
         self._limits.cache = cache
         self._limits.cache_room = cache_room
+        self._limits.board = board
+        self._limits.board_row = board_row
         if len(number) == 16:
             memcpy(self._limits.session, <const char *>number, 16)
         size.lane[:] = [1 << 20, 1 << 20, 1 << 16]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import APPS, MEMORY_MB, ROADS, Run
+from tests.e2e.conftest import APPS, MEMORY_MB, ROADS, Run, Server, run
 from tests.e2e.test_programs import same
 
 pytestmark = pytest.mark.cpu_device
@@ -66,3 +67,55 @@ def test_nvitop_shows_the_slice(road: str, remote: Run, python: Path) -> None:
                   env={"LC_ALL": "C.UTF-8"})
     assert said.status == 0 and "Traceback" not in said.out + said.err, said
     assert "fdcore CPU device" in said.out and f"/ {half}.0MiB" in said.out, said.out
+
+
+def watched(remote: Run, python: Path, road: str, *command: str | Path) -> tuple[int, str]:
+    """Another program of the lease has 64 MiB and runs kernels: its pid, and what the
+    command says."""
+    said = remote(python, APPS / "busy_watched.py", *command, road=road)
+    assert said.status == 0, said
+    pid, text = said.out.split("\n", 1)
+    return int(pid), text
+
+
+@pytest.mark.parametrize("road", ROADS)
+def test_nvidia_smi_shows_other_programs_of_the_lease(
+    road: str, remote: Run, python: Path
+) -> None:
+    pid, text = watched(
+        remote, python, road, "sh", "-c",
+        "nvidia-smi --query-compute-apps=pid,name,used_memory --format=csv,noheader;"
+        "nvidia-smi --query-gpu=memory.used,memory.free,utilization.gpu,temperature.gpu"
+        " --format=csv,noheader,nounits; nvidia-smi")
+    first, second, screen = text.split("\n", 2)
+    assert first == f"{pid}, {python}, 64 MiB"
+    used, free, busy, warm = second.split(", ")
+    assert (int(used), int(free), warm) == (64, MEMORY_MB - 64, "[N/A]")
+    assert 1 <= int(busy) <= 100
+    assert f"N/A{pid:>10}      C   " in screen and "   64MiB |" in screen
+
+
+def test_gpustat_and_nvitop_show_other_programs(remote: Run, python: Path) -> None:
+    pytest.importorskip("gpustat")
+    pid, text = watched(remote, python, ROADS[0], python, "-m", "gpustat", "--json")
+    gpu = json.loads(text)["gpus"][0]
+    assert gpu["memory.used"] == 64 and gpu["utilization.gpu"] >= 1
+    assert [(one["pid"], one["gpu_memory_usage"]) for one in gpu["processes"]] == [(pid, 64)]
+    pytest.importorskip("nvitop")
+    pid, text = watched(remote, python, ROADS[0], python, "-m", "nvitop", "-1")
+    assert f" {pid} C " in text and "64.00MiB" in text, text
+
+
+def test_a_lease_shows_nothing_of_another(server: Server, python: Path) -> None:
+    """Two leases on one GPU, one of them busy."""
+    holder = subprocess.Popen(
+        server.command(python, APPS / "busy_watched.py", "cat", options=("-m", "256")),
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert holder.stdin is not None and holder.stdout is not None
+    assert holder.stdout.readline().strip().isdigit()
+    seen = run(server.command(
+        "nvidia-smi", "--query-gpu=memory.total,memory.used,utilization.gpu",
+        "--format=csv,noheader", options=("-m", "256")), {})
+    holder.stdin.close()
+    assert holder.wait(60) == 0
+    assert seen.out == "256 MiB, 0 MiB, 0 %\n", seen

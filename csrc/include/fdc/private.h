@@ -10,6 +10,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "fdc/monitor.h"
+
 struct fdc_private_device {
     uint8_t uuid[16];
     int32_t pci_domain, pci_bus, pci_device; /* attributes 50, 33, 34 */
@@ -19,7 +21,7 @@ struct fdc_private_device {
  * A table of our own, for the NVML library beside us: what is known of the devices that the
  * process sees. Asking initialises nothing, so that the process may still fork.
  */
-#define FDC_PRIVATE_GPUS "fdcore devices 1" /* its id, 16 bytes */
+#define FDC_PRIVATE_GPUS "fdcore devices 2" /* its id, 16 bytes */
 
 struct fdc_private_gpu {
     struct fdc_private_device device;
@@ -32,6 +34,11 @@ struct fdc_private_gpu_table {
     size_t size;
     int (*devices)(struct fdc_private_gpu *out, int room); /* how many, or -1 */
     uint64_t (*used)(int ordinal); /* bytes that this process has there */
+    /* Figures and other processes of the lease; how many are in others, or -1. */
+    int (*monitor)(int ordinal, struct fdc_monitor_gpu *gpu,
+                   struct fdc_monitor_process *others, int room);
+    /* For the worker: keeps busy times of cuDeviceGet's ordinal there; 0, or 1: cannot. */
+    int (*busy)(int ordinal, struct fdc_busy *where);
 };
 
 /* Handles are opaque; results are CUresult numbers. All may be called from any thread. */
@@ -47,6 +54,9 @@ struct fdc_private_ops {
                             void (*each)(void *user, void *function), void *user);
     int (*gpus)(struct fdc_private_gpu *out, int room);
     uint64_t (*gpu_used)(int ordinal);
+    int (*gpu_monitor)(int ordinal, struct fdc_monitor_gpu *gpu,
+                       struct fdc_monitor_process *others, int room);
+    int (*gpu_busy)(int ordinal, struct fdc_busy *where); /* or NULL */
 };
 
 /*

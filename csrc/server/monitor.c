@@ -1,0 +1,150 @@
+/*
+ * fdcMonitor: figures of a device, and who else of the lease has memory on it. What the
+ * workers of a lease know of each other is on the lease's board (fdc/monitor.h).
+ */
+#include "server/serve.h"
+#include "server_hooks.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "fdc/gauges.h"
+
+_Static_assert(sizeof(struct fdc_board_row) <= FDC_BOARD_ROW, "a row has room");
+_Static_assert(FDC_FIGURES <= 64, "a bit each");
+
+struct fdc_monitor {
+    struct fdc_gauges *gauges;
+    uint8_t *board;                     /* all rows; NULL: we know of nobody else */
+    struct fdc_board_row *row;          /* our own */
+    struct fdc_board_row alone;         /* it, where there is no board */
+    bool busy;                          /* the driver keeps busy times */
+};
+
+static struct fdc_board_row *
+row_of(const struct fdc_monitor *monitor, uint32_t n)
+{
+    return (struct fdc_board_row *)(monitor->board + (size_t)n * FDC_BOARD_ROW);
+}
+
+struct fdc_monitor *
+fdc_monitor_new(struct fdc_serve *serve)
+{
+    const struct fdc_serve_limits *limits = &serve->limits;
+    struct fdc_monitor *monitor = calloc(1, sizeof(*monitor));
+
+    if (monitor == NULL)
+        return NULL;
+    monitor->gauges = fdc_gauges_new(serve->driver);
+    if (monitor->gauges == NULL) {
+        free(monitor);
+        return NULL;
+    }
+    monitor->row = &monitor->alone;
+    if (limits->board > 0 && limits->board_row < FDC_BOARD_ROWS) {
+        void *board = mmap(NULL, (size_t)FDC_BOARD_ROWS * FDC_BOARD_ROW,
+                           PROT_READ | PROT_WRITE, MAP_SHARED, limits->board, 0);
+
+        if (board != MAP_FAILED) {
+            monitor->board = board;
+            monitor->row = row_of(monitor, limits->board_row);
+        }
+    }
+    for (int i = 0; i < limits->devices; i++)
+        monitor->busy =
+            fdc_gauges_busy(monitor->gauges, limits->ordinal[i], &monitor->row->busy[i]);
+    return monitor;
+}
+
+void
+fdc_monitor_free(struct fdc_serve *serve)
+{
+    struct fdc_monitor *monitor = serve->monitor;
+
+    if (monitor == NULL)
+        return;
+    for (int i = 0; i < serve->limits.devices; i++)
+        fdc_gauges_busy(monitor->gauges, serve->limits.ordinal[i], NULL);
+    fdc_gauges_free(monitor->gauges);
+    if (monitor->board != NULL)
+        munmap(monitor->board, (size_t)FDC_BOARD_ROWS * FDC_BOARD_ROW);
+    free(monitor);
+    serve->monitor = NULL;
+}
+
+void
+fdc_monitor_used(struct fdc_serve *serve, int device, uint64_t used)
+{
+    if (serve->monitor != NULL)
+        fdc_store_relaxed(&serve->monitor->row->used[device], used);
+}
+
+static uint64_t
+busy_of(const struct fdc_busy *busy, uint64_t now)
+{
+    uint64_t since = fdc_load_relaxed(&busy->since_ns);
+    uint64_t total = fdc_load_relaxed(&busy->total_ns);
+
+    return total + (since != 0 && now > since ? now - since : 0);
+}
+
+/* Others' rows are only looked at; whatever is in them are numbers to show. */
+static void
+look_around(const struct fdc_monitor *monitor, int device, struct fdc_monitor_gpu *gpu,
+            struct fdc_monitor_process *others)
+{
+    uint64_t used;
+    uint32_t pid;
+
+    if (monitor->busy)
+        gpu->busy_ns = busy_of(&monitor->row->busy[device], gpu->now_ns);
+    for (uint32_t n = 0; monitor->board != NULL && n < FDC_BOARD_ROWS; n++) {
+        const struct fdc_board_row *row = row_of(monitor, n);
+
+        pid = fdc_load_relaxed(&row->pid);
+        if (pid == 0 || row == monitor->row)
+            continue;
+        if (monitor->busy)
+            gpu->busy_ns += busy_of(&row->busy[device], gpu->now_ns);
+        used = fdc_load_relaxed(&row->used[device]);
+        if (used != 0)
+            others[gpu->others++] = (struct fdc_monitor_process){ pid, 0, used };
+    }
+}
+
+int
+fdc_server_call_fdcMonitor(struct fdc_request *request,
+                           const struct fdc_req_fdcMonitor *req)
+{
+    struct fdc_serve *serve = request->serve;
+    const struct fdc_monitor *monitor = serve->monitor;
+    struct fdc_rep_fdcMonitor reply = { 0 };
+    struct fdc_monitor_gpu *gpu;
+    char pci[32] = "";
+    int err;
+
+    if (fdc_request_chunk(request, FDC_REGION_DOWN, req->blob) == NULL)
+        return -EPROTO;
+    if (req->device < 0 || req->device >= serve->limits.devices) {
+        fdc_request_answer(request, CUDA_ERROR_INVALID_DEVICE, NULL, 0);
+        return 0;
+    }
+    gpu = calloc(1, sizeof(*gpu) + FDC_BOARD_ROWS * sizeof(struct fdc_monitor_process));
+    if (gpu == NULL) {
+        fdc_request_answer(request, CUDA_ERROR_OUT_OF_MEMORY, NULL, 0);
+        return 0;
+    }
+    if (monitor->busy)
+        gpu->now_ns = fdc_now_ns();
+    look_around(monitor, req->device, gpu, (struct fdc_monitor_process *)(gpu + 1));
+    if (serve->driver->cuDeviceGetPCIBusId(pci, sizeof(pci),
+                                           serve->device[req->device]) == CUDA_SUCCESS)
+        fdc_gauges_read(monitor->gauges, pci, gpu);
+    reply.total = sizeof(*gpu) + gpu->others * sizeof(struct fdc_monitor_process);
+    err = fdc_blob_give(request, req->blob, gpu, reply.total); /* the blob is freed there */
+    if (err == 0)
+        fdc_request_answer(request, CUDA_SUCCESS, &reply, sizeof(reply));
+    return err;
+}

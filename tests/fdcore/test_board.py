@@ -1,0 +1,55 @@
+"""Rows of a lease's board: given out, cleared, never two of one."""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+from pathlib import Path
+
+from fdcore import board
+from fdcore.board import Boards
+
+HEADER = Path(__file__).resolve().parents[2] / "csrc" / "include" / "fdc" / "monitor.h"
+
+
+def test_the_sizes_are_those_of_the_header() -> None:
+    text = HEADER.read_text(encoding="utf-8")
+    for name, value in (("ROWS", board.ROWS), ("ROW", board.ROW)):
+        assert re.search(rf"#define FDC_BOARD_{name} {value}\n", text)
+
+
+def test_rows_are_cleared_and_used_again() -> None:
+    boards = Boards()
+    fd, first = boards.take(b"lease", 70)
+    again, second = boards.take(b"lease", 71)
+    other, third = boards.take(b"other", 72)
+    assert (first, second, third) == (0, 1, 0) and fd == again != other
+
+    def pid(row: int) -> int:
+        return int(struct.unpack("=I", os.pread(fd, 4, row * board.ROW))[0])
+
+    assert (pid(0), pid(1)) == (70, 71)
+    os.pwrite(fd, b"\1" * 100, 8)
+    boards.give_back(b"lease", 0)
+    boards.give_back(b"lease", 0)
+    assert os.pread(fd, board.ROW, 0) == bytes(board.ROW) and pid(1) == 71
+    assert boards.take(b"lease", 73) == (fd, 0)
+    for _ in range(board.ROWS - 2):
+        boards.take(b"lease", 74)
+    assert boards.take(b"lease", 75)[1] == -1
+    boards.drop(b"lease")
+    boards.give_back(b"lease", 3)
+    boards.drop(b"other")
+    assert not boards.boards
+
+
+def test_its_size_is_for_good() -> None:
+    made = board.Board()
+    for size in (0, board.ROWS * board.ROW * 2):
+        try:
+            os.ftruncate(made.fd, size)
+            raise AssertionError("it could be resized")
+        except PermissionError:
+            pass
+    made.close()

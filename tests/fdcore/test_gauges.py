@@ -1,0 +1,118 @@
+"""Figures of a real driver's NVML, which here is a stand-in of nvml.h's signatures."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+DRIVER = """
+int cuInit(unsigned flags) { return (int)flags; }
+int cuDriverGetVersion(int *version) { *version = 12040; return 0; }
+"""
+NVML = r"""
+#include <string.h>
+typedef struct d { int n; } *dev;
+static struct d one = { 1 };
+static int begun;
+int nvmlInit_v2(void) { begun = 1; return 0; }
+int nvmlDeviceGetHandleByPciBusId_v2(const char *id, dev *out)
+{ if (!begun) return 1; if (strcmp(id, "0000:17:00.0") != 0) return 6; *out = &one; return 0; }
+int nvmlSystemGetDriverVersion(char *out, unsigned n) { (void)n; strcpy(out, "550.54.15"); return 0; }
+int nvmlDeviceGetSerial(dev d, char *out, unsigned n) { (void)d; (void)n; strcpy(out, "1320"); return 0; }
+int nvmlDeviceGetUtilizationRates(dev d, unsigned out[2]) { out[0] = 42; out[1] = 7; return d->n - 1; }
+int nvmlDeviceGetTemperature(dev d, int sensor, unsigned *out) { *out = 39 + sensor; return d->n - 1; }
+int nvmlDeviceGetClockInfo(dev d, int type, unsigned *out)
+{ (void)d; if (type == 3) return 3; *out = 1000 + type; return 0; }
+int nvmlDeviceGetPowerUsage(dev d, unsigned *out) { (void)d; *out = 9351; return 0; }
+int nvmlDeviceGetFanSpeed(dev d, unsigned *out) { (void)d; *out = 99; return 3; }
+int nvmlDeviceGetEccMode(dev d, unsigned *now, unsigned *then) { (void)d; *now = 1; *then = 0; return 0; }
+int nvmlDeviceGetTotalEccErrors(dev d, int kind, int since, unsigned long long *out)
+{ (void)d; *out = 10 * kind + since; return 0; }
+int nvmlDeviceGetEncoderUtilization(dev d, unsigned *out, unsigned *us) { (void)d; *out = 5; *us = 1; return 0; }
+"""
+
+
+def build(folder: Path, name: str, text: str) -> Path:
+    (folder / f"{name}.c").write_text(text, encoding="utf-8")
+    subprocess.run(
+        ["gcc", "-shared", "-fPIC", "-o", folder / name, folder / f"{name}.c"], check=True)
+    return folder / name
+
+
+def numbers() -> dict[str, int]:
+    """The figures' names and places, out of the header."""
+    text = '#include "fdc/monitor.h"\n'
+    made = subprocess.run(
+        ["gcc", "-E", "-P", f"-I{ROOT}/csrc/include", "-"], input=text, text=True,
+        capture_output=True, check=True).stdout
+    body = made.split("enum fdc_figure {")[1].split("}")[0]
+    found: dict[str, int] = {}
+    at = 0
+    for word in body.replace("\n", " ").split(","):
+        name, _, value = (part.strip() for part in word.partition("="))
+        if value:
+            base, _, more = value.partition("+")
+            at = found[base.strip().removeprefix("FDC_FIGURE_")] + int(more)
+        if name:
+            found[name.removeprefix("FDC_FIGURE_")] = at
+        at += 1
+    return found
+
+
+@pytest.fixture
+def read(tmp_path: Path):  # type: ignore[no-untyped-def]
+    """Opens a driver with what lies beside it; gives a function that reads one device."""
+    fdc = ctypes.CDLL(str(ROOT / "build" / "lib" / "libfdc.so"))
+    fdc.fdc_gauges_new.restype = ctypes.c_void_p
+    table = ctypes.create_string_buffer(1 << 16)  # struct fdc_driver, and room
+    figures = numbers()
+    count = figures["FDC_FIGURES"]
+
+    class Gpu(ctypes.Structure):
+        _fields_ = [
+            ("known", ctypes.c_uint64), ("figure", ctypes.c_uint64 * count),
+            ("busy_ns", ctypes.c_uint64), ("now_ns", ctypes.c_uint64),
+            ("driver", ctypes.c_char * 80), ("serial", ctypes.c_char * 32),
+            ("vbios", ctypes.c_char * 32), ("others", ctypes.c_uint32),
+            ("unused", ctypes.c_uint32)]
+
+    def look(pci: str) -> tuple[dict[str, int], Gpu]:
+        driver = build(tmp_path, "libcuda.so.1", DRIVER)
+        assert fdc.fdc_driver_load(str(driver).encode(), table) == 0
+        gauges = ctypes.c_void_p(fdc.fdc_gauges_new(table))
+        gpu = Gpu()
+        fdc.fdc_gauges_read(gauges, pci.encode(), ctypes.byref(gpu))
+        fdc.fdc_gauges_free(gauges)
+        known = {name: gpu.figure[at] for name, at in figures.items()
+                 if name != "FDC_FIGURES" and gpu.known >> at & 1}
+        return known, gpu
+
+    return look
+
+
+def test_figures_come_from_the_nvml_beside_the_driver(read, tmp_path: Path) -> None:
+    build(tmp_path, "libnvidia-ml.so.1", NVML)
+    known, gpu = read("0000:17:00.0")
+    at = numbers()
+    assert {at["CLOCK"] + 1, at["CLOCK"] + 2} < {n for n in range(64) if gpu.known >> n & 1}
+    assert known == {
+        "GPU_USE": 42, "MEMORY_USE": 7, "TEMPERATURE": 39, "POWER": 9351, "CLOCK": 1000,
+        "ECC": 1, "ECC_PENDING": 0, "ECC_ERRORS": 0, "ENCODER": 5}
+    errors = [gpu.figure[at["ECC_ERRORS"] + n] for n in range(4)]
+    assert errors == [0, 1, 10, 11]
+    assert (gpu.driver, gpu.serial, gpu.vbios) == (b"550.54.15", b"1320", b"")
+    assert not gpu.known >> (at["CLOCK"] + 3) & 1 and gpu.now_ns == 0
+
+
+def test_a_device_that_nvml_does_not_have_has_no_figures(read, tmp_path: Path) -> None:
+    build(tmp_path, "libnvidia-ml.so.1", NVML)
+    assert read("0000:18:00.0")[0] == {}
+
+
+def test_without_nvml_beside_it_nothing_is_known(read, tmp_path: Path) -> None:
+    assert read("0000:17:00.0")[0] == {}
