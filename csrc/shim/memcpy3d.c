@@ -286,38 +286,6 @@ fdc_box_params(const struct fdc_copy3d *wire, CUDA_MEMCPY3D *copy)
 
 /* ---- pieces ---- */
 
-bool
-fdc_part_next(uint64_t width, uint64_t height, uint64_t depth, struct fdc_part *part)
-{
-    if (part->width == 0) { /* the first */
-        part->x = part->y = part->z = 0;
-    } else if (part->x + part->width < width) {
-        part->x += part->width;
-    } else if (part->y + part->height < height) {
-        part->x = 0;
-        part->y += part->height;
-    } else {
-        part->x = part->y = 0;
-        part->z += part->depth;
-        if (part->z >= depth)
-            return false;
-    }
-    part->width = width < FDC_PIECE_MAX ? width : FDC_PIECE_MAX;
-    part->height = FDC_PIECE_MAX / part->width;
-    if (part->height > height)
-        part->height = height;
-    part->depth = part->width == width && part->height == height
-                      ? FDC_PIECE_MAX / (part->width * part->height)
-                      : 1;
-    if (part->x + part->width > width)
-        part->width = width - part->x;
-    if (part->y + part->height > height)
-        part->height = height - part->y;
-    if (part->depth > depth - part->z)
-        part->depth = depth - part->z;
-    return true;
-}
-
 static void
 part_wire(const struct end *end, const struct fdc_part *part, struct fdc_copy_end *wire)
 {

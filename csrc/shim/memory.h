@@ -2,6 +2,7 @@
 #ifndef FDC_SHIM_MEMORY_H
 #define FDC_SHIM_MEMORY_H
 
+#include "fdc/copy.h"
 #include "shim.h"
 #include "shim/arena.h"
 
@@ -188,12 +189,6 @@ struct fdc_copy3d;
 CUresult fdc_across(struct fdc_call *call, struct fdc_stream *stream,
                     const struct fdc_copy3d *copy, struct fdc_context *to,
                     struct fdc_context *from, bool sync);
-/* The next part of a box that fits a chunk, the first after zeroes; false: that was all. */
-struct fdc_part {
-    uint64_t x, y, z, width, height, depth;
-};
-bool fdc_part_next(uint64_t width, uint64_t height, uint64_t depth,
-                   struct fdc_part *part);
 struct fdc_copy_end;
 struct fdc_keeps;
 /* memcpy3d.c: a box as a graph's node wants it; host memory is shadowed for the graph. */
@@ -220,6 +215,13 @@ fdc_piece(const struct fdc_session *session, uint64_t size)
     uint64_t most = session->shared ? FDC_PIECE_SHARED : FDC_PIECE_SENT;
 
     return size < most ? size : most;
+}
+
+/* The next part of a box that fits such a chunk. */
+static inline bool
+fdc_part_next(uint64_t width, uint64_t height, uint64_t depth, struct fdc_part *part)
+{
+    return fdc_part_cut(FDC_PIECE_MAX, width, height, depth, part);
 }
 
 /* An entry and its twin, whose stream 0 is the thread's own: both give `body`, an

@@ -6,6 +6,7 @@
 #ifndef FDC_COPY_H
 #define FDC_COPY_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 enum fdc_copy_memory {
@@ -30,5 +31,13 @@ struct fdc_copy3d {
     uint64_t width;         /* bytes */
     uint64_t height, depth;
 };
+
+/* base/part.c: the next part of a box (each side at least 1) that fits this many bytes, the
+ * first after zeroes; false: that was all. */
+struct fdc_part {
+    uint64_t x, y, z, width, height, depth;
+};
+bool fdc_part_cut(uint64_t room, uint64_t width, uint64_t height, uint64_t depth,
+                  struct fdc_part *part);
 
 #endif
