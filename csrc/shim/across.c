@@ -81,6 +81,12 @@ fill_size(struct fdc_copy3d *copy, const struct fdc_part *part)
     copy->depth = part->depth;
 }
 
+static uint64_t
+part_size(const struct fdc_part *part)
+{
+    return part->width * part->height * part->depth;
+}
+
 static CUresult
 send_down(const struct across *job, struct lane *lane)
 {
@@ -118,7 +124,7 @@ send_down(const struct across *job, struct lane *lane)
             fill_size(&req->copy, &lane->part);
             req->stream = fdc_stream_wire(stream);
             req->chunk = lane->from;
-            req->chunk.size = lane->part.width * lane->part.height * lane->part.depth;
+            req->chunk.size = part_size(&lane->part);
         }
     }
     if (begun)
@@ -132,7 +138,7 @@ send_up(const struct across *job, struct lane *lane)
 {
     struct fdc_session *from = job->from->object.session;
     struct fdc_session *to = job->to->object.session;
-    uint64_t size = lane->part.width * lane->part.height * lane->part.depth, put;
+    uint64_t size = part_size(&lane->part), put;
     struct fdc_stream *stream;
     struct fdc_call call;
     CUresult result;
@@ -238,8 +244,11 @@ carry(const struct across *job)
         lane = &lanes[moved++ % LANES];
         result = first_of(
             result, fdc_ticket_wait(job->from->object.session, &lane->down));
-        if (result == CUDA_SUCCESS)
-            result = send_up(job, lane);
+        if (result != CUDA_SUCCESS)
+            continue;
+        __atomic_add_fetch(&job->from->object.session->taken, part_size(&lane->part),
+                           __ATOMIC_RELAXED);
+        result = send_up(job, lane);
     }
     for (int i = 0; i < LANES; i++)
         result = first_of(result, lane_free(job, &lanes[i]));
