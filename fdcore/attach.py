@@ -18,7 +18,7 @@ from fdcore.errors import ProtocolError, RefusedError, TransportError
 MAGIC = 0x31434446
 VERSION = 2
 
-COMMAND, BULK, HOLD = 1, 2, 3
+COMMAND, BULK, HOLD, TRUNK = 1, 2, 3, 4
 ROADS = {"shm": 1, "tcp": 2, "rdma": 3}
 ROAD_NAMES = {number: name for name, number in ROADS.items()}
 
@@ -51,7 +51,7 @@ def unpack_request(data: bytes) -> Request:
     lease, session, protocol, nonce, proof, program = rest
     if magic != MAGIC:
         raise ProtocolError("the client does not speak fdcore's attach handshake")
-    if kind not in (COMMAND, BULK, HOLD):
+    if kind not in (COMMAND, BULK, HOLD, TRUNK):
         raise ProtocolError(f"the client asks for connection kind {kind}")
     if kind != HOLD and road not in ROAD_NAMES:
         raise ProtocolError(f"the client asks for road {road}")
@@ -69,6 +69,16 @@ def printable(name: bytes) -> str:
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
+def trunk_key(secret: bytes, nonce: bytes) -> bytes:
+    """What the lease's client gives to another server's worker: good for one trunk."""
+    return hmac.digest(hmac.digest(secret, b"fdcore trunk", sha256), nonce, sha256)
+
+
+def proof_key(request: Request, secret: bytes) -> bytes:
+    """What both proofs of such a connection are made with."""
+    return trunk_key(secret, request.nonce) if request.kind == TRUNK else secret
+
+
 def client_proof(
     secret: bytes, server_nonce: bytes, nonce: bytes, lease: bytes, session: bytes,
     kind: int, road: int, seal: bool,
@@ -83,8 +93,8 @@ def server_proof(secret: bytes, nonce: bytes, server_nonce: bytes) -> bytes:
 
 def proves(request: Request, secret: bytes, server_nonce: bytes) -> bool:
     wanted = client_proof(
-        secret, server_nonce, request.nonce, request.lease, request.session,
-        request.kind, request.road, request.seal,
+        proof_key(request, secret), server_nonce, request.nonce, request.lease,
+        request.session, request.kind, request.road, request.seal,
     )  # fmt: skip
     return hmac.compare_digest(wanted, request.proof)
 

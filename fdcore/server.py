@@ -63,6 +63,7 @@ from fdcore.sockets import (
 )
 from fdcore.store import LEASE, META, QUOTA
 from fdcore.tenants import Tenants, give
+from fdcore.trunks import Trunk, admit_trunk
 from fdcore.workers import (
     REFILL_SECONDS,
     START_SECONDS,
@@ -375,6 +376,9 @@ class Server:
             self.waiting.leave(stranger)
         if isinstance(admitted, Hold):
             await self.held(admitted, sock)
+        elif isinstance(admitted, Trunk):
+            keep_alive(sock)
+            admitted.hand_over(sock)
         elif admitted.bulk is not None and admitted.command is not None:
             admitted.bulk.set_result(sock)
         else:
@@ -383,7 +387,7 @@ class Server:
 
     async def handshake(
         self, sock: socket.socket, stranger: Stranger
-    ) -> "Session | Hold":
+    ) -> "Session | Hold | Trunk":
         loop = asyncio.get_running_loop()
         nonce = secrets.token_bytes(32)
         await loop.sock_sendall(sock, attach.pack_hello(self.protocol, nonce))
@@ -398,11 +402,12 @@ class Server:
             await loop.sock_sendall(sock, answer)
             raise
         self.waiting.leave(stranger)
-        proof = attach.server_proof(admitted.lease.secret, request.nonce, nonce)
+        key = attach.proof_key(request, admitted.lease.secret)
+        proof = attach.server_proof(key, request.nonce, nonce)
         try:
             await loop.sock_sendall(sock, attach.pack_answer(0, proof, ""))
         except BaseException:
-            if request.kind != attach.BULK:
+            if request.kind != attach.BULK and not isinstance(admitted, Trunk):
                 self.ended(admitted)
             raise
         return admitted
@@ -437,7 +442,7 @@ class Server:
 
     def admit(
         self, request: attach.Request, nonce: bytes, sock: socket.socket
-    ) -> "Session | Hold":
+    ) -> "Session | Hold | Trunk":
         """What the connection will belong to, standing for its lease already; or
         raises what is wrong with the request."""
         if request.protocol != self.protocol:
@@ -455,6 +460,10 @@ class Server:
             hold = Hold(lease, request.pid)
             self.book.stand(lease, hold)
             return hold
+        if request.kind == attach.TRUNK:
+            if self.environment.get("FD_TRUNKS") == "0":
+                raise RefusedError("this server takes no trunks (FD_TRUNKS=0)")
+            return admit_trunk(request, self.sessions.get(request.session), lease, nonce)
         known = self.sessions.get(request.session)
         if request.kind == attach.BULK:
             if known is None or known.lease is not lease or known.bulk is None:

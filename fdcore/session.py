@@ -25,6 +25,7 @@ class Session:
     row: int = -1  # on the lease's board
     keys: list[bytes] = field(default_factory=list, repr=False)  # of sealed sockets
     worker: Worker | None = None
+    trunks: set[bytes] = field(default_factory=set, repr=False)  # nonces that were used
 
     def __str__(self) -> str:
         return f"session {self.id.hex()[:8]} of lease {self.lease.name}"

@@ -114,6 +114,7 @@ class Worker:
         self.stopped = "the client has gone"
         self.heirs: socket.socket | None = None
         self.card: dict[str, Any] = {}
+        self.using = threading.Lock()  # the session, which close() frees
 
     def open(self, path: str) -> Driver:
         if self.driver is None or self.driver.path != path:
@@ -232,6 +233,9 @@ class Worker:
                 self.session.stop()
                 return
             order, fds = self.control.hear()
+            if order.get("op") == "trunk" and len(fds) == 1:
+                key = bytes.fromhex(str(order.get("key", "")))
+                self.trunk(int(order["number"]), fds.pop(), key)
             for fd in fds:
                 os.close(fd)
             if not order:
@@ -247,6 +251,14 @@ class Worker:
                 self.stopped = "told to end"
                 self.session.stop()
                 return
+
+    def trunk(self, number: int, fd: int, key: bytes) -> None:
+        assert self.session is not None
+        with self.using:
+            try:
+                self.session.trunk(number, fd, key)
+            except (FdcoreError, OSError, ValueError) as error:
+                print(f"worker: a trunk is closed again: {error}", file=sys.stderr)
 
     def serve(self) -> int:
         order, fds = self.await_start()
@@ -275,6 +287,7 @@ class Worker:
             op="ended", reason=self.stopped, counters=self.session.counters()
         )
         self.expect_no_heirs()
+        self.using.acquire()  # for good: only the process's end comes after it
         self.session.close()
         return status
 

@@ -12,6 +12,8 @@ with descriptors beside it.
                       "board"} and
                       the session's sockets: command[, bulk], and the lease's board
                       where "board", the session's row there, is not -1
+                      {"op": "trunk", "number", "key"} and a socket: another server's
+                      worker; its key if it is sealed
                       {"op": "stats"}
     worker to server  {"op": "ready"}, {"op": "failed", "reason"},
                       {"op": "stats", "counters", "calls"},
@@ -142,6 +144,14 @@ class Worker:
         socket.send_fds(self.control, [json.dumps(order).encode()], descriptors)
         for sock in sockets:
             sock.close()
+
+    def trunk(self, number: int, key: bytes, sock: socket.socket) -> None:
+        """Another server's worker has come to its session. The socket is the worker's
+        from then on."""
+        order = {"op": "trunk", "number": number, "key": key.hex()}
+        with sock:
+            sock.setblocking(True)
+            socket.send_fds(self.control, [json.dumps(order).encode()], [sock.fileno()])
 
     async def stats(self) -> dict[str, Any]:
         """What its session has done so far; empty if it does not say."""

@@ -48,6 +48,18 @@ fdc_attach_seal_key(const uint8_t secret[32], const struct fdc_attach_hello *hel
     fdc_hkdf_sha256(secret, 32, salt, sizeof(salt), info, (size_t)(at - info), key, 32);
 }
 
+void
+fdc_attach_trunks(const uint8_t secret[32], uint8_t trunks[32])
+{
+    fdc_hmac_sha256(secret, 32, "fdcore trunk", 12, trunks);
+}
+
+void
+fdc_attach_trunk_key(const uint8_t trunks[32], const uint8_t nonce[32], uint8_t key[32])
+{
+    fdc_hmac_sha256(trunks, 32, nonce, 32, key);
+}
+
 bool
 fdc_attach_proven(const uint8_t secret[32], const struct fdc_attach_hello *hello,
                   const struct fdc_attach_request *request,

@@ -193,6 +193,7 @@ side_main(void *arg)
         fdc_serve_break(serve, err, "a side message that cannot be true");
     fdc_hostfns_cancel(serve);
     fdc_gates_cancel(serve);
+    fdc_trunks_cancel(serve);
     watch(serve);
     return NULL;
 }

@@ -391,6 +391,14 @@ void fdc_gates_release_ctx(struct fdc_serve *serve, struct fdc_ctx *ctx);
 /* The client has gone: all are open, and those to come. */
 void fdc_gates_cancel(struct fdc_serve *serve);
 
+/* ---- trunk.c: copies to and from other servers' workers ---- */
+
+struct fdc_trunks;
+struct fdc_trunks *fdc_trunks_new(void);
+void fdc_trunks_free(struct fdc_trunks *trunks);
+/* The client has gone: what waits on one ends. */
+void fdc_trunks_cancel(struct fdc_serve *serve);
+
 /* ---- print.c ---- */
 
 /* Sends what has been printed so far. */
@@ -483,6 +491,7 @@ struct fdc_serve {
     struct fdc_cache *cache;            /* cache.c; NULL: none */
     struct fdc_hostfns *hostfns;
     struct fdc_gates *gates;
+    struct fdc_trunks *trunks;
     struct fdc_blobs *blobs;
     struct fdc_objects *objects;
     struct fdc_greens *greens;

@@ -73,6 +73,9 @@ void fdc_serve_grace(struct fdc_serve *serve, uint32_t grace_ms);
  * other ends are this process's standard output and error; error_fd may be -1) and goes to
  * the client. 0 or -errno. */
 int fdc_serve_print_from(struct fdc_serve *serve, int fd, int error_fd);
+/* While it runs, from any thread: another server's worker has dialled this one (fdc/trunk.h).
+ * key: of 32 bytes if it is sealed, else NULL. Takes the socket over. 0 or -errno. */
+int fdc_serve_trunk(struct fdc_serve *serve, uint64_t number, int fd, const uint8_t *key);
 void fdc_serve_free(struct fdc_serve *serve);   /* cancels, frees what the client left */
 void fdc_serve_get_counters(struct fdc_serve *serve, struct fdc_serve_counters *counters);
 /* What has come of one call, and its entry; NULL: nothing. */

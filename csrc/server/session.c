@@ -86,13 +86,14 @@ fdc_serve_new(const struct fdc_driver *driver, struct fdc_link *link,
     serve->shadows = fdc_shadows_new();
     serve->hostfns = fdc_hostfns_new(serve);
     serve->gates = fdc_gates_new();
+    serve->trunks = fdc_trunks_new();
     serve->blobs = fdc_blobs_new();
     serve->ledger = calloc(FDC_IDS, sizeof(*serve->ledger));
     if (serve->monitor == NULL || serve->memory == NULL || serve->host == NULL || serve->images == NULL ||
         serve->hostfns == NULL || serve->blobs == NULL || serve->objects == NULL ||
         serve->names == NULL || serve->capture == NULL || serve->shadows == NULL ||
-        serve->greens == NULL || serve->order == NULL ||
-        serve->gates == NULL || serve->ledger == NULL)
+        serve->greens == NULL || serve->order == NULL || serve->gates == NULL ||
+        serve->trunks == NULL || serve->ledger == NULL)
         goto err_free;
     err = fdc_poller_start(serve);
     if (err == 0)
@@ -254,6 +255,7 @@ fdc_serve_run(struct fdc_serve *serve)
         fdc_serve_break(serve, err, "the client broke the %s lane", "command");
     fdc_hostfns_cancel(serve);
     fdc_gates_cancel(serve);
+    fdc_trunks_cancel(serve);
     if (serve->broken)
         return -(int)serve->broken;
     return err == -EPIPE ? 0 : err;
@@ -281,6 +283,8 @@ fdc_serve_free(struct fdc_serve *serve)
         fdc_hostfns_cancel(serve);
     if (serve->gates != NULL)
         fdc_gates_cancel(serve);
+    if (serve->trunks != NULL)
+        fdc_trunks_cancel(serve);
     fdc_wait_hand_over(serve);
     fdc_pool_stop(serve);
     fdc_poller_stop(serve);
@@ -298,6 +302,7 @@ fdc_serve_free(struct fdc_serve *serve)
     if (serve->hostfns != NULL)
         fdc_hostfns_free(serve);
     fdc_gates_free(serve->gates);
+    fdc_trunks_free(serve->trunks);
     fdc_print_stop(serve);
     fdc_images_free(serve->images);
     fdc_cache_close(serve->cache);

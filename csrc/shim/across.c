@@ -1,6 +1,7 @@
 /*
- * Copies between servers. The bytes go through this process: pieces come down from the one
- * worker and go up to the other, several under way at a time. A copy on a stream has a gate
+ * Copies between servers. The bytes go from worker to worker (trunk.c), or through this
+ * process: pieces come down from the one worker and go up to the other, several under way at
+ * a time. A copy on a stream has a gate
  * (bridge.c) at its place; when the stream is there it stands still, the courier (one thread,
  * started by the first copy) carries the bytes on streams of its own, and opens the gate. So
  * the copy is in order on its stream, and whoever made the call goes on at once.
@@ -30,6 +31,7 @@ struct fdc_courier {
     pthread_mutex_t lock;
     pthread_cond_t more;
     struct across *first, **last;
+    struct fdc_trunks *trunks; /* the courier's own */
 };
 
 /* ---- carrying ---- */
@@ -210,6 +212,7 @@ first_of(CUresult a, CUresult b)
 static CUresult
 carry(const struct across *job)
 {
+    struct fdc_trunks *trunks = fdc_process.courier->trunks;
     struct fdc_memory *from = job->from->object.session->memory;
     struct fdc_memory *to = job->to->object.session->memory;
     struct lane lanes[LANES] = {0}, *lane;
@@ -221,6 +224,9 @@ carry(const struct across *job)
     result = fdc_context_activate(job->from);
     if (result == CUDA_SUCCESS)
         result = fdc_context_activate(job->to);
+    if (result == CUDA_SUCCESS &&
+        fdc_trunk_copy(trunks, &job->copy, job->to, job->from, &result))
+        return result;
     for (int i = 0; i < LANES; i++) {
         lanes[i].from = from->across_down[i];
         lanes[i].to = to->across_up[i];
@@ -307,11 +313,17 @@ courier_start(void)
     pthread_mutex_init(&courier->lock, NULL);
     pthread_cond_init(&courier->more, NULL);
     courier->last = &courier->first;
+    courier->trunks = fdc_trunks_new();
+    if (courier->trunks == NULL) {
+        free(courier);
+        return NULL;
+    }
     sigfillset(&all); /* the program's signals go to its own threads */
     pthread_sigmask(SIG_SETMASK, &all, &old);
     err = pthread_create(&thread, NULL, courier_run, courier);
     pthread_sigmask(SIG_SETMASK, &old, NULL);
     if (err) {
+        free(courier->trunks);
         free(courier);
         return NULL;
     }

@@ -437,9 +437,8 @@ choose_road(const struct place *place, enum fdc_road *road, bool *at_unix)
 /* Sockets that are ready to be a link, and their keys if it is to be sealed. */
 static CUresult
 reach(struct place *place, enum fdc_road *road, int socks[2],
-      struct fdc_link_key keys[2], int *count)
+      struct fdc_link_key keys[2], int *count, uint8_t session[16])
 {
-    uint8_t session[16];
     CUresult result;
     bool at_unix;
     int i;
@@ -464,7 +463,7 @@ reach(struct place *place, enum fdc_road *road, int socks[2],
     if (at_unix ? place->unix_path[0] == '\0' : place->host[0] == '\0')
         return no_session(place, "the file of FD_SESSION has no address for this transport",
                           0);
-    if (getrandom(session, sizeof(session), 0) != sizeof(session))
+    if (getrandom(session, 16, 0) != 16)
         return no_session(place, "no random numbers", -errno);
 
     do {
@@ -598,6 +597,27 @@ session_begin(struct fdc_session *session, const struct place *place,
     return CUDA_SUCCESS;
 }
 
+/* What is needed for other servers to come to it, as the file and the connection have it. */
+static void
+note_door(struct fdc_session *session, const struct place *place, enum fdc_road road,
+          const uint8_t number[16], int sock)
+{
+    const struct fdc_door_facts facts = {
+        .lease = place->lease,
+        .session = number,
+        .secret = place->secret,
+        .path = place->unix_path,
+        .host = place->host,
+        .port = place->port,
+        .sock = sock,
+        .shared = road == FDC_ROAD_SHM,
+        .seal = place->seal,
+    };
+
+    if (place->fds == 0)
+        session->door = fdc_door_new(&facts);
+}
+
 static CUresult
 attach_one(struct place *place, int number, const struct range *range,
            struct fdc_session **made)
@@ -605,18 +625,21 @@ attach_one(struct place *place, int number, const struct range *range,
     struct fdc_session *session;
     int socks[2] = {-1, -1}, count, err;
     struct fdc_link_key keys[2];
+    uint8_t numbered[16];
     enum fdc_road road;
     CUresult result;
 
     place->seal = place->seal || said("FD_ENCRYPT");
-    result = reach(place, &road, socks, keys, &count);
-    explicit_bzero(place->secret, sizeof(place->secret));
+    result = reach(place, &road, socks, keys, &count, numbered);
     if (result != CUDA_SUCCESS)
         return result;
-    if (place->fds > 0 || road != FDC_ROAD_TCP)
-        place->seal = false;
 
     session = calloc(1, sizeof(*session));
+    if (session != NULL)
+        note_door(session, place, road, numbered, socks[0]);
+    if (place->fds > 0 || road != FDC_ROAD_TCP)
+        place->seal = false;
+    explicit_bzero(place->secret, sizeof(place->secret));
     if (session == NULL) {
         result = CUDA_ERROR_OUT_OF_MEMORY;
         goto err_close;

@@ -189,6 +189,12 @@ struct fdc_copy3d;
 CUresult fdc_across(struct fdc_call *call, struct fdc_stream *stream,
                     const struct fdc_copy3d *copy, struct fdc_context *to,
                     struct fdc_context *from, bool sync);
+/* trunk.c: copies between servers that do not pass through here; for the courier alone. */
+struct fdc_trunks;
+struct fdc_trunks *fdc_trunks_new(void);
+/* False: the courier has to carry. Else it is over, with this result. */
+bool fdc_trunk_copy(struct fdc_trunks *trunks, const struct fdc_copy3d *copy,
+                   struct fdc_context *to, struct fdc_context *from, CUresult *result);
 struct fdc_copy_end;
 struct fdc_keeps;
 /* memcpy3d.c: a box as a graph's node wants it; host memory is shadowed for the graph. */

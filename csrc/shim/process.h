@@ -94,6 +94,15 @@ void fdc_handles_skip(enum fdc_kind kind, uint32_t last); /* new ones come after
 /* attach.c: fills fdc_process.session with sessions that are ready for calls, or says why
  * there is none (logged). */
 CUresult fdc_attach(void);
+/* trunk.c: how other servers' workers come to this session's, from what attaching knew. */
+struct fdc_door_facts {
+    const uint8_t *lease, *session, *secret;
+    const char *path, *host, *port; /* of the session file, "" where it has none */
+    int sock;
+    bool shared, seal;
+};
+struct fdc_door *fdc_door_new(const struct fdc_door_facts *facts);
+
 /* session.c */
 void fdc_session_devices(const char *visible, const char *order);
 uint32_t fdc_session_version(void);

@@ -153,6 +153,7 @@ struct fdc_session {
     struct fdc_memory *memory;          /* memory.c, made by fdc_stage_make() */
     struct fdc_codes *codes;            /* module.c, likewise */
     struct fdc_chunk host_chunk;        /* graphhost.c: of DOWN, the service thread's own */
+    struct fdc_door *door;              /* trunk.c: for other servers; NULL: none */
     struct fdc_graph_memory *graph_memory;      /* graphmem.c, made when needed, atomic */
 };
 

@@ -364,6 +364,7 @@ seal_read(struct seal *seal, int fd, void *bytes, size_t size, int64_t timeout_u
 {
     struct pollfd poll_fd = {.fd = fd, .events = POLLIN};
     uint64_t limit_ns = fdc_now_ns() + (uint64_t)timeout_us * 1000, now_ns;
+    int wait_ms = -1;
     size_t got = 0;
     ssize_t n;
 
@@ -377,9 +378,11 @@ seal_read(struct seal *seal, int fd, void *bytes, size_t size, int64_t timeout_u
             got += (size_t)n;
         } else if (errno == EAGAIN) {
             now_ns = fdc_now_ns();
-            if (now_ns >= limit_ns)
+            if (timeout_us >= 0 && now_ns >= limit_ns)
                 return -ETIMEDOUT;
-            poll(&poll_fd, 1, (int)((limit_ns - now_ns) / 1000000) + 1);
+            if (timeout_us >= 0)
+                wait_ms = (int)((limit_ns - now_ns) / 1000000) + 1;
+            poll(&poll_fd, 1, wait_ms);
         } else if (errno != EINTR) {
             return -errno;
         }

@@ -178,6 +178,21 @@ cdef class Session:
             with nogil:
                 fdc_serve_stop(self._serve)
 
+    def trunk(self, uint64_t number, int fd, bytes key=b""):
+        """Another server's worker is at the other end of fd, which is the session's from
+        now on. key: what the connection is sealed with, if it is."""
+        cdef const uint8_t *sealed = NULL
+        cdef int rc
+
+        if self._serve == NULL or len(key) not in (0, 32):
+            os.close(fd)
+            raise ValueError("the session takes no trunk")
+        if len(key) == 32:
+            sealed = <const uint8_t *><const char *>key
+        with nogil:
+            rc = fdc_serve_trunk(self._serve, number, fd, sealed)
+        check(rc)
+
     def counters(self):
         """What the session did so far."""
         cdef fdc_serve_counters did

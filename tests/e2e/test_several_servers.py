@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -97,6 +99,43 @@ def test_many_threads(
 ) -> None:
     program = build_c("cross_threads")
     same(direct(program, devices=4), over(pair, road, program, tmp=tmp_path))
+
+
+def stats_of(path: Path) -> list[dict]:
+    return json.loads(path.read_text())["sessions"]
+
+
+@pytest.mark.cpu_device
+@pytest.mark.parametrize("road", (*ROADS, "mixed", "encrypted"))
+def test_copies_go_over_trunks_and_not_through_the_client(
+    road: str, direct: Run, tmp_path: Path
+) -> None:
+    """The same program with servers that have no trunks sends that many bytes more."""
+    program = build_c("trunks")
+    here = direct(program, devices=4)
+    base = {"FD_ENCRYPT": "1"} if road == "encrypted" else {}
+    told = {}
+    for trunks in ("1", "0"):
+        env = {**base, "FD_TRUNKS": trunks}
+        both = (Server(tmp_path / f"one{trunks}", env=env),
+                Server(tmp_path / f"two{trunks}", env={**env, "FD_CPU_FIRST": "2"}))
+        try:
+            same(here, over(both, "tcp" if base else road, program, tmp=tmp_path,
+                            env={**base, "FD_STATS_FILE": str(tmp_path / trunks)}))
+        finally:
+            assert [server.stop() for server in both] == [0, 0]
+        told[trunks] = stats_of(tmp_path / trunks)
+    said = re.search(r"worth a trunk: (\d+) to 0, (\d+) to 2", here.out)
+    assert said is not None
+    into = [int(word) for word in said.groups()]
+    for number in range(2):
+        direct_way, client = told["1"][number], told["0"][number]
+        assert direct_way["calls"]["fdcTrunkCopy"]["messages"] > 0
+        assert "fdcTrunkCopy" not in client["calls"]
+        for which, worth in (("bytes_sent", into[number]),
+                             ("bytes_received", into[1 - number])):
+            saved = client[which] - direct_way[which]
+            assert abs(saved - worth) < worth // 50, (number, which, saved, worth)
 
 
 @pytest.mark.parametrize("road", ROADS)
@@ -226,6 +265,28 @@ def test_lost_worker_is_the_loss_of_its_devices_alone(road: str, tmp_path: Path)
         out, _ = started.communicate("go\n", timeout=60)
         assert out.splitlines()[-1:] == ["PASS"], out
         assert started.returncode == 0
+    finally:
+        one.stop()
+        two.stop()
+
+
+@pytest.mark.parametrize("way", ("take", "give"))
+@pytest.mark.parametrize("road", ROADS)
+def test_copy_to_or_from_a_worker_that_is_lost(road: str, way: str, tmp_path: Path) -> None:
+    program = build_c("lost_copy")
+    one, two = Server(tmp_path / "one"), Server(tmp_path / "two")
+    try:
+        started = subprocess.Popen(
+            [str(word) for word in command((one, two), program, way)],
+            env={**os.environ, "FD_TRANSPORT": road, "FD_LOG": "off"}, text=True,
+            stdout=subprocess.PIPE,
+        )
+        assert started.stdout is not None
+        assert started.stdout.readline() == "copying\n"
+        for pid in children(two.process.pid):
+            os.kill(pid, signal.SIGKILL)
+        out, _ = started.communicate(timeout=60)
+        assert (out, started.returncode) == ("PASS\n", 0), out
     finally:
         one.stop()
         two.stop()

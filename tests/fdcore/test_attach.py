@@ -197,3 +197,100 @@ def test_server_that_does_not_know_the_secret_is_found_out():
         said = attach.Spoken(bytes(16), b"s" * 32, bytes(32))
         with pytest.raises(ProtocolError, match="does not know the lease's secret"):
             attach.attach(ours, said, attach.HOLD, 0, bytes(16))
+
+
+# ---- trunks: another server's worker comes to a session ----
+
+
+@contextmanager
+def attached(grant):
+    """A session whose worker is ready: its number."""
+    session = os.urandom(16)
+    with connection(grant) as sock:
+        attach.attach(sock, spoken(grant), attach.COMMAND, 1, session)
+        magic, error, _ = attach.READY.unpack(attach.read(sock, attach.READY.size))
+        assert (magic, error) == (attach.MAGIC, 0)
+        yield session
+
+
+def come(grant, session, nonce, key, sock):
+    """What a worker says that has this key. Returns why it is refused, or ''."""
+    hello = attach.read(sock, attach.HELLO.size)
+    magic, _, protocol, server_nonce = attach.HELLO.unpack(hello)
+    assert magic == attach.MAGIC
+    proof = attach.client_proof(
+        key, server_nonce, nonce, grant.lease, session, attach.TRUNK, 1, False
+    )
+    sock.sendall(attach.REQUEST.pack(
+        attach.MAGIC, attach.TRUNK, 1, os.getpid(), 0, 0, grant.lease, session, protocol,
+        nonce, proof, b"another worker",
+    ))  # fmt: skip
+    magic, error, proof, reason = attach.ANSWER.unpack(
+        attach.read(sock, attach.ANSWER.size)
+    )
+    assert magic == attach.MAGIC
+    if error:
+        return attach.printable(reason)
+    assert proof == attach.server_proof(key, nonce, server_nonce)
+    return ""
+
+
+def test_trunk_comes_to_the_worker_of_the_session(server):
+    with leased(server) as grant, attached(grant) as session:
+        nonce = os.urandom(32)
+        key = attach.trunk_key(grant.secret, nonce)
+        with connection(grant) as sock:
+            assert come(grant, session, nonce, key, sock) == ""
+            ready = attach.READY.unpack(attach.read(sock, attach.READY.size))
+            assert ready[:2] == (attach.MAGIC, 0)
+            with connection(grant) as again:
+                said = come(grant, session, nonce, key, again)
+                assert said == "that trunk was opened before"
+
+
+def test_trunk_needs_its_own_key_and_its_session(server):
+    with leased(server) as grant, attached(grant) as session:
+        nonce, other = os.urandom(32), os.urandom(32)
+        key = attach.trunk_key(grant.secret, nonce)
+        wrong = "is over, or its secret is wrong"
+        for their_session, their_nonce, their_key, why in (
+            (session, nonce, bytes(32), wrong),
+            (session, nonce, grant.secret, wrong),
+            (session, other, key, wrong),
+            (os.urandom(16), nonce, key, "has no worker for a trunk"),
+        ):
+            with connection(grant) as sock:
+                said = come(grant, their_session, their_nonce, their_key, sock)
+            assert why in said
+        # None of these has used the nonce up.
+        with connection(grant) as sock:
+            assert come(grant, session, nonce, key, sock) == ""
+
+
+def test_trunk_key_is_no_secret_of_another_connection(server):
+    """Neither to hold the lease nor to have a session."""
+    with leased(server) as grant, attached(grant):
+        key = attach.trunk_key(grant.secret, os.urandom(32))
+        for kind, road in ((attach.HOLD, 0), (attach.COMMAND, 1)):
+            said = refused(grant, spoken(grant, secret=key), kind, road)
+            assert "is over, or its secret is wrong" in said
+
+
+def test_trunk_key_is_the_same_in_c(tmp_path):
+    source = tmp_path / "key.c"
+    source.write_text(
+        '#include <stdio.h>\n#include "fdc/attach.h"\nint main(void) {\n'
+        "uint8_t secret[32], nonce[32], trunks[32], key[32];\n"
+        "for (int i = 0; i < 32; i++) { secret[i] = i; nonce[i] = 100 + i; }\n"
+        "fdc_attach_trunks(secret, trunks); fdc_attach_trunk_key(trunks, nonce, key);\n"
+        'for (int i = 0; i < 32; i++) printf("%02x", key[i]); }\n'
+    )
+    made = tmp_path / "key"
+    library = ROOT / "build" / "lib"
+    subprocess.run(
+        [os.environ.get("CC", "gcc"), f"-I{ROOT / 'csrc' / 'include'}", "-o", made, source,
+         library / "libfdc.a", "-lpthread", "-ldl"], check=True,
+    )  # fmt: skip
+    said = subprocess.check_output([made], text=True)
+    key = attach.trunk_key(bytes(range(32)), bytes(range(100, 132)))
+    assert bytes.fromhex(said) == key

@@ -64,7 +64,9 @@ def test_requests_are_taken_or_refused():
             request = attach.unpack_request(data[: attach.REQUEST.size])
         except ProtocolError:
             continue
-        assert request.kind in (attach.COMMAND, attach.BULK, attach.HOLD)
+        assert request.kind in (
+            attach.COMMAND, attach.BULK, attach.HOLD, attach.TRUNK,
+        )  # fmt: skip
         assert request.program.isprintable()
         assert not attach.proves(request, bytes(32), bytes(32))
 

@@ -14,6 +14,10 @@
  * (transport/seal.h). Both ends make the connection's key of the lease's secret, which
  * never travels here. Since the proof covers the word, nobody between can take it away;
  * that the lease has to be sealed both ends know from the control plane.
+ *
+ * With kind TRUNK another server's worker says the same to reach this server's (fdc/trunk.h).
+ * It does not know the secret: the client has given it a key that is good for one
+ * connection to one session, and both proofs are made with that.
  */
 #ifndef FDC_ATTACH_H
 #define FDC_ATTACH_H
@@ -26,7 +30,7 @@
 
 /* HOLD is fdrun's own connection: the lease lives while it or a session is open. No worker
  * answers on it; road and session are 0. */
-enum { FDC_ATTACH_COMMAND = 1, FDC_ATTACH_BULK = 2, FDC_ATTACH_HOLD = 3 };
+enum { FDC_ATTACH_COMMAND = 1, FDC_ATTACH_BULK, FDC_ATTACH_HOLD, FDC_ATTACH_TRUNK };
 
 struct fdc_attach_hello {
     uint32_t magic;
@@ -72,6 +76,10 @@ void fdc_attach_prove(const uint8_t secret[32], const struct fdc_attach_hello *h
  * info: "fdcore seal" lease session kind(4) road(4)). */
 void fdc_attach_seal_key(const uint8_t secret[32], const struct fdc_attach_hello *hello,
                          const struct fdc_attach_request *request, uint8_t key[32]);
+/* What a trunk's key is made of, which says nothing of the secret; and the key of the one
+ * trunk with this nonce, HMAC-SHA256(trunks, nonce). */
+void fdc_attach_trunks(const uint8_t secret[32], uint8_t trunks[32]);
+void fdc_attach_trunk_key(const uint8_t trunks[32], const uint8_t nonce[32], uint8_t key[32]);
 bool fdc_attach_proven(const uint8_t secret[32], const struct fdc_attach_hello *hello,
                        const struct fdc_attach_request *request,
                        const struct fdc_attach_answer *answer);
