@@ -86,9 +86,9 @@ def problems(who: str, said: Sequence[str]) -> int:
 
 def health(who: str, given: argparse.Namespace) -> int:
     from fdcore import health as checks
-    from fdcore import lists
+    from fdcore import lists, reach
 
-    groups = [(socket.gethostname(), checks.local())]
+    groups = [(socket.gethostname(), checks.local() + reach.machine())]
     if who.endswith(" health"):
         from fdcore import pools
         from fdcore.settings import load
@@ -96,7 +96,8 @@ def health(who: str, given: argparse.Namespace) -> int:
         settings = load()
         servers = options.servers_of(given, settings)
         for seen in pools.look(servers, settings.get("connect_timeout")):
-            groups.append((str(seen.address), checks.server(seen)))
+            found = reach.server(seen.address) + checks.server(seen)
+            groups.append((str(seen.address), found))
     if given.format == "table":
         print(checks.text(groups), end="")
     else:

@@ -100,10 +100,12 @@ def test_smi_shows_what_is_granted(flexdirect, server):
 
 def test_health_says_what_fails_and_what_would_help(flexdirect, server):
     done = flexdirect("health")
-    assert f"\n{server.control}\n  [PASS] server answers: " in done.stdout
+    assert f"\n{server.control}\n  [PASS] name: 127.0.0.1\n" in done.stdout
+    assert "\n  [PASS] server answers: " in done.stdout
     assert re.search(r"\d+ PASS, \d+ MARGINAL, 0 FAIL\n$", done.stdout)
     done = flexdirect("health", "-l", "127.0.0.1:1", status=1)
     assert "[FAIL] server answers: 127.0.0.1:1: connection refused" in done.stdout
+    assert "[FAIL] port: port 1: nobody listens" in done.stdout
     assert "to do: start fdserver there" in done.stdout
 
 
