@@ -1,7 +1,7 @@
 """The commands. Each file reads its arguments and calls one function of fdcore.
 
-Before anything else is imported: Ctrl-C while a command is still starting ends it without
-a word, as it does once there is something to clean up.
+Before anything else is imported: Ctrl-C while a command is still starting ends it
+without a word, as it does once there is something to clean up.
 """
 
 import os

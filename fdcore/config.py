@@ -67,7 +67,8 @@ def parse_address(text: str, port: int = CONTROL_PORT) -> Address:
     if digits:
         if not (digits.isascii() and digits.isdigit() and int(digits) < 65536):
             raise ConfigError(
-                f"'{text}' has no port number after ':': {digits} is not one up to 65535"
+                f"'{text}' has no port number after ':': "
+                f"{digits} is not one up to 65535"
             )
         port = int(digits)
     return Address(host=host, port=port)

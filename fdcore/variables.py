@@ -1,5 +1,5 @@
-"""Variables of the environment that only libraries read (csrc/), which can but log what is
-wrong with them: the commands look at them before anything is started."""
+"""Variables of the environment that only libraries read (csrc/), which can but log what
+is wrong with them: the commands look at them before anything is started."""
 
 import os
 from collections.abc import Callable, Mapping

@@ -185,7 +185,7 @@ def listed(file: Path) -> dict[str, str]:
     """Names of tests, each with the reason why it is on the list."""
     lines = file.read_text().splitlines()
     pairs = (line.split(None, 1) for line in lines if line and not line.startswith("#"))
-    return {name: reason for name, reason in pairs}
+    return dict(pairs)
 
 
 def judge(found: dict[str, str], before: dict[str, str], may_fail: dict[str, str],

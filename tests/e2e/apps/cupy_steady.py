@@ -7,7 +7,7 @@ import numpy as np
 
 x = np.ones(100_000, np.float32)
 stream = cupy.cuda.Stream(non_blocking=True)
-for number in range(int(sys.argv[1])):
+for _ in range(int(sys.argv[1])):
     total = (cupy.asarray(x) * 2 + 1).sum()
     with stream:
         zeros = cupy.zeros(1000)
