@@ -3,6 +3,8 @@
  * behind each host function: read from the driver's graph when it is made executable, so
  * that captured nodes, clones and graphs inside graphs are all alike.
  */
+#define _GNU_SOURCE
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -427,18 +429,70 @@ first_behind(const struct fdc_rows *rows, CUgraphNode copy)
     return first;
 }
 
+static int
+ranges_compare(const void *a, const void *b, void *rows)
+{
+    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+    const struct fdc_row *row = rows;
+    int differ = memcmp(&row[x].copy, &row[y].copy, offsetof(struct fdc_graph_copy, down));
+
+    return differ != 0 ? differ : x < y ? -1 : x > y;
+}
+
+/* For each row the first one with the same bytes in the same direction. */
+static bool
+firsts_find(const struct fdc_rows *rows, uint32_t *first)
+{
+    uint32_t *order = calloc(rows->count, sizeof(*order));
+
+    if (order == NULL)
+        return false;
+    for (uint32_t i = 0; i < rows->count; i++)
+        order[i] = i;
+    qsort_r(order, rows->count, sizeof(*order), ranges_compare, rows->row);
+    for (uint32_t i = 0, at = 0; i < rows->count; i++) {
+        if (memcmp(&rows->row[order[at]].copy, &rows->row[order[i]].copy,
+                   offsetof(struct fdc_graph_copy, down)) != 0)
+            at = i;
+        first[order[i]] = order[at];
+    }
+    free(order);
+    return true;
+}
+
+/* Lists the row for the set's function; bytes that are listed for it already are not listed
+ * again. */
+static void
+host_add(struct fdc_rows *rows, uint8_t *listed, uint32_t row, uint32_t first,
+         const struct fdc_host_set *set, uint32_t after)
+{
+    uint8_t *seen = &listed[first * rows->sets + (size_t)(set - rows->set)];
+
+    if (*seen == 0)
+        rows->host[rows->hosts++] = (struct fdc_graph_host){set->number, row, after};
+    *seen = 1;
+}
+
 /* What the sets say of the copies that there are. A function may change what it was given,
  * so bytes are given once: before it, or at the end. */
 static CUresult
 hosts_name(struct fdc_rows *rows)
 {
     size_t room = (rows->sets + 1) * rows->count;
+    uint32_t *firsts;
+    uint8_t *listed;
 
     if (rows->sets == 0 || rows->count == 0)
         return CUDA_SUCCESS;
     rows->host = calloc(room, sizeof(*rows->host));
-    if (rows->host == NULL)
+    firsts = calloc(rows->count, sizeof(*firsts));
+    listed = calloc(rows->count, rows->sets);
+    if (rows->host == NULL || firsts == NULL || listed == NULL ||
+        !firsts_find(rows, firsts)) {
+        free(firsts);
+        free(listed);
         return CUDA_ERROR_OUT_OF_MEMORY;
+    }
     for (uint32_t i = 0; i < rows->count; i++) {
         struct fdc_graph_copy *copy = &rows->row[i].copy;
         const struct fdc_host_set *first = first_behind(rows, rows->row[i].node);
@@ -447,13 +501,14 @@ hosts_name(struct fdc_rows *rows)
             if (copy->down == FDC_COPY_AT_END)
                 rows->down -= copy->width * copy->height * copy->depth;
             copy->down = FDC_COPY_BY_HOST;
-            rows->host[rows->hosts++] = (struct fdc_graph_host){first->number, i, 0};
+            host_add(rows, listed, i, firsts[i], first, 0);
         }
         for (size_t s = 0; s < rows->sets && copy->up; s++)
             if (place_of(rows->set[s].after, rows->set[s].nafter, rows->row[i].node) != NULL)
-                rows->host[rows->hosts++] =
-                    (struct fdc_graph_host){rows->set[s].number, i, 1};
+                host_add(rows, listed, i, firsts[i], &rows->set[s], 1);
     }
+    free(firsts);
+    free(listed);
     return CUDA_SUCCESS;
 }
 

@@ -98,15 +98,21 @@ say_limit(struct fdc_host *host)
 }
 
 CUresult
+fdc_host_charge_now(struct fdc_serve *serve, uint64_t size)
+{
+    if (charge(serve->host, size))
+        return CUDA_SUCCESS;
+    say_limit(serve->host);
+    return CUDA_ERROR_OUT_OF_MEMORY;
+}
+
+CUresult
 fdc_host_charge(struct fdc_serve *serve, uint64_t size)
 {
     if (charge(serve->host, size))
         return CUDA_SUCCESS;
     fdc_shadows_trim(serve);
-    if (charge(serve->host, size))
-        return CUDA_SUCCESS;
-    say_limit(serve->host);
-    return CUDA_ERROR_OUT_OF_MEMORY;
+    return fdc_host_charge_now(serve, size);
 }
 
 void

@@ -21,6 +21,7 @@ struct job {
     struct fdc_serve *serve;
     struct fdc_rows *rows; /* a reference */
     uint8_t *up, *down;    /* packed */
+    uint64_t charged;      /* bytes of both, as host memory of the session */
     uint64_t fetched;      /* bytes of down that were asked for */
     uint32_t refs;         /* the list, the driver's call back, bytes on their way; atomic */
 };
@@ -50,6 +51,7 @@ job_put(struct job *job)
     /* pairs with itself: the last one out sees all that the others did */
     if (__atomic_sub_fetch(&job->refs, 1, __ATOMIC_ACQ_REL) != 0)
         return;
+    fdc_host_refund(job->serve, job->charged);
     fdc_rows_put(job->serve, job->rows);
     free(job->up);
     free(job->down);
@@ -111,6 +113,20 @@ replays_of(struct fdc_serve *serve, uint64_t exec)
 
 /* ---- jobs ---- */
 
+/* Room for the bytes, which count as the shadows do. */
+static bool
+job_room(struct job *job)
+{
+    uint64_t size = job->rows->up + job->rows->down;
+
+    if (fdc_host_charge_now(job->serve, size) != CUDA_SUCCESS)
+        return false;
+    job->charged = size;
+    job->up = malloc(job->rows->up + 1);
+    job->down = malloc(job->rows->down + 1);
+    return job->up != NULL && job->down != NULL;
+}
+
 /* The job of this number, made if it is not there; the list's reference. */
 static struct job *
 job_get(struct fdc_serve *serve, struct fdc_replays *replays, uint64_t number, bool make)
@@ -129,11 +145,7 @@ job_get(struct fdc_serve *serve, struct fdc_replays *replays, uint64_t number, b
     job->number = number;
     job->serve = serve;
     job->rows = fdc_replays_rows(replays);
-    if (job->rows != NULL) {
-        job->up = malloc(job->rows->up + 1);
-        job->down = malloc(job->rows->down + 1);
-    }
-    if (job->up == NULL || job->down == NULL) {
+    if (job->rows == NULL || !job_room(job)) {
         job_put(job);
         return NULL;
     }

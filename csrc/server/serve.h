@@ -300,6 +300,8 @@ uint64_t fdc_host_used(const struct fdc_host *host);
 /* Bytes of what the session may have; where there are too few, shadows that are only kept
  * go. On a helper thread. */
 CUresult fdc_host_charge(struct fdc_serve *serve, uint64_t size);
+/* The same by the executor: nothing goes for it. */
+CUresult fdc_host_charge_now(struct fdc_serve *serve, uint64_t size);
 void fdc_host_refund(struct fdc_serve *serve, uint64_t size);
 /* Whether these bytes are such memory. */
 CUresult fdc_host_check(struct fdc_serve *serve, uint64_t address, uint64_t size);

@@ -1,5 +1,6 @@
 /* Replays that share a shadow come one after the other, whatever fails and wherever. */
 #include "client.h"
+#include "fdc/graph.h"
 
 #define STREAM(i) FDC_HANDLE(FDC_KIND_STREAM, 1, (i))
 #define GRAPH FDC_HANDLE(FDC_KIND_GRAPH, 1, 1)
@@ -9,6 +10,22 @@
 #define GATE 5
 
 enum { BYTES = 64 };
+
+/* Of half the shadow's bytes, or of all, to the start of device memory. */
+static void
+copy_up(struct client *client, uint64_t base, bool half)
+{
+    uint64_t size = half ? BYTES / 2 : BYTES;
+
+    SEND(client, fdcCopy3D, 0, .stream = STREAM(1),
+         .copy = {
+             .src = { .memory = FDC_COPY_SHADOW, .base = SHADOW, .pitch = size,
+                      .height = 1 },
+             .dst = { .memory = FDC_COPY_DEVICE, .base = base, .pitch = size,
+                      .height = 1 },
+             .width = size, .height = 1, .depth = 1,
+         });
+}
 
 /* A graph of one copy, from the shadow to the start of device memory; its two streams. */
 static uint64_t
@@ -22,14 +39,7 @@ open_graph(struct client *client)
     SEND(client, cuStreamCreateWithPriority, 0, .phStream = STREAM(1), .flags = 1);
     CHECK_EQ(CALL(client, fdcShadowNew, .shadow = SHADOW, .size = BYTES), 0);
     CHECK_EQ(CALL(client, fdcCaptureBegin, .stream = STREAM(1)), 0);
-    SEND(client, fdcCopy3D, 0, .stream = STREAM(1),
-         .copy = {
-             .src = { .memory = FDC_COPY_SHADOW, .base = SHADOW, .pitch = BYTES,
-                      .height = 1 },
-             .dst = { .memory = FDC_COPY_DEVICE, .base = base, .pitch = BYTES,
-                      .height = 1 },
-             .width = BYTES, .height = 1, .depth = 1,
-         });
+    copy_up(client, base, false);
     CHECK_EQ(CALL(client, cuStreamEndCapture, .hStream = STREAM(1), .phGraph = GRAPH), 0);
     CHECK_EQ(CALL(client, fdcGraphMake, .exec = EXEC, .graph = GRAPH), 0);
     CHECK_EQ(REPLY(client, fdcGraphMake)->rows, 1);
@@ -134,6 +144,66 @@ test_replays_of_two_contexts_come_one_after_the_other(void)
     client_close(&client, 0);
 }
 
+/* As many copies of the same bytes as you like: a host function before them all is said
+ * to come before them once. */
+static void
+test_same_bytes_are_listed_once_for_a_host_function(void)
+{
+    static struct client client;
+    uint64_t base = open_graph(&client);
+    const struct fdc_graph_rows *rows;
+    const struct fdc_graph_host *host;
+
+    CHECK_EQ(CALL(&client, fdcCaptureBegin, .stream = STREAM(1)), 0);
+    copy_up(&client, base, false);
+    for (uint64_t number = 5; number < 8; number++)
+        SEND(&client, fdcHostFn, 0, .stream = STREAM(1), .number = number);
+    for (int i = 0; i < 20; i++)
+        copy_up(&client, base, i % 2);
+    CHECK_EQ(CALL(&client, cuStreamEndCapture, .hStream = STREAM(1), .phGraph = GRAPH + 16),
+             0);
+    CHECK_EQ(CALL(&client, fdcGraphMake, .exec = EXEC + 16, .graph = GRAPH + 16), 0);
+    CHECK_EQ(REPLY(&client, fdcGraphMake)->rows, 21);
+    CHECK_EQ(CALL(&client, fdcGraphRows, .exec = EXEC + 16, .blob = { 0, 65536 }), 0);
+    rows = (void *)client.down;
+    host = (void *)&rows->row[rows->count];
+    CHECK_EQ(rows->count, 21);
+    CHECK_EQ(rows->hosts, 3 * 2); /* two ranges begin after each of them */
+    for (uint32_t i = 0; i < rows->hosts; i++)
+        CHECK_EQ(host[i].after, 1);
+    client_close(&client, 0);
+}
+
+/* Bytes of replays are the session's host memory, and given back. */
+static void
+test_bytes_of_replays_count_as_host_memory(void)
+{
+    static struct client client;
+    struct fdc_serve_counters counters;
+    uint64_t base = open_graph(&client), before;
+    uint8_t byte = 0;
+
+    fdc_serve_get_counters(client.serve, &counters);
+    before = counters.host_memory_used;
+    close_gate(&client, STREAM(1));
+    for (uint64_t number = 1; number <= 3; number++)
+        replay(&client, STREAM(1), number, (int)number);
+    CHECK_EQ(in_shadow(&client), 0x1); /* all have been taken in */
+    fdc_serve_get_counters(client.serve, &counters);
+    CHECK(counters.host_memory_used > before);
+    client_answer_host_fn(&client, GATE);
+    client_read(&client, base, STREAM(1), &byte, 1);
+    CHECK_EQ(byte, 3);
+    for (int i = 0; i < 200; i++) { /* the last function may still be returning */
+        fdc_serve_get_counters(client.serve, &counters);
+        if (counters.host_memory_used == before)
+            break;
+        usleep(10000);
+    }
+    CHECK_EQ(counters.host_memory_used, before);
+    client_close(&client, 0);
+}
+
 int
 main(void)
 {
@@ -141,5 +211,7 @@ main(void)
 
     RUN(test_replay_whose_end_cannot_be_told_is_waited_for);
     RUN(test_replays_of_two_contexts_come_one_after_the_other);
+    RUN(test_same_bytes_are_listed_once_for_a_host_function);
+    RUN(test_bytes_of_replays_count_as_host_memory);
     return failed;
 }
