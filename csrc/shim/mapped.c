@@ -16,25 +16,6 @@
 #define TRIES 8
 
 static CUresult
-ask_piece(struct fdc_session *session, uint64_t address, uint64_t size)
-{
-    struct fdc_req_fdcHostPiece *req;
-    struct fdc_reply reply;
-    struct fdc_call call;
-    CUresult result;
-
-    result = fdc_call_open_in(&call, session, FDC_ID_fdcHostPiece);
-    if (result != CUDA_SUCCESS)
-        return result;
-    req = fdc_call_begin(&call, sizeof(*req));
-    if (req == NULL)
-        return call.result;
-    req->address = address;
-    req->size = size;
-    return fdc_call_wait(&call, &reply, sizeof(reply));
-}
-
-static CUresult
 ask_memory(struct fdc_device *device, uint64_t address, uint64_t size,
            uint64_t *pointer)
 {
@@ -82,7 +63,7 @@ find_room(struct fdc_device *device, uint64_t base, uint64_t size, uint64_t *add
     CUresult result;
 
     *address = base;
-    result = ask_piece(session, base, size);
+    result = fdc_shared_piece(session, base, size);
     for (int i = 0; i < TRIES && result == CUDA_ERROR_ALREADY_MAPPED; i++) {
         if (memory->mapped_next == 0)
             memory->mapped_next = OTHER_LO;
@@ -91,7 +72,7 @@ find_room(struct fdc_device *device, uint64_t base, uint64_t size, uint64_t *add
             return CUDA_ERROR_OUT_OF_MEMORY;
         memory->mapped_next += size;
         if (fdc_place_range(device, *address, size) == 0)
-            result = ask_piece(session, *address, size);
+            result = fdc_shared_piece(session, *address, size);
     }
     return result;
 }

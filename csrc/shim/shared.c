@@ -37,15 +37,15 @@ struct fdc_shared {
 
 /* ---- addresses ---- */
 
-static CUresult
-ask_piece(struct fdc_shared *shared, uint64_t address, uint64_t size)
+CUresult
+fdc_shared_piece(struct fdc_session *session, uint64_t address, uint64_t size)
 {
     struct fdc_req_fdcHostPiece *req;
     struct fdc_reply reply;
     struct fdc_call call;
     CUresult result;
 
-    result = fdc_call_open_in(&call, shared->session, FDC_ID_fdcHostPiece);
+    result = fdc_call_open_in(&call, session, FDC_ID_fdcHostPiece);
     if (result != CUDA_SUCCESS)
         return result;
     req = fdc_call_begin(&call, sizeof(*req));
@@ -66,7 +66,7 @@ try_piece(struct fdc_shared *shared, uint64_t *address, uint64_t size)
     err = fdc_place_reserve(address, size);
     if (err)
         return err == -EEXIST ? CUDA_ERROR_ALREADY_MAPPED : fdc_result(err);
-    result = ask_piece(shared, *address, size);
+    result = fdc_shared_piece(shared->session, *address, size);
     if (result != CUDA_SUCCESS)
         syscall(SYS_munmap, *address, size);
     return result;
