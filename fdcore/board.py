@@ -1,8 +1,8 @@
-"""The board of a lease: a memory file that all its workers share, a row for each session.
+"""The board of a lease: a memory file that its workers share, a row for each session.
 
-Workers write what their session has (csrc/include/fdc/monitor.h), for NVML to show all of
-a lease. The server gives the rows out and clears them, and reads nothing there. A server
-that is started again begins new boards: sessions from before are not on them.
+Workers write what their session has (csrc/include/fdc/monitor.h), for NVML to show all
+of a lease. The server gives the rows out and clears them, and reads nothing there. A
+server that is started again begins new boards: sessions from before are not on them.
 """
 
 import fcntl

@@ -42,7 +42,7 @@ def locked_memory() -> Check:
 
 
 def cache_folder(environment: Mapping[str, str]) -> Path:
-    """Where programs keep compiled code (CuPy, Numba, the driver), and a server images."""
+    """Where programs keep compiled code (CuPy, Numba, ...), and a server images."""
     given = environment.get("XDG_CACHE_HOME")
     return Path(given) if given else Path(environment.get("HOME", "/")) / ".cache"
 
@@ -139,7 +139,8 @@ def port(address: Address) -> Check:
             return Check(FAIL, name, f"{what}: nobody listens", cure)
         except TimeoutError:
             cure = "look at firewalls between here and there"
-            return Check(FAIL, name, f"{what}: no answer in {CONNECT_SECONDS:g} s", cure)
+            seen = f"{what}: no answer in {CONNECT_SECONDS:g} s"
+            return Check(FAIL, name, seen, cure)
         except OSError as error:
             why = error.strerror or str(error)
             cure = "look at routes and interfaces"

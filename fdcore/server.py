@@ -463,7 +463,8 @@ class Server:
         if request.kind == attach.TRUNK:
             if self.environment.get("FD_TRUNKS") == "0":
                 raise RefusedError("this server takes no trunks (FD_TRUNKS=0)")
-            return admit_trunk(request, self.sessions.get(request.session), lease, nonce)
+            session = self.sessions.get(request.session)
+            return admit_trunk(request, session, lease, nonce)
         known = self.sessions.get(request.session)
         if request.kind == attach.BULK:
             if known is None or known.lease is not lease or known.bulk is None:

@@ -1,5 +1,5 @@
-"""Trunks as the server sees them: another server's worker has dialled, and its connection
-goes to the worker of a session here (csrc/include/fdc/trunk.h)."""
+"""Trunks as the server sees them: another server's worker has dialled, and its
+connection goes to the worker of a session here (csrc/include/fdc/trunk.h)."""
 
 import logging
 import socket
@@ -40,8 +40,8 @@ class Trunk:
 def admit_trunk(
     request: attach.Request, session: Session | None, lease: Lease, nonce: bytes
 ) -> Trunk:
-    """For a request that has proved its key, which is good once. What the connection may
-    do, the client says to the worker."""
+    """For a request that has proved its key, which is good once. What the connection
+    may do, the client says to the worker."""
     if session is None or session.lease is not lease or session.worker is None:
         raise RefusedError("that session has no worker for a trunk")
     if request.nonce in session.trunks:

@@ -1,11 +1,13 @@
 """nvidia-smi's command line: what it understands of the vendor's, and its messages."""
 
+import contextlib
 import os
 import signal
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TextIO
 
 from fdcore.nvsmi import fields, report, table
 from fdcore.nvsmi.library import Failure, Gpu, Library, NoDriver, chosen
@@ -157,15 +159,18 @@ def rows(gpus: Sequence[Gpu], given: Given, header: bool) -> list[str]:
 
 def run(given: Given) -> None:
     library = Library()
-    out = open(given.file, "w", encoding="utf-8") if given.file else sys.stdout
     first = True
-    while True:
-        out.write(shown(library, given, first))
-        out.flush()
-        if not given.loop:
-            break
-        first = False
-        time.sleep(given.loop)
+    with contextlib.ExitStack() as files:
+        out: TextIO = sys.stdout
+        if given.file:
+            out = files.enter_context(open(given.file, "w", encoding="utf-8"))
+        while True:
+            out.write(shown(library, given, first))
+            out.flush()
+            if not given.loop:
+                break
+            first = False
+            time.sleep(given.loop)
     library.close()
 
 

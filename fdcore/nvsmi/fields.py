@@ -250,7 +250,7 @@ def app_lines(
 
 def app_value(gpu: Gpu, process: Process, name: str, units: bool) -> str:
     used = process.used // words.MIB
-    return {
+    values: dict[str, Callable[[], str]] = {
         "timestamp": now,
         "gpu_name": gpu.name,
         "gpu_bus_id": gpu.bus_id,
@@ -259,4 +259,5 @@ def app_value(gpu: Gpu, process: Process, name: str, units: bool) -> str:
         "pid": lambda: str(process.pid),
         "process_name": lambda: process.name or "[Not Found]",
         "used_gpu_memory": lambda: f"{used} MiB" if units else str(used),
-    }[name]()
+    }
+    return values[name]()

@@ -156,9 +156,7 @@ class Gpu:
     def utilization(self) -> Utilization | None:
         info = Utilization()
         asked = self.library.ask
-        result = asked(
-            "nvmlDeviceGetUtilizationRates", self.handle, ctypes.byref(info)
-        )
+        result = asked("nvmlDeviceGetUtilizationRates", self.handle, ctypes.byref(info))
         return info if result == 0 else None
 
     def share(self, name: str) -> int | None:
@@ -222,6 +220,8 @@ def chosen(gpus: list[Gpu], wanted: str) -> list[Gpu]:
 def same_bus(own: str, word: str) -> bool:
     """Domains are written with four digits or eight, or not at all."""
     parts = word.lower().split(":")
-    return len(parts) in (2, 3) and own.lower().endswith(":".join(parts[-2:])) and (
-        len(parts) == 2 or own.split(":")[0].lower().endswith(parts[0])
+    return (
+        len(parts) in (2, 3)
+        and own.lower().endswith(":".join(parts[-2:]))
+        and (len(parts) == 2 or own.split(":")[0].lower().endswith(parts[0]))
     )
