@@ -17,6 +17,7 @@ import socket
 import struct
 import sys
 import threading
+from _thread import start_new_thread
 from typing import Any, NoReturn
 
 from fdcore._core.driver import Driver
@@ -112,6 +113,7 @@ class Worker:
         # A signal only wakes the thread that listens: the executor never looks up.
         self.wake, self.woken = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self.stopped = "the client has gone"
+        self.greeted = threading.Event()
         self.heirs: socket.socket | None = None
         self.card: dict[str, Any] = {}
         self.using = threading.Lock()  # the session, which close() frees
@@ -212,6 +214,8 @@ class Worker:
     def listen(self) -> None:
         """The thread beside the executor."""
         assert self.session is not None
+        self.control.say(op="ready")
+        self.greeted.set()
         poll = select.poll()
         poll.register(self.wake, select.POLLIN)
         poll.register(self.control.sock, select.POLLIN)
@@ -274,8 +278,9 @@ class Worker:
         signal.set_wakeup_fd(self.woken, warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
-        self.control.say(op="ready")
-        threading.Thread(target=self.listen, name="control", daemon=True).start()
+        # The client waits for the executor, and nobody for the thread: threading's own
+        # would have the executor wait until it runs.
+        start_new_thread(self.listen, ())
         status = 0
         try:
             self.session.run(GRACE_MS)
@@ -283,6 +288,7 @@ class Worker:
             if self.stopped == "the client has gone":
                 self.stopped = str(error)
                 status = 1
+        self.greeted.wait()
         self.control.say(
             op="ended", reason=self.stopped, counters=self.session.counters()
         )
