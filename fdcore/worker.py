@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 
 from fdcore._core.driver import Driver
 from fdcore._core.session import (
+    LinkMemory,
     Session,
     confine_calls,
     confine_rights,
@@ -109,6 +110,7 @@ class Worker:
     def __init__(self, control_fd: int) -> None:
         self.control = Control(control_fd)
         self.driver: Driver | None = None
+        self.memory: LinkMemory | None = None
         self.session: Session | None = None
         # A signal only wakes the thread that listens: the executor never looks up.
         self.wake, self.woken = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -124,13 +126,21 @@ class Worker:
             self.driver.init()
         return self.driver
 
+    def warm(self, driver: str) -> None:
+        """All that takes long and that any session needs: the driver, and the memory
+        that an shm session shares with its client."""
+        self.open(driver)
+        if self.memory is None:
+            with contextlib.suppress(OSError):  # it is logged; the session tries again
+                self.memory = LinkMemory()
+
     def await_start(self) -> tuple[dict[str, Any], list[int]]:
         """The order to start; an empty one if there is nothing to do any more."""
         while True:
             order, fds = self.control.hear()
             if order.get("op") == "warm":
                 try:
-                    self.open(str(order["driver"]))
+                    self.warm(str(order["driver"]))
                 except FdcoreError as error:
                     self.control.say(op="failed", reason=str(error))
                     return {}, []
@@ -165,6 +175,7 @@ class Worker:
         session = Session(
             driver, road, fds, devices, number, host_memory,
             cache, int(order.get("cache_room", 0)), keys, board, max(row, 0),
+            self.memory,
         )  # fmt: skip
         for used in (cache, board):
             if used:
@@ -216,6 +227,8 @@ class Worker:
         assert self.session is not None
         self.control.say(op="ready")
         self.greeted.set()
+        if self.memory is not None:
+            self.memory.close()  # the session's road does not go by it
         poll = select.poll()
         poll.register(self.wake, select.POLLIN)
         poll.register(self.control.sock, select.POLLIN)

@@ -89,6 +89,9 @@ uint32_t link_max_record(const struct fdc_link *link, enum fdc_lane lane);
 int link_await_setup(int sock);
 
 int shm_link_client(int sock, struct fdc_link **link);
+/* filled: with all its pages; those of the rings are there in any case. */
+int shm_memory_new(const struct fdc_link_size *size, bool filled,
+                   struct fdc_link_memory **memory);
 int shm_link_worker(int sock, const struct fdc_link_size *size, struct fdc_link **link);
 /* keys: one for each connection; NULL where bytes travel as they are. */
 int tcp_link_client(const int socks[2], const struct fdc_link_key *keys,

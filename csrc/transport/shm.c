@@ -74,9 +74,11 @@ shm_detach(struct shm_link *shm)
             munmap(shm->map[i], shm->map_size[i]);
 }
 
-/* Maps the descriptors and attaches to what is in them. */
+/* Maps the descriptors and attaches to what is in them. filled: the regions' pages are
+ * there at once, as the rings' are. */
 static int
-shm_attach(struct shm_link *shm, const struct fdc_link_size *size, const int *fds)
+shm_attach(struct shm_link *shm, const struct fdc_link_size *size, const int *fds,
+           bool filled)
 {
     struct fdc_link *link = &shm->link;
     int flags = MAP_SHARED, err;
@@ -87,7 +89,7 @@ shm_attach(struct shm_link *shm, const struct fdc_link_size *size, const int *fd
     link->size = *size;
     for (int i = 0; i < MAPS; i++) {
         shm->map_size[i] = map_size(size, i);
-        flags = i < FDC_LANES ? MAP_SHARED | MAP_POPULATE : MAP_SHARED;
+        flags = i < FDC_LANES || filled ? MAP_SHARED | MAP_POPULATE : MAP_SHARED;
         memory = mmap(NULL, shm->map_size[i], PROT_READ | PROT_WRITE, flags, fds[i], 0);
         if (memory == MAP_FAILED) {
             err = -errno;
@@ -118,47 +120,106 @@ err_unmap:
     return err;
 }
 
+/* ---- the worker's end ---- */
+
+/* A link without a peer, and the descriptors for one. */
+struct fdc_link_memory {
+    struct shm_link *shm;
+    int fd[MAPS];
+};
+
+static void
+close_all(const int *fds, int count)
+{
+    while (count > 0)
+        close(fds[--count]);
+}
+
 int
-shm_link_worker(int sock, const struct fdc_link_size *size, struct fdc_link **link)
+shm_memory_new(const struct fdc_link_size *size, bool filled,
+               struct fdc_link_memory **made)
 {
     static const char *const names[MAPS] = {
         "fdcore-command", "fdcore-reply", "fdcore-side", "fdcore-up", "fdcore-down",
     };
-    struct link_setup setup;
-    struct shm_link *shm;
-    int fds[MAPS], made = 0, err;
+    struct fdc_link_memory *memory;
+    int count = 0, err = -ENOMEM;
 
-    shm = calloc(1, sizeof(*shm));
-    if (!shm)
+    memory = calloc(1, sizeof(*memory));
+    if (!memory)
         return -ENOMEM;
-    shm->sock = sock;
-    shm->link.worker = true;
-    for (; made < MAPS; made++) {
-        fds[made] = fdc_memfd_new(names[made], map_size(size, made));
-        if (fds[made] < 0) {
-            err = fds[made];
-            goto out_close;
+    memory->shm = calloc(1, sizeof(*memory->shm));
+    if (!memory->shm)
+        goto err_free;
+    memory->shm->link.worker = true;
+    for (; count < MAPS; count++) {
+        memory->fd[count] = fdc_memfd_new(names[count], map_size(size, count));
+        if (memory->fd[count] < 0) {
+            err = memory->fd[count];
+            goto err_close;
         }
     }
-    err = shm_attach(shm, size, fds);
+    err = shm_attach(memory->shm, size, memory->fd, filled);
     if (err)
-        goto out_close;
-    link_setup_fill(&setup, &shm->link);
-    err = fdc_sock_send_fds(sock, &setup, sizeof(setup), fds, MAPS);
-    if (err)
-        shm_detach(shm);
+        goto err_close;
+    *made = memory;
+    return 0;
 
-out_close:
-    while (made > 0)
-        close(fds[--made]);
+err_close:
+    close_all(memory->fd, count);
+err_free:
+    free(memory->shm);
+    free(memory);
+    fdc_log(FDC_LOG_ERROR, "cannot make memory to share: %s", strerror(-err));
+    return err;
+}
+
+void
+fdc_link_memory_free(struct fdc_link_memory *memory)
+{
+    if (!memory)
+        return;
+    close_all(memory->fd, MAPS);
+    shm_detach(memory->shm);
+    free(memory->shm);
+    free(memory);
+}
+
+int
+fdc_link_worker_of(struct fdc_link_memory *memory, int sock, struct fdc_link **link)
+{
+    struct link_setup setup;
+    int err;
+
+    link_setup_fill(&setup, &memory->shm->link);
+    err = fdc_sock_send_fds(sock, &setup, sizeof(setup), memory->fd, MAPS);
     if (err) {
-        fdc_log(FDC_LOG_ERROR, "cannot make a shared-memory link: %s", strerror(-err));
-        free(shm);
+        fdc_log(FDC_LOG_ERROR, "cannot pass on shared memory: %s", strerror(-err));
         return err;
     }
-    *link = &shm->link;
+    memory->shm->sock = sock;
+    *link = &memory->shm->link;
+    close_all(memory->fd, MAPS);
+    free(memory);
     return 0;
 }
+
+int
+shm_link_worker(int sock, const struct fdc_link_size *size, struct fdc_link **link)
+{
+    struct fdc_link_memory *memory;
+    int err;
+
+    err = shm_memory_new(size, false, &memory);
+    if (err)
+        return err;
+    err = fdc_link_worker_of(memory, sock, link);
+    if (err)
+        fdc_link_memory_free(memory);
+    return err;
+}
+
+/* ---- the client's end ---- */
 
 int
 shm_link_client(int sock, struct fdc_link **link)
@@ -183,9 +244,8 @@ shm_link_client(int sock, struct fdc_link **link)
     for (int i = 0; i < MAPS && !err; i++)
         err = fdc_memfd_check(fds[i], map_size(&size, i));
     if (!err)
-        err = shm_attach(shm, &size, fds);
-    while (nfds > 0)
-        close(fds[--nfds]);
+        err = shm_attach(shm, &size, fds, false);
+    close_all(fds, nfds);
 
 out_free:
     if (err) {

@@ -96,13 +96,23 @@ fdc_link_client_sealed(enum fdc_road road, const int *socks, int nsocks,
     return -EINVAL;
 }
 
+static const struct fdc_link_size default_size = FDC_LINK_SIZE_DEFAULT;
+
+int
+fdc_link_memory_new(const struct fdc_link_size *size, struct fdc_link_memory **memory)
+{
+    if (!size)
+        size = &default_size;
+    if (link_size_check(size))
+        return -EINVAL;
+    return shm_memory_new(size, true, memory);
+}
+
 int
 fdc_link_worker_sealed(enum fdc_road road, const int *socks, int nsocks,
                        const struct fdc_link_key *keys,
                        const struct fdc_link_size *size, struct fdc_link **link)
 {
-    static const struct fdc_link_size default_size = FDC_LINK_SIZE_DEFAULT;
-
     if (!size)
         size = &default_size;
     if (link_size_check(size))

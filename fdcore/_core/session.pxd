@@ -38,6 +38,10 @@ cdef extern from "fdc/transport.h" nogil:
     int fdc_link_worker_sealed(fdc_road road, const int *socks, int nsocks,
                                const fdc_link_key *keys, const fdc_link_size *size,
                                fdc_link **link)
+    struct fdc_link_memory
+    int fdc_link_memory_new(const fdc_link_size *size, fdc_link_memory **memory)
+    void fdc_link_memory_free(fdc_link_memory *memory)
+    int fdc_link_worker_of(fdc_link_memory *memory, int sock, fdc_link **link)
     void fdc_link_free(fdc_link *link)
     void fdc_link_get_stats(fdc_link *link, fdc_link_stats *stats)
 
@@ -96,6 +100,10 @@ cdef extern from "server/server.h" nogil:
     int fdc_confine_rights(bint may_change_user)
     int fdc_confine_user(uint32_t uid, uint32_t gid)
     int fdc_confine_calls()
+
+
+cdef class LinkMemory:
+    cdef fdc_link_memory *_memory
 
 
 cdef class Session:

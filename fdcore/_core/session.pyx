@@ -78,6 +78,33 @@ def tell_ready(int fd, int error=0, str reason=""):
     check(rc)
 
 
+cdef class LinkMemory:
+    """Owns the memory of an shm link that is not begun yet; close() is safe to call
+    twice."""
+
+    def __cinit__(self):
+        self._memory = NULL
+
+    def __init__(self):
+        cdef int rc
+
+        if self._memory != NULL:
+            raise ValueError("the memory is there")
+        with nogil:
+            rc = fdc_link_memory_new(NULL, &self._memory)
+        check(rc)
+
+    def close(self):
+        cdef fdc_link_memory *memory = self._memory
+
+        self._memory = NULL
+        with nogil:
+            fdc_link_memory_free(memory)
+
+    def __dealloc__(self):
+        fdc_link_memory_free(self._memory)
+
+
 cdef class Session:
     """Owns the link and the server object; close() is safe to call twice."""
 
@@ -88,17 +115,17 @@ cdef class Session:
 
     def __init__(self, Driver driver, str road, fds, devices, bytes number=b"",
                  uint64_t host_memory=0, int cache=0, uint64_t cache_room=0, keys=(),
-                 int board=0, uint32_t board_row=0):
+                 int board=0, uint32_t board_row=0, LinkMemory memory=None):
         """The sockets in fds belong to the session from now on. devices: pairs of the
         driver's ordinal and the bytes of the slice (0: all). host_memory: the pinned
         bytes of this machine's that it may have (0: half of it). cache: the folder of the
         tenant's module cache, open (0: none), and the bytes that it may have. keys: of
         the sockets, whose bytes are sealed with them then. board: the lease's board, a
-        file (0: none), and this session's row there; the caller closes it."""
+        file (0: none), and this session's row there; the caller closes it. memory: what an shm link
+        is made of, made beforehand."""
         cdef int socks[2]
         cdef int nsocks = len(fds)
         cdef fdc_road which = FDC_ROAD_SHM
-        cdef fdc_link_size size
         cdef const fdc_driver *table = &driver._table
         cdef fdc_link_key sealed[2]
         cdef const fdc_link_key *seal = NULL
@@ -124,9 +151,9 @@ cdef class Session:
             seal = sealed
         memset(&self._limits, 0, sizeof(self._limits))
         self._limits.devices = len(devices)
-        for i, (ordinal, memory) in enumerate(devices):
+        for i, (ordinal, room) in enumerate(devices):
             self._limits.ordinal[i] = ordinal
-            self._limits.memory[i] = memory
+            self._limits.memory[i] = room
         self._limits.host_memory = host_memory
         self._limits.cache = cache
         self._limits.cache_room = cache_room
@@ -134,11 +161,15 @@ cdef class Session:
         self._limits.board_row = board_row
         if len(number) == 16:
             memcpy(self._limits.session, <const char *>number, 16)
-        size.lane[:] = [1 << 20, 1 << 20, 1 << 16]
-        size.region[:] = [8 << 20, 8 << 20]
         self._driver = driver
-        with nogil:
-            rc = fdc_link_worker_sealed(which, socks, nsocks, seal, &size, &self._link)
+        if memory is not None and memory._memory != NULL and road == "shm":
+            with nogil:
+                rc = fdc_link_worker_of(memory._memory, socks[0], &self._link)
+            if rc == 0:
+                memory._memory = NULL
+        else:
+            with nogil:
+                rc = fdc_link_worker_sealed(which, socks, nsocks, seal, NULL, &self._link)
         memset(sealed, 0, sizeof(sealed))
         if rc < 0:
             for fd in fds:

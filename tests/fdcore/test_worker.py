@@ -8,7 +8,9 @@ import socket
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -40,7 +42,7 @@ class Hand:
             self.control, [json.dumps(order).encode()], [s.fileno() for s in sockets]
         )
 
-    def start(self, driver: str, **changes: Any) -> None:
+    def first(self, driver: str, **changes: Any) -> dict[str, Any]:
         order = {
             "op": "start",
             "session": "ab" * 16,
@@ -48,7 +50,10 @@ class Hand:
             "road": "shm",
             "devices": [{"ordinal": 0, "memory": 64 << 20}],
         }
-        self.order(self.workers, **{**order, **changes})
+        return {**order, **changes}
+
+    def start(self, driver: str, **changes: Any) -> None:
+        self.order(self.workers, **self.first(driver, **changes))
         self.workers.close()
 
     def told(self) -> dict[str, Any]:
@@ -98,6 +103,48 @@ def test_warm_worker_has_the_driver_open_before_its_client_comes(hand: Hand) -> 
     hand.start(str(library(CPU_DEVICE)))
     assert hand.ready() == (0, "")
     assert hand.told() == {"op": "ready"}
+
+
+def shared(pid: int) -> set[str]:
+    """What memory a worker has mapped that a client can map too."""
+    lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
+    return {line.split()[5] for line in lines if "memfd:fdcore-" in line}
+
+
+def until(true: Callable[[], object]) -> None:
+    end = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="workers show nobody else their memory")
+def test_warm_worker_has_shared_memory_and_frees_what_its_road_does_not_take(
+    hand: Hand,
+) -> None:
+    hand.order(op="warm", driver=str(library(CPU_DEVICE)))
+    until(lambda: len(shared(hand.process.pid)) == 5)
+    client, bulk = socket.socketpair()
+    with client, bulk:
+        order = hand.first(str(library(CPU_DEVICE)), road="tcp")
+        hand.order(hand.workers, bulk, **order)
+        hand.workers.close()
+        bulk.close()
+        assert hand.ready() == (0, "")
+        assert hand.told() == {"op": "ready"}
+        until(lambda: not shared(hand.process.pid))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="workers show nobody else their memory")
+def test_warm_worker_serves_with_the_memory_that_it_has(hand: Hand) -> None:
+    hand.order(op="warm", driver=str(library(CPU_DEVICE)))
+    until(lambda: len(shared(hand.process.pid)) == 5)
+    maps = Path(f"/proc/{hand.process.pid}/maps")
+    before = [line for line in maps.read_text().splitlines() if "memfd:" in line]
+    hand.start(str(library(CPU_DEVICE)))
+    assert hand.ready() == (0, "")
+    assert hand.told() == {"op": "ready"}
+    assert [x for x in maps.read_text().splitlines() if "memfd:fdcore" in x] == before
 
 
 def test_worker_that_cannot_serve_tells_both(hand: Hand) -> None:

@@ -145,6 +145,63 @@ test_put_in_place_copies_nothing(void)
     pair_free(&pair);
 }
 
+/* How many of the region's pages are there without anybody having touched them. */
+static size_t
+pages_there(struct fdc_link *link, enum fdc_region region)
+{
+    static unsigned char there[1 << 16];
+    size_t count = 0;
+    uint64_t size;
+    void *base = fdc_link_region(link, region, &size);
+
+    CHECK(size / 4096 <= sizeof(there));
+    CHECK_EQ(mincore(base, size, there), 0);
+    for (size_t i = 0; i < size / 4096; i++)
+        count += there[i] & 1;
+    return count;
+}
+
+static void
+test_memory_made_beforehand_is_filled_and_makes_a_link(void)
+{
+    struct fdc_link_size size = {{4096, 8192, 4096}, {1 << 20, 1 << 19}}, odd = size;
+    struct fdc_link_memory *memory;
+    struct pair pair;
+    uint32_t got;
+
+    odd.region[0]++;
+    CHECK_EQ(fdc_link_memory_new(&odd, &memory), -EINVAL);
+    CHECK_EQ(fdc_link_memory_new(&size, &memory), 0);
+    pair_sockets(&pair, FDC_ROAD_SHM);
+    CHECK_EQ(fdc_link_worker_of(memory, pair.worker_socks[0], &pair.worker), 0);
+    CHECK_EQ(fdc_link_client(FDC_ROAD_SHM, pair.client_socks, 1, &pair.client), 0);
+    CHECK_EQ(pages_there(pair.worker, FDC_REGION_UP), 256);
+    CHECK_EQ(pages_there(pair.client, FDC_REGION_DOWN), 128);
+    send_words(pair.client, FDC_LANE_COMMAND, 7, 3);
+    CHECK_EQ(await_words(pair.worker, FDC_LANE_COMMAND, &got)[2], 9);
+    fdc_link_release(pair.worker, FDC_LANE_COMMAND);
+    send_words(pair.worker, FDC_LANE_REPLY, 11, 2);
+    CHECK_EQ(await_words(pair.client, FDC_LANE_REPLY, &got)[1], 12);
+    fdc_link_release(pair.client, FDC_LANE_REPLY);
+    pair_free(&pair);
+}
+
+static void
+test_memory_outlives_a_client_that_has_gone(void)
+{
+    struct fdc_link_memory *memory;
+    struct fdc_link *link;
+    int socks[2];
+
+    CHECK_EQ(fdc_link_memory_new(NULL, &memory), 0);
+    CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, socks), 0);
+    close(socks[1]);
+    CHECK_EQ(fdc_link_worker_of(memory, socks[0], &link), -EPIPE);
+    close(socks[0]);
+    fdc_link_memory_free(memory);
+    fdc_link_memory_free(NULL);
+}
+
 int
 main(void)
 {
@@ -153,5 +210,7 @@ main(void)
     RUN(test_client_checks_what_the_worker_passes);
     RUN(test_scribbling_client_ends_its_session_only);
     RUN(test_put_in_place_copies_nothing);
+    RUN(test_memory_made_beforehand_is_filled_and_makes_a_link);
+    RUN(test_memory_outlives_a_client_that_has_gone);
     return failed;
 }
