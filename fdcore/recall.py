@@ -49,6 +49,7 @@ def lease_row(lease: Lease, gpus: Sequence[Gpu], boot: str) -> dict[str, Any]:
         "secret": lease.secret.hex(),
         "owner": [owner.user, owner.host, owner.pid, owner.program],
         "role": owner.role,
+        "uid": owner.uid,
         "serial": owner.serial,
         "slices": [[s.ordinal, uuids[s.ordinal], s.memory] for s in lease.slices],
         "idle": lease.idle,
@@ -66,7 +67,9 @@ def lease_of(key: str, row: dict[str, Any], gpus: Sequence[Gpu]) -> Lease | None
         lease = Lease(
             bytes.fromhex(key),
             bytes.fromhex(row["secret"]),
-            Owner(user, host, pid, program, row["role"], row["serial"]),
+            Owner(
+                user, host, pid, program, row["role"], row["serial"], row.get("uid", -1)
+            ),
             tuple(Slice(ordinal, memory) for ordinal, _, memory in row["slices"]),
         )
         lease.idle = row["idle"]
@@ -155,8 +158,7 @@ class Heirloom:
         self.lost = False
 
     async def take_over(self) -> None:
-        """Before anything is listened at: nothing that is out is promised again."""
-        self.open()
+        """Before anybody is answered: nothing that is out is promised again."""
         self.quotas()
         self.leases()
         await self.workers()

@@ -83,6 +83,8 @@ HANDSHAKE_SECONDS = 5.0
 STRANGERS = 512
 STRANGERS_EACH = 128
 SESSIONS_EACH = 256
+LONGEST_SOCKET = 107  # the bytes of a Unix socket's path
+OWN_FAILURE = 125
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +146,7 @@ class Server:
         self.heirloom = Heirloom(self)
         self.tasks: set[asyncio.Task[None]] = set()
         self.listeners: list[socket.socket] = []
+        self.control: socket.socket | None = None  # until somebody is answered there
         self.waiting = Waiting(STRANGERS, STRANGERS_EACH)
         self.seldom = Seldom(log)
         self.data_host = ""
@@ -380,7 +383,10 @@ class Server:
             keep_alive(sock)
             admitted.hand_over(sock)
         elif admitted.bulk is not None and admitted.command is not None:
-            admitted.bulk.set_result(sock)
+            if admitted.bulk.done():  # nobody waits for it any more
+                sock.close()
+            else:
+                admitted.bulk.set_result(sock)
         else:
             admitted.command = sock
             await self.serve(admitted)
@@ -540,6 +546,9 @@ class Server:
             if session.bulk is not None:
                 sockets.append(await bulk_of(session.bulk))
             worker = await self.workers.take()
+            if session.lease.over:  # freed() has not ended what had no worker yet
+                await worker.stop()
+                raise RefusedError("the lease is over")
             session.worker = worker
             parts = [(part.ordinal, part.memory) for part in session.lease.slices]
             try:
@@ -637,14 +646,15 @@ class Server:
         loop.add_signal_handler(signal.SIGUSR2, self.leave_all)
         # Other users may reach a system's server, nobody another user's.
         mode = 0o755 if os.geteuid() == 0 else 0o700
+        self.check_state()
         state = private_folder(self.options.state, mode)
         with StateLock(state):
             await self.find_gpus()
             control = ControlListener(self)
             try:
-                await self.heirloom.take_over()
-                await self.listen(control)
-                self.heirloom.begin_graces()
+                self.heirloom.open()
+                self.bind(control)
+                await self.begin(control)
                 self.workers.warm()
                 if self.options.leash_fd >= 0:
                     self.spawn(self.leash())
@@ -658,12 +668,37 @@ class Server:
         if self.options.leash_fd >= 0:
             shutil.rmtree(state, ignore_errors=True)
 
-    def leave_all(self) -> None:
+    async def begin(self, control: ControlListener) -> None:
+        """Takes over what runs, and answers. Where that fails, what runs goes on."""
+        try:
+            await self.heirloom.take_over()
+            await self.listen(control)
+        except BaseException as error:
+            if not self.book.leases:
+                raise
+            log.error("not started: %s", error)
+            self.leave_all(OWN_FAILURE)
+        self.heirloom.begin_graces()
+
+    def leave_all(self, status: int = 0) -> None:
         """SIGUSR2: ends at once, as if it had crashed. What runs goes on, and the next
         fdserver of this state folder takes it over."""
         log.info("leaving %d leases to the next fdserver", len(self.book.leases))
         logging.shutdown()
-        os._exit(0)
+        os._exit(status)
+
+    def check_state(self) -> None:
+        """Addresses of sockets are short."""
+        state = self.options.state
+        private = self.options.leash_fd >= 0
+        longest = state / CONTROL_SOCKET if private else socket_of(state, bytes(16))
+        room = LONGEST_SOCKET - len(os.fsencode(longest))
+        if room < 0:
+            most = len(os.fsencode(state)) + room
+            raise ConfigError(
+                f"{state} is too long for the state folder of sockets: "
+                f"its path may have {most} bytes"
+            )
 
     async def leash(self) -> None:
         await readable(self.options.leash_fd)
@@ -683,10 +718,11 @@ class Server:
             size = gpu.memory // MIB
             log.info("GPU %d: %s, %d MiB, %s", gpu.ordinal, gpu.name, size, gpu.uuid)
 
-    async def listen(self, control: ControlListener) -> None:
+    def bind(self, control: ControlListener) -> None:
+        """Has every port, before anything is taken over. Who dials is answered by
+        listen()."""
         state, listen = self.options.state, self.options.listen
-        ready = {"pid": os.getpid(), "unix": str(state / CONTROL_SOCKET)}
-        self.listen_data(unix_listener(state / DATA_SOCKET))
+        self.listeners.append(unix_listener(state / DATA_SOCKET))
         host = listen.host if listen else "127.0.0.1"
         check_name(host)
         if listen and self.speaks_tls(host):
@@ -701,11 +737,21 @@ class Server:
             self.heirloom.put(META, "data", row)
             # What listens everywhere has the address that the client used.
             self.data_host = "" if host in ("0.0.0.0", "::") else host
-            self.listen_data(data)
+            self.listeners.append(data)
+        if listen:
+            self.control = tcp_listener(listen.host, listen.port)
+
+    async def listen(self, control: ControlListener) -> None:
+        state, listen = self.options.state, self.options.listen
+        ready = {"pid": os.getpid(), "unix": str(state / CONTROL_SOCKET)}
+        for each in self.listeners:
+            asyncio.get_running_loop().add_reader(each, self.accept, each)
         (state / CONTROL_SOCKET).unlink(missing_ok=True)
         await control.listen_unix(str(state / CONTROL_SOCKET))
         if listen:
-            sock = tcp_listener(listen.host, listen.port)
+            sock = self.control
+            assert sock is not None
+            self.control = None
             if self.door is not None:
                 self.door.listen(sock)
                 self.spawn(self.door.keep_watch(lambda: self.forget_revoked(control)))
@@ -735,15 +781,13 @@ class Server:
                 log.warning("lease %s: %s was revoked", lease.name, lease.owner)
                 self.release(lease)
 
-    def listen_data(self, sock: socket.socket) -> None:
-        self.listeners.append(sock)
-        asyncio.get_running_loop().add_reader(sock, self.accept, sock)
-
     async def close(self) -> None:
         loop = asyncio.get_running_loop()
         for sock in self.listeners:
             loop.remove_reader(sock)
             sock.close()
+        if self.control is not None:
+            self.control.close()
         if self.door is not None:
             self.door.close()
         self.line.close()

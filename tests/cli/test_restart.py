@@ -3,6 +3,7 @@ over, and programs do not notice."""
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,9 @@ from pathlib import Path
 import pytest
 
 from fdcore.config import STORE
+from fdcore.lease import Lease, Owner
+from fdcore.recall import lease_of, lease_row
+from fdcore.sched.slices import Gpu, Slice
 from fdcore.store import LEASE, Sqlite
 from tests.support import until
 
@@ -101,6 +105,51 @@ def test_cuda_program_goes_on_and_its_worker_is_taken_over(make_server, road):
     assert program.returncode == 0
     until(lambda: third.free() == [1024, 1024])
     until(lambda: workers(third) == [])
+
+
+def test_restart_that_fails_ends_nothing(make_server):
+    server = make_server()
+    state = state_of(server)
+    program = server.start("-m", "600", sys.executable, "-c", CUDA, **PIPES)
+    assert program.stdout.readline() == "up\n"
+    until(lambda: workers(server))
+    server.process.kill()
+    server.process.wait(20)
+
+    def failing(listen):
+        done = subprocess.run(
+            [sys.executable, "-m", "fdcore_cli.fdserver", "--listen", listen,
+             "--cpu-devices", "2", "--state", str(state)],
+            env=server.environment, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert done.returncode == 125, done
+        return done.stderr
+
+    with socket.socket() as taken:  # before anything is taken over
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        assert "cannot listen at" in failing(f"127.0.0.1:{taken.getsockname()[1]}")
+    (state / "control.sock").unlink(missing_ok=True)
+    (state / "control.sock").mkdir()  # and after it
+    assert "leaving 1 leases" in failing("none")
+    (state / "control.sock").rmdir()
+    again = make_server("--state", str(state))
+    assert sum(again.free()) == 2 * 1024 - 600
+    program.stdin.write("\n")
+    program.stdin.flush()
+    assert program.stdout.readline() == "again\n"
+    program.communicate("")
+    assert program.returncode == 0
+
+
+def test_owner_is_the_same_after_a_restart():
+    gpus = (Gpu(0, "name", "GPU-1", 1 << 30),)
+    owner = Owner("bob", "here", 12, "true", "admin", "ab", 1000)
+    lease = Lease(bytes(16), bytes(32), owner, (Slice(0, 1 << 20),))
+    row = lease_row(lease, gpus, "boot")
+    assert lease_of(bytes(16).hex(), row, gpus).owner == owner
+    del row["uid"]  # of an older server's
+    assert lease_of(bytes(16).hex(), row, gpus).owner.uid == -1
 
 
 def test_program_that_died_meanwhile_holds_nothing(make_server):
