@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -73,6 +73,25 @@ def fingerprint(certificate: bytes) -> bytes:
     return sha256(read.public_bytes(serialization.Encoding.DER)).digest()
 
 
+def certificate_in(path: Path) -> x509.Certificate:
+    """The first one of a file."""
+    try:
+        return x509.load_pem_x509_certificates(files.read(path))[0]
+    except ValueError:
+        raise ConfigError(f"{path} is damaged") from None
+
+
+def key_in(path: Path) -> ec.EllipticCurvePrivateKey:
+    content = files.read(path)
+    try:
+        key = serialization.load_pem_private_key(content, None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise ConfigError(f"{path} is damaged") from None
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise ConfigError(f"{path} is damaged")
+    return key
+
+
 def named(text: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
 
@@ -98,13 +117,11 @@ class Authority:
         if not about.get("founder"):
             raise ConfigError(f"{folder} is not a pool's founding server")
         files.check_private(folder / files.CA_KEY)
+        if not about.get("pool"):
+            raise ConfigError(f"{folder / files.ABOUT} is damaged")
         self.pool = str(about["pool"])
-        self.certificate = x509.load_pem_x509_certificate(files.read(folder / files.CA))
-        key = serialization.load_pem_private_key(
-            files.read(folder / files.CA_KEY), None
-        )
-        assert isinstance(key, ec.EllipticCurvePrivateKey)
-        self.key = key
+        self.certificate = certificate_in(folder / files.CA)
+        self.key = key_in(folder / files.CA_KEY)
 
     @property
     def hash(self) -> bytes:
@@ -332,7 +349,7 @@ def found(folder: Path, name: str = "") -> Authority:
 def renew_own(authority: Authority) -> None:
     """The founding server's own certificate, from itself."""
     key = fresh_key()
-    ours = x509.load_pem_x509_certificates(files.read(authority.folder / files.OWN))[0]
+    ours = certificate_in(authority.folder / files.OWN)
     name = ours.subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value
     with files.locked(authority.folder):
         _, made = authority.issue(key.public_key(), str(name), NODE, "founder")
@@ -357,7 +374,7 @@ def holder_of(certificate: bytes, pool: str) -> Holder:
 
 def own_life(folder: Path) -> tuple[float, float]:
     """From when to when our own certificate is valid."""
-    read = x509.load_pem_x509_certificates(files.read(folder / files.OWN))[0]
+    read = certificate_in(folder / files.OWN)
     return read.not_valid_before_utc.timestamp(), read.not_valid_after_utc.timestamp()
 
 
@@ -366,7 +383,7 @@ class Revoked:
 
     def __init__(self, folder: Path, clock: Callable[[], float] = time.time) -> None:
         self.path = folder / files.REVOKED
-        self.authority = x509.load_pem_x509_certificate(files.read(folder / files.CA))
+        self.authority = certificate_in(folder / files.CA)
         self.clock = clock
         self.seen: tuple[int, int] = (0, 0)
         self.number = 0

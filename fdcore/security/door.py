@@ -147,7 +147,7 @@ class Door:
             why = (error.reason or "unknown").lower().replace("_", " ")
             self.seldom.warn(("tls", source, why), f"{source}: no TLS: {why}")
         except (FdcoreError, OSError) as error:
-            why = printable(str(error).encode())
+            why = printable((str(error) or "closed the connection").encode())
             self.seldom.warn(("refused", source, why), f"{source}: {why}")
         except asyncio.CancelledError:
             pass  # a newcomer needed the place, or the server stops
@@ -269,14 +269,22 @@ class Door:
         """Looks at the list of revoked certificates, and keeps it fresh; lost() is
         called when it has changed."""
         refreshed = 0.0
-        lost()  # what a restart has taken over may be a revoked one's
+        # What a restart has taken over may be a revoked one's: called at first, too.
+        told: frozenset[str] | None = None
         while True:
-            with contextlib.suppress(FdcoreError):
-                if self.revoked.load():
+            try:
+                with contextlib.suppress(FdcoreError):
+                    self.revoked.load()
+                # Not whether the file has changed: check() reads it as well, and what
+                # refresh() took it may not have been able to write.
+                if self.revoked.serials != told:
                     lost()
-            if time.monotonic() - refreshed >= REFRESH_SECONDS or refreshed == 0.0:
-                refreshed = time.monotonic()
-                await self.refresh()
+                    told = self.revoked.serials
+                if time.monotonic() - refreshed >= REFRESH_SECONDS or refreshed == 0.0:
+                    refreshed = time.monotonic()
+                    await self.refresh()
+            except Exception as error:  # the watch goes on, whatever it was
+                self.seldom.warn("watch", f"list of revoked certificates: {error!r}")
             await asyncio.sleep(LOOK_SECONDS)
 
     async def refresh(self) -> None:

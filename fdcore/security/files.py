@@ -75,9 +75,12 @@ def read_json(path: Path, empty: Any) -> Any:
     if not path.exists():
         return empty
     try:
-        return json.loads(read(path))
+        value = json.loads(read(path))
+        if isinstance(value, type(empty)):
+            return value
     except ValueError:
-        raise ConfigError(f"{path} is damaged") from None
+        pass
+    raise ConfigError(f"{path} is damaged")
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -147,3 +147,11 @@ def test_certificate_of_another_pool_is_nobodys(founded, tmp_path):
     _, pem = enrol(other, "bob")
     with pytest.raises(RefusedError):
         authority.holder_of(ssl.PEM_cert_to_DER_cert(pem.decode()), founded.pool)
+
+
+@pytest.mark.parametrize("name", ["ca.key", "ca.crt", "pool.json"])
+@pytest.mark.parametrize("content", [b"", b"junk", b"[1]", b"\xff\xfe"])
+def test_damaged_file_is_named(founded, name, content):
+    (founded.folder / name).write_bytes(content)
+    with pytest.raises(ConfigError, match=f"{name} is damaged"):
+        authority.Authority(founded.folder)

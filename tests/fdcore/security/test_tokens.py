@@ -71,7 +71,7 @@ def test_token_is_spent_so_often_and_no_more(tmp_path):
         assert tokens.spend(tmp_path, token.id, token.secret, time.time())["role"] == "user"
     with pytest.raises(RefusedError):
         tokens.spend(tmp_path, token.id, token.secret, time.time())
-    assert files.read_json(tmp_path / tokens.TOKENS, None) == []
+    assert files.read_json(tmp_path / tokens.TOKENS, []) == []
 
 
 def test_unknown_expired_and_wrong_are_refused_in_the_same_words(tmp_path):
