@@ -49,6 +49,7 @@ LEFT_OUT = {
     **dict.fromkeys(("numba_steady", "cupy_steady"),
                     "rounds of the same, for whoever counts waits"),
     "hold_memory": "two programs at once, a server's test",
+    "busy_watched": "launches until another program has ended: how often depends on time",
     **dict.fromkeys(("lost_server", "lost_copy"), "a worker is killed, a server's test"),
     "list_devices": "asks, and gives nothing to a stream",
     "nvml_slice": "asks, and gives nothing to a stream",
