@@ -34,8 +34,9 @@ def parser() -> options.Parser:
         help="in all, in MiB or as 2G; 0: no limit",
     )  # fmt: skip
     quota.add_argument(
-        "--priority", type=int, metavar="N", help="the highest they may ask for"
-    )
+        "--priority", type=options.priority, metavar="N",
+        help="the highest they may ask for",
+    )  # fmt: skip
     quota.add_argument("--clear", action="store_true", help="remove the user's quota")
     drain = what.add_parser("drain", help="let servers grant nothing new")
     drain.add_argument("--off", action="store_true", help="let them grant again")
@@ -55,7 +56,7 @@ def memory(text: str) -> int:
 
 
 def limit(text: str) -> int:
-    if not (text.isascii() and text.isdigit()):
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
         raise argparse.ArgumentTypeError(f"'{text}' is not a number of GPUs")
     return int(text)
 
@@ -75,9 +76,18 @@ def main(command: str, words: Sequence[str]) -> int:
 
 def each_server(given: argparse.Namespace, work: Callable[[Any, bytes], None]) -> None:
     """Does it with every server, whatever happens with the others."""
+    from fdcore.reserve import joined
+
+    failures = failures_of(given, work)
+    if failures:
+        raise joined(failures)
+
+
+def failures_of(
+    given: argparse.Namespace, work: Callable[[Any, bytes], None]
+) -> list[Any]:
     from fdcore.config import protocol_hash
     from fdcore.errors import FdcoreError
-    from fdcore.reserve import joined
     from fdcore.settings import load
 
     failures = []
@@ -86,8 +96,7 @@ def each_server(given: argparse.Namespace, work: Callable[[Any, bytes], None]) -
             work(address, protocol_hash())
         except FdcoreError as error:
             failures.append(error)
-    if failures:
-        raise joined(failures)
+    return failures
 
 
 def leases(given: argparse.Namespace) -> int:
@@ -101,26 +110,31 @@ def leases(given: argparse.Namespace) -> int:
 
 
 def release(given: argparse.Namespace) -> int:
+    """One lease: whose beginning it is of all servers' is known before any is ended."""
+    from fdcore.config import protocol_hash
     from fdcore.errors import ConfigError
+    from fdcore.reserve import joined
     from fdcore.rpc import client
 
-    ended = []
+    wanted = given.lease.replace("-", "").lower()
+    found: dict[str, Any] = {}  # a server may have two names
 
     def work(address: Any, protocol: bytes) -> None:
-        found = [
-            row
-            for row in client.leases(address, protocol)
-            if str(row["lease"]).startswith(given.lease)
-        ]
-        if found:
-            client.end_lease(address, protocol, given.lease)
-            ended.append(found[0]["lease"])
+        for row in client.leases(address, protocol):
+            lease = str(row["lease"])
+            if wanted and lease.replace("-", "").startswith(wanted):
+                found[lease] = address
 
-    each_server(given, work)
-    if not ended:
-        raise ConfigError(f"no lease has an id that begins with '{given.lease}'")
-    for lease in ended:
-        print(f"Ended lease {lease}")
+    failures = failures_of(given, work)
+    # A server that does not answer may have another one that begins so.
+    if failures and not (found and len(wanted) == 32):
+        raise joined(failures)
+    if len(found) != 1:
+        many = f"{len(found)} leases have" if found else "no lease has"
+        raise ConfigError(f"{many} an id that begins with '{given.lease}'")
+    ((lease, address),) = found.items()
+    client.end_lease(address, protocol_hash(), lease)
+    print(f"Ended lease {lease}")
     return 0
 
 

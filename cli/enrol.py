@@ -20,13 +20,8 @@ def main(words: Sequence[str]) -> int:
     given = {"token": token_parser, "revoke": revoke_parser, "enrolled": list_parser}[
         command
     ]().parse_args(rest)
-    from fdcore.errors import FdcoreError
-
-    try:
-        return {"token": token, "revoke": revoke, "enrolled": enrolled}[command](given)
-    except FdcoreError as error:
-        options.say_error(f"fdserver {command}", error)
-        return 125
+    work = {"token": token, "revoke": revoke, "enrolled": enrolled}[command]
+    return options.reported(f"fdserver {command}", lambda: work(given))
 
 
 def token_parser() -> options.Parser:

@@ -116,6 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # One of the two excludes the other, wherever it was said.
         driver = "" if given.cpu_devices else of("driver")
         devices = 0 if driver else of("cpu_devices")
+        idle = of("idle_release")
         named = of("state")
         state = (named or state_folder()).absolute()
         server.serve(
@@ -132,12 +133,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 cache_room=of("cache_size"),
                 warm=of("warm"),
                 trusted_network=of("trusted_network"),
-                idle_release=int(of("idle_release")),
+                idle_release=max(1, int(idle)) if idle else 0,
                 ready_fd=given.ready_fd,
                 leash_fd=given.leash_fd,
             )
         )
-    except FdcoreError as error:
+    except (FdcoreError, OSError) as error:
         options.say_error("fdserver", error)
         return 125
     except KeyboardInterrupt:

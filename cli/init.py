@@ -64,7 +64,7 @@ def init(text: str, accepted: bool, name: str) -> int:
         token = tokens.parse(text)
         print(f"Key read. Attempting to join pool {token.pool} ...", flush=True)
         who = join.join(token, name)
-    except FdcoreError as error:
+    except (FdcoreError, OSError) as error:
         options.say_error("flexdirect init", error)
         return 125
     print(f"Joined as {who.role} {who.name}. The key is ready.")

@@ -1,6 +1,7 @@
 """What the commands' arguments have in common."""
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,6 +29,9 @@ class Parser(argparse.ArgumentParser):
 
 
 def say_error(who: str, message: object) -> None:
+    if isinstance(message, OSError) and message.strerror:
+        where = f"{message.filename}: " if message.filename else ""
+        message = f"{where}{message.strerror}"
     text = " ".join(str(message).split("\n"))
     print(f"{who}: {text}", file=sys.stderr, flush=True)
 
@@ -47,6 +51,9 @@ def reported(who: str, work: Callable[[], int]) -> int:
         return 0
     except KeyboardInterrupt:
         return 130
+    except OSError as error:  # a disk that is full, no more files
+        say_error(who, error)
+        return OWN_FAILURE
 
 
 def split_program(
@@ -102,6 +109,16 @@ def compute(text: str) -> Any:
         "shares of computing time are not enforced yet, so none can be had; "
         "without --compute the programs on a GPU compete for it"
     )
+
+
+def priority(text: str) -> int:
+    from fdcore.sched.queue import HIGHEST, LOWEST
+
+    if not re.fullmatch(r"-?[0-9]{1,9}", text) or not LOWEST <= int(text) <= HIGHEST:
+        raise argparse.ArgumentTypeError(
+            f"priorities are {LOWEST} to {HIGHEST}, not '{text}'"
+        )
+    return int(text)
 
 
 def a_filter(text: str) -> Any:
@@ -166,7 +183,7 @@ def add_wait(parser: argparse.ArgumentParser) -> None:
         "there are some (--wait)",
     )  # fmt: skip
     parser.add_argument(
-        "--priority", type=int, default=0, metavar="N",
+        "--priority", type=priority, default=0, metavar="N",
         help="who is more important waits less; above 0 as the server allows (0)",
     )  # fmt: skip
 

@@ -23,7 +23,9 @@ def parser(command: str) -> options.Parser:
     made = options.Parser(
         prog=f"flexdirect {command}", description=ABOUT[command], allow_abbrev=False
     )
-    if command != "localhealth":
+    if command == "health":
+        options.add_which(made)
+    elif command != "localhealth":
         options.add_servers(made)
     if command == "smi":
         made.add_argument("-L", action="store_true", dest="names", help="names only")
@@ -32,7 +34,7 @@ def parser(command: str) -> options.Parser:
     if command == "netperf":
         made.add_argument(
             "--transport", choices=("auto", "shm", "tcp", "rdma"), metavar="ROAD",
-            help="how calls travel: shm, tcp, or auto: what there is",
+            help="how calls travel: shm, tcp, rdma, or auto: what there is",
         )  # fmt: skip
     return made
 
@@ -72,7 +74,8 @@ def smi(who: str, given: argparse.Namespace) -> int:
     settings = load()
     servers = options.servers_of(given, settings)
     seen = pools.look(servers, settings.get("connect_timeout"))
-    print(pools.names(seen) if given.names else pools.smi(seen), end="")
+    written = pools.names if given.names else pools.smi
+    print(written(seen, given.filter), end="")
     return problems(who, [each.problem for each in seen])
 
 

@@ -64,6 +64,8 @@ def parse_address(text: str, port: int = CONTROL_PORT) -> Address:
             raise ConfigError(f"'{text}' has no port after ':'")
     if not host or any(c.isspace() or c in "/," for c in host):
         raise ConfigError(f"'{text}' is not HOST:PORT: no host name in it")
+    if not is_host_name(host):
+        raise ConfigError(f"'{text}' is not HOST:PORT: '{host}' is no host name")
     if digits:
         if not (digits.isascii() and digits.isdigit() and int(digits) < 65536):
             raise ConfigError(
@@ -72,6 +74,16 @@ def parse_address(text: str, port: int = CONTROL_PORT) -> Address:
             )
         port = int(digits)
     return Address(host=host, port=port)
+
+
+def is_host_name(host: str) -> bool:
+    """Whether a resolver takes it at all: labels of 1 to 63 bytes."""
+    if not host.isascii():
+        try:
+            return bool(host.encode("idna"))
+        except UnicodeError:
+            return False
+    return all(0 < len(label) < 64 for label in host.removesuffix(".").split("."))
 
 
 def parse_addresses(text: str) -> tuple[Address, ...]:

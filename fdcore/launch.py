@@ -73,7 +73,10 @@ def find_program(
     whole command line, as FlexDirect's users write it."""
     found = shutil.which(words[0], path=tools.search_path(environment))
     if found is None and split and len(words) == 1 and not os.path.exists(words[0]):
-        parts = shlex.split(words[0])
+        try:
+            parts = shlex.split(words[0])
+        except ValueError:  # a quote that is not closed: it is no command line
+            parts = []
         if len(parts) > 1:
             return find_program(parts, environment)
     if found is not None:

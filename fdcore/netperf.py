@@ -46,6 +46,10 @@ def measure(address: Address, wish: Wish) -> Row:
             timeout=SECONDS,
             check=False,
         )
+    except subprocess.TimeoutExpired:
+        raise FdcoreError(
+            f"{address}: the measuring program was not done after {SECONDS} s"
+        ) from None
     finally:
         path.unlink(missing_ok=True)
         os.close(descriptor)

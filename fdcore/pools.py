@@ -98,7 +98,7 @@ def tree(seen: Sequence[Seen], filters: Sequence[Filter]) -> str:
 WIDE = 83
 
 
-def smi(seen: Sequence[Seen]) -> str:
+def smi(seen: Sequence[Seen], filters: Sequence[Filter] = ()) -> str:
     """A concise table after nvidia-smi's: what is granted of which GPU. Temperature,
     power and use are not known to a server yet, and so not shown."""
     edge = "+" + "-" * WIDE + "+\n"
@@ -115,7 +115,8 @@ def smi(seen: Sequence[Seen]) -> str:
         text += boxed(" GPU  Name                             Bus-Id            "
                       "  Granted / MiB   Leases")  # fmt: skip
         text += edge.replace("-", "=")
-        for gpu in pool.gpus:
+        passing = chosen(filters, str(each.address), pool)
+        for gpu in (gpu for gpu in pool.gpus if gpu.ordinal in passing):
             granted = (gpu.memory - pool.free[gpu.ordinal]) // MIB
             text += boxed(
                 f" {gpu.ordinal:>3}  {printable(gpu.name)[:32]:<32} {gpu.pci[:16]:<16}"
@@ -129,7 +130,7 @@ def boxed(line: str) -> str:
     return f"|{line[:WIDE]:<{WIDE}}|\n"
 
 
-def names(seen: Sequence[Seen]) -> str:
+def names(seen: Sequence[Seen], filters: Sequence[Filter] = ()) -> str:
     """smi -L, as nvidia-smi -L."""
     return "".join(
         f"GPU {gpu.ordinal}: {printable(gpu.name)} (UUID: {gpu.uuid}) "
@@ -137,4 +138,5 @@ def names(seen: Sequence[Seen]) -> str:
         for each in seen
         if each.pool is not None
         for gpu in each.pool.gpus
+        if gpu.ordinal in chosen(filters, str(each.address), each.pool)
     )

@@ -287,3 +287,23 @@ def test_inherited_descriptors_leave_the_shells_alone(server):
     done = server.run("sh", "-c", "ls /proc/$$/fd")
     numbers = sorted(int(word) for word in done.stdout.split())
     assert [n for n in numbers if 2 < n < 10] == []
+
+
+def failed(*words):
+    done = subprocess.run(
+        [sys.executable, "-m", *words], capture_output=True, text=True, timeout=60
+    )
+    assert len(done.stderr.splitlines()) == 1, done
+    return done.returncode, done.stderr
+
+
+def test_what_goes_wrong_is_one_line(tmp_path):
+    status, said = failed("fdcore_cli.flexdirect", "run", "it's")
+    assert (status, "it's: not found" in said) == (127, True), said
+    state = tmp_path / ("a" * 100)
+    status, said = failed("fdcore_cli.fdserver", "--listen", "none", "--state", str(state))
+    assert status == 125 and str(state) in said and "bytes" in said, said
+    status, said = failed("fdcore_cli.fdrun", "--priority", "101", "-l", "a:1", "true")
+    assert status == 125 and "-100 to 100" in said, said
+    status, said = failed("fdcore_cli.fdrun", "-l", "a..b", "true")
+    assert status == 125 and "is no host name" in said, said

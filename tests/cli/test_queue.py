@@ -9,7 +9,9 @@ import sys
 import time
 
 import pytest
+from fdcore_cli.flexdirect import main
 
+from fdcore.rpc import client
 from tests.cli.test_restart import CUDA, restarted
 from tests.support import until
 
@@ -173,6 +175,22 @@ def test_administrator_ends_a_lease(make_server, cuda):
     if cuda:  # its next call failed
         assert program.returncode == 1
         assert "again" not in out
+
+
+def test_one_lease_of_all_servers_is_ended_or_none(monkeypatch, capsys):
+    leases = {"a:56001": ["12ab-1"], "b:56001": ["12ab-2", "34cd-3"]}
+    ended = []
+
+    def of(address, protocol):
+        return [{"lease": lease} for lease in leases[str(address)]]
+
+    monkeypatch.setattr(client, "leases", of)
+    monkeypatch.setattr(client, "end_lease", lambda at, _, lease: ended.append((str(at), lease)))
+    assert main(["admin", "release", "12ab", "-l", "a,b"]) == 125
+    assert ended == [] and "2 leases have an id" in capsys.readouterr().err
+    assert main(["admin", "release", "34", "-l", "a,b"]) == 0
+    assert main(["admin", "release", "12ab1", "-l", "a,b"]) == 0
+    assert ended == [("b:56001", "34cd-3"), ("a:56001", "12ab-1")]
 
 
 def test_server_frees_what_nobody_uses(make_server):

@@ -25,7 +25,8 @@ def test_addresses_as_people_write_them(text, address):
 
 
 @pytest.mark.parametrize(
-    "text", ["", ":1", "a:", "a:b", "a:99999", "[::1", "[::1]:", "a b", "unix:", "a/b"]
+    "text", ["", ":1", "a:", "a:b", "a:99999", "[::1", "[::1]:", "a b", "unix:", "a/b",
+             "a..b", ".", f"{'a' * 64}:1", "\u00fc..b"]
 )
 def test_other_things_are_refused(text):
     with pytest.raises(ConfigError):
