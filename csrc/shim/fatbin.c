@@ -90,6 +90,8 @@ fit(const char *fatbin, uint64_t size, struct archs *archs, char *to)
     bool sound = true, runs = false;
     uint64_t kept, whole;
 
+    if (size < sizeof(head))
+        return 0;
     memcpy(&head, fatbin, sizeof(head));
     if (head.header_size < sizeof(head) || head.header_size > size)
         return 0;
