@@ -221,9 +221,10 @@ carry(const struct across *job)
     bool more = true;
     CUresult result;
 
-    result = fdc_context_activate(job->from);
+    /* One that the program has released since is not opened again. */
+    result = fdc_context_use(job->from);
     if (result == CUDA_SUCCESS)
-        result = fdc_context_activate(job->to);
+        result = fdc_context_use(job->to);
     if (result == CUDA_SUCCESS &&
         fdc_trunk_copy(trunks, &job->copy, job->to, job->from, &result))
         return result;
