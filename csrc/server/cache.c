@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -105,6 +106,8 @@ fdc_cache_get(struct fdc_cache *cache, const struct fdc_digest *digest, uint64_t
     uint8_t *bytes = NULL, found[32];
     char name[NAME + 1];
     struct stat about;
+    uint64_t have = 0;
+    bool bad;
     int fd;
 
     if (cache == NULL)
@@ -115,11 +118,17 @@ fdc_cache_get(struct fdc_cache *cache, const struct fdc_digest *digest, uint64_t
     pthread_mutex_unlock(&cache->lock);
     if (fd < 0 && errno != ELOOP)
         return NULL; /* not there */
-    if (fd >= 0 && fstat(fd, &about) == 0 && S_ISREG(about.st_mode) && (uint64_t)about.st_size == size)
-        bytes = malloc(size + 1);
-    if (bytes != NULL && read_all(fd, bytes, size)) {
-        fdc_sha256(bytes, size, found);
-        if (memcmp(found, digest->bytes, sizeof(found)) == 0) {
+    bad = fd < 0;
+    if (fd >= 0 && fstat(fd, &about) == 0) {
+        have = (uint64_t)about.st_size;
+        bad = !S_ISREG(about.st_mode);
+        bytes = bad || have > cache->room ? NULL : malloc(have + 1);
+    }
+    /* The whole file: that a client says another size makes it no worse. */
+    if (bytes != NULL && read_all(fd, bytes, have)) {
+        fdc_sha256(bytes, have, found);
+        bad = memcmp(found, digest->bytes, sizeof(found)) != 0;
+        if (!bad && have == size) {
             bytes[size] = '\0';
             futimens(fd, used);
             close(fd);
@@ -129,6 +138,8 @@ fdc_cache_get(struct fdc_cache *cache, const struct fdc_digest *digest, uint64_t
     if (fd >= 0)
         close(fd);
     free(bytes);
+    if (!bad)
+        return NULL; /* no memory, or a disk that fails: the file may be good */
     fdc_log(FDC_LOG_WARN, "the module cache: %.12s... is damaged and goes", name);
     unlinkat(cache->folder, name, 0);
     return NULL;
@@ -239,6 +250,7 @@ static void
 keep(struct fdc_cache *cache, const struct fdc_image *image)
 {
     char name[NAME + 1], fresh[NAME];
+    uint64_t any; /* workers may share a folder, and each be process 1 of its container */
     int fd, error;
 
     name_of(&image->digest, name);
@@ -246,7 +258,11 @@ keep(struct fdc_cache *cache, const struct fdc_image *image)
         faccessat(cache->folder, name, F_OK, AT_SYMLINK_NOFOLLOW) == 0)
         return;
     make_room(cache, FDC_ALIGN_UP(image->size, (uint64_t)BLOCK));
-    snprintf(fresh, sizeof(fresh), FRESH "%d-%.12s", (int)getpid(), name);
+    if (getrandom(&any, sizeof(any), 0) != sizeof(any)) {
+        complain(cache, "an image cannot be kept", errno);
+        return;
+    }
+    snprintf(fresh, sizeof(fresh), FRESH "%016" PRIx64 "-%.12s", any, name);
     fd = openat(cache->folder, fresh, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW,
                 0600);
     if (fd < 0) {
