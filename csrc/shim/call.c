@@ -527,6 +527,18 @@ fdc_session_fail(struct fdc_session *session, uint16_t id, CUresult result)
                                       false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
 }
 
+void
+fdc_ticket_fail(struct fdc_session *session, const struct fdc_ticket *ticket)
+{
+    CUresult result = (CUresult)ticket->result;
+
+    /* A device that is lost and a session that is over answer for themselves, and work of
+     * a context that went away meanwhile is nobody's. */
+    if (result != CUDA_SUCCESS && result != CUDA_ERROR_CONTEXT_IS_DESTROYED &&
+        !fdc_result_is_final(result) && fdc_load_relaxed(&session->dead) == 0)
+        fdc_session_fail(session, ticket->id, result);
+}
+
 /* ---- calls ---- */
 
 CUresult

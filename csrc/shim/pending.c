@@ -25,6 +25,7 @@ up_done(struct fdc_ticket *ticket)
 {
     struct up *up = ticket->user;
 
+    fdc_ticket_fail(up->session, ticket);
     fdc_stage_free(up->session, FDC_REGION_UP, &up->chunk);
     fdc_ticket_release(up->session, ticket);
     free(up);
@@ -157,8 +158,8 @@ pending_done(struct fdc_ticket *ticket)
         landed = fdc_link_landed(session->link, pending->chunk.offset);
     if (ticket->result == CUDA_SUCCESS && landed < pending->chunk.size)
         store(pending, fdc_stage_at(session, FDC_REGION_DOWN, &pending->chunk), landed);
-    if (ticket->result != CUDA_SUCCESS)
-        fdc_log(FDC_LOG_DEBUG, "a copy to the host failed: result %d", ticket->result);
+    if (gather == NULL) /* else whoever waits for the pieces hears of it */
+        fdc_ticket_fail(session, ticket);
     unlink_pending(session->memory, pending);
     fdc_stage_free(session, FDC_REGION_DOWN, &pending->chunk);
     if (gather != NULL) {

@@ -256,6 +256,8 @@ CUresult fdc_call_wait(struct fdc_call *call, void *reply, uint32_t room);
 CUresult fdc_session_failure(struct fdc_session *session);
 /* A failure that the worker does not know of, unless there is one already. */
 void fdc_session_fail(struct fdc_session *session, uint16_t id, CUresult result);
+/* The same for what a ticket came back with, if it is news. */
+void fdc_ticket_fail(struct fdc_session *session, const struct fdc_ticket *ticket);
 /* The put ticket that this message depends on; between begin and send. */
 void fdc_call_uses_put(struct fdc_call *call, uint64_t put);
 /* All later work comes after what this message, a copy up, puts on its stream; likewise. */

@@ -41,6 +41,7 @@ event_told(struct fdc_event *event, const struct fdc_watch *watch)
         stream = fdc_object_find(FDC_KIND_STREAM, (void *)(uintptr_t)event->stream);
     }
     pthread_mutex_unlock(&event->lock);
+    fdc_ticket_fail(event->object.session, &watch->ticket);
     if (passed && stream != NULL && !stream->legacy)
         fdc_stream_idle(stream, watch->position);
 }
