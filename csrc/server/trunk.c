@@ -159,15 +159,38 @@ give_back(struct fdc_trunks *trunks, struct trunk *trunk, bool broken)
     pthread_mutex_unlock(&trunks->lock);
 }
 
+/* Both ways of it. */
+static void
+shut(struct fdc_trunks *trunks, uint64_t number)
+{
+    pthread_mutex_lock(&trunks->lock);
+    for (struct trunk *trunk = trunks->first; trunk != NULL; trunk = trunk->next) {
+        if (trunk->number != number)
+            continue;
+        trunk->broken = true;
+        shutdown(trunk->end.fd, SHUT_RDWR);
+    }
+    pthread_mutex_unlock(&trunks->lock);
+}
+
 /* ---- opening ---- */
 
 int
 fdc_serve_trunk(struct fdc_serve *serve, uint64_t number, int fd, const uint8_t *key)
 {
+    struct fdc_trunks *trunks = serve->trunks;
     struct fdc_trunk end;
     int err = fdc_trunk_accept(fd, key, &end);
 
-    return err ? err : add(serve->trunks, number, false, &end);
+    /* The other side may start a copy as soon as it has heard: nothing can fail here then. */
+    if (!err)
+        err = add(trunks, number, false, &end);
+    if (err)
+        return err;
+    err = fdc_trunk_ready(end.fd);      /* open until the session's end */
+    if (err)
+        shut(trunks, number);
+    return err;
 }
 
 /* So that how long it takes says nothing of what is there: until the time is over. */
@@ -233,16 +256,7 @@ int
 fdc_server_call_fdcTrunkShut(struct fdc_request *request,
                             const struct fdc_req_fdcTrunkShut *req)
 {
-    struct fdc_trunks *trunks = request->serve->trunks;
-
-    pthread_mutex_lock(&trunks->lock);
-    for (struct trunk *trunk = trunks->first; trunk != NULL; trunk = trunk->next) {
-        if (trunk->number != req->trunk)
-            continue;
-        trunk->broken = true;
-        shutdown(trunk->end.fd, SHUT_RDWR);
-    }
-    pthread_mutex_unlock(&trunks->lock);
+    shut(request->serve->trunks, req->trunk);
     fdc_request_answer(request, CUDA_SUCCESS, NULL, 0);
     return 0;
 }

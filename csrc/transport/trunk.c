@@ -224,15 +224,15 @@ fdc_trunk_dial(const struct fdc_trunk_about *about, const uint8_t protocol[32],
 int
 fdc_trunk_accept(int fd, const uint8_t key[32], struct fdc_trunk *trunk)
 {
-    struct fdc_attach_ready ready = {.magic = FDC_ATTACH_MAGIC};
-    int err;
-
-    err = fdc_sock_write(fd, &ready, sizeof(ready));
-    if (err) {
-        close(fd);
-        return err;
-    }
     return begin(trunk, fd, key, true);
+}
+
+int
+fdc_trunk_ready(int fd)
+{
+    const struct fdc_attach_ready ready = {.magic = FDC_ATTACH_MAGIC};
+
+    return fdc_sock_write(fd, &ready, sizeof(ready));
 }
 
 void

@@ -56,8 +56,10 @@ uint64_t fdc_trunk_number(const uint8_t nonce[32]);
 int fdc_trunk_dial(const struct fdc_trunk_about *about, const uint8_t protocol[32],
                   struct fdc_trunk *trunk);
 /* The other end: the server has handed the socket over, and says its key if it is sealed
- * (else NULL). 0, or -errno and the socket is closed. */
+ * (else NULL). 0, or -errno and the socket is closed. ready: tells the dialling side, once
+ * a copy would find the trunk here. 0 or -errno. */
 int fdc_trunk_accept(int fd, const uint8_t key[32], struct fdc_trunk *trunk);
+int fdc_trunk_ready(int fd);
 void fdc_trunk_close(struct fdc_trunk *trunk);
 /* One piece. 0 or -errno. receive: -EPROTO where the frame is not the one that must come. */
 int fdc_trunk_send(struct fdc_trunk *trunk, uint64_t copy, uint64_t offset, const void *bytes,

@@ -29,6 +29,7 @@ ends(struct fdc_trunk *to, struct fdc_trunk *from)
     pair_connect(&from->fd, &to->fd);
     from->seal = NULL;
     CHECK_EQ(fdc_trunk_accept(to->fd, NULL, to), 0);
+    CHECK_EQ(fdc_trunk_ready(to->fd), 0);
     CHECK_EQ(fdc_sock_read(from->fd, &ready, sizeof(ready), -1), 0);
     CHECK_EQ(ready.magic, FDC_ATTACH_MAGIC);
     CHECK_EQ(ready.error, 0);
@@ -147,6 +148,7 @@ serve(void *arg)
         if (server->fault == NONE || server->fault == SEALED) {
             CHECK_EQ(fdc_trunk_accept(fd, server->fault == SEALED ? key : NULL,
                                       &server->trunk), 0);
+            CHECK_EQ(fdc_trunk_ready(fd), 0);
             return NULL;
         }
         if (server->fault == NOT_READY)
