@@ -16,6 +16,21 @@ up(struct fdc_serve *serve, uint64_t size)
     fdc_count(serve, up_bytes, size);
 }
 
+/* The copy is under way, with this result so far: DONE when it has finished. A failure is
+ * told at once, and the client uses the chunk for something else then: no sooner than the
+ * copy is over. */
+static CUresult
+enqueued(struct fdc_request *request, CUstream stream, CUresult result,
+         struct fdc_chunk down)
+{
+    if (result == CUDA_SUCCESS)
+        result = fdc_done_later(request, stream, down);
+    if (FDC_UNLIKELY(result != CUDA_SUCCESS) &&
+        !fdc_stream_is_capturing(request->serve, stream))
+        request->driver->cuStreamSynchronize(stream);
+    return result;
+}
+
 int
 fdc_server_call_fdcCopyUpInline(struct fdc_request *request,
                                 const struct fdc_req_fdcCopyUpInline *req)
@@ -57,9 +72,8 @@ fdc_server_call_fdcCopyUp(struct fdc_request *request, const struct fdc_req_fdcC
                                                        stream);
     }
     if (result == CUDA_SUCCESS)
-        result = fdc_order_copied(request, stream);
-    if (result == CUDA_SUCCESS)
-        result = fdc_done_later(request, stream, (struct fdc_chunk){ 0 });
+        result = enqueued(request, stream, fdc_order_copied(request, stream),
+                          (struct fdc_chunk){ 0 });
     fdc_request_answer(request, result, NULL, 0);
     return 0;
 }
@@ -81,7 +95,7 @@ fdc_server_call_fdcCopyDown(struct fdc_request *request,
         result = request->driver->cuMemcpyDtoHAsync_v2(bytes, req->src, req->chunk.size,
                                                        stream);
     if (result == CUDA_SUCCESS)
-        result = fdc_done_later(request, stream, req->chunk);
+        result = enqueued(request, stream, CUDA_SUCCESS, req->chunk);
     fdc_request_answer(request, result, NULL, 0);
     return 0;
 }
@@ -266,9 +280,8 @@ fdc_server_call_fdcCopy3DUp(struct fdc_request *request,
         result = request->driver->cuMemcpy3DAsync_v2(&copy, stream);
     }
     if (result == CUDA_SUCCESS)
-        result = fdc_order_copied(request, stream);
-    if (result == CUDA_SUCCESS)
-        result = fdc_done_later(request, stream, (struct fdc_chunk){ 0 });
+        result = enqueued(request, stream, fdc_order_copied(request, stream),
+                          (struct fdc_chunk){ 0 });
     fdc_request_answer(request, result, NULL, 0);
     return 0;
 }
@@ -290,7 +303,7 @@ fdc_server_call_fdcCopy3DDown(struct fdc_request *request,
     if (result == CUDA_SUCCESS)
         result = request->driver->cuMemcpy3DAsync_v2(&copy, stream);
     if (result == CUDA_SUCCESS)
-        result = fdc_done_later(request, stream, req->chunk);
+        result = enqueued(request, stream, CUDA_SUCCESS, req->chunk);
     fdc_request_answer(request, result, NULL, 0);
     return 0;
 }

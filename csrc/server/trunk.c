@@ -339,8 +339,14 @@ enqueue(struct work *work, const struct fdc_part *part, struct slot *slot)
     CUresult result = is_plain(work) ? enqueue_plain(work, part, slot)
                                      : enqueue_box(work, part, slot);
 
-    if (result == CUDA_SUCCESS)
+    if (result == CUDA_SUCCESS) {
         result = fdc_mark_stream(work->ctx, work->stream, &slot->mark);
+        if (result != CUDA_SUCCESS) {
+            /* Not before that is over has the client its chunk back. */
+            slot->mark = NULL;
+            work->request->driver->cuStreamSynchronize(work->stream);
+        }
+    }
     if (result == CUDA_SUCCESS && !work->out)
         fdc_count(work->request->serve, up_bytes, slot->size);
     return result;
