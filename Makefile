@@ -27,7 +27,9 @@ $(VENV)/.installed: pyproject.toml setup.py | $(BIN)/python
 	FD_BUILD_JOBS=$(JOBS) $(PIP) install --no-build-isolation -e .
 	@touch $@
 
+# gpustat comes as source, whose build needs setuptools-scm.
 $(VENV)/.test: $(VENV)/.installed
+	$(PIP) install 'setuptools-scm>=8'
 	FD_BUILD_JOBS=$(JOBS) $(PIP) install --no-build-isolation -e '.[test,cuda]'
 	@touch $@
 
