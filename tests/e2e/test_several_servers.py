@@ -50,6 +50,7 @@ MIXED = (
 
 def over(pair: tuple[Server, Server], road: str, *words: str | Path, tmp: Path, n: int = 4,
          env: dict[str, str] | None = None) -> Outcome:
+    until(lambda: [free_mib(server) for server in pair] == [2 * MEMORY_MB] * 2)
     if road == "mixed":
         words = ("sh", "-c", MIXED, tmp / "session", *words)
         return run(command(pair, *words, n=n), env or {})
@@ -195,6 +196,7 @@ def free_mib(server: Server) -> int:
 
 
 def test_more_than_all_have_is_refused_by_all_their_names(pair: tuple[Server, Server]) -> None:
+    until(lambda: [free_mib(server) for server in pair] == [2 * MEMORY_MB] * 2)
     done = run(command(pair, "true", n=5), {})
     assert done.status == 125
     assert done.err == (
