@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.conftest import BIN, ROADS, Run, Server, build_c
+from tests.support import until
 
 # Copies to the host are waited for by their completion, all else by a reply.
 WITHOUT_REPLY = ("fdcCopyDown", "fdcCopy3DDown")
@@ -90,6 +91,8 @@ def test_direct_says_that_there_is_no_session(direct: Run) -> None:
 def test_running_sessions_are_shown(road: str, server: Server) -> None:
     stats = [BIN / "flexdirect", "stats", "-l", server.address]
     environment = {"PATH": "/usr/bin:/bin", "FD_TRANSPORT": road}
+    until(lambda: "no program" in subprocess.run(stats, check=True, text=True,
+                                                 stdout=subprocess.PIPE).stdout)
     command = [str(word) for word in server.command(build_c("counted"), "rest", "1")]
     program = subprocess.Popen(command, env=environment, text=True,
                                stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -119,5 +122,8 @@ def test_running_sessions_are_shown(road: str, server: Server) -> None:
 
 def test_without_sessions_it_says_so(server: Server) -> None:
     stats = [BIN / "flexdirect", "stats", "-l", server.address]
-    said = subprocess.run(stats, check=True, text=True, stdout=subprocess.PIPE).stdout
-    assert said == "no program of yours has a session\n"
+
+    def said() -> str:
+        return subprocess.run(stats, check=True, text=True, stdout=subprocess.PIPE).stdout
+
+    until(lambda: said() == "no program of yours has a session\n")  # the last one may be ending
