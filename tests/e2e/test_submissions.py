@@ -70,7 +70,7 @@ LOOSE = {"freed_block", "demo_driver", "steady", "features", "eigenvalues", "ima
 # Nothing of theirs reaches a stream.
 NOTHING = {"old_names", "answers", "stream_attributes"}
 # What their kernels leave depends on time, also directly: clocks, the order of atomics.
-VARY = {"atomics", "clocks", "compaction", "monte_carlo"}
+VARY = {"atomics", "clocks", "compaction", "intervals", "monte_carlo"}
 # Structures that their kernels are given have gaps.
 GAPS = {"cupy_raw"}
 # A server launches their graphs between functions of its own: see submissions.py.

@@ -36,8 +36,9 @@ def test_calls_without_an_answer_do_not_wait(road: str, remote: Run) -> None:
     cost = a_round(remote, road, build_c("steady"), env={})
     waits = {name: waits for name, (_, waits) in cost.items() if waits > 0}
     own = waits.pop("cuStreamSynchronize", 0), waits.pop("fdcCopyDown")
-    # A synchronise of what is known to be over does not wait either.
-    assert own[0] <= 32 and own[1] == 32
+    # A synchronise of what is known to be over does not wait either, so the 16 rounds may
+    # have waited less often than they asked, and the 48 as often.
+    assert own[0] <= 48 and own[1] == 32
     # In all rounds together: a busy machine may be late with what was freed, or told.
     assert sum(waits.values()) <= 2, waits
     assert cost["cuGraphLaunch"] == (32, 0), "a replay is one message"
