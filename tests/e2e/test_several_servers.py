@@ -36,6 +36,12 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Ser
     assert (one.stop(), two.stop()) == (0, 0), one.text() + two.text()
 
 
+@pytest.fixture(autouse=True)
+def all_free(pair: tuple[Server, Server]) -> None:
+    """A lease ends a moment after its program."""
+    until(lambda: [free_mib(server) for server in pair] == [2 * MEMORY_MB] * 2)
+
+
 def command(pair: tuple[Server, Server], *words: str | Path, n: int = 4) -> list[str | Path]:
     servers = ",".join(server.address for server in pair)
     return [BIN / "fdrun", "-n", str(n), "-l", servers, "--", *words]
@@ -183,6 +189,7 @@ def test_visible_devices(
 def test_whole_requests_stay_on_one_server(pair: tuple[Server, Server]) -> None:
     done = run(command(pair, "sh", "-c", 'grep -c "^server" "$FD_SESSION"', n=2), {})
     assert done.out == "1\n", done.err
+    until(lambda: [free_mib(server) for server in pair] == [2 * MEMORY_MB] * 2)
     done = run(command(pair, "sh", "-c", 'grep "^gpus" "$FD_SESSION"', n=3), {})
     assert done.out == "gpus 2\ngpus 1\n", done.err
 
