@@ -69,8 +69,11 @@ LOOSE = {"freed_block", "demo_driver", "steady", "features", "eigenvalues", "ima
          "peers", "several_gpus", *PYTHON}
 # Nothing of theirs reaches a stream.
 NOTHING = {"old_names", "answers", "stream_attributes"}
-# What their kernels leave depends on time, also directly: clocks, the order of atomics.
-VARY = {"atomics", "clocks", "compaction", "intervals", "monte_carlo"}
+# Blocks run one after the other: what a kernel leaves then does not depend on which of them
+# came to an atomic first.
+IN_ORDER = {"FD_CPU_THREADS": "1"}
+# What their kernels leave depends on time all the same, also directly.
+VARY = {"clocks"}
 # Structures that their kernels are given have gaps.
 GAPS = {"cupy_raw"}
 # A server launches their graphs between functions of its own: see submissions.py.
@@ -85,7 +88,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def logging(folder: Path) -> Iterator[Server]:
-    server = Server(folder / "state", devices=4, env={"FD_CPU_LOG": str(folder / "remote")})
+    server = Server(folder / "state", devices=4,
+                    env={"FD_CPU_LOG": str(folder / "remote"), **IN_ORDER})
     yield server
     assert server.stop() == 0, server.text()
 
@@ -96,7 +100,7 @@ def compare(name: str, program: Sequence[str | Path], road: str, direct: Run,
     for old in folder.glob("*.[0-9]*"):
         old.unlink()
     alone = direct(*program, devices=devices,
-                   env={"FD_CPU_LOG": str(folder / "direct"), **(env or {})})
+                   env={"FD_CPU_LOG": str(folder / "direct"), **IN_ORDER, **(env or {})})
     there = run(logging.command(*program, options=("-n", str(devices))),
                 {"FD_TRANSPORT": road, **(env or {})})
     assert (there.status, there.out) == (alone.status, alone.out), there.err
