@@ -85,6 +85,13 @@ int link_setup_take(const struct link_setup *setup, enum fdc_road road,
                     struct fdc_link_size *size, struct link_emulation *emulation);
 /* The largest record of a lane's ring. */
 uint32_t link_max_record(const struct fdc_link *link, enum fdc_lane lane);
+/* Memory of this process alone, for rings and regions that other roads than shm fill. */
+void *link_map(size_t size);
+void link_unmap(void *memory, size_t size);     /* NULL: nothing */
+/* A lane's receiving ring in new memory: link->ring[lane] takes out, fill puts in. What was
+ * mapped is in *memory also on failure. */
+int link_make_ring(struct fdc_link *link, enum fdc_lane lane, void **memory,
+                   struct fdc_ring *fill);
 /* Waits until the socket has something to read, for the set-up. */
 int link_await_setup(int sock);
 

@@ -17,7 +17,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -203,34 +202,16 @@ rdma_meet(struct rdma_link *rdma, int64_t timeout_us)
 
 /* ---- making ---- */
 
-static void *
-map_memory(size_t size)
-{
-    void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-
-    return memory == MAP_FAILED ? NULL : memory;
-}
-
 static int
 make_rings(struct rdma_link *rdma)
 {
     struct fdc_link *link = &rdma->link;
-    size_t footprint;
     int err;
 
     for (int lane = 0; lane < FDC_LANES; lane++) {
         if (link_sends(link, lane))
             continue;
-        footprint = fdc_ring_footprint(link->size.lane[lane]);
-        rdma->in[lane].memory = map_memory(footprint);
-        if (!rdma->in[lane].memory)
-            return -ENOMEM;
-        err = fdc_ring_make(rdma->in[lane].memory, link->size.lane[lane]);
-        if (!err)
-            err = fdc_ring_map(&link->ring[lane], rdma->in[lane].memory, footprint);
-        if (!err)
-            err = fdc_ring_map(&rdma->in[lane].fill, rdma->in[lane].memory, footprint);
+        err = link_make_ring(link, lane, &rdma->in[lane].memory, &rdma->in[lane].fill);
         if (err)
             return err;
     }
@@ -260,7 +241,7 @@ make_memory(struct rdma_link *rdma)
     int err;
 
     for (int region = 0; region < FDC_REGIONS; region++) {
-        link->region[region] = map_memory(link->size.region[region]);
+        link->region[region] = link_map(link->size.region[region]);
         if (!link->region[region])
             return -ENOMEM;
         prot = UCX_PROT_LOCAL_READ | UCX_PROT_LOCAL_WRITE;
@@ -271,7 +252,7 @@ make_memory(struct rdma_link *rdma)
         if (err)
             return err;
     }
-    rdma->pool = map_memory(RDMA_BATCHES * RDMA_BATCH_ROOM);
+    rdma->pool = link_map(RDMA_BATCHES * RDMA_BATCH_ROOM);
     if (!rdma->pool)
         return -ENOMEM;
     for (int i = RDMA_BATCHES - 1; i >= 0; i--) {
@@ -480,17 +461,14 @@ rdma_drop(struct rdma_link *rdma)
         drop_ucx(rdma);
     rdma_drop_held(rdma);
     for (int lane = 0; lane < FDC_LANES; lane++) {
-        if (rdma->in[lane].memory)
-            munmap(rdma->in[lane].memory, fdc_ring_footprint(link->size.lane[lane]));
+        link_unmap(rdma->in[lane].memory, fdc_ring_footprint(link->size.lane[lane]));
         if (rdma->out[lane].open && !rdma->out[lane].open->pooled)
             free(rdma->out[lane].open);
         pthread_mutex_destroy(&rdma->out[lane].lock);
     }
     for (int region = 0; region < FDC_REGIONS; region++)
-        if (link->region[region])
-            munmap(link->region[region], link->size.region[region]);
-    if (rdma->pool)
-        munmap(rdma->pool, RDMA_BATCHES * RDMA_BATCH_ROOM);
+        link_unmap(link->region[region], link->size.region[region]);
+    link_unmap(rdma->pool, RDMA_BATCHES * RDMA_BATCH_ROOM);
     if (rdma->wake_fd >= 0)
         close(rdma->wake_fd);
     pthread_mutex_destroy(&rdma->lock);

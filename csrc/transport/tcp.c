@@ -26,7 +26,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <sys/mman.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -1133,35 +1132,19 @@ set_socket(int fd)
     set_congestion(fd);
 }
 
-static void *
-map_memory(size_t size)
-{
-    void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-
-    return memory == MAP_FAILED ? NULL : memory;
-}
-
-static void
-unmap_memory(void *memory, size_t size)
-{
-    if (memory)
-        munmap(memory, size);
-}
-
 static void
 drop(struct tcp_link *tcp)
 {
     struct fdc_link *link = &tcp->link;
 
     for (int lane = 0; lane < FDC_LANES; lane++)
-        unmap_memory(tcp->ring_memory[lane], fdc_ring_footprint(link->size.lane[lane]));
+        link_unmap(tcp->ring_memory[lane], fdc_ring_footprint(link->size.lane[lane]));
     for (int region = 0; region < FDC_REGIONS; region++)
-        unmap_memory(link->region[region], link->size.region[region]);
-    unmap_memory(tcp->command.bytes, tcp->command.size);
-    unmap_memory(tcp->bulk.bytes, tcp->bulk.size);
-    unmap_memory(tcp->from_command.bytes, tcp->from_command.size);
-    unmap_memory(tcp->from_bulk.bytes, tcp->from_bulk.size);
+        link_unmap(link->region[region], link->size.region[region]);
+    link_unmap(tcp->command.bytes, tcp->command.size);
+    link_unmap(tcp->bulk.bytes, tcp->bulk.size);
+    link_unmap(tcp->from_command.bytes, tcp->from_command.size);
+    link_unmap(tcp->from_bulk.bytes, tcp->from_bulk.size);
     seal_free(tcp->command.seal);
     seal_free(tcp->bulk.seal);
     if (tcp->wake_fd >= 0)
@@ -1182,13 +1165,13 @@ make_buffers(struct tcp_link *tcp)
     const struct fdc_link_size *size = &tcp->link.size;
 
     tcp->command.size = size->lane[sent] + STAGING_EXTRA;
-    tcp->command.bytes = map_memory(tcp->command.size);
+    tcp->command.bytes = link_map(tcp->command.size);
     tcp->bulk.size = size->lane[FDC_LANE_SIDE] + STAGING_EXTRA;
-    tcp->bulk.bytes = map_memory(tcp->bulk.size);
+    tcp->bulk.bytes = link_map(tcp->bulk.size);
     tcp->from_command.size = size->lane[received] / 2 + 2 * STAGING_EXTRA;
-    tcp->from_command.bytes = map_memory(tcp->from_command.size);
+    tcp->from_command.bytes = link_map(tcp->from_command.size);
     tcp->from_bulk.size = size->lane[FDC_LANE_SIDE] / 2 + 2 * STAGING_EXTRA;
-    tcp->from_bulk.bytes = map_memory(tcp->from_bulk.size);
+    tcp->from_bulk.bytes = link_map(tcp->from_bulk.size);
     if (!tcp->command.bytes || !tcp->bulk.bytes || !tcp->from_command.bytes ||
         !tcp->from_bulk.bytes)
         return -ENOMEM;
@@ -1199,26 +1182,17 @@ static int
 make_rings(struct tcp_link *tcp)
 {
     struct fdc_link *link = &tcp->link;
-    size_t footprint;
     int err;
 
     for (int lane = 0; lane < FDC_LANES; lane++) {
         if (link_sends(link, lane))
             continue;
-        footprint = fdc_ring_footprint(link->size.lane[lane]);
-        tcp->ring_memory[lane] = map_memory(footprint);
-        if (!tcp->ring_memory[lane])
-            return -ENOMEM;
-        err = fdc_ring_make(tcp->ring_memory[lane], link->size.lane[lane]);
-        if (!err)
-            err = fdc_ring_map(&link->ring[lane], tcp->ring_memory[lane], footprint);
-        if (!err)
-            err = fdc_ring_map(&tcp->fill[lane], tcp->ring_memory[lane], footprint);
+        err = link_make_ring(link, lane, &tcp->ring_memory[lane], &tcp->fill[lane]);
         if (err)
             return err;
     }
     for (int region = 0; region < FDC_REGIONS; region++) {
-        link->region[region] = map_memory(link->size.region[region]);
+        link->region[region] = link_map(link->size.region[region]);
         if (!link->region[region])
             return -ENOMEM;
     }

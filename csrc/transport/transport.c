@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "link.h"
 
@@ -53,6 +54,40 @@ link_setup_take(const struct link_setup *setup, enum fdc_road road,
         .mbps = setup->mbps,
     };
     return 0;
+}
+
+void *
+link_map(size_t size)
+{
+    void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+    return memory == MAP_FAILED ? NULL : memory;
+}
+
+void
+link_unmap(void *memory, size_t size)
+{
+    if (memory)
+        munmap(memory, size);
+}
+
+int
+link_make_ring(struct fdc_link *link, enum fdc_lane lane, void **memory,
+               struct fdc_ring *fill)
+{
+    size_t footprint = fdc_ring_footprint(link->size.lane[lane]);
+    int err;
+
+    *memory = link_map(footprint);
+    if (!*memory)
+        return -ENOMEM;
+    err = fdc_ring_make(*memory, link->size.lane[lane]);
+    if (!err)
+        err = fdc_ring_map(&link->ring[lane], *memory, footprint);
+    if (!err)
+        err = fdc_ring_map(fill, *memory, footprint);
+    return err;
 }
 
 int
