@@ -654,6 +654,7 @@ fdc_server_call_fdcMemGrow(struct fdc_request *request, const struct fdc_req_fdc
 
     if (req->device >= 0 && req->device < request->serve->limits.devices)
         result = grow(request->serve, req->device, req->address, req->size);
+    fdc_serve_lost(request->serve, req->device, result);
     fdc_request_answer(request, result, NULL, 0);
     return 0;
 }
@@ -749,6 +750,7 @@ fdc_server_call_fdcMemAllocPlain(struct fdc_request *request,
     if (result != CUDA_SUCCESS && address != 0)
         serve->driver->cuMemFree_v2(address);
     reply.address = address;
+    fdc_serve_lost(serve, req->device, result);
 answer:
     fdc_request_answer(request, result, &reply, sizeof(reply));
     return 0;
@@ -766,6 +768,7 @@ fdc_server_call_fdcMemFreePlain(struct fdc_request *request,
     if (result == CUDA_SUCCESS) {
         use_device(serve, entry.memory->device);
         result = serve->driver->cuMemFree_v2(entry.address);
+        fdc_serve_lost(serve, entry.memory->device, result);
         give_back(serve, entry.memory);
     }
     fdc_request_answer(request, result, NULL, 0);

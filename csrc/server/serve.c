@@ -188,27 +188,52 @@ fdc_send_flush(struct fdc_serve *serve)
     pthread_mutex_unlock(&serve->reply_lock);
 }
 
-/* The context that a call was to work in. Whether it is current is another matter: a driver
- * may refuse to make one current that it has lost. */
-static const struct fdc_ctx *
-ctx_of(const struct fdc_request *request)
+enum { NO_DEVICE = -1 };
+
+static int
+device_of_ctx(const struct fdc_ctx *ctx)
+{
+    return ctx != NULL ? ctx->device : NO_DEVICE;
+}
+
+/* The device that a call was to work on. Whether its context is current is another matter: a
+ * driver may refuse to make one current that it has lost. */
+static int
+device_of(const struct fdc_request *request)
 {
     const struct fdc_serve_entry *entry = fdc_serve_entry(request->id);
 
-    return entry != NULL && entry->context ? fdc_context_at(request->serve, request->ctx)
-                                           : NULL;
+    if (entry != NULL && entry->context)
+        return device_of_ctx(fdc_context_at(request->serve, request->ctx));
+    return request->serve->limits.devices == 1 ? 0 : NO_DEVICE;
 }
 
-/* Remembers what this result says of the context (NULL: of none), and tells the client which
- * device was lost last. Under reply_lock. */
+/* Under reply_lock. */
 static void
-tell_lost(struct fdc_serve *serve, const struct fdc_ctx *ctx, CUresult result,
-          struct fdc_reply *head)
+note_lost(struct fdc_serve *serve, int device, CUresult result)
 {
-    if (FDC_UNLIKELY(result != CUDA_SUCCESS) && ctx != NULL && fdc_result_is_final(result)) {
-        serve->lost = (uint16_t)(1 + ctx->device);
-        serve->lost_result = (uint16_t)result;
-    }
+    serve->lost = (uint16_t)(1 + device);
+    serve->lost_result = (uint16_t)result;
+}
+
+void
+fdc_serve_lost(struct fdc_serve *serve, int device, CUresult result)
+{
+    if (FDC_LIKELY(!fdc_result_is_final(result)))
+        return;
+    pthread_mutex_lock(&serve->reply_lock);
+    note_lost(serve, device, result);
+    pthread_mutex_unlock(&serve->reply_lock);
+}
+
+/* Remembers what this result says of the device, and tells the client which device was lost
+ * last. Under reply_lock. */
+static void
+tell_lost(struct fdc_serve *serve, int device, CUresult result, struct fdc_reply *head)
+{
+    if (FDC_UNLIKELY(result != CUDA_SUCCESS) && device != NO_DEVICE &&
+        fdc_result_is_final(result))
+        note_lost(serve, device, result);
     if (head != NULL) {
         head->lost = serve->lost;
         head->lost_result = serve->lost_result;
@@ -225,9 +250,8 @@ tell_first(struct fdc_serve *serve, struct fdc_reply *head)
     serve->first_id = 0;
 }
 
-void
-fdc_send_done(struct fdc_serve *serve, const struct fdc_ctx *ctx, uint64_t ticket,
-              CUresult result, bool flush)
+static void
+send_done(struct fdc_serve *serve, int device, uint64_t ticket, CUresult result, bool flush)
 {
     struct fdc_reply reply = {
         .size = sizeof(reply), .id = FDC_REPLY_DONE, .ticket = ticket, .result = result,
@@ -235,10 +259,17 @@ fdc_send_done(struct fdc_serve *serve, const struct fdc_ctx *ctx, uint64_t ticke
 
     fdc_count(serve, dones, 1);
     pthread_mutex_lock(&serve->reply_lock);
-    tell_lost(serve, ctx, result, &reply);
+    tell_lost(serve, device, result, &reply);
     tell_first(serve, &reply);
     send_locked(serve, &reply, sizeof(reply), flush);
     pthread_mutex_unlock(&serve->reply_lock);
+}
+
+void
+fdc_send_done(struct fdc_serve *serve, const struct fdc_ctx *ctx, uint64_t ticket,
+              CUresult result, bool flush)
+{
+    send_done(serve, device_of_ctx(ctx), ticket, result, flush);
 }
 
 /* ---- answers ---- */
@@ -251,7 +282,7 @@ keep_failure(const struct fdc_request *request, CUresult result)
 
     fdc_count(serve, failures, 1);
     pthread_mutex_lock(&serve->reply_lock);
-    tell_lost(serve, ctx_of(request), result, NULL);
+    tell_lost(serve, device_of(request), result, NULL);
     if (serve->first_result == CUDA_SUCCESS) {
         serve->first_result = result;
         serve->first_id = request->id;
@@ -283,7 +314,7 @@ fdc_request_answer_always(struct fdc_request *request, CUresult result, void *re
     if (request->flags & FDC_MSG_DONE) {
         if (result != CUDA_SUCCESS && !request->done) {
             request->done = true;
-            fdc_send_done(serve, ctx_of(request), request->ticket, result, true);
+            send_done(serve, device_of(request), request->ticket, result, true);
         }
         return;
     }
@@ -303,7 +334,7 @@ fdc_request_answer_always(struct fdc_request *request, CUresult result, void *re
     head->result = result;
     fdc_count(serve, replies, 1);
     pthread_mutex_lock(&serve->reply_lock);
-    tell_lost(serve, ctx_of(request), result, head);
+    tell_lost(serve, device_of(request), result, head);
     tell_first(serve, head);
     send_locked(serve, head, size, true);
     pthread_mutex_unlock(&serve->reply_lock);

@@ -214,6 +214,8 @@ void fdc_send(struct fdc_serve *serve, const void *bytes, uint32_t size, bool fl
 /* ctx: whose work it was, NULL: nobody's. */
 void fdc_send_done(struct fdc_serve *serve, const struct fdc_ctx *ctx, uint64_t ticket,
                    CUresult result, bool flush);
+/* What a call of no context has found out about a device: replies tell of it from now on. */
+void fdc_serve_lost(struct fdc_serve *serve, int device, CUresult result);
 void fdc_send_flush(struct fdc_serve *serve);
 void fdc_send_drop(struct fdc_serve *serve);
 /* What did not fit before; true: there is still some. */
