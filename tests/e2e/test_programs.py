@@ -20,7 +20,8 @@ def same(direct: Outcome, remoted: Outcome) -> None:
 
 SEMANTICS = ("order_threads", "blocked_stream", "capture_threads", "freed_block",
              "rerecorded_event", "wrong_arguments", "launch_mistakes",
-             "contexts", "fork_child", "illegal_address", "illegal_threads", "stream_rules",
+             "contexts", "fork_child", "illegal_address", "illegal_threads",
+             "illegal_alloc", "stream_rules",
              "capture_rules", "exit_ways", "fork_ways", "dlopen_close",
              "old_names", "answers", "words",
              "stream_attributes", "launch_attributes",

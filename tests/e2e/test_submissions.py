@@ -38,7 +38,8 @@ def build_several(name: str) -> Path:
 LEFT_OUT = {
     **dict.fromkeys(("managed", "pinned", "printing_held", "managed_memory"),
                     "blocks of memory that a driver shares with the program are copied"),
-    **dict.fromkeys(("illegal_threads", "exit_ways", "fork_ways"),
+    **dict.fromkeys(("illegal_threads", "illegal_alloc", "exit_ways",
+                     "fork_ways"),
                     "threads call until something happens: how often depends on time"),
     **dict.fromkeys(("contexts", "dlopen_close"),
                     "threads copy on one stream at once, in any order"),
