@@ -110,9 +110,11 @@ test_other_frames_end_the_trunk(void)
         struct fdc_trunk end = come(i);
         uint64_t ticket = take(i, 1, base, 2 * PIECE, FDC_MSG_REPLY);
         uint8_t end_of_file;
+        int sent = fdc_trunk_send(&end, frames[i].copy, frames[i].offset, bytes + 1,
+                                  frames[i].size);
 
-        CHECK_EQ(fdc_trunk_send(&end, frames[i].copy, frames[i].offset, bytes + 1,
-                                frames[i].size), 0);
+        /* The head is enough to hang up on the rest. */
+        CHECK(sent == 0 || sent == -EPIPE || sent == -ECONNRESET);
         CHECK_EQ(answered(ticket), 0);
         CHECK_EQ(REPLY(&client, fdcTrunkCopy)->broken, 1);
         CHECK(fdc_sock_read(end.fd, &end_of_file, 1, -1) < 0);
