@@ -416,6 +416,7 @@ context_shut(struct fdc_ctx *ctx)
 
     fdc_store_release(&ctx->open, 0);   /* pairs with fdc_context_at() */
     fdc_gates_shut(serve, ctx);
+    fdc_trunks_shut(serve, ctx);
     result = fdc_context_use_ctx(serve, ctx);
     if (result == CUDA_SUCCESS && fdc_mark_all(ctx, &mark) == CUDA_SUCCESS) {
         driver->cuEventSynchronize(mark->event);

@@ -402,6 +402,8 @@ struct fdc_trunks *fdc_trunks_new(void);
 void fdc_trunks_free(struct fdc_trunks *trunks);
 /* The client has gone: what waits on one ends. */
 void fdc_trunks_cancel(struct fdc_serve *serve);
+/* Copies of a context that closes end; others begin no more in it. */
+void fdc_trunks_shut(struct fdc_serve *serve, const struct fdc_ctx *ctx);
 
 /* ---- print.c ---- */
 

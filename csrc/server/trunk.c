@@ -28,6 +28,7 @@ struct trunk {
     struct fdc_trunk end;
     bool out;                           /* from here; else to here */
     bool busy, broken;                  /* under the lock */
+    const struct fdc_ctx *ctx;          /* whose copy it is busy with */
 };
 
 struct fdc_trunks {
@@ -131,20 +132,32 @@ add(struct fdc_trunks *trunks, uint64_t number, bool out, struct fdc_trunk *end)
     return err;
 }
 
-/* The trunk for a copy of one's own; NULL: there is none, or it is broken. */
+/* The trunk for a copy in this context; NULL: there is none, or it is broken, or the context
+ * is being closed. */
 static struct trunk *
-take(struct fdc_trunks *trunks, uint64_t number, bool out)
+take(struct fdc_trunks *trunks, uint64_t number, bool out, const struct fdc_ctx *ctx)
 {
     struct trunk *trunk;
 
     pthread_mutex_lock(&trunks->lock);
     trunk = find(trunks, number, out);
-    if (trunk != NULL && (trunk->busy || trunk->broken))
+    /* pairs with context_shut(), which comes to fdc_trunks_shut() after it */
+    if (trunk != NULL && (trunk->busy || trunk->broken || !fdc_load_acquire(&ctx->open)))
         trunk = NULL;
-    if (trunk != NULL)
+    if (trunk != NULL) {
         trunk->busy = true;
+        trunk->ctx = ctx;
+    }
     pthread_mutex_unlock(&trunks->lock);
     return trunk;
+}
+
+/* Whoever is in the middle of a copy comes out of it. Under the lock. */
+static void
+hang_up(struct trunk *trunk)
+{
+    trunk->broken = true;
+    shutdown(trunk->end.fd, SHUT_RDWR);
 }
 
 static void
@@ -152,10 +165,9 @@ give_back(struct fdc_trunks *trunks, struct trunk *trunk, bool broken)
 {
     pthread_mutex_lock(&trunks->lock);
     trunk->busy = false;
-    if (broken) {
-        trunk->broken = true;
-        shutdown(trunk->end.fd, SHUT_RDWR);
-    }
+    trunk->ctx = NULL;
+    if (broken)
+        hang_up(trunk);
     pthread_mutex_unlock(&trunks->lock);
 }
 
@@ -165,11 +177,21 @@ shut(struct fdc_trunks *trunks, uint64_t number)
 {
     pthread_mutex_lock(&trunks->lock);
     for (struct trunk *trunk = trunks->first; trunk != NULL; trunk = trunk->next) {
-        if (trunk->number != number)
-            continue;
-        trunk->broken = true;
-        shutdown(trunk->end.fd, SHUT_RDWR);
+        if (trunk->number == number)
+            hang_up(trunk);
     }
+    pthread_mutex_unlock(&trunks->lock);
+}
+
+void
+fdc_trunks_shut(struct fdc_serve *serve, const struct fdc_ctx *ctx)
+{
+    struct fdc_trunks *trunks = serve->trunks;
+
+    pthread_mutex_lock(&trunks->lock);
+    for (struct trunk *trunk = trunks->first; trunk != NULL; trunk = trunk->next)
+        if (trunk->busy && trunk->ctx == ctx)
+            hang_up(trunk);
     pthread_mutex_unlock(&trunks->lock);
 }
 
@@ -481,7 +503,7 @@ serve_copy(struct work *work, uint64_t trunk, uint64_t stream)
     work->ctx = fdc_context_here();
     if (work->ctx == NULL)
         return CUDA_ERROR_INVALID_CONTEXT;
-    work->trunk = take(serve->trunks, trunk, work->out);
+    work->trunk = take(serve->trunks, trunk, work->out, work->ctx);
     if (work->trunk == NULL) {
         work->broken = true;
         return CUDA_SUCCESS;

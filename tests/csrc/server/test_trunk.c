@@ -8,6 +8,7 @@
 #define MIB (1ull << 20)
 enum { CHUNKS = 3, NUMBER = 42 };
 #define PIECE (64 * KIB)
+#define OTHER FDC_HANDLE(FDC_KIND_CONTEXT, 1, 200)
 
 static struct client client;
 static uint64_t base;
@@ -173,6 +174,28 @@ test_a_wait_ends_with_the_trunk_and_with_the_client(void)
     fdc_trunk_close(&end);
 }
 
+/* A context does not close under a copy that waits, and does not wait for it either. */
+static void
+test_a_wait_ends_with_its_context(void)
+{
+    struct fdc_trunk end;
+    uint64_t copy, close;
+
+    open_client();
+    CHECK_EQ(CALL(&client, fdcContextCreate, .context = OTHER), 0);
+    client.ctx = FDC_HANDLE_INDEX(OTHER);
+    end = come(1);
+    copy = take(1, 1, base, PIECE, FDC_MSG_REPLY);
+    usleep(20000);
+    client.ctx = 0;
+    close = SEND(&client, fdcContextClose, FDC_MSG_REPLY, .context = OTHER);
+    CHECK_EQ(answered(copy), 0);
+    CHECK_EQ(REPLY(&client, fdcTrunkCopy)->broken, 1);
+    CHECK_EQ(answered(close), 0);
+    fdc_trunk_close(&end);
+    client_close(&client, 0);
+}
+
 static void
 test_a_number_comes_once(void)
 {
@@ -270,6 +293,7 @@ main(void)
     RUN(test_memory_that_is_not_the_session_s_is_refused);
     RUN(test_no_such_trunk_is_a_broken_one);
     RUN(test_a_wait_ends_with_the_trunk_and_with_the_client);
+    RUN(test_a_wait_ends_with_its_context);
     RUN(test_a_number_comes_once);
     RUN(test_what_cannot_be_reached_takes_its_time);
     RUN(test_lies_end_the_session);
