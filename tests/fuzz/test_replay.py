@@ -12,7 +12,7 @@ BUILD = ROOT / "build"
 SHARED = {"ptx_read": "ptx"}  # whose inputs a target takes
 TARGETS = [
     "ptx", "ptx_read", "cubin", "image", "shim_image", "client", "server", "ring", "tcp", "seal",
-    "rdma",
+    "rdma", "trunk",
 ]
 
 
