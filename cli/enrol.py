@@ -1,9 +1,7 @@
 """fdserver token, revoke and enrolled: who may join this host's pool."""
 
 import argparse
-import contextlib
 import re
-import socket
 import sys
 import time
 from collections.abc import Sequence
@@ -88,7 +86,7 @@ def uses(text: str) -> int:
 def token(given: argparse.Namespace) -> int:
     from fdcore.config import parse_address
     from fdcore.errors import ConfigError
-    from fdcore.security import authority, files, tokens
+    from fdcore.security import authority, files
 
     if given.name and not authority.NAME.fullmatch(given.name):
         raise ConfigError("a name has letters, digits and . _ @ - only")
@@ -98,30 +96,8 @@ def token(given: argparse.Namespace) -> int:
     pool = authority.found(folder)
     if fresh:
         print(f"Founded pool {pool.pool}: {folder}", file=sys.stderr)
-    made = tokens.create(
-        folder,
-        pool.pool,
-        pool.hash,
-        given.role,
-        addresses or [str(parse_address(one)) for one in own_addresses()],
-        int(time.time()) + given.ttl,
-        given.uses,
-        given.name,
-    )
-    print(made.text())
+    print(pool.invite(given.role, given.ttl, given.uses, given.name, addresses))
     return 0
-
-
-def own_addresses() -> list[str]:
-    """The address that goes out to the world, and the host's name. Nothing is sent."""
-    found = []
-    with (
-        contextlib.suppress(OSError),
-        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock,
-    ):
-        sock.connect(("192.0.2.1", 9))
-        found.append(str(sock.getsockname()[0]))
-    return [*found, socket.gethostname()]
 
 
 def revoke(given: argparse.Namespace) -> int:

@@ -16,6 +16,7 @@ import secrets
 import shutil
 import signal
 import socket
+import time
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
@@ -41,12 +42,13 @@ from fdcore.lease import Lease, LeaseBook, Owner
 from fdcore.line import Line
 from fdcore.recall import Heirloom, machine, socket_of, started
 from fdcore.rpc.server import Activity, ControlListener, Place, run_loop
-from fdcore.sched.queue import Quota
+from fdcore.sched.queue import Quota, Request
 from fdcore.sched.slices import MIB, Ask, Gpu, Pool
 from fdcore.security.identity import is_loopback, tls_wish
 from fdcore.security.limits import Seldom, Stranger, Waiting
-from fdcore.security.roles import ADMIN
-from fdcore.session import Hold, Session, card_of
+from fdcore.security.passes import Passes
+from fdcore.security.roles import WATCH, less
+from fdcore.session import Hold, Session, calls_of, card_of, counters_of, did
 from fdcore.sockets import (
     comes_from_afar,
     end_of,
@@ -64,6 +66,7 @@ from fdcore.sockets import (
 from fdcore.store import LEASE, META, QUOTA
 from fdcore.tenants import Tenants, give
 from fdcore.trunks import Trunk, admit_trunk
+from fdcore.watch import LogLine, Watch
 from fdcore.workers import (
     REFILL_SECONDS,
     START_SECONDS,
@@ -143,6 +146,8 @@ class Server:
         self.sessions: dict[bytes, Session] = {}
         self.holds: dict[Hold, socket.socket] = {}
         self.boards = Boards()
+        self.figures = Watch(self.boards)
+        self.passes: Passes[Owner] = Passes()
         self.heirloom = Heirloom(self)
         self.tasks: set[asyncio.Task[None]] = set()
         self.listeners: list[socket.socket] = []
@@ -167,7 +172,13 @@ class Server:
         idle = self.options.idle_release
         if idle and (not ask.idle or ask.idle > idle):
             ask = replace(ask, idle=idle)
-        lease = await self.line.lease(ask, owner, asker, wait, priority)
+        begun = time.monotonic()
+        try:
+            lease = await self.line.lease(ask, owner, asker, wait, priority)
+        except RefusedError:
+            self.figures.refused()
+            raise
+        self.figures.granted(time.monotonic() - begun)
         log.info("lease %s: %s to %s", lease.name, ask, owner)
         self.watch_idle(lease)
         return lease
@@ -198,6 +209,7 @@ class Server:
     def freed(self, lease: Lease) -> None:
         log.info("lease %s: freed", lease.name)
         self.heirloom.graces.pop(lease.id, None)
+        self.figures.freed(lease)
         self.boards.drop(lease.id)
         self.heirloom.drop(LEASE, lease.id.hex())
         self.line.serve()
@@ -220,16 +232,57 @@ class Server:
         return [(gpu, free[gpu.ordinal]) for gpu in self.book.gpus]
 
     def pool(self) -> Pool:
+        used = self.figures.used(self.book.leases)
         return Pool(
             socket.gethostname(), __version__, self.found.cuda, self.found.driver,
             ucx.has_device(), len(self.sessions), len(self.line.waiting),
             self.book.gpus, self.book.free(), self.book.sharing(),
+            {ordinal: size for ordinal, (size, _) in used.items()},
+            {
+                gpu.ordinal: self.figures.figures(gpu, used.get(gpu.ordinal, (0, 0))[1])
+                for gpu in self.book.gpus
+            },
+            self.draining, self.figures.since,
         )  # fmt: skip
+
+    # ---- what is shown of it, and to whom ----
+
+    def identity(self) -> bytes:
+        return self.figures.server
+
+    def usage(self, lease: Lease) -> tuple[list[int], list[int]]:
+        return self.figures.usage(lease)
+
+    def queue(self, owner: Owner) -> Sequence[tuple[Request, Owner, float]]:
+        """Who waits, and for how long already."""
+        now = time.monotonic()
+        return [
+            (each.request, each.owner, now - each.request.since)
+            for each in self.line.waiting.values()
+            if may_see(owner, each.owner)
+        ]
+
+    def totals(self) -> Mapping[str, float]:
+        return self.figures.totals()
+
+    def log_after(self, number: int) -> Sequence[LogLine]:
+        return self.figures.log.after(number)
+
+    def lend(self, hash: bytes, owner: Owner, role: str, seconds: int) -> None:
+        allowed = less(owner.role, role)
+        if not allowed:
+            raise RefusedError(f"a {owner.role} cannot let others in as {role}")
+        lent = replace(owner, role=allowed)
+        self.passes.lend(hash, lent, (owner.user, owner.serial), seconds)
+        log.info("%s lets somebody in as %s for %d s", owner, role, seconds)
+
+    def become(self, secret: bytes, next: bytes, seconds: int) -> Owner:
+        return self.passes.take(secret, next, seconds)
 
     # ---- what administrators ask for ----
 
     def leases(self, owner: Owner) -> Sequence[tuple[Lease, int]]:
-        """The owner's, everybody's for an administrator, each with its sessions."""
+        """Those that the owner may see, each with its number of sessions."""
         return [
             (lease, sum(s.lease is lease for s in self.sessions.values()))
             for lease in self.book.leases.values()
@@ -275,6 +328,21 @@ class Server:
         for row in self.door.authority.revoke(who):
             log.warning("%s, %s: revoked by %s", row["name"], row["serial"], asker)
 
+    def token(self, role: str, seconds: int, uses: int, name: str, by: Owner) -> str:
+        if self.door is None or self.door.authority is None:
+            raise RefusedError("this is not the pool's founding server")
+        listen = self.options.listen
+        everywhere = listen is None or listen.host in ("0.0.0.0", "::")
+        addresses = [] if everywhere else [str(listen)]
+        made = self.door.authority.invite(role, seconds, uses, name, addresses)
+        log.warning("a token to join as %s, good %d times, by %s", role, uses, by)
+        return made
+
+    def enrolled(self) -> Sequence[Mapping[str, Any]]:
+        if self.door is None or self.door.authority is None:
+            raise RefusedError("this is not the pool's founding server")
+        return self.door.authority.issued()
+
     def place(self) -> Place:
         return Place(
             unix=str(self.options.state / DATA_SOCKET),
@@ -286,7 +354,7 @@ class Server:
         )
 
     async def activity(self, owner: Owner) -> Sequence[Activity]:
-        """What the owner's sessions have done so far; everybody's for root."""
+        """What the sessions that the owner may see have done so far."""
         asked = [
             session
             for session in self.sessions.values()
@@ -296,7 +364,7 @@ class Server:
         return [
             Activity(
                 session.id, session.lease.owner, session.pid, session.program,
-                session.road, counters_of(told), calls_of(told),
+                session.road, counters_of(told), calls_of(told), session.lease.id,
             )
             for session, told in zip(asked, said, strict=True)
         ]  # fmt: skip
@@ -593,6 +661,7 @@ class Server:
                     "%s: %s pid %d over %s, worker %d",
                     session, session.program, session.pid, session.road, worker.pid,
                 )  # fmt: skip
+                self.figures.session_begun()
                 self.workers.warm(REFILL_SECONDS)
                 last = await worker.told()
             else:
@@ -602,12 +671,14 @@ class Server:
                 if last.get("op") == "failed":
                     log.error("%s: could not be served: %s", session, how)
                 how += did(counters_of(last))
+                self.figures.session_ended(counters_of(last))
         finally:
             status = await worker.wait(ended=bool(how))
             worker.control.close()
         if not how:
             how = f"the worker was lost, {status_text(status)}"
             log.error("%s: worker %d: %s", session, worker.pid, how)
+            self.figures.session_lost()
             self.lost(session)
         self.workers.warm()
         return how
@@ -648,6 +719,7 @@ class Server:
         mode = 0o755 if os.geteuid() == 0 else 0o700
         self.check_state()
         state = private_folder(self.options.state, mode)
+        log.addHandler(self.figures.log)
         with StateLock(state):
             await self.find_gpus()
             control = ControlListener(self)
@@ -656,6 +728,7 @@ class Server:
                 self.bind(control)
                 await self.begin(control)
                 self.workers.warm()
+                self.spawn(self.figures.look(self.found))
                 if self.options.leash_fd >= 0:
                     self.spawn(self.leash())
                 if self.book.leases:
@@ -711,7 +784,7 @@ class Server:
         )
         self.workers.driver = self.driver
         found = self.found.gpus
-        self.cpu_device = host_gpus.is_cpu_device(found)
+        self.cpu_device = self.figures.knows_busy = host_gpus.is_cpu_device(found)
         self.book = LeaseBook(found)
         self.line = Line(self.book, self.leave)
         for gpu in found:
@@ -776,6 +849,7 @@ class Server:
         assert self.door is not None
         gone = self.door.revoked.serials
         control.end(gone)
+        self.passes.forget(gone)
         for lease in list(self.book.leases.values()):
             if lease.owner.serial in gone:
                 log.warning("lease %s: %s was revoked", lease.name, lease.owner)
@@ -829,30 +903,10 @@ class StateLock:
 
 
 def may_see(asker: Owner, owner: Owner) -> bool:
-    """Whose sessions somebody is told of: their own; an administrator everybody's."""
-    if asker.role == ADMIN:
+    """Whose sessions somebody is told of: users of their own, others of everybody's."""
+    if asker.role in WATCH:
         return True
     return (asker.user, asker.host) == (owner.user, owner.host)
-
-
-def counters_of(told: Mapping[str, Any]) -> Mapping[str, int]:
-    counters = told.get("counters")
-    return counters if isinstance(counters, dict) else {}
-
-
-def calls_of(told: Mapping[str, Any]) -> Mapping[str, tuple[str, int, int]]:
-    calls = told.get("calls")
-    return calls if isinstance(calls, dict) else {}
-
-
-def did(counters: Mapping[str, int]) -> str:
-    """The end of a session in a few words."""
-    if not counters:
-        return ""
-    return (
-        f" ({counters['messages']} messages, {counters['waited']} waits, "
-        f"{counters['replies']} replies)"
-    )
 
 
 async def bulk_of(coming: "asyncio.Future[socket.socket]") -> socket.socket:

@@ -58,3 +58,23 @@ def session_of(card: Mapping[str, Any], book: LeaseBook) -> Session | None:
     except (KeyError, TypeError, ValueError):
         return None
     return Session(number, lease, pid, program, road) if lease else None
+
+
+def counters_of(told: Mapping[str, Any]) -> Mapping[str, int]:
+    counters = told.get("counters")
+    return counters if isinstance(counters, dict) else {}
+
+
+def calls_of(told: Mapping[str, Any]) -> Mapping[str, tuple[str, int, int]]:
+    calls = told.get("calls")
+    return calls if isinstance(calls, dict) else {}
+
+
+def did(counters: Mapping[str, int]) -> str:
+    """The end of a session in a few words."""
+    if not counters:
+        return ""
+    return (
+        f" ({counters['messages']} messages, {counters['waited']} waits, "
+        f"{counters['replies']} replies)"
+    )

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from fdcore import __version__
-from fdcore.config import CPU_DEVICE, LIBRARIES, SHIM
+from fdcore.config import CPU_DEVICE, LIBRARIES, NVML, SHIM
 from fdcore.errors import ConfigError, DriverError
 from fdcore.sched.slices import Gpu
 
@@ -36,6 +36,7 @@ class Found:
     gpus: tuple[Gpu, ...]
     cuda: str = ""
     driver: str = ""
+    nvml: str = ""  # the path of the NVML that lies beside a real driver
 
 
 def ask(driver: str, environment: Mapping[str, str]) -> tuple[Gpu, ...]:
@@ -64,7 +65,7 @@ def find(driver: str, environment: Mapping[str, str]) -> Found:
         raise ConfigError(f"{driver} cannot be used: {last}")
     said = json.loads(done.stdout)
     rows = tuple(Gpu(**row) for row in said["gpus"])
-    return Found(rows, said["cuda"], said["driver"])
+    return Found(rows, said["cuda"], said["driver"], said["nvml"])
 
 
 def driver_environment(environment: Mapping[str, str]) -> dict[str, str]:
@@ -98,8 +99,31 @@ def look(driver: str) -> Found:
     check(cuda, "cuDriverGetVersion", ctypes.byref(version))
     found = tuple(look_at(cuda, ordinal) for ordinal in range(count.value))
     said = f"{version.value // 1000}.{version.value % 1000 // 10}"
-    own = __version__ if is_cpu_device(found) else driver_version()
-    return Found(found, said, own)
+    if is_cpu_device(found):
+        return Found(found, said, __version__)
+    return Found(found, said, driver_version(), nvml_beside(cuda))
+
+
+class Where(ctypes.Structure):
+    """Dl_info of dlfcn.h."""
+
+    _fields_ = (
+        ("file", ctypes.c_char_p),
+        ("base", ctypes.c_void_p),
+        ("name", ctypes.c_char_p),
+        ("symbol", ctypes.c_void_p),
+    )
+
+
+def nvml_beside(cuda: ctypes.CDLL) -> str:
+    """The path of the NVML in the driver's folder; empty: there is none."""
+    found = Where()
+    dladdr = ctypes.CDLL(None).dladdr
+    if not dladdr(ctypes.cast(cuda.cuInit, ctypes.c_void_p), ctypes.byref(found)):
+        return ""
+    folder = os.path.dirname(os.path.realpath(os.fsdecode(found.file or b"")))
+    path = os.path.join(folder, NVML)
+    return path if os.path.exists(path) and not is_ours(folder) else ""
 
 
 def driver_version() -> str:

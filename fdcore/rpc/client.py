@@ -134,7 +134,15 @@ async def pool_of(address: Address, session: Any) -> Pool:
         tuple(gpu_of(row) for row in given.gpus),
         {int(row.ordinal): int(row.free) for row in given.gpus},
         {int(row.ordinal): int(row.leases) for row in given.gpus},
+        {int(row.ordinal): int(row.used) for row in given.gpus},
+        {int(row.ordinal): figures_of(row.figures) for row in given.gpus},
+        bool(given.draining),
+        float(given.since),
     )
+
+
+def figures_of(rows: Any) -> dict[str, float]:
+    return {str(row.name): float(row.value) for row in rows}
 
 
 def gpu_of(row: Any) -> Gpu:
@@ -259,31 +267,37 @@ class Activity:
     road: str
     counters: dict[str, int]
     calls: tuple[Tally, ...]
+    lease: bytes = b""
 
 
 def sessions(address: Address, protocol: bytes) -> list[Activity]:
     """What the sessions of this user do on the server."""
 
     async def work(session: Any) -> list[Activity]:
-        return [
-            Activity(
-                address,
-                bytes(row.id).hex()[:8],
-                str(row.user),
-                str(row.host),
-                int(row.pid),
-                str(row.program),
-                str(row.road),
-                {str(one.name): int(one.value) for one in row.counters},
-                tuple(
-                    Tally(str(one.name), str(one.seen), one.messages, one.waits)
-                    for one in row.calls
-                ),
-            )
-            for row in ok(address, await session.sessions())
-        ]
+        return await sessions_of(address, session)
 
     return talk(address, protocol, "", work)
+
+
+async def sessions_of(address: Address, session: Any) -> list[Activity]:
+    return [
+        Activity(
+            address,
+            bytes(row.id).hex()[:8],
+            str(row.user),
+            str(row.host),
+            int(row.pid),
+            str(row.program),
+            str(row.road),
+            {str(one.name): int(one.value) for one in row.counters},
+            tuple(
+                Tally(str(one.name), str(one.seen), one.messages, one.waits)
+                for one in row.calls
+            ),
+            bytes(row.lease),
+        )
+        for row in ok(address, await session.sessions())
+    ]
 
 
 def leases(address: Address, protocol: bytes) -> list[Row]:
@@ -404,6 +418,19 @@ async def session_of(
     address: Address, protocol: bytes, program: str, seconds: float = CONNECT_SECONDS
 ) -> AsyncIterator[tuple[Address, Any]]:
     """A session, and the one of the server's addresses that answered."""
+    async with welcome_of(address, protocol, program, seconds) as (way, welcome):
+        yield way, welcome.session
+
+
+@asynccontextmanager
+async def welcome_of(
+    address: Address,
+    protocol: bytes,
+    program: str,
+    seconds: float = CONNECT_SECONDS,
+    role: str = "",
+) -> AsyncIterator[tuple[Address, Any]]:
+    """What the server says to who logs in; role: to be no more than that."""
     way, stream = await connect(address, seconds)
     try:
         client = capnp.TwoPartyClient(stream, traversal_limit_in_words=TRAVERSAL_WORDS)
@@ -416,6 +443,7 @@ async def session_of(
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "program": program,
+            "role": role,
         }
         try:
             response = await asyncio.wait_for(gate.login(hello=hello), seconds)
@@ -424,7 +452,7 @@ async def session_of(
                 f"{way}: something listens there, but does not answer "
                 "as an fdserver does"
             ) from None
-        yield way, ok(way, response).session
+        yield way, ok(way, response)
     finally:
         stream.close()
 

@@ -39,12 +39,16 @@ struct Hello {
   host @4 :Text;
   pid @5 :UInt32;
   program @6 :Text;
+  role @7 :Text;          # to be no more than this; empty: what one is
 }
 
 struct Welcome {
   session @0 :Session;
   release @1 :Text;
   protocol @2 :Data;
+  server @3 :Data;        # 16 bytes, another at each start: two addresses, one server?
+  user @4 :Text;          # who the server takes the client for
+  role @5 :Text;
 }
 
 interface Session {
@@ -72,7 +76,7 @@ interface Session {
     }
   }
 
-  # Sessions of the asker's own; of everybody's for the machine's root.
+  # Those that leases() tells of.
   sessions @3 () -> (result :Sessions);
   struct Sessions {
     union {
@@ -81,7 +85,7 @@ interface Session {
     }
   }
 
-  # The asker's own; everybody's for an administrator.
+  # The asker's own; everybody's for administrators, viewers and servers of the pool.
   leases @4 () -> (result :Leases);
   struct Leases {
     union {
@@ -109,6 +113,99 @@ interface Session {
       ok @1 :List(Quota);
     }
   }
+
+  # Requests that wait; the asker's own, or everybody's as with leases.
+  queue @10 () -> (result :QueueResult);
+  struct QueueResult {
+    union {
+      error @0 :Error;
+      ok @1 :List(Waiting);
+    }
+  }
+
+  # What the server has counted since it began: names and numbers.
+  totals @11 () -> (result :Totals);
+  struct Totals {
+    union {
+      error @0 :Error;
+      ok @1 :List(Figure);
+    }
+  }
+
+  # The last lines of the server's log behind a number; 0: all that are kept.
+  log @12 (after :UInt64) -> (result :LogResult);
+  struct LogResult {
+    union {
+      error @0 :Error;
+      ok @1 :List(LogLine);
+    }
+  }
+
+  # Whoever shows the secret of which this is the SHA-256 is the asker, with this role at
+  # most: become(), once, within so many seconds. The secret is replaced by one of whose
+  # hash that is next, good for as long as is said there. Nothing is reserved that way.
+  lend @13 (hash :Data, role :Text, seconds :UInt32) -> (result :Done);
+  become @14 (secret :Data, next :Data, seconds :UInt32) -> (result :Became);
+  struct Became {
+    union {
+      error @0 :Error;
+      ok @1 :Who;
+    }
+  }
+  struct Who {
+    user @0 :Text;
+    host @1 :Text;
+    role @2 :Text;
+  }
+
+  # Of the founding server, for administrators: a token to join with, and who has joined.
+  token @15 (role :Text, seconds :UInt32, uses :UInt32, whom :Text) -> (result :TokenResult);
+  struct TokenResult {
+    union {
+      error @0 :Error;
+      ok @1 :Text;
+    }
+  }
+  enrolled @16 () -> (result :Enrolled);
+  struct Enrolled {
+    union {
+      error @0 :Error;
+      ok @1 :List(Member);
+    }
+  }
+}
+
+struct Figure {
+  name @0 :Text;
+  value @1 :Float64;
+}
+
+struct Waiting {
+  number @0 :UInt32;      # by arrival
+  user @1 :Text;
+  host @2 :Text;
+  pid @3 :UInt32;
+  program @4 :Text;
+  count @5 :UInt32;       # as in Ask
+  memory @6 :UInt64;
+  fraction @7 :Float64;
+  priority @8 :Int32;
+  seconds @9 :Float64;    # how long already
+}
+
+struct LogLine {
+  number @0 :UInt64;
+  time @1 :Float64;
+  level @2 :Text;
+  text @3 :Text;
+}
+
+struct Member {
+  name @0 :Text;
+  role @1 :Text;
+  serial @2 :Text;
+  expires @3 :Float64;
+  revoked @4 :Bool;
 }
 
 # A lease as lists have it.
@@ -121,6 +218,8 @@ struct LeaseRow {
   since @5 :Float64;      # seconds since 1970
   sessions @6 :UInt32;    # client processes attached
   slices @7 :List(Grant.Slice);
+  used @8 :List(UInt64);  # bytes that its programs have of each slice
+  busy @9 :List(UInt64);  # ns that its kernels ran, as far as the driver says; or empty
 }
 
 # What a user may have of this server at once; 0: as much as there is. "*": everybody who
@@ -152,6 +251,7 @@ struct Activity {
     messages @2 :UInt64;
     waits @3 :UInt64;     # messages whose sender waited
   }
+  lease @8 :Data;
 }
 
 struct Ask {
@@ -173,6 +273,8 @@ struct Gpu {
   free @4 :UInt64;
   pci @5 :Text;
   leases @6 :UInt32;      # that have a part of it
+  used @7 :UInt64;        # bytes that programs have of it
+  figures @8 :List(Figure);       # what is known of the moment: see host/gauges.py
 }
 
 # A server as people see it, and as filters choose it.
@@ -185,6 +287,8 @@ struct Pool {
   tasks @5 :UInt32;       # client processes that are attached
   waiting @6 :UInt32;     # requests in the queue
   gpus @7 :List(Gpu);
+  draining @8 :Bool;      # nothing new is granted
+  since @9 :Float64;      # when it began; seconds since 1970
 }
 
 struct Grant {

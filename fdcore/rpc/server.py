@@ -25,10 +25,11 @@ from fdcore.attach import differing, printable
 from fdcore.errors import FdcoreError, RefusedError
 from fdcore.lease import Lease, Owner
 from fdcore.rpc.schema import TRAVERSAL_WORDS, VERSION, control
-from fdcore.sched.queue import HIGHEST, LOWEST, Quota
+from fdcore.sched.queue import HIGHEST, LOWEST, Quota, Request
 from fdcore.sched.slices import Ask, Gpu, Pool
 from fdcore.security.limits import Seldom, Waiting
-from fdcore.security.roles import ADMIN, USER, may
+from fdcore.security.roles import ADMIN, USER, less, may
+from fdcore.watch import LogLine
 
 log = logging.getLogger("fdserver")
 
@@ -68,6 +69,7 @@ class Activity:
     counters: Mapping[str, int]
     # By name: what people know it as, messages, those that were waited for.
     calls: Mapping[str, tuple[str, int, int]]
+    lease: bytes = b""
 
 
 class Desk(Protocol):
@@ -102,6 +104,26 @@ class Desk(Protocol):
     def drain(self, on: bool, asker: Owner) -> None: ...
 
     def revoke(self, who: str, asker: Owner) -> None: ...
+
+    def identity(self) -> bytes: ...
+
+    def usage(self, lease: Lease) -> tuple[list[int], list[int]]: ...
+
+    def queue(self, owner: Owner) -> Sequence[tuple[Request, Owner, float]]: ...
+
+    def totals(self) -> Mapping[str, float]: ...
+
+    def log_after(self, number: int) -> Sequence[LogLine]: ...
+
+    def lend(self, hash: bytes, owner: Owner, role: str, seconds: int) -> None: ...
+
+    def become(self, secret: bytes, next: bytes, seconds: int) -> Owner: ...
+
+    def token(
+        self, role: str, seconds: int, uses: int, name: str, by: Owner
+    ) -> str: ...
+
+    def enrolled(self) -> Sequence[Mapping[str, Any]]: ...
 
     async def activity(self, owner: Owner) -> Sequence[Activity]: ...
 
@@ -171,6 +193,7 @@ class Connection:
         self.certain = False  # who it is: by a certificate, or at login
         self.known: Callable[[], None] = lambda: None  # to be called at login
         self.leases: dict[object, Lease] = {}
+        self.lent = False  # the owner is who let somebody in
 
     def closed(self) -> None:
         self.gone = True
@@ -211,8 +234,11 @@ class GateServer(control.Gate.Server):  # type: ignore[misc]
         owner = self.connection.owner
         if not owner.user:
             owner = replace(owner, user=f"{said(hello.user)}?", host=said(hello.host))
-        self.connection.owner = replace(
-            owner, pid=owner.pid or hello.pid, program=said(hello.program)
+        role = less(owner.role, str(hello.role)) if hello.role else owner.role
+        if not role:
+            raise CallError("denied", f"a {owner.role} cannot be a {said(hello.role)}")
+        self.connection.owner = owner = replace(
+            owner, pid=owner.pid or hello.pid, program=said(hello.program), role=role
         )
         self.connection.session = self.connection.certain = True
         self.connection.known()
@@ -220,6 +246,9 @@ class GateServer(control.Gate.Server):  # type: ignore[misc]
         ok.session = SessionServer(self.connection)
         ok.release = __version__
         ok.protocol = desk.protocol
+        ok.server = desk.identity()
+        ok.user = owner.user
+        ok.role = owner.role
 
 
 class SessionServer(control.Session.Server):  # type: ignore[misc]
@@ -229,6 +258,8 @@ class SessionServer(control.Session.Server):  # type: ignore[misc]
     @answered
     async def reserve(self, result: Any, ask: Any) -> None:
         connection = self.connection
+        if connection.lent:
+            raise CallError("denied", "who was let in by somebody cannot reserve")
         if len(connection.leases) >= LEASES_EACH:
             raise CallError("limit", f"more than {LEASES_EACH} leases at once")
         if len(ask.only) > MOST_GPUS:
@@ -291,6 +322,10 @@ class SessionServer(control.Session.Server):  # type: ignore[misc]
         for row, gpu in zip(rows, pool.gpus, strict=True):
             fill_gpu(row, gpu, pool.free[gpu.ordinal])
             row.leases = pool.leases[gpu.ordinal]
+            row.used = pool.used.get(gpu.ordinal, 0)
+            fill_figures(row, "figures", pool.figures.get(gpu.ordinal, {}))
+        ok.draining = pool.draining
+        ok.since = pool.since
 
     @answered
     async def sessions(self, result: Any) -> None:
@@ -302,6 +337,7 @@ class SessionServer(control.Session.Server):  # type: ignore[misc]
             row.pid = one.pid
             row.program = one.program
             row.road = one.road
+            row.lease = one.lease
             counters = row.init("counters", len(one.counters))
             for counter, (name, value) in zip(
                 counters, one.counters.items(), strict=True
@@ -334,6 +370,77 @@ class SessionServer(control.Session.Server):  # type: ignore[misc]
             for cell, part in zip(slices, lease.slices, strict=True):
                 cell.ordinal = part.ordinal
                 cell.memory = part.memory
+            row.used, row.busy = self.connection.desk.usage(lease)
+
+    @answered
+    async def queue(self, result: Any) -> None:
+        known = self.connection.desk.queue(self.connection.owner)
+        for row, (request, owner, seconds) in zip(
+            result.init("ok", len(known)), known, strict=True
+        ):
+            row.number = request.number & 0xFFFFFFFF
+            row.user = owner.user
+            row.host = owner.host
+            row.pid = owner.pid
+            row.program = owner.program
+            row.count = request.ask.count
+            row.memory = request.ask.memory
+            row.fraction = request.ask.fraction
+            row.priority = request.priority
+            row.seconds = seconds
+
+    @answered
+    async def totals(self, result: Any) -> None:
+        fill_figures(result, "ok", self.connection.desk.totals())
+
+    @answered
+    async def log(self, result: Any, after: int) -> None:
+        known = self.connection.desk.log_after(after)
+        for row, line in zip(result.init("ok", len(known)), known, strict=True):
+            row.number = line.number
+            row.time = line.time
+            row.level = line.level
+            row.text = line.text
+
+    @answered
+    async def lend(self, result: Any, hash: bytes, role: str, seconds: int) -> None:
+        connection = self.connection
+        if connection.lent:
+            raise CallError("denied", "who was let in by somebody lets nobody in")
+        connection.desk.lend(bytes(hash), connection.owner, said(role), seconds)
+        result.ok = None
+
+    @answered
+    async def become(
+        self, result: Any, secret: bytes, next: bytes, seconds: int
+    ) -> None:
+        connection = self.connection
+        if connection.leases or connection.lent:
+            raise CallError("denied", "this connection is somebody's already")
+        owner = connection.desk.become(bytes(secret), bytes(next), seconds)
+        connection.owner, connection.lent = owner, True
+        ok = result.init("ok")
+        ok.user = owner.user
+        ok.host = owner.host
+        ok.role = owner.role
+
+    @answered
+    async def token(
+        self, result: Any, role: str, seconds: int, uses: int, whom: str
+    ) -> None:
+        owner = self.connection.owner
+        made = self.connection.desk.token(said(role), seconds, uses, said(whom), owner)
+        result.ok = made
+
+    @answered
+    async def enrolled(self, result: Any) -> None:
+        known = self.connection.desk.enrolled()
+        for row, one in zip(result.init("ok", len(known)), known, strict=True):
+            row.name = str(one["name"])
+            row.role = str(one["role"])
+            row.serial = str(one["serial"])
+            row.expires = float(one["expires"])
+            row.revoked = bool(one.get("revoked"))
 
     @answered
     async def release(self, result: Any, id: str) -> None:
@@ -366,6 +473,13 @@ class SessionServer(control.Session.Server):  # type: ignore[misc]
     async def revoke(self, result: Any, who: str) -> None:
         self.connection.desk.revoke(said(who), self.connection.owner)
         result.ok = None
+
+
+def fill_figures(parent: Any, field: str, figures: Mapping[str, float]) -> None:
+    cells = parent.init(field, len(figures))
+    for cell, (name, value) in zip(cells, figures.items(), strict=True):
+        cell.name = name
+        cell.value = value
 
 
 def fill_gpu(row: Any, gpu: Gpu, free: int) -> None:

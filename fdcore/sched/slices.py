@@ -20,7 +20,8 @@ class Gpu:
 @dataclass(frozen=True, slots=True)
 class Pool:
     """A server as its clients see it; what is free and how many leases share it, by
-    ordinal. tasks: attached client processes; waiting: requests in its queue."""
+    ordinal. tasks: attached client processes; waiting: requests in its queue; used:
+    bytes that programs have; figures: what is known of the moment."""
 
     hostname: str = ""
     release: str = ""
@@ -32,6 +33,10 @@ class Pool:
     gpus: tuple[Gpu, ...] = ()
     free: Mapping[int, int] = field(default_factory=dict)
     leases: Mapping[int, int] = field(default_factory=dict)
+    used: Mapping[int, int] = field(default_factory=dict)
+    figures: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
+    draining: bool = False
+    since: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

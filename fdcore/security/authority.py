@@ -4,12 +4,13 @@ It signs certificates for those who show a token, and the list of revoked ones, 
 an ordinary X.509 CRL so that any server of the pool can check where it came from.
 """
 
+import contextlib
 import datetime
 import re
 import secrets
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -21,6 +22,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from fdcore.config import parse_address
 from fdcore.errors import ConfigError, RefusedError
 from fdcore.security import files, tokens
 from fdcore.security.identity import server_name
@@ -188,6 +190,23 @@ class Authority:
         rows: list[dict[str, Any]] = files.read_json(self.folder / ISSUED, [])
         return rows
 
+    def invite(
+        self, role: str, seconds: int, uses: int, name: str, addresses: Sequence[str]
+    ) -> str:
+        """A token, as text. Without addresses: this host's."""
+        if role not in ROLES:
+            raise ConfigError(f"there is no role {role}")
+        if not 1 <= seconds <= 365 * DAY or not 1 <= uses <= 10000:
+            raise ConfigError("a token is good for at most a year, and 10000 times")
+        if name and not NAME.fullmatch(name):
+            raise ConfigError("a name has letters, digits and . _ @ - only")
+        expires = int(time.time()) + seconds
+        made = tokens.create(
+            self.folder, self.pool, self.hash, role,
+            addresses or own_addresses(), expires, uses, name,
+        )  # fmt: skip
+        return made.text()
+
     # ---- revoking ----
 
     def revoke(self, who: str) -> list[dict[str, Any]]:
@@ -236,6 +255,18 @@ class Authority:
         """The list as other servers of the pool get it: fresh."""
         with files.locked(self.folder):
             return self.write_revoked()
+
+
+def own_addresses() -> list[str]:
+    """The address that goes out to the world, and the host's name. Nothing is sent."""
+    found = []
+    with (
+        contextlib.suppress(OSError),
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock,
+    ):
+        sock.connect(("192.0.2.1", 9))
+        found.append(str(sock.getsockname()[0]))
+    return [str(parse_address(one)) for one in [*found, socket.gethostname()]]
 
 
 def requested(request: bytes) -> ec.EllipticCurvePublicKey:

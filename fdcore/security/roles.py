@@ -6,6 +6,8 @@ ROLES = (VIEWER, USER, NODE, ADMIN)
 SEE = frozenset(ROLES)
 USE = frozenset((USER, ADMIN))
 MANAGE = frozenset((ADMIN,))
+# Who is told of everybody's programs; users are told of their own.
+WATCH = frozenset((VIEWER, NODE, ADMIN))
 
 # By class and method of rpc/server.py. What is not named here is an administrator's.
 NEEDS = {
@@ -21,7 +23,22 @@ NEEDS = {
     "SessionServer.revoke": MANAGE,
     "SessionServer.reserve": USE,
     "LeaseServer.release": USE,
+    "SessionServer.queue": SEE,
+    "SessionServer.totals": SEE,
+    "SessionServer.log": WATCH,
+    "SessionServer.lend": SEE,
+    "SessionServer.become": SEE,
+    "SessionServer.token": MANAGE,
+    "SessionServer.enrolled": MANAGE,
 }
+
+
+def less(role: str, wish: str) -> str:
+    """The role that somebody wants to have instead of their own: never one that allows
+    or shows more; empty where it is one."""
+    if wish == role or (role == ADMIN and wish in ROLES):
+        return wish
+    return VIEWER if role == NODE and wish == VIEWER else ""
 
 
 def may(role: str, call: str) -> bool:
