@@ -29,6 +29,7 @@ $(VENV)/.installed: pyproject.toml setup.py | $(BIN)/python
 
 # gpustat comes as source, whose build needs setuptools-scm.
 $(VENV)/.test: $(VENV)/.installed
+	@PYTHON=$(PYTHON) .ci/tools test
 	$(PIP) install 'setuptools-scm>=8'
 	FD_BUILD_JOBS=$(JOBS) $(PIP) install --no-build-isolation -e '.[test,cuda]'
 	@touch $@

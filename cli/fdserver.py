@@ -54,6 +54,20 @@ def parser() -> options.Parser:
     )  # fmt: skip
     made.add_argument("--state", type=Path, metavar="DIR", help="where its sockets are")
     made.add_argument(
+        "--store", type=options.checked(a_store), metavar="etcd://HOST,...",
+        help="the etcd that the pool's servers share; sqlite: a file of this machine's",
+    )  # fmt: skip
+    for name, what in (
+        ("ca", "FILE with the CA of etcd's certificates, or system; TLS is spoken"),
+        ("cert", "FILE with a certificate for etcd"),
+        ("key", "FILE with its key"),
+        ("user", "NAME of a user of etcd"),
+        ("password-file", "FILE with that user's password"),
+    ):
+        kind, _, said = what.partition(" ")
+        reader = Path if name == "password-file" else str
+        made.add_argument(f"--store-{name}", type=reader, metavar=kind, help=said)
+    made.add_argument(
         "--idle-release", type=options.duration, metavar="TIME",
         help="free a lease after so long without a CUDA program, as 2h30m (never)",
     )  # fmt: skip
@@ -117,12 +131,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         driver = "" if given.cpu_devices else of("driver")
         devices = 0 if driver else of("cpu_devices")
         idle = of("idle_release")
+        etcd = settings.store(
+            store=given.store,
+            ca=given.store_ca,
+            cert=given.store_cert,
+            key=given.store_key,
+            user=given.store_user,
+            password_file=given.store_password_file,
+        )
         named = of("state")
         state = (named or state_folder()).absolute()
         server.serve(
             server.Options(
                 state=state,
                 store=(state if named else store_folder()) / STORE,
+                etcd=etcd,
                 listen=None if listen == "none" else parse_address(listen),
                 driver=driver,
                 cpu_devices=devices,
@@ -144,6 +167,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def a_store(text: str) -> Any:
+    from fdcore.etcd.access import parse_store
+
+    parse_store(text)
+    return text
 
 
 def users(text: str) -> tuple[int, int]:

@@ -86,12 +86,12 @@ def is_host_name(host: str) -> bool:
     return all(0 < len(label) < 64 for label in host.removesuffix(".").split("."))
 
 
-def parse_addresses(text: str) -> tuple[Address, ...]:
+def parse_addresses(text: str, port: int = CONTROL_PORT) -> tuple[Address, ...]:
     """The -l option: addresses with ',' or ';' between them."""
     parts = [part for part in text.replace(";", ",").split(",") if part.strip()]
     if not parts:
         raise ConfigError("the list of servers is empty")
-    found = tuple(parse_address(part) for part in parts)
+    found = tuple(parse_address(part, port) for part in parts)
     for address in found:
         if found.count(address) > 1:
             raise ConfigError(f"{address} is twice in the list of servers")

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fdcore.config import private_folder
+from fdcore.etcd.access import Access
 from fdcore.lease import Lease, Owner
 from fdcore.sched.queue import Quota
 from fdcore.sched.slices import Gpu, Slice
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("fdserver")
 
 WORKERS = "workers"
+SELF = "self.json"  # who this server is in etcd
 # In which an fdhold of this machine, or of another, dials again.
 NEAR_SECONDS, FAR_SECONDS = 2.0, 60.0
 # How often a worker is looked for that was just starting when its server ended.
@@ -110,6 +112,14 @@ def socket_of(state: Path, session: bytes) -> Path:
     return state / WORKERS / session.hex()[:16]
 
 
+def in_etcd(access: Access, state: Path, local: StateStore) -> StateStore:
+    from fdcore.etcd.scribe import Scribe
+    from fdcore.etcd.store import EtcdStore, self_in
+
+    me = self_in(state / SELF)
+    return EtcdStore(local, Scribe(access, f"{access.prefix}/server/{me.id}/"), me)
+
+
 def find_workers(
     state: Path, known: Collection[Path]
 ) -> list[tuple[Adopted, dict[str, Any]]]:
@@ -164,11 +174,16 @@ class Heirloom:
         await self.workers()
 
     def open(self) -> None:
-        if self.server.options.leash_fd < 0:
-            private_folder(self.server.options.state / WORKERS)
-            if self.server.options.store.parent != self.server.options.state:
-                private_folder(self.server.options.store.parent)
-            self.store = Sqlite(self.server.options.store)
+        options = self.server.options
+        if options.leash_fd >= 0:
+            return
+        private_folder(options.state / WORKERS)
+        if options.store.parent != options.state:
+            private_folder(options.store.parent)
+        local = Sqlite(options.store)
+        self.store = local
+        if options.etcd is not None:
+            self.store = in_etcd(options.etcd, options.state, local)
 
     def keep(self, lease: Lease) -> None:
         """Writes the lease down, as it is now."""

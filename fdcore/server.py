@@ -37,6 +37,7 @@ from fdcore.config import (
     protocol_hash,
 )
 from fdcore.errors import ConfigError, FdcoreError, ProtocolError, RefusedError
+from fdcore.etcd.access import Access
 from fdcore.host import gpus as host_gpus
 from fdcore.lease import Lease, LeaseBook, Owner
 from fdcore.line import Line
@@ -96,6 +97,7 @@ class Options:
 
     state: Path
     store: Path = Path()  # the file of what a restart needs
+    etcd: Access | None = None  # where the pool's servers share it, if they do
     listen: Address | None = None
     driver: str = ""
     cpu_devices: int = 0

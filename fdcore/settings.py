@@ -12,7 +12,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 from fdcore import values
 from fdcore.config import Address, own_server, parse_address, parse_addresses
 from fdcore.errors import ConfigError
+from fdcore.etcd.access import TTL, Access, parse_store, password_in, ttl
 
 FILE, LIST = "flexdirect.toml", "servers.conf"
 SYSTEM_FOLDERS = (Path("/etc/bitfusionio"), Path("/etc/bitfusion"))
@@ -62,6 +63,17 @@ KNOWN = {
               "how long run waits for GPUs that are in use"),
         Known("connect_timeout", "FD_CONNECT_TIMEOUT", values.duration, 3.0,
               "how long a server may take to answer"),
+        Known("store", "FD_STORE", parse_store, None,
+              "sqlite, or the etcd that a pool's servers share: etcd://HOST,HOST"),
+        Known("etcd.ca", "FD_ETCD_CA", str, "",
+              "who signs etcd's certificates: a file, or system; TLS is spoken then"),
+        Known("etcd.cert", "FD_ETCD_CERT", str, "", "a certificate for etcd"),
+        Known("etcd.key", "FD_ETCD_KEY", str, "", "its key"),
+        Known("etcd.user", "FD_ETCD_USER", str, "", "a user of etcd"),
+        Known("etcd.password_file", "FD_ETCD_PASSWORD_FILE", path, None,
+              "a file with that user's password"),
+        Known("etcd.ttl", "FD_ETCD_TTL", ttl, TTL,
+              "when a server that says nothing any more is taken for dead"),
         Known("num_gpus", "FD_NUM_GPUS", values.count, 1, "how many GPUs run asks for"),
         Known("memory", "FD_MEMORY", values.memory, 0, "how much of each"),
         Known("partial", "FD_PARTIAL", values.fraction, 0.0, "or which part of each"),
@@ -159,6 +171,26 @@ class Settings:
                 if found:
                     return Value(found, str(file))
         return Value((own_server(self.environment),), BUILT_IN)
+
+    def store(self, **options: Any) -> Access | None:
+        """The etcd that is configured, with how it is reached. options: what the
+        command line said, by the settings' names after the point."""
+        text = options.get("store")
+        access = self.get("store") if text is None else parse_store(text)
+        if access is None:
+            return None
+        said = {
+            name: self.get(f"etcd.{name}", options.get(name))
+            for name in ("ca", "cert", "key", "user", "ttl", "password_file")
+        }
+        file = said.pop("password_file")
+        made: Access = replace(
+            access, **said, password=password_in(file) if file else ""
+        )
+        problem = made.problem()
+        if problem:
+            raise ConfigError(problem)
+        return made
 
     def table(self, file: Path) -> dict[str, tuple[Any, int]]:
         if file not in self.tables:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.etcd import Etcd, make_etcd
 from tests.support import Server, compile_c, start_server
 
 
@@ -52,3 +53,19 @@ def transport(request: pytest.FixtureRequest) -> str:
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo program, compiled: the driver API with its kernels as PTX."""
     return compile_c("demo_driver.c", tmp_path_factory.mktemp("apps"))
+
+
+@pytest.fixture(scope="session")
+def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Etcd]:
+    """An etcd for all tests that leave it running and use keys of their own."""
+    running = make_etcd(tmp_path_factory.mktemp("etcd"))
+    yield running
+    running.kill()
+
+
+@pytest.fixture
+def own_etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Etcd]:
+    """An etcd to stop, kill and start again."""
+    running = make_etcd(tmp_path_factory.mktemp("etcd"))
+    yield running
+    running.kill()

@@ -87,6 +87,12 @@ def test_cryptography_is_imported_in_security_alone():
     assert outside(importers("cryptography", "fdcore", "cli"), "fdcore/security/") == []
 
 
+def test_etcd_is_spoken_to_in_etcd_alone():
+    assert outside(importers("http.client", "fdcore", "cli"), "fdcore/etcd/") == []
+    for upper in ("server", "workers", "launch", "rpc"):
+        assert importers(f"fdcore.{upper}", "fdcore/etcd") == []
+
+
 def test_security_knows_neither_capnp_nor_leases():
     for name in ("rpc", "lease", "sched", "host", "server", "workers", "launch"):
         assert importers(f"fdcore.{name}", "fdcore/security") == []

@@ -4,52 +4,105 @@ import os
 import sqlite3
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
+from fdcore.etcd.scribe import Scribe
+from fdcore.etcd.store import MARK, EtcdStore, Self
 from fdcore.store import KINDS, LEASE, QUOTA, Memory, Sqlite, StoreError
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-def store(request, tmp_path):
-    made = Memory() if request.param == "memory" else Sqlite(tmp_path / "store.db")
+class Kept:
+    """A store, and what somebody else finds where it is kept."""
+
+    def __init__(self, kind, path, request):
+        self.kind, self.path = kind, path
+        if kind == "etcd":
+            etcd = request.getfixturevalue("etcd")
+            self.access = replace(etcd.access, prefix=f"fdcore/{path.name}")
+        self.store = self.open()
+
+    def open(self):
+        if self.kind == "memory":
+            return Memory()
+        if self.kind == "sqlite":
+            return Sqlite(self.path / "store.db")
+        scribe = Scribe(self.access, f"{self.access.prefix}/server/me/")
+        return EtcdStore(Memory(), scribe, Self("me", bytes(32)))
+
+    def rows(self, kind):
+        """As its own reader, and as one that has nothing but what was kept."""
+        here = self.store.rows(kind)
+        if self.kind == "memory":
+            return here
+        if self.kind == "etcd":
+            assert self.store.scribe.flush(60)
+        again = self.open()
+        assert again.rows(kind) == here
+        again.close()
+        return here
+
+
+@pytest.fixture(params=["memory", "sqlite", "etcd"])
+def kept(request, tmp_path):
+    made = Kept(request.param, tmp_path, request)
     yield made
-    made.close()
+    made.store.close()
+
+
+@pytest.fixture
+def store(kept):
+    return kept.store
 
 
 # ---- of all ----
 
 
-def test_fresh_store_is_empty(store):
-    assert [store.rows(kind) for kind in KINDS] == [{}] * len(KINDS)
+def test_fresh_store_is_empty(kept):
+    assert [own(kept.rows(kind)) for kind in KINDS] == [{}] * len(KINDS)
 
 
-def test_rows_come_back_as_they_were_put(store):
+def own(rows):
+    """Without what an EtcdStore notes for itself."""
+    return {key: row for key, row in rows.items() if key != MARK}
+
+
+def test_rows_come_back_as_they_were_put(kept, store):
     row = {"a": [1, 2.5, None, True], "b": {"ü\n'\"": "x" * 10000}}
-    store.put(LEASE, "k'1", row)
+    store.put(LEASE, "k'1/ü", row)
     store.put(LEASE, "k2", {})
-    assert store.rows(LEASE) == {"k'1": row, "k2": {}}
+    assert kept.rows(LEASE) == {"k'1/ü": row, "k2": {}}
 
 
-def test_kinds_do_not_mix_and_rows_are_replaced(store):
+def test_kinds_do_not_mix_and_rows_are_replaced(kept, store):
     store.put(LEASE, "k", {"n": 1})
     store.put(QUOTA, "k", {"n": 2})
     store.put(LEASE, "k", {"n": 3})
-    assert store.rows(LEASE) == {"k": {"n": 3}}
-    assert store.rows(QUOTA) == {"k": {"n": 2}}
+    assert kept.rows(LEASE) == {"k": {"n": 3}}
+    assert kept.rows(QUOTA) == {"k": {"n": 2}}
 
 
-def test_dropped_rows_are_gone_and_dropping_nothing_is_nothing(store):
+def test_dropped_rows_are_gone_and_dropping_nothing_is_nothing(kept, store):
     store.put(LEASE, "k", {})
+    store.put(LEASE, "other", {})
+    assert len(kept.rows(LEASE)) == 2
     store.drop(LEASE, "k")
     store.drop(LEASE, "k")
-    assert store.rows(LEASE) == {}
+    assert kept.rows(LEASE) == {"other": {}}
 
 
 def test_what_was_read_is_the_readers_own(store):
     store.put(LEASE, "k", {"list": [1]})
     store.rows(LEASE)["k"]["list"].append(2)
     assert store.rows(LEASE) == {"k": {"list": [1]}}
+
+
+def test_many_rows_are_kept(kept, store):
+    rows = {f"k{number}": {"text": "x" * 20000} for number in range(250)}
+    for key, row in rows.items():
+        store.put(LEASE, key, row)
+    assert kept.rows(LEASE) == rows
 
 
 def test_closing_twice_is_as_once(store):
