@@ -121,6 +121,7 @@ read_options(struct fdcpu_options *opt)
     opt->blocking = text != NULL && strcmp(text, "1") == 0;
     text = getenv("CUDA_MODULE_LOADING");
     opt->eager = text != NULL && strcasecmp(text, "EAGER") == 0;
+    opt->fault = number("FD_CPU_FAULT", 0, 0, 1ull << 40);
     opt->deadline_ms = number("FD_CPU_KERNEL_MS", 0, 0, 86400000);
 }
 

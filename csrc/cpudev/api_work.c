@@ -285,6 +285,8 @@ run_kernel(struct fdcpu_work *work)
     result = fdcpu_run(&launch, &fault);
     busy_end(work->ctx->device);
     fdcpu_texture_leave();
+    if (fdcpu.opt.fault != 0)
+        fdcpu_mem_flip(fdcpu.opt.fault);
     if (result != 0) {
         fault.result = result;
         fdcpu_ctx_fault(work->ctx, &fault);

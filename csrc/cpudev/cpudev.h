@@ -78,6 +78,7 @@ struct fdcpu_options {
     bool eager;    /* CUDA_MODULE_LOADING=EAGER */
     bool slack;    /* FD_CPU_SLACK=1: kernels may use the rest of a block's 512 bytes */
     uint64_t deadline_ms;
+    uint64_t fault; /* FD_CPU_FAULT: where a bit flips after each kernel; 0: nowhere */
 };
 
 /* ---- handles (api_handle.c) ---- */

@@ -32,6 +32,8 @@ int fdcpu_mem_add(const struct fdcpu_range *range);
 int fdcpu_mem_del(uint64_t lo);
 /* Who may reach what has become less: nothing is taken from memory any more. */
 void fdcpu_mem_changed(void);
+/* Flips bit 3 of the byte at this offset of each range that has so many. */
+void fdcpu_mem_flip(uint64_t offset);
 /* Finds the range that holds addr. */
 bool fdcpu_mem_find(uint64_t addr, struct fdcpu_range *range);
 /* Finds the nearest range below or above addr, for reports. */

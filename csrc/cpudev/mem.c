@@ -118,6 +118,19 @@ fdcpu_mem_nearest(uint64_t addr, struct fdcpu_range *range)
 }
 
 void
+fdcpu_mem_flip(uint64_t offset)
+{
+    size_t i;
+
+    pthread_rwlock_rdlock(&lock);
+    for (i = 0; i < nranges; i++)
+        if (offset < ranges[i].hi - ranges[i].lo &&
+            !(ranges[i].flags & FDCPU_MEM_READONLY))
+            *(volatile uint8_t *)(ranges[i].lo + offset) ^= 8;
+    pthread_rwlock_unlock(&lock);
+}
+
+void
 fdcpu_mem_changed(void)
 {
     __atomic_fetch_add(&generation, 1, __ATOMIC_RELEASE);
