@@ -4,16 +4,24 @@ import argparse
 import socket
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from fdcore_cli import options
+
+if TYPE_CHECKING:
+    from fdcore.health import Check
+    from fdcore.pools import Seen
+
+    Group = tuple[str, Sequence[Check]]
 
 ABOUT = {
     "list_gpus": "The GPUs of all servers, and what is free of them.",
     "smi": "The GPUs of all servers in a table after nvidia-smi's: what is granted of "
     "them. What a GPU does at the moment is not known yet.",
     "health": "Checks of this machine and of every server: PASS, MARGINAL or FAIL. "
-    "The exit status is 1 where one failed.",
-    "localhealth": "Checks of this machine alone.",
+    "The exit status is 1 where one failed. --verify runs kernels on each GPU too.",
+    "localhealth": "Checks of this machine alone; --verify of its own GPUs too, or of "
+    "the CPU device.",
     "netperf": "Measures, with a small lease on each server, how long a CUDA call "
     "takes and how fast bytes get to the GPU and back.",
 }
@@ -31,7 +39,17 @@ def parser(command: str) -> options.Parser:
         made.add_argument("-L", action="store_true", dest="names", help="names only")
     else:
         options.add_format(made)
-    if command == "netperf":
+    if command.endswith("health"):
+        made.add_argument(
+            "--verify", type=options.duration, nargs="?", const=0, metavar="TIME",
+            help="check memory, copies and arithmetic of each GPU once (in two minutes "
+            "at most), or again and again for so long",
+        )  # fmt: skip
+        made.add_argument(
+            "-m", "--memory", type=options.memory, default=0, metavar="MIB",
+            help="memory of each GPU to verify (what is free, up to 1 GiB)",
+        )  # fmt: skip
+    if command in ("netperf", "health", "localhealth"):
         made.add_argument(
             "--transport", choices=("auto", "shm", "tcp", "rdma"), metavar="ROAD",
             help="how calls travel: shm, tcp, rdma, or auto: what there is",
@@ -89,23 +107,52 @@ def problems(who: str, said: Sequence[str]) -> int:
 
 def health(who: str, given: argparse.Namespace) -> int:
     from fdcore import health as checks
-    from fdcore import lists, reach
+    from fdcore import lists, pools, reach
+    from fdcore.settings import load
 
-    groups = [(socket.gethostname(), checks.local() + reach.machine())]
+    settings = load()
+    road = settings.get("transport", given.transport)
+    groups: list[Group] = [(socket.gethostname(), checks.local() + reach.machine())]
     if who.endswith(" health"):
-        from fdcore import pools
-        from fdcore.settings import load
-
-        settings = load()
         servers = options.servers_of(given, settings)
         for seen in pools.look(servers, settings.get("connect_timeout")):
             found = reach.server(seen.address) + checks.server(seen)
             groups.append((str(seen.address), found))
+            groups += verified(given, seen, road)
+    elif given.verify is not None:
+        groups += verified_here(given, road)
     if given.format == "table":
         print(checks.text(groups), end="")
     else:
         print(lists.written(checks.rows(groups), checks.COLUMNS, given.format), end="")
     return 1 if checks.failed(groups) else 0
+
+
+def verified(given: argparse.Namespace, seen: "Seen", road: str) -> "Sequence[Group]":
+    """Each GPU of a server that answered, if that was asked for."""
+    from fdcore import verification
+
+    if given.verify is None or seen.pool is None:
+        return []
+    plan = verification.Plan()
+    if given.verify:
+        plan = verification.Plan(given.verify, again=True)
+    terminal = sys.stderr.isatty()
+    return verification.server(seen, road, plan, given.memory, terminal)
+
+
+def verified_here(given: argparse.Namespace, road: str) -> "Sequence[Group]":
+    """This machine's own GPUs, through a server that is there for this alone."""
+    import os
+
+    from fdcore import launch, pools
+
+    address, leash = launch.private_server([], road)
+    try:
+        (seen,) = pools.look([address], 10)
+        return verified(given, seen, road)
+    finally:
+        os.close(leash)
 
 
 def netperf(who: str, given: argparse.Namespace) -> int:

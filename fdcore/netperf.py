@@ -7,20 +7,17 @@ worker. Calls are made through ctypes, which is part of each call's time.
 
 import ctypes
 import json
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from fdcore import launch
 from fdcore.config import Address
 from fdcore.errors import FdcoreError
 from fdcore.lists import Row
-from fdcore.progress import Progress
-from fdcore.reserve import Wish, reserve, same_machine
+from fdcore.reserve import Wish
 from fdcore.sched.slices import MIB
+from fdcore.trial import Child, lease
 
 COLUMNS = (
     "server", "road", "call_us", "call_p99_us", "up_mib_s", "down_mib_s",
@@ -32,36 +29,19 @@ SECONDS = 120
 
 def measure(address: Address, wish: Wish) -> Row:
     """One server's figures, with a lease of its own."""
-    held = reserve(wish, "netperf", Progress(quiet=True))
-    path, descriptor = launch.write_session([one.grant for one in held], wish.road)
-    environment = launch.own_environment()
-    launch.add_session(environment, path)
-    environment.setdefault("FD_LOG", "error")
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "fdcore.netperf"],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
+    with lease(wish, "netperf") as trial:
+        child = Child(["-m", "fdcore.netperf"], trial.environment)
+        try:
+            said = list(child.lines(SECONDS, time.monotonic() + SECONDS))
+        finally:
+            child.close()
+    if child.waited_out:
         raise FdcoreError(
             f"{address}: the measuring program was not done after {SECONDS} s"
-        ) from None
-    finally:
-        path.unlink(missing_ok=True)
-        os.close(descriptor)
-        for one in held:
-            one.hold.close()
-    if done.returncode:
-        lines = done.stderr.strip().splitlines()
-        why = lines[-1] if lines else f"it ended with status {done.returncode}"
-        raise FdcoreError(f"{address}: the measuring program failed: {why}")
-    here = "shm" if same_machine(held[0].grant) else "tcp"
-    road = here if wish.road == "auto" else wish.road
-    return {"server": str(address), "road": road, **json.loads(done.stdout)}
+        )
+    if child.process.returncode:
+        raise FdcoreError(f"{address}: the measuring program failed: {child.why()}")
+    return {"server": str(address), "road": trial.road, **json.loads("".join(said))}
 
 
 def program() -> Mapping[str, Any]:
