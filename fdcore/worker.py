@@ -41,6 +41,9 @@ GRACE_MS = 700
 # Until memory that was made for another road is given back: that takes a processor for
 # 4 ms, and a session that begins wants it.
 UNUSED_MS = 1000
+# Of each region that an shm session shares with its client: what small copies use, and
+# what a driver pins.
+FIRST_BYTES, EVERYTHING = 1 << 20, (1 << 64) - 1
 
 
 class Control:
@@ -129,13 +132,14 @@ class Worker:
             self.driver.init()
         return self.driver
 
-    def warm(self, driver: str) -> None:
+    def warm(self, driver: str, pinned: bool) -> None:
         """All that takes long and that any session needs: the driver, and the memory
-        that an shm session shares with its client."""
+        that an shm session shares with its client. pinned: the driver has all of it in
+        memory with the first context, so it is there at once."""
         self.open(driver)
         if self.memory is None:
             with contextlib.suppress(OSError):  # it is logged; the session tries again
-                self.memory = LinkMemory()
+                self.memory = LinkMemory(EVERYTHING if pinned else FIRST_BYTES)
 
     def await_start(self) -> tuple[dict[str, Any], list[int]]:
         """The order to start; an empty one if there is nothing to do any more."""
@@ -143,7 +147,8 @@ class Worker:
             order, fds = self.control.hear()
             if order.get("op") == "warm":
                 try:
-                    self.warm(str(order["driver"]))
+                    pinned = bool(order.get("pinned", True))
+                    self.warm(str(order["driver"]), pinned)
                 except FdcoreError as error:
                     self.control.say(op="failed", reason=str(error))
                     return {}, []

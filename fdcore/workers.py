@@ -6,7 +6,8 @@ there with {"op": "heir", "session", ...} and what the card says.
 The server speaks with a worker over a SOCK_SEQPACKET pair: one JSON object a message,
 with descriptors beside it.
 
-    server to worker  {"op": "warm", "driver"}: open it already
+    server to worker  {"op": "warm", "driver", "pinned"}: open it already; pinned: it
+                      will pin the memory that a session shares with its client
                       {"op": "start", "session", "driver", "road", "devices",
                       "host_memory", "cache", "cache_room", "heir", "card", "keys",
                       "board"} and
@@ -96,8 +97,9 @@ class Worker:
     def alive(self) -> bool:
         return self.process.poll() is None
 
-    def warm(self, driver: str) -> None:
-        self.control.send(json.dumps({"op": "warm", "driver": driver}).encode())
+    def warm(self, driver: str, pinned: bool = True) -> None:
+        order = {"op": "warm", "driver": driver, "pinned": pinned}
+        self.control.send(json.dumps(order).encode())
 
     def start(
         self,
@@ -347,6 +349,7 @@ class WorkerPool:
         self.environment = environment
         self.room = room
         self.driver = ""
+        self.pinned = True  # the driver keeps what it copies from and to in memory
         self.nurse: Nurse | None = None
         self.spare: list[Worker] = []
         self.filling: asyncio.Task[None] | None = None
@@ -362,7 +365,7 @@ class WorkerPool:
         while len(self.spare) < self.room:
             worker = await self.make()
             if self.driver:
-                worker.warm(self.driver)
+                worker.warm(self.driver, self.pinned)
             self.spare.append(worker)
 
     async def make(self) -> Worker:

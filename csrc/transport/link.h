@@ -96,8 +96,8 @@ int link_make_ring(struct fdc_link *link, enum fdc_lane lane, void **memory,
 int link_await_setup(int sock);
 
 int shm_link_client(int sock, struct fdc_link **link);
-/* filled: with all its pages; those of the rings are there in any case. */
-int shm_memory_new(const struct fdc_link_size *size, bool filled,
+/* filled: so many bytes of each region have their pages; the rings have in any case. */
+int shm_memory_new(const struct fdc_link_size *size, uint64_t filled,
                    struct fdc_link_memory **memory);
 int shm_link_worker(int sock, const struct fdc_link_size *size, struct fdc_link **link);
 /* keys: one for each connection; NULL where bytes travel as they are. */

@@ -19,6 +19,10 @@
 
 enum { MAPS = FDC_LANES + FDC_REGIONS, PAGE = 4096 };
 
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+
 struct shm_link {
     struct fdc_link link;
     int sock;
@@ -74,11 +78,23 @@ shm_detach(struct shm_link *shm)
             munmap(shm->map[i], shm->map_size[i]);
 }
 
-/* Maps the descriptors and attaches to what is in them. filled: the regions' pages are
- * there at once, as the rings' are. */
+/* The pages of the first bytes of a fresh region, which is all zeros. */
+static void
+fill(void *memory, uint64_t size)
+{
+    volatile uint8_t *bytes = memory;
+
+    if (size == 0 || madvise(memory, size, MADV_POPULATE_WRITE) == 0)
+        return;
+    for (uint64_t at = 0; at < size; at += PAGE) /* a kernel before 5.14 */
+        bytes[at] = 0;
+}
+
+/* Maps the descriptors and attaches to what is in them. filled: so many bytes of each
+ * region have their pages at once, as the rings have. */
 static int
 shm_attach(struct shm_link *shm, const struct fdc_link_size *size, const int *fds,
-           bool filled)
+           uint64_t filled)
 {
     struct fdc_link *link = &shm->link;
     int flags = MAP_SHARED, err;
@@ -89,7 +105,7 @@ shm_attach(struct shm_link *shm, const struct fdc_link_size *size, const int *fd
     link->size = *size;
     for (int i = 0; i < MAPS; i++) {
         shm->map_size[i] = map_size(size, i);
-        flags = i < FDC_LANES || filled ? MAP_SHARED | MAP_POPULATE : MAP_SHARED;
+        flags = i < FDC_LANES ? MAP_SHARED | MAP_POPULATE : MAP_SHARED;
         memory = mmap(NULL, shm->map_size[i], PROT_READ | PROT_WRITE, flags, fds[i], 0);
         if (memory == MAP_FAILED) {
             err = -errno;
@@ -98,6 +114,7 @@ shm_attach(struct shm_link *shm, const struct fdc_link_size *size, const int *fd
         shm->map[i] = memory;
         if (i >= FDC_LANES) {
             link->region[i - FDC_LANES] = memory;
+            fill(memory, filled < shm->map_size[i] ? filled : shm->map_size[i]);
             continue;
         }
         if (link->worker) {
@@ -136,7 +153,7 @@ close_all(const int *fds, int count)
 }
 
 int
-shm_memory_new(const struct fdc_link_size *size, bool filled,
+shm_memory_new(const struct fdc_link_size *size, uint64_t filled,
                struct fdc_link_memory **made)
 {
     static const char *const names[MAPS] = {
@@ -210,7 +227,7 @@ shm_link_worker(int sock, const struct fdc_link_size *size, struct fdc_link **li
     struct fdc_link_memory *memory;
     int err;
 
-    err = shm_memory_new(size, false, &memory);
+    err = shm_memory_new(size, 0, &memory);
     if (err)
         return err;
     err = fdc_link_worker_of(memory, sock, link);
@@ -244,7 +261,7 @@ shm_link_client(int sock, struct fdc_link **link)
     for (int i = 0; i < MAPS && !err; i++)
         err = fdc_memfd_check(fds[i], map_size(&size, i));
     if (!err)
-        err = shm_attach(shm, &size, fds, false);
+        err = shm_attach(shm, &size, fds, 0);
     close_all(fds, nfds);
 
 out_free:

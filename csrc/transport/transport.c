@@ -134,13 +134,14 @@ fdc_link_client_sealed(enum fdc_road road, const int *socks, int nsocks,
 static const struct fdc_link_size default_size = FDC_LINK_SIZE_DEFAULT;
 
 int
-fdc_link_memory_new(const struct fdc_link_size *size, struct fdc_link_memory **memory)
+fdc_link_memory_new(const struct fdc_link_size *size, uint64_t filled,
+                    struct fdc_link_memory **memory)
 {
     if (!size)
         size = &default_size;
     if (link_size_check(size))
         return -EINVAL;
-    return shm_memory_new(size, true, memory);
+    return shm_memory_new(size, filled, memory);
 }
 
 int

@@ -39,7 +39,8 @@ cdef extern from "fdc/transport.h" nogil:
                                const fdc_link_key *keys, const fdc_link_size *size,
                                fdc_link **link)
     struct fdc_link_memory
-    int fdc_link_memory_new(const fdc_link_size *size, fdc_link_memory **memory)
+    int fdc_link_memory_new(const fdc_link_size *size, uint64_t filled,
+                            fdc_link_memory **memory)
     void fdc_link_memory_free(fdc_link_memory *memory)
     int fdc_link_worker_of(fdc_link_memory *memory, int sock, fdc_link **link)
     void fdc_link_free(fdc_link *link)

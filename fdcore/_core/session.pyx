@@ -85,13 +85,14 @@ cdef class LinkMemory:
     def __cinit__(self):
         self._memory = NULL
 
-    def __init__(self):
+    def __init__(self, uint64_t filled):
+        """filled: so many bytes of each region have their pages at once."""
         cdef int rc
 
         if self._memory != NULL:
             raise ValueError("the memory is there")
         with nogil:
-            rc = fdc_link_memory_new(NULL, &self._memory)
+            rc = fdc_link_memory_new(NULL, filled, &self._memory)
         check(rc)
 
     def close(self):

@@ -74,11 +74,12 @@ int fdc_link_worker_sealed(enum fdc_road road, const int *socks, int nsocks,
 /*
  * What an shm link is made of (size: NULL for the usual one), made before there is anybody
  * at the other end: created and sealed, and the pages are there, so that neither side waits
- * for the kernel to clear them. fdc_link_worker_of() makes the link out of it, which owns it
- * from then on; on failure it is the caller's still, as the socket is.
+ * for the kernel to clear them: all of the lanes, and the first `filled` bytes of each region
+ * (UINT64_MAX: all). fdc_link_worker_of() makes the link out of it, which owns it from then
+ * on; on failure it is the caller's still, as the socket is.
  */
 struct fdc_link_memory;
-int fdc_link_memory_new(const struct fdc_link_size *size,
+int fdc_link_memory_new(const struct fdc_link_size *size, uint64_t filled,
                         struct fdc_link_memory **memory);
 void fdc_link_memory_free(struct fdc_link_memory *memory); /* NULL: nothing */
 int fdc_link_worker_of(struct fdc_link_memory *memory, int sock, struct fdc_link **link);

@@ -170,12 +170,12 @@ test_memory_made_beforehand_is_filled_and_makes_a_link(void)
     uint32_t got;
 
     odd.region[0]++;
-    CHECK_EQ(fdc_link_memory_new(&odd, &memory), -EINVAL);
-    CHECK_EQ(fdc_link_memory_new(&size, &memory), 0);
+    CHECK_EQ(fdc_link_memory_new(&odd, UINT64_MAX, &memory), -EINVAL);
+    CHECK_EQ(fdc_link_memory_new(&size, (1 << 20) - 8192, &memory), 0);
     pair_sockets(&pair, FDC_ROAD_SHM);
     CHECK_EQ(fdc_link_worker_of(memory, pair.worker_socks[0], &pair.worker), 0);
     CHECK_EQ(fdc_link_client(FDC_ROAD_SHM, pair.client_socks, 1, &pair.client), 0);
-    CHECK_EQ(pages_there(pair.worker, FDC_REGION_UP), 256);
+    CHECK_EQ(pages_there(pair.worker, FDC_REGION_UP), 254);
     CHECK_EQ(pages_there(pair.client, FDC_REGION_DOWN), 128);
     send_words(pair.client, FDC_LANE_COMMAND, 7, 3);
     CHECK_EQ(await_words(pair.worker, FDC_LANE_COMMAND, &got)[2], 9);
@@ -193,7 +193,7 @@ test_memory_outlives_a_client_that_has_gone(void)
     struct fdc_link *link;
     int socks[2];
 
-    CHECK_EQ(fdc_link_memory_new(NULL, &memory), 0);
+    CHECK_EQ(fdc_link_memory_new(NULL, 0, &memory), 0);
     CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, socks), 0);
     close(socks[1]);
     CHECK_EQ(fdc_link_worker_of(memory, socks[0], &link), -EPIPE);
