@@ -42,6 +42,7 @@ from fdcore.host import gpus as host_gpus
 from fdcore.lease import Lease, LeaseBook, Owner
 from fdcore.line import Line
 from fdcore.recall import Heirloom, machine, socket_of, started
+from fdcore.room import raised
 from fdcore.rpc.server import Activity, ControlListener, Place, run_loop
 from fdcore.sched.queue import Quota, Request
 from fdcore.sched.slices import MIB, Ask, Gpu, Pool
@@ -60,6 +61,7 @@ from fdcore.sockets import (
     pidfd_of_peer,
     readable,
     receive,
+    rest,
     source_name,
     tcp_listener,
     unix_listener,
@@ -154,7 +156,8 @@ class Server:
         self.tasks: set[asyncio.Task[None]] = set()
         self.listeners: list[socket.socket] = []
         self.control: socket.socket | None = None  # until somebody is answered there
-        self.waiting = Waiting(STRANGERS, STRANGERS_EACH)
+        self.room = raised()
+        self.waiting = Waiting(self.room.strangers(STRANGERS), STRANGERS_EACH)
         self.seldom = Seldom(log)
         self.data_host = ""
         self.data_port = 0
@@ -408,6 +411,7 @@ class Server:
                 self.seldom.warn(
                     "accept", f"a data connection could not be accepted: {error}"
                 )
+                rest(listener, self.accept)
                 return
             sock.setblocking(False)
             self.spawn(self.greet(sock))
@@ -533,6 +537,7 @@ class Server:
             )
         self.check_road(request, lease, sock)
         if request.kind == attach.HOLD:
+            self.check_room(0, 1)
             hold = Hold(lease, request.pid)
             self.book.stand(lease, hold)
             return hold
@@ -555,6 +560,7 @@ class Server:
             raise RefusedError("that session is attached already")
         if sum(s.lease is lease for s in self.sessions.values()) >= SESSIONS_EACH:
             raise RefusedError(f"the lease has {SESSIONS_EACH} sessions already")
+        self.check_room(1, 0)
         road = attach.ROAD_NAMES[request.road]
         session = Session(request.session, lease, request.pid, request.program, road)
         if road == "tcp":
@@ -563,6 +569,15 @@ class Server:
         lease.sessions += 1
         self.book.stand(lease, session)
         return session
+
+    def check_room(self, sessions: int, holds: int) -> None:
+        """For so many more."""
+        now, held = len(self.sessions), len(self.holds)
+        if not self.room.has(now + sessions, held + holds):
+            raise RefusedError(
+                f"the server has {now} sessions and {held} leases, and descriptors for "
+                f"no more (its limit, 'ulimit -Hn', is {self.room.limit})"
+            )
 
     def ended(self, thing: "Session | Hold") -> None:
         if isinstance(thing, Session):
@@ -724,7 +739,7 @@ class Server:
         log.addHandler(self.figures.log)
         with StateLock(state):
             await self.find_gpus()
-            control = ControlListener(self)
+            control = ControlListener(self, self.room)
             try:
                 self.heirloom.open()
                 self.bind(control)
@@ -787,6 +802,7 @@ class Server:
         self.workers.driver = self.driver
         found = self.found.gpus
         self.cpu_device = self.figures.knows_busy = host_gpus.is_cpu_device(found)
+        self.workers.pinned = not self.cpu_device
         self.book = LeaseBook(found)
         self.line = Line(self.book, self.leave)
         for gpu in found:

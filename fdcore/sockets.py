@@ -4,6 +4,7 @@ import asyncio
 import os
 import socket
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 from fdcore.config import Address
@@ -12,6 +13,7 @@ from fdcore.security.identity import is_loopback
 
 # Connections that wait to be accepted: a crowd does not shut others out.
 BACKLOG = 1024
+REST_SECONDS = 0.5
 
 
 def unix_listener(path: Path) -> socket.socket:
@@ -42,6 +44,19 @@ def tcp_listener(host: str, port: int, fall_back: bool = False) -> socket.socket
         raise ConfigError(f"cannot listen at {Address(host, port)}: {why}") from None
     sock.setblocking(False)
     return sock
+
+
+def rest(listener: socket.socket, accept: Callable[[socket.socket], None]) -> None:
+    """Looks away from a listener for a moment: what it has for us cannot be accepted
+    now, and would be told of again at once."""
+    loop = asyncio.get_running_loop()
+    loop.remove_reader(listener)
+
+    def again() -> None:
+        if listener.fileno() >= 0:
+            loop.add_reader(listener, accept, listener)
+
+    loop.call_later(REST_SECONDS, again)
 
 
 def comes_from_afar(sock: socket.socket) -> bool:

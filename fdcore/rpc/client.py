@@ -40,6 +40,7 @@ from fdcore.sched.slices import Ask, Gpu, Pool, Slice
 from fdcore.security.identity import identity_for
 
 CONNECT_SECONDS = 3.0
+LOCAL_SECONDS = 30.0
 ANSWER_SECONDS = 10.0
 # In which a lease of several must be held: reserving all of them, and the holds.
 TAKE_SECONDS = 60
@@ -445,6 +446,8 @@ async def welcome_of(
             "program": program,
             "role": role,
         }
+        if way.path:  # only an fdserver listens there, however busy its machine is
+            seconds = max(seconds, LOCAL_SECONDS)
         try:
             response = await asyncio.wait_for(gate.login(hello=hello), seconds)
         except (TimeoutError, asyncio.TimeoutError):

@@ -24,6 +24,7 @@ from fdcore import __version__
 from fdcore.attach import differing, printable
 from fdcore.errors import FdcoreError, RefusedError
 from fdcore.lease import Lease, Owner
+from fdcore.room import Room
 from fdcore.rpc.schema import TRAVERSAL_WORDS, VERSION, control
 from fdcore.sched.queue import HIGHEST, LOWEST, Quota, Request
 from fdcore.sched.slices import Ask, Gpu, Pool
@@ -35,7 +36,6 @@ log = logging.getLogger("fdserver")
 
 LOGIN_SECONDS = 5.0
 CALLS_AT_ONCE = 64
-CONNECTIONS = 1024
 CONNECTIONS_EACH = 256
 STRANGERS = 256
 STRANGERS_EACH = 64
@@ -183,15 +183,20 @@ def answer(result: Any, code: str, message: str) -> None:
 class Connection:
     """One client's connection and everything that ends with it."""
 
-    def __init__(self, desk: Desk, owner: Owner, close: Callable[[], None]) -> None:
+    def __init__(
+        self, desk: Desk, owner: Owner, source: str, close: Callable[[], None]
+    ) -> None:
         self.desk = desk
         self.owner = owner
+        self.source = source  # what the limits of strangers and connections go by
         self.close = close
         self.calls = 0
         self.session = False
         self.gone = False
-        self.certain = False  # who it is: by a certificate, or at login
-        self.known: Callable[[], None] = lambda: None  # to be called at login
+        self.certain = False  # who it is, from login on
+        # Called at login: the first before somebody is let in, the other when he is.
+        self.check_room: Callable[[str], None] = lambda source: None
+        self.known: Callable[[], None] = lambda: None
         self.leases: dict[object, Lease] = {}
         self.lent = False  # the owner is who let somebody in
 
@@ -234,6 +239,7 @@ class GateServer(control.Gate.Server):  # type: ignore[misc]
         owner = self.connection.owner
         if not owner.user:
             owner = replace(owner, user=f"{said(hello.user)}?", host=said(hello.host))
+        self.connection.check_room(self.connection.source)
         role = less(owner.role, str(hello.role)) if hello.role else owner.role
         if not role:
             raise CallError("denied", f"a {owner.role} cannot be a {said(hello.role)}")
@@ -535,11 +541,12 @@ def identify(transport: asyncio.BaseTransport) -> Owner:
 class ControlListener:
     """Accepts control connections on a Unix socket and a TCP port."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: Desk, room: Room) -> None:
         self.desk = desk
+        self.most = room.connections
         self.connections: dict[Any, Connection] = {}
         self.servers: list[asyncio.Server] = []
-        self.waiting = Waiting(STRANGERS, STRANGERS_EACH)
+        self.waiting = Waiting(room.strangers(STRANGERS), STRANGERS_EACH)
         self.seldom = Seldom(log)
 
     async def listen_unix(self, path: str) -> None:
@@ -563,19 +570,17 @@ class ControlListener:
         made = capnp.AsyncIoStream._connect(connected)
         return made  # type: ignore[no-any-return]
 
-    def has_room(self, owner: Owner) -> bool:
-        """For one more connection, in all and of this owner. Those of who has not said
-        yet who he is are limited by where they come from."""
-        known = [one.owner for one in self.connections.values() if one.certain]
-        if len(known) >= CONNECTIONS:
-            self.seldom.warn("full", f"more than {CONNECTIONS} control connections")
-            return False
-        who = (owner.user, owner.host)
-        if sum((one.user, one.host) == who for one in known) >= CONNECTIONS_EACH:
-            text = f"{owner}: more than {CONNECTIONS_EACH} control connections"
-            self.seldom.warn(("each", who), text)
-            return False
-        return True
+    def check_room(self, source: str) -> None:
+        """For one more who logs in, in all and from there."""
+        known = [one.source for one in self.connections.values() if one.certain]
+        if len(known) >= self.most:
+            text = f"the server has {self.most} control connections already"
+            self.seldom.warn("full", text)
+            raise CallError("limit", text)
+        if known.count(source) >= CONNECTIONS_EACH:
+            text = f"{source} has {CONNECTIONS_EACH} control connections already"
+            self.seldom.warn(("each", source), text)
+            raise CallError("limit", text)
 
     def adopt(self, transport: Any, owner: Owner) -> None:
         """A connection that somebody else has accepted and knows the owner of."""
@@ -596,21 +601,18 @@ class ControlListener:
     async def serve(
         self, stream: Any, transport: asyncio.BaseTransport, owner: Owner | None = None
     ) -> None:
-        certified = owner is not None
         owner = owner or identify(transport)
-        if not self.has_room(owner):
-            stream.close()
-            return
-        connection = Connection(self.desk, owner, stream.close)
-        connection.certain = certified
         source = owner.host or f"uid {owner.uid}"
-        if not certified:
-            stranger, crowded = self.waiting.enter(source, stream.close)
-            connection.known = lambda: self.waiting.leave(stranger)
-            if crowded:
-                self.seldom.warn(
-                    ("crowd", source), f"{source}: silent connections are closed"
-                )
+        if owner.serial:
+            source = str(owner)
+        connection = Connection(self.desk, owner, source, stream.close)
+        connection.check_room = self.check_room
+        stranger, crowded = self.waiting.enter(source, stream.close)
+        connection.known = lambda: self.waiting.leave(stranger)
+        if crowded:
+            self.seldom.warn(
+                ("crowd", source), f"{source}: silent connections are closed"
+            )
         self.connections[stream] = connection
         loop = asyncio.get_running_loop()
 

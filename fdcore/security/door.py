@@ -20,7 +20,7 @@ from fdcore.attach import printable
 from fdcore.errors import FdcoreError, RefusedError
 from fdcore.security import authority, files, greeting, identity, join
 from fdcore.security.limits import Rate, Seldom, Waiting
-from fdcore.sockets import readable
+from fdcore.sockets import readable, rest
 
 log = logging.getLogger("fdserver")
 
@@ -107,6 +107,7 @@ class Door:
                 return
             except OSError as error:
                 self.seldom.warn("accept", f"a connection cannot be accepted: {error}")
+                rest(listener, self.accept)
                 return
             source = address[0]
             if not self.rate.take(source):

@@ -121,7 +121,7 @@ def test_fault_shows_a_number_and_no_traceback():
             result = Result()
 
     class Broken:
-        connection = rpc_server.Connection(None, None, lambda: None)
+        connection = rpc_server.Connection(None, None, "a test", lambda: None)
 
         @rpc_server.answered
         async def method(self, result):
