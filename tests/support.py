@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import select
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,15 +71,28 @@ class Server:
 
     def free(self) -> list[int]:
         """MiB free on each GPU, as the server says."""
+        return [free >> 20 for _, free in self.ask("gpus")]
+
+    def leases(self) -> list[str]:
+        """The ids of all leases, as the server says."""
+        return [str(row["lease"]) for row in self.ask("leases")]
+
+    def ask(self, what: str) -> Any:
         from fdcore.config import parse_address, protocol_hash
         from fdcore.rpc import client
 
         # In a thread: the caller may be in a loop of its own.
         with ThreadPoolExecutor(1) as thread:
             asked = thread.submit(
-                client.gpus, parse_address(self.unix), protocol_hash()
+                getattr(client, what), parse_address(self.unix), protocol_hash()
             )
-            return [free >> 20 for _, free in asked.result()]
+            return asked.result()
+
+    def workers(self) -> dict[int, int]:
+        """The workers that ever had a session of this server, with the pid of the
+        program that it was, as the log says."""
+        found = re.findall(r" pid (\d+) over \w+, worker (\d+)$", self.log, re.M)
+        return {int(worker): int(program) for program, worker in found}
 
     def run(
         self,
