@@ -68,12 +68,12 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def build() -> Path:
-    target = OUT / "idle"
+def build(name: str = "idle") -> Path:
+    target = OUT / name
     OUT.mkdir(parents=True, exist_ok=True)
     command = [
         os.environ.get("CC", "gcc"), "-std=gnu11", "-O2", "-Wall", "-Wextra", "-o", target,
-        ROOT / "bench" / "idle.c", f"-I{ROOT / 'build/gen'}",
+        ROOT / "bench" / f"{name}.c", f"-I{ROOT / 'build/gen'}",
         f"-I{ROOT / 'csrc/include'}", f"-L{ROOT / 'build/lib'}", "-l:libcuda.so.1",
         "-Wl,--allow-shlib-undefined",
     ]  # fmt: skip
