@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from fdcore_cli import options
 
 if TYPE_CHECKING:
-    from fdcore.health import Check
+    from fdcore.check import Check
     from fdcore.pools import Seen
 
     Group = tuple[str, Sequence[Check]]
@@ -48,6 +48,11 @@ def parser(command: str) -> options.Parser:
         made.add_argument(
             "-m", "--memory", type=options.memory, default=0, metavar="MIB",
             help="memory of each GPU to verify (what is free, up to 1 GiB)",
+        )  # fmt: skip
+    if command == "netperf":
+        made.add_argument(
+            "--long", action="store_true",
+            help="how calls are spread, and copies of every size",
         )  # fmt: skip
     if command in ("netperf", "health", "localhealth"):
         made.add_argument(
@@ -107,17 +112,16 @@ def problems(who: str, said: Sequence[str]) -> int:
 
 def health(who: str, given: argparse.Namespace) -> int:
     from fdcore import health as checks
-    from fdcore import lists, pools, reach
+    from fdcore import lists, pools, whole
     from fdcore.settings import load
 
     settings = load()
     road = settings.get("transport", given.transport)
-    groups: list[Group] = [(socket.gethostname(), checks.local() + reach.machine())]
+    groups: list[Group] = [(socket.gethostname(), whole.machine())]
     if who.endswith(" health"):
         servers = options.servers_of(given, settings)
         for seen in pools.look(servers, settings.get("connect_timeout")):
-            found = reach.server(seen.address) + checks.server(seen)
-            groups.append((str(seen.address), found))
+            groups += whole.server(seen, road, settings.get("connect_timeout"))
             groups += verified(given, seen, road)
     elif given.verify is not None:
         groups += verified_here(given, road)
@@ -156,6 +160,8 @@ def verified_here(given: argparse.Namespace, road: str) -> "Sequence[Group]":
 
 
 def netperf(who: str, given: argparse.Namespace) -> int:
+    import json
+
     from fdcore import lists
     from fdcore import netperf as measuring
     from fdcore.errors import FdcoreError
@@ -170,10 +176,18 @@ def netperf(who: str, given: argparse.Namespace) -> int:
     for address in options.servers_of(given, settings):
         wish = Wish(ask, [address], given.filter, road, settings.get("connect_timeout"))
         try:
-            rows.append(measuring.measure(address, wish))
+            rows.append(measuring.measure(address, wish, "long" * given.long))
             failures.append("")
         except FdcoreError as error:
             failures.append(str(error))
-    print(lists.written(rows, measuring.COLUMNS, given.format), end="")
+    if given.long and given.format == "table":
+        print("\n".join(measuring.text(row) for row in rows), end="")
+    elif given.long and given.format == "json":
+        print(json.dumps(rows, indent=2))
+    elif given.long:
+        sizes = measuring.by_size(rows)
+        print(lists.written(sizes, measuring.SIZE_COLUMNS, given.format), end="")
+    else:
+        print(lists.written(rows, measuring.COLUMNS, given.format), end="")
     sys.stdout.flush()
     return problems(who, failures)

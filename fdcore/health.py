@@ -8,9 +8,9 @@ import os
 import resource
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+from fdcore.check import FAIL, MARGINAL, PASS, STATES, Check
 from fdcore.config import (
     CPU_DEVICE,
     NVML,
@@ -21,25 +21,17 @@ from fdcore.config import (
     runtime_folder,
 )
 from fdcore.errors import ConfigError
+from fdcore.host import ailments
 from fdcore.host import gpus as host_gpus
 from fdcore.keeper import HELPER
-from fdcore.lists import Row
+from fdcore.lists import Row, printable
 from fdcore.pools import Seen
 from fdcore.sched.slices import MIB
 
-PASS, MARGINAL, FAIL = "PASS", "MARGINAL", "FAIL"
 SHM_ROOM = 256 * MIB
 DESCRIPTORS = 1024
 FAR_SECONDS = 0.25
 COLUMNS = ("host", "state", "check", "found", "cure")
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    state: str
-    name: str
-    found: str
-    cure: str = ""
 
 
 def local(environment: Mapping[str, str] = os.environ) -> list[Check]:
@@ -49,7 +41,7 @@ def local(environment: Mapping[str, str] = os.environ) -> list[Check]:
         folder(environment),
         shared_memory(),
         descriptors(),
-        driver(environment),
+        *gpus(environment),
     ]
 
 
@@ -92,22 +84,24 @@ def descriptors() -> Check:
     return Check(MARGINAL, name, found, f"ulimit -n {DESCRIPTORS}")
 
 
-def driver(environment: Mapping[str, str]) -> Check:
+def gpus(environment: Mapping[str, str]) -> list[Check]:
     """A client needs none: what is found here is what local and fdserver use."""
     name = "GPUs of this machine"
+    clean = host_gpus.driver_environment(environment)
     try:
-        found = host_gpus.find(SHIM, host_gpus.driver_environment(environment))
-        first = found.gpus[0].name if found.gpus else ""
+        found = host_gpus.find(SHIM, clean)
         if found.gpus:
             version = found.driver or f"CUDA {found.cuda}"
+            first = found.gpus[0].name
             said = f"{len(found.gpus)}, the first a {first}, driver {version}"
-            return Check(PASS, name, said)
+            rows = ailments.ask(SHIM, found.nvml, found.gpus, clean)
+            return [Check(PASS, name, said), *(Check(*row) for row in rows)]
         why = "the driver has no GPU"
     except ConfigError as error:
         why = str(error)
     if Path("/dev/nvidiactl").exists():
-        return Check(FAIL, name, why, "install or repair NVIDIA's driver")
-    return Check(PASS, name, "none: a client, or a server of the CPU device")
+        return [Check(FAIL, name, why, "install or repair NVIDIA's driver")]
+    return [Check(PASS, name, "none: a client, or a server of the CPU device")]
 
 
 def server(seen: Seen) -> list[Check]:
@@ -148,13 +142,13 @@ def text(groups: Sequence[tuple[str, Sequence[Check]]]) -> str:
     for host, checks in groups:
         lines.append(host)
         for check in checks:
-            lines.append(f"  [{check.state}] {check.name}: {check.found}")
+            # Some of it comes from other machines: nothing of it moves the cursor.
+            said = printable(f"{check.name}: {check.found}")
+            lines.append(f"  [{check.state}] {said}")
             if check.cure and check.state != PASS:
-                lines.append(f"      to do: {check.cure}")
+                lines.append(f"      to do: {printable(check.cure)}")
     every = [check.state for _, checks in groups for check in checks]
-    total = ", ".join(
-        f"{every.count(state)} {state}" for state in (PASS, MARGINAL, FAIL)
-    )
+    total = ", ".join(f"{every.count(state)} {state}" for state in STATES)
     return "\n".join([*lines, total]) + "\n"
 
 

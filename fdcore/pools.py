@@ -25,6 +25,8 @@ class Seen:
     pool: Pool | None
     problem: str = ""
     seconds: float = 0.0  # until the answer, with the connection
+    ahead: float = 0.0  # its clock before ours, within unsure
+    unsure: float = 0.0
 
 
 def look(addresses: Sequence[Address], seconds: float) -> list[Seen]:
@@ -41,7 +43,7 @@ def look(addresses: Sequence[Address], seconds: float) -> list[Seen]:
             return [
                 Seen(address, None, str(each), took)
                 if isinstance(each, FdcoreError)
-                else Seen(each.address, each.pool, "", took)
+                else Seen(each.address, each.pool, "", took, each.ahead, each.unsure)
                 for address, each in zip(addresses, answers, strict=True)
             ]
 

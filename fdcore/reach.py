@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fdcore import tools, ucx
+from fdcore.check import FAIL, MARGINAL, PASS, Check
 from fdcore.config import SHIM, Address, library
 from fdcore.errors import ConfigError
-from fdcore.health import FAIL, MARGINAL, PASS, Check
 from fdcore.sched.slices import MIB
 
 DISK_ROOM = 1024 * MIB
@@ -47,8 +47,7 @@ def cache_folder(environment: Mapping[str, str]) -> Path:
     return Path(given) if given else Path(environment.get("HOME", "/")) / ".cache"
 
 
-def disk(folder: Path) -> Check:
-    name = "disk for caches"
+def disk(folder: Path, name: str = "disk for caches") -> Check:
     there = folder
     while not there.exists() and there != there.parent:
         there = there.parent
@@ -60,7 +59,7 @@ def disk(folder: Path) -> Check:
         why = error.strerror or str(error)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return Check(FAIL, name, f"{there}: {why}", "make room there")
-        cure = "set XDG_CACHE_HOME to a folder that can be written"
+        cure = "let it be written, or name another folder (XDG_CACHE_HOME, --state)"
         return Check(MARGINAL, name, f"{there}: {why}", cure)
     found = f"{free // MIB} MiB free at {there}"
     if free >= DISK_ROOM:

@@ -8,7 +8,6 @@ are known to be a lease's. Nothing of a session passes through this process afte
 import asyncio
 import contextlib
 import errno
-import fcntl
 import json
 import logging
 import os
@@ -25,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from fdcore import __version__, attach, ucx
 from fdcore.board import Boards
+from fdcore.check import Check
 from fdcore.config import (
     CONTROL_PORT,
     CONTROL_SOCKET,
@@ -50,6 +50,7 @@ from fdcore.security.identity import is_loopback, tls_wish
 from fdcore.security.limits import Seldom, Stranger, Waiting
 from fdcore.security.passes import Passes
 from fdcore.security.roles import WATCH, less
+from fdcore.selfcheck import SelfCheck, spec_of
 from fdcore.session import Hold, Session, calls_of, card_of, counters_of, did
 from fdcore.sockets import (
     comes_from_afar,
@@ -66,7 +67,7 @@ from fdcore.sockets import (
     tcp_listener,
     unix_listener,
 )
-from fdcore.store import LEASE, META, QUOTA
+from fdcore.store import LEASE, META, QUOTA, StateLock
 from fdcore.tenants import Tenants, give
 from fdcore.trunks import Trunk, admit_trunk
 from fdcore.watch import LogLine, Watch
@@ -152,6 +153,7 @@ class Server:
         self.boards = Boards()
         self.figures = Watch(self.boards)
         self.passes: Passes[Owner] = Passes()
+        self.selfcheck = SelfCheck(self.environment)
         self.heirloom = Heirloom(self)
         self.tasks: set[asyncio.Task[None]] = set()
         self.listeners: list[socket.socket] = []
@@ -251,6 +253,11 @@ class Server:
         )  # fmt: skip
 
     # ---- what is shown of it, and to whom ----
+
+    async def checks(self) -> Sequence[Check]:
+        return await self.selfcheck.checks(
+            spec_of(self.driver, self.found, self.options)
+        )
 
     def identity(self) -> bytes:
         return self.figures.server
@@ -892,32 +899,6 @@ class Server:
         self.heirloom.store.close()
         for name in (CONTROL_SOCKET, DATA_SOCKET):
             (self.options.state / name).unlink(missing_ok=True)
-
-
-class StateLock:
-    """One server for a state folder. The lock ends with the process, in any case."""
-
-    def __init__(self, state: Path) -> None:
-        self.state = state
-
-    def __enter__(self) -> None:
-        path = self.state / "lock"
-        self.file = open(path, "a+", encoding="ascii")
-        try:
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self.file.seek(0)
-            pid = self.file.read(32).strip() or "unknown"
-            self.file.close()
-            raise ConfigError(
-                f"{self.state} is in use by another fdserver, pid {pid}"
-            ) from None
-        self.file.truncate(0)
-        self.file.write(f"{os.getpid()}\n")
-        self.file.flush()
-
-    def __exit__(self, *error: object) -> None:
-        self.file.close()
 
 
 def may_see(asker: Owner, owner: Owner) -> bool:

@@ -7,13 +7,14 @@ runs: the server says so once and goes on.
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import sqlite3
 from pathlib import Path
 from typing import Any, Protocol
 
-from fdcore.errors import FdcoreError
+from fdcore.errors import ConfigError, FdcoreError
 
 LEASE, QUOTA, MEMBER, META = KINDS = ("lease", "quota", "member", "meta")
 VERSION = 1
@@ -124,3 +125,29 @@ class Sqlite:
         if database is not None:
             with contextlib.suppress(sqlite3.Error):
                 database.close()
+
+
+class StateLock:
+    """One server for a state folder. The lock ends with the process, in any case."""
+
+    def __init__(self, state: Path) -> None:
+        self.state = state
+
+    def __enter__(self) -> None:
+        path = self.state / "lock"
+        self.file = open(path, "a+", encoding="ascii")
+        try:
+            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self.file.seek(0)
+            pid = self.file.read(32).strip() or "unknown"
+            self.file.close()
+            raise ConfigError(
+                f"{self.state} is in use by another fdserver, pid {pid}"
+            ) from None
+        self.file.truncate(0)
+        self.file.write(f"{os.getpid()}\n")
+        self.file.flush()
+
+    def __exit__(self, *error: object) -> None:
+        self.file.close()

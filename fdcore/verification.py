@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from fdcore.check import FAIL, MARGINAL, PASS, Check
 from fdcore.errors import FdcoreError
-from fdcore.health import FAIL, MARGINAL, PASS, Check
 from fdcore.pools import Seen
 from fdcore.reserve import Wish
 from fdcore.sched.filters import Filter, parse_filter

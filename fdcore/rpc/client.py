@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 import capnp
 
 from fdcore import __version__
+from fdcore.check import MARGINAL, STATES, Check
 from fdcore.config import Address
 from fdcore.errors import (
     ConfigError,
@@ -42,6 +43,7 @@ from fdcore.security.identity import identity_for
 CONNECT_SECONDS = 3.0
 LOCAL_SECONDS = 30.0
 ANSWER_SECONDS = 10.0
+CHECKS_SECONDS = 90.0  # a server opens its driver for them
 # In which a lease of several must be held: reserving all of them, and the holds.
 TAKE_SECONDS = 60
 
@@ -91,6 +93,9 @@ class Link:
     address: Address  # that answered, of the server's several
     session: Any
     pool: Pool
+    # By how much its clock is ahead of ours, as far as that can be known.
+    ahead: float = 0.0
+    unsure: float = 0.0
 
 
 async def survey(
@@ -108,7 +113,10 @@ async def survey(
             way, client = await opened.enter_async_context(
                 session_of(address, protocol, program, seconds)
             )
-            return Link(way, client, await pool_of(way, client))
+            asked = time.time()
+            pool = await pool_of(way, client)
+            half = (time.time() - asked) / 2
+            return Link(way, client, pool, pool.now - asked - half, half)
 
     found = await asyncio.gather(
         *(one(address) for address in addresses), return_exceptions=True
@@ -139,6 +147,7 @@ async def pool_of(address: Address, session: Any) -> Pool:
         {int(row.ordinal): figures_of(row.figures) for row in given.gpus},
         bool(given.draining),
         float(given.since),
+        float(given.now),
     )
 
 
@@ -243,6 +252,23 @@ def gpus(address: Address, protocol: bytes) -> list[tuple[Gpu, int]]:
         return [(gpu_of(row), int(row.free)) for row in rows]
 
     return talk(address, protocol, "", work)
+
+
+def checks(address: Address, protocol: bytes) -> list[Check]:
+    """What the server finds with itself."""
+
+    async def work(session: Any) -> list[Check]:
+        return [
+            Check(
+                str(row.state) if row.state in STATES else MARGINAL,
+                str(row.name),
+                str(row.found),
+                str(row.cure),
+            )
+            for row in ok(address, await session.checks())
+        ]
+
+    return talk(address, protocol, "", work, CHECKS_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -386,10 +412,11 @@ def talk(
     protocol: bytes,
     program: str,
     work: Callable[[Any], Awaitable[T]],
+    seconds: float = ANSWER_SECONDS,
 ) -> T:
     async def all_of_it() -> T:
         async with session_of(address, protocol, program) as (_, opened):
-            return await asyncio.wait_for(work(opened), ANSWER_SECONDS)
+            return await asyncio.wait_for(work(opened), seconds)
 
     with told(address):
         return run(all_of_it())

@@ -173,6 +173,15 @@ interface Session {
       ok @1 :List(Member);
     }
   }
+
+  # What the server finds wrong, and right, with itself.
+  checks @17 () -> (result :Checks);
+  struct Checks {
+    union {
+      error @0 :Error;
+      ok @1 :List(Check);
+    }
+  }
 }
 
 struct Figure {
@@ -289,6 +298,15 @@ struct Pool {
   gpus @7 :List(Gpu);
   draining @8 :Bool;      # nothing new is granted
   since @9 :Float64;      # when it began; seconds since 1970
+  now @10 :Float64;       # its clock
+}
+
+# One of health's.
+struct Check {
+  state @0 :Text;         # PASS, MARGINAL, FAIL
+  name @1 :Text;
+  found @2 :Text;
+  cure @3 :Text;
 }
 
 struct Grant {

@@ -13,6 +13,7 @@ import os
 import pwd
 import socket
 import struct
+import time
 import warnings
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ import capnp
 
 from fdcore import __version__
 from fdcore.attach import differing, printable
+from fdcore.check import Check
 from fdcore.errors import FdcoreError, RefusedError
 from fdcore.lease import Lease, Owner
 from fdcore.room import Room
@@ -100,6 +102,8 @@ class Desk(Protocol):
     def place(self) -> Place: ...
 
     def seals(self, lease: Lease) -> bool: ...
+
+    async def checks(self) -> Sequence[Check]: ...
 
     def drain(self, on: bool, asker: Owner) -> None: ...
 
@@ -332,6 +336,7 @@ class SessionServer(control.Session.Server):  # type: ignore[misc]
             fill_figures(row, "figures", pool.figures.get(gpu.ordinal, {}))
         ok.draining = pool.draining
         ok.since = pool.since
+        ok.now = time.time()
 
     @answered
     async def sessions(self, result: Any) -> None:
@@ -394,6 +399,15 @@ class SessionServer(control.Session.Server):  # type: ignore[misc]
             row.fraction = request.ask.fraction
             row.priority = request.priority
             row.seconds = seconds
+
+    @answered
+    async def checks(self, result: Any) -> None:
+        known = await self.connection.desk.checks()
+        for row, one in zip(result.init("ok", len(known)), known, strict=True):
+            row.state = one.state
+            row.name = one.name
+            row.found = one.found
+            row.cure = one.cure
 
     @answered
     async def totals(self, result: Any) -> None:

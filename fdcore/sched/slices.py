@@ -37,6 +37,7 @@ class Pool:
     figures: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
     draining: bool = False
     since: float = 0.0
+    now: float = 0.0  # its clock
 
 
 @dataclass(frozen=True, slots=True)

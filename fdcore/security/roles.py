@@ -25,6 +25,7 @@ NEEDS = {
     "LeaseServer.release": USE,
     "SessionServer.queue": SEE,
     "SessionServer.totals": SEE,
+    "SessionServer.checks": SEE,
     "SessionServer.log": WATCH,
     "SessionServer.lend": SEE,
     "SessionServer.become": SEE,

@@ -123,6 +123,13 @@ def test_netperf_measures_each_server(flexdirect, server):
     until(lambda: server.free() == before)
 
 
+def test_netperf_in_its_long_form_has_a_histogram_and_every_size(flexdirect, server):
+    (row,) = json.loads(flexdirect("netperf", "--long", "--format", "json").stdout)
+    assert sum(count for _, count in row["histogram"]) == 2000
+    assert [each["bytes"] for each in row["sizes"]] == [4 << 2 * n for n in range(13)]
+    assert all(each[name] > 0 for each in row["sizes"] for name in ("up_us", "down_us"))
+
+
 def test_config_shows_each_value_and_where_it_is_from(flexdirect, tmp_path):
     rows = json.loads(flexdirect("config", "--show-origin", "--format=json", FD_NUM_GPUS="2").stdout)
     found = {row["name"]: row for row in rows}
