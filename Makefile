@@ -9,7 +9,7 @@ JOBS ?= $(shell nproc)
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build gen lock test chaos test-gpu test-c bench bench-compare bench-keep lint fix check clean tools
+.PHONY: help demo build gen lock test screenshots chaos test-gpu test-c bench bench-compare bench-keep lint fix check clean tools
 
 help:  ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | \
@@ -31,7 +31,7 @@ $(VENV)/.installed: pyproject.toml setup.py | $(BIN)/python
 $(VENV)/.test: $(VENV)/.installed
 	@PYTHON=$(PYTHON) .ci/tools test
 	$(PIP) install 'setuptools-scm>=8'
-	FD_BUILD_JOBS=$(JOBS) $(PIP) install --no-build-isolation -e '.[test,cuda]'
+	FD_BUILD_JOBS=$(JOBS) $(PIP) install --no-build-isolation -e '.[test,cuda,web]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.installed
@@ -58,6 +58,9 @@ lock: | $(BIN)/python  ## accept the wire's changes into csrc/spec/wire.lock
 
 test: $(VENV)/.test build  ## every test that needs no GPU (ARGS='-k name' for pytest)
 	$(BIN)/python -m pytest -m 'not gpu' $(ARGS)
+
+screenshots: $(VENV)/.test build  ## the manager's pages as pictures, into build/screenshots
+	$(BIN)/python -m tests.fdcore.web.pictures build/screenshots
 
 chaos: $(VENV)/.test build  ## kill programs, workers and servers at random (SEED=, STEPS=)
 	$(BIN)/python -m tests.chaos.test_chaos $(if $(SEED),--seed $(SEED)) \

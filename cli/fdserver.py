@@ -18,7 +18,7 @@ def parser() -> options.Parser:
         prog="fdserver",
         description="Serves this machine's GPUs, or the CPU device where it has none.",
         epilog="It runs in the foreground until SIGTERM or Ctrl-C. Other commands: "
-        "fdserver token, fdserver revoke, fdserver enrolled.",
+        "fdserver web, fdserver token, fdserver revoke, fdserver enrolled.",
         allow_abbrev=False,
     )
     made.add_argument(
@@ -92,6 +92,10 @@ def parser() -> options.Parser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else list(arguments)
+    if words and words[0] == "web":
+        from fdcore_cli import web
+
+        return web.serve(words[1:])
     if words and words[0] in enrol.COMMANDS:
         return enrol.main(words)
     reader = parser()

@@ -20,6 +20,7 @@ COMMANDS = {
     "smi": ("pool", "what is granted of each server's GPUs, in a table"),
     "stats": ("stats", "what your running programs do, and what they wait for"),
     "netperf": ("pool", "measure calls and copies to each server"),
+    "web": ("web", "a code to log in at the manager with (fdserver web)"),
     "init": ("init", "join this host to a pool, with a token of fdserver token"),
     "admin": ("admin", "leases of everybody, their end, and what users may have"),
     "config": ("setup", "what is configured, and where"),

@@ -14,6 +14,7 @@ from fdcore.security.identity import is_loopback
 # Connections that wait to be accepted: a crowd does not shut others out.
 BACKLOG = 1024
 REST_SECONDS = 0.5
+ESTABLISHED = "01"  # in the kernel's tables
 
 
 def unix_listener(path: Path) -> socket.socket:
@@ -92,6 +93,35 @@ def peer_credentials(sock: socket.socket) -> tuple[int, int, int]:
     raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
     pid, uid, gid = struct.unpack("3i", raw)
     return pid, uid, gid
+
+
+def uid_of_peer(ours: tuple[str, int], theirs: tuple[str, int]) -> int:
+    """Which user of this machine has the other end of a TCP connection over loopback;
+    -1: not known. The kernel says so of each socket that a process has: of one that was
+    closed it would say root's."""
+    if not is_loopback(theirs[0]):
+        return -1
+    family = socket.AF_INET6 if ":" in theirs[0] else socket.AF_INET
+    table = "tcp6" if family == socket.AF_INET6 else "tcp"
+    try:
+        wanted = [in_table(family, *theirs), in_table(family, *ours)]
+        with open(f"/proc/net/{table}", encoding="ascii") as lines:
+            for line in lines:
+                words = line.split()
+                if words[1:3] == wanted:
+                    owned = words[3] == ESTABLISHED and words[9] != "0"
+                    return int(words[7]) if owned else -1
+    except (OSError, ValueError, IndexError):
+        pass
+    return -1
+
+
+def in_table(family: int, host: str, port: int) -> str:
+    """An address as the kernel's tables have it: words of 32 bits, as they lie in
+    memory."""
+    raw = socket.inet_pton(family, host)
+    words = struct.unpack(f"={len(raw) // 4}I", raw)
+    return "".join(f"{word:08X}" for word in words) + f":{port:04X}"
 
 
 def is_own_user(sock: socket.socket) -> bool:

@@ -1,0 +1,233 @@
+"""fdserver web: the pages, the exports and the metrics on one port, in this process.
+
+NiceGUI brings uvloop along, which crashes Cap'n Proto: the loop is asyncio's own.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
+
+from fdcore.config import Address, private_folder
+from fdcore.errors import ConfigError, FdcoreError
+from fdcore.lists import written
+from fdcore.security import files
+from fdcore.security.identity import is_loopback, tls_wish
+from fdcore.sockets import tcp_listener, uid_of_peer
+from fdcore.web import metrics
+from fdcore.web.cluster import Cluster
+from fdcore.web.guard import Guard, own_names
+from fdcore.web.history import History
+from fdcore.web.logins import Login
+from fdcore.web.manager import Manager, members_from
+from fdcore.web.rows import EXPORTS, safe_for_sheets
+
+log = logging.getLogger("fdserver.web")
+
+HERE = Path(__file__).parent
+LONGEST_FORM = 8192
+COOKIE_SECONDS = 12 * 3600
+CLOSE_SECONDS = 3
+FIRST_LOOK_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What fdserver web was told on its command line."""
+
+    listen: Address
+    state: Path  # where history is
+    servers: Callable[[], Sequence[Address]]
+    own: Address | None = None  # this machine's server
+    names: tuple[str, ...] = ()  # more names of this host
+    certificate: Path | None = None
+    key: Path | None = None
+    trusted_network: bool = False
+    open_metrics: bool = False
+    ready_fd: int = -1
+
+
+def tls_files(options: Options) -> tuple[Path, Path] | None:
+    """The certificate that browsers are shown, and its key; None: no TLS. Beyond
+    loopback it is the pool's unless another one is given."""
+    if options.certificate is not None:
+        return options.certificate, options.key or options.certificate
+    if is_loopback(options.listen.host) and tls_wish() != "always":
+        return None
+    if options.trusted_network:
+        return None
+    own = files.pool_folder() / files.OWN
+    if not own.exists():
+        raise ConfigError(
+            "nothing listens beyond loopback before this host belongs to a pool: "
+            "'fdserver token' founds one, 'flexdirect init TOKEN' joins one; or give "
+            "--certificate and --key (--trusted-network goes without TLS)"
+        )
+    return own, own
+
+
+def serve(options: Options) -> None:
+    """Runs the manager in this process until it is told to stop."""
+    state = private_folder(options.state)
+    # Before NiceGUI is imported, which makes the folder where it is told then.
+    os.environ["NICEGUI_STORAGE_PATH"] = str(state / "nicegui")
+    try:
+        import uvicorn
+    except ImportError:
+        raise ConfigError(
+            "the manager's packages are missing: pip install 'fdcore[web]'"
+        ) from None
+    tls = tls_files(options)
+    sock = tcp_listener(options.listen.host, options.listen.port)
+    port = sock.getsockname()[1]
+    history = History(state / "history.db")
+    cluster = Cluster(members_from(options.servers, options.own), history)
+    manager = Manager(cluster, history)
+    app = application(manager, options, port, tls is not None)
+    config = uvicorn.Config(
+        app,
+        loop="asyncio",
+        log_level="warning",
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_graceful_shutdown=CLOSE_SECONDS,
+        ssl_certfile=None if tls is None else tls[0],
+        ssl_keyfile=None if tls is None else tls[1],
+    )
+    cluster.start()
+    scheme = "http" if tls is None else "https"
+    where = f"{scheme}://{Address(options.listen.host, port)}/"
+    log.info("the manager is at %s", where)
+    server = uvicorn.Server(config)
+    try:
+        asyncio.run(answer(server, sock, where, options.ready_fd))
+    finally:
+        cluster.stop()
+        history.close()
+
+
+async def answer(server: Any, sock: socket.socket, where: str, ready_fd: int) -> None:
+    loop = type(asyncio.get_running_loop()).__module__
+    assert loop.startswith("asyncio."), f"the loop is one of {loop}"
+    serving = asyncio.create_task(server.serve(sockets=[sock]))
+    while not server.started and not serving.done():  # noqa: ASYNC110
+        await asyncio.sleep(0.02)
+    if server.started and ready_fd >= 0:
+        said = {"pid": os.getpid(), "web": where}
+        os.write(ready_fd, json.dumps(said).encode() + b"\n")
+        os.close(ready_fd)
+    await serving
+
+
+def application(manager: Manager, options: Options, port: int, tls: bool) -> Guard:
+    from fastapi import FastAPI
+    from nicegui import ui
+
+    from fdcore.web import pages
+
+    inner = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    cookie = f"fdlogin{port}"
+    install_routes(inner, manager, options, cookie, tls)
+    pages.install(manager)
+    ui.run_with(
+        inner, title="fdcore", language="en-US", favicon=HERE / "mark.svg",
+        tailwind=False, show_welcome_message=False, reconnect_timeout=10.0,
+    )  # fmt: skip
+
+    async def ours(own: tuple[str, int], peer: tuple[str, int]) -> Login | None:
+        uid = await asyncio.to_thread(uid_of_peer, own, peer)
+        if uid < 0 or uid not in (0, os.geteuid()):
+            return None
+        return await asyncio.to_thread(manager.our_login)
+
+    names = own_names([options.listen.host, *options.names])
+    return Guard(inner, names, cookie, manager.logins.find, ours)
+
+
+def install_routes(
+    inner: Any, manager: Manager, options: Options, cookie: str, tls: bool
+) -> None:
+    """What is no page of NiceGUI's."""
+    from fastapi import Request
+    from fastapi.responses import FileResponse, RedirectResponse, Response
+
+    page = (HERE / "login.html").read_text(encoding="utf-8")
+    metrics_text = metrics.text(manager.cluster.known)
+
+    def login_page(problem: str = "", status: int = 200) -> Response:
+        text = page.replace("{problem}", escape(problem))
+        return Response(text, status, media_type="text/html; charset=utf-8")
+
+    async def style() -> Response:
+        return FileResponse(HERE / "style.css", media_type="text/css")
+
+    async def show_login(request: Request) -> Response:
+        if request.state.login is not None:
+            return RedirectResponse("/", 303)
+        return login_page()
+
+    async def enter(request: Request) -> Response:
+        body = b""
+        async for piece in request.stream():
+            body += piece
+            if len(body) > LONGEST_FORM:
+                return login_page("that is no login code", 400)
+        code = parse_qs(body.decode("utf-8", "replace")).get("code", [""])[0]
+        try:
+            places = manager.places()
+            name = await asyncio.to_thread(manager.logins.enter, code, places)
+        except FdcoreError as error:
+            return login_page(str(error), 403)
+        answer = RedirectResponse("/", 303)
+        answer.set_cookie(
+            cookie, name, max_age=COOKIE_SECONDS, httponly=True, samesite="strict",
+            secure=tls,
+        )  # fmt: skip
+        return answer
+
+    async def leave(request: Request) -> Response:
+        login: Login = request.state.login
+        manager.logins.leave(login.name)
+        answer = RedirectResponse("/login", 303)
+        answer.delete_cookie(cookie)
+        return answer
+
+    async def export(request: Request, what: str, form: str) -> Response:
+        if what not in EXPORTS or form not in ("csv", "json"):
+            return Response("there is no such list\n", 404, media_type="text/plain")
+        login: Login = request.state.login
+        chosen = EXPORTS[what]
+        found = chosen.rows(manager.view(login))
+        if form == "csv":
+            found = safe_for_sheets(found)
+        kind = "text/csv" if form == "csv" else "application/json"
+        return Response(
+            written(found, chosen.columns, form),
+            media_type=f"{kind}; charset=utf-8",
+            headers={"content-disposition": f'attachment; filename="{what}.{form}"'},
+        )
+
+    async def measured(request: Request) -> Response:
+        client = request.client.host if request.client else ""
+        known = is_loopback(client) or request.state.login is not None
+        if not known and not options.open_metrics:
+            text = "from this machine, or with --open-metrics\n"
+            return Response(text, 403, media_type="text/plain")
+        manager.cluster.somebody_looks()
+        measures = await asyncio.to_thread(metrics_text)
+        return Response(measures, media_type=metrics.CONTENT_TYPE)
+
+    inner.add_api_route("/fd/style.css", style)
+    inner.add_api_route("/login", show_login)
+    inner.add_api_route("/login", enter, methods=["POST"])
+    inner.add_api_route("/logout", leave, methods=["POST"])
+    inner.add_api_route("/export/{what}.{form}", export)
+    inner.add_api_route("/metrics", measured)

@@ -1,0 +1,170 @@
+"""What the pages stand on: the servers, the history, health, logins and what admins do.
+
+It waits and knows no NiceGUI; pages call it in threads.
+"""
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from fdcore import health, pools, reach
+from fdcore.config import Address
+from fdcore.errors import ConfigError, FdcoreError, RefusedError
+from fdcore.lists import Row
+from fdcore.rpc.watching import Member, done, members_of
+from fdcore.sched.queue import Quota
+from fdcore.web.cluster import Cluster
+from fdcore.web.history import History
+from fdcore.web.logins import Login, Logins
+from fdcore.web.model import Hues, View, name_of, one_each, sight
+
+HEALTH_SECONDS = 300.0
+OURS_SECONDS = 5.0
+NOT_FOUNDER = "is not the pool's founding server"  # says server.py
+
+
+@dataclass(slots=True)
+class Health:
+    at: float = 0.0  # when it was checked; 0: not yet
+    rows: Sequence[Row] = ()
+    running: bool = False
+
+
+class Manager:
+    def __init__(self, cluster: Cluster, history: History) -> None:
+        self.cluster = cluster
+        self.history = history
+        self.logins = Logins(cluster.protocol)
+        self.health = Health()
+        self.hues = Hues()
+        self.ours: Login | None = None
+        self.ours_at = 0.0
+        self.lock = threading.Lock()
+
+    # ---- seeing ----
+
+    def view(self, login: Login) -> View:
+        self.cluster.somebody_looks()
+        return sight(self.cluster.known(), login.eyes, time.time(), self.hues)
+
+    def places(self) -> list[tuple[str, Address]]:
+        """Each server once, by its name in views."""
+        found = []
+        for station in one_each(self.cluster.known()):
+            address = self.cluster.address(station.key)
+            if address is not None:
+                found.append((station.key, address))
+        return found
+
+    def our_login(self) -> Login:
+        """Of this process's own user. Servers come and go, so it is made anew."""
+        with self.lock:
+            now = time.monotonic()
+            if self.ours is None or now - self.ours_at > OURS_SECONDS:
+                self.ours = self.logins.ours(self.places())
+                self.ours_at = now
+            return self.ours
+
+    def current(self, login: Login) -> Login:
+        return self.our_login() if login.local else login
+
+    def check_health(self) -> Health:
+        """Of this machine, and of the way to each server."""
+        with self.lock:
+            if self.health.running:
+                return self.health
+            self.health.running = True
+        try:
+            groups = [(socket.gethostname(), [*health.local(), *reach.machine()])]
+            known = one_each(self.cluster.known())
+            found = [(name_of(one), self.cluster.address(one.key)) for one in known]
+            there = [(name, address) for name, address in found if address is not None]
+            with contextlib.suppress(FdcoreError, OSError):
+                looked = pools.look([address for _, address in there], 3.0)
+                for (name, _), seen in zip(there, looked, strict=True):
+                    checks = [*reach.server(seen.address), *health.server(seen)]
+                    groups.append((name, checks))
+            self.health = Health(time.time(), health.rows(groups))
+        finally:
+            self.health.running = False
+        return self.health
+
+    def health_is_old(self) -> bool:
+        return time.time() - self.health.at > HEALTH_SECONDS
+
+    # ---- doing; each is refused by the server where the login may not ----
+
+    def act(
+        self,
+        login: Login,
+        server: str,
+        method: str,
+        read: Callable[[Any], Any] = done,
+        /,
+        **given: Any,
+    ) -> Any:
+        current = self.current(login)
+        try:
+            return current.act(self.cluster.protocol, server, method, given, read)
+        finally:
+            self.cluster.nudge()
+
+    def release(self, login: Login, server: str, lease: str) -> None:
+        self.act(login, server, "release", id=lease)
+
+    def drain(self, login: Login, server: str, on: bool) -> None:
+        self.act(login, server, "drain", on=on)
+
+    def set_quota(
+        self, login: Login, server: str, user: str, quota: Quota | None
+    ) -> None:
+        if not user.strip():
+            raise ConfigError("whose quota? name a user, or * for everybody else")
+        row = asdict(quota or Quota()) | {"user": user.strip()}
+        self.act(login, server, "setQuota", quota=row, drop=quota is None)
+
+    def token(self, login: Login, role: str, seconds: int, uses: int, whom: str) -> str:
+        """By the pool's founding server, whichever it is."""
+        given = {"role": role, "seconds": seconds, "uses": uses, "whom": whom}
+        return str(self.founder(login, "token", str, **given))
+
+    def members(self, login: Login) -> list[Member]:
+        found: list[Member] = self.founder(login, "enrolled", members_of)
+        return found
+
+    def revoke(self, login: Login, who: str) -> None:
+        self.founder(login, "revoke", done, who=who)
+
+    def founder(
+        self, login: Login, method: str, read: Callable[[Any], Any], **given: Any
+    ) -> Any:
+        failures = []
+        for server, _ in self.places():
+            if not self.current(login).manages(server):
+                continue
+            try:
+                return self.act(login, server, method, read, **given)
+            except FdcoreError as error:
+                failures.append(str(error))
+        others = [text for text in failures if NOT_FOUNDER not in text]
+        if failures and not others:
+            raise RefusedError("no server that you manage is the founder of a pool")
+        raise RefusedError("; ".join(others) or "you manage no server here")
+
+
+def members_from(
+    listed: Callable[[], Sequence[Address]], own: Address | None
+) -> Callable[[], Sequence[Address]]:
+    """The servers of the pool: those that are configured, and this machine's own."""
+
+    def ask() -> Sequence[Address]:
+        found = tuple(listed())
+        if own is None or own in found:
+            return found
+        return (*found, own)
+
+    return ask

@@ -1,0 +1,510 @@
+"""The view as rows: of tables on pages, and of exports. No page is made here."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from fdcore import health
+from fdcore.lists import Row
+from fdcore.rpc.watching import Member
+from fdcore.sched.slices import MIB
+from fdcore.web.model import (
+    ASKING,
+    DEAD,
+    DRAINING,
+    UP,
+    ClientView,
+    GpuView,
+    LeaseView,
+    LogView,
+    Overview,
+    ServerView,
+    SliceView,
+    View,
+    WaitView,
+    ago,
+    percent,
+    size,
+)
+
+Cells = dict[str, object]
+TONES = {UP: "good", DRAINING: "warn", DEAD: "bad", ASKING: ""}
+WORDS = {UP: "up", DRAINING: "draining", DEAD: "dead", ASKING: "asking"}
+HEALTH = {health.PASS: "good", health.MARGINAL: "warn", health.FAIL: "bad"}
+LEVELS = {"error": "bad", "critical": "bad", "warning": "warn"}
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    name: str
+    label: str
+    kind: str = ""  # chip, hue, bar; otherwise text
+    right: bool = False
+    mono: bool = False
+
+    def props(self) -> Cells:
+        return {
+            "name": self.name, "label": self.label, "kind": self.kind,
+            "right": self.right, "mono": self.mono,
+        }  # fmt: skip
+
+
+def clock(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+
+
+def row(key: str, spoken: str, cells: Cells, order: Cells) -> Cells:
+    """What a table has of something. words: what it is searched by."""
+    texts = [
+        str(cell.get("text", "")) if isinstance(cell, Mapping) else str(cell)
+        for cell in cells.values()
+    ]
+    words = " ".join([key, *texts]).lower()
+    return {"key": key, "spoken": spoken, "words": words, "order": order, **cells}
+
+
+# ---- tiles ----
+
+
+def tile(
+    label: str,
+    value: object,
+    note: str,
+    share: float | None = None,
+    behind: float | None = None,
+    tone: str = "",
+    unit: str = "",
+) -> Cells:
+    return {
+        "label": label, "value": str(value), "unit": unit, "note": note,
+        "share": share, "behind": behind, "tone": tone,
+    }  # fmt: skip
+
+
+def tiles(pool: Overview) -> list[Cells]:
+    dead = pool.servers - pool.up
+    share = pool.granted / pool.memory if pool.memory else None
+    used = pool.used / pool.memory if pool.memory else None
+    return [
+        tile("Servers", pool.up, f"{dead} dead" if dead else "all answer",
+             tone="bad" if dead else "", unit=f"of {pool.servers}"),
+        tile("GPUs", pool.gpus, f"{pool.free} wholly free"),
+        tile("Memory granted", percent(share).rstrip("%"),
+             f"{size(pool.granted)} of {size(pool.memory)}", used, share,
+             unit="%" if share is not None else ""),
+        tile("GPU use", percent(pool.use).rstrip("%"), "of all GPUs, now", pool.use,
+             unit="%" if pool.use is not None else ""),
+        tile("Leases", pool.leases,
+             f"{pool.sessions} attached program{'s' if pool.sessions != 1 else ''}"),
+        tile("Waiting", pool.waiting,
+             "requests in line" if pool.waiting else "nobody has to wait",
+             tone="warn" if pool.waiting else ""),
+    ]  # fmt: skip
+
+
+# ---- servers as they are drawn ----
+
+
+def drawn(
+    servers: Sequence[ServerView], now: float, can: Callable[[str], bool]
+) -> list[Cells]:
+    return [
+        {
+            "key": server.key,
+            "host": server.host,
+            "state": server.state,
+            "tone": TONES[server.state],
+            "word": WORDS[server.state],
+            "about": about(server, now),
+            "problem": server.problem,
+            "can": server.state in (UP, DRAINING) and can(server.key),
+            "gpus": [drawn_gpu(gpu, server.state) for gpu in server.gpus],
+        }
+        for server in servers
+    ]  # fmt: skip
+
+
+def about(server: ServerView, now: float) -> str:
+    said = [] if server.key in server.host else [server.key]
+    if server.release:
+        said.append(f"fdcore {server.release}")
+        said.append(f"CUDA {server.cuda}")
+    if server.since and server.state in (UP, DRAINING):
+        said.append(f"up {ago(now - server.since)}")
+    return " · ".join(said)
+
+
+def drawn_gpu(gpu: GpuView, state: str) -> Cells:
+    dead = state == DEAD
+    granted = f"{size(gpu.granted)} of {size(gpu.memory)} granted"
+    figures = [
+        "" if gpu.use is None else f"{percent(gpu.use)} busy",
+        "" if gpu.temperature is None else f"{gpu.temperature:.0f} °C",
+        "" if gpu.power is None else f"{gpu.power:.0f} W",
+    ]
+    return {
+        "ordinal": gpu.ordinal,
+        "name": gpu.name,
+        "uuid": gpu.uuid,
+        "granted": size(gpu.memory) if dead else granted,
+        "used": "" if dead else f"{size(gpu.used)} in use",
+        "use": " · ".join(word for word in figures if word),
+        "spoken": f"GPU {gpu.ordinal}: {granted}, {len(gpu.slices)} leases",
+        "hidden": gpu.hidden if gpu.hidden > 1e-6 else 0,
+        "known": sum(one.part for one in gpu.slices),
+        "slices": [drawn_slice(one) for one in gpu.slices],
+    }
+
+
+def drawn_slice(one: SliceView) -> Cells:
+    return {
+        "lease": one.lease,
+        "start": one.start,
+        "part": one.part,
+        "fill": min(1.0, one.used / one.memory) if one.memory else 0.0,
+        "hue": one.hue,
+        "label": f"{one.program or 'reserved'} · {one.user}",
+        "title": f"{one.program or 'reserved'} of {one.user}: {size(one.memory)}, "
+        f"{size(one.used)} in use; lease {one.lease[:8]}",
+    }
+
+
+# ---- tables ----
+
+LEASES = (
+    Column("program", "Program", "hue"),
+    Column("user", "User"),
+    Column("where", "Server"),
+    Column("gpus", "GPUs"),
+    Column("memory", "Memory in use", "bar", right=True),
+    Column("use", "Compute", "bar", right=True),
+    Column("traffic", "Traffic", right=True),
+    Column("since", "Running", right=True),
+    Column("id", "Lease", mono=True),
+)
+QUEUE = (
+    Column("program", "Program"),
+    Column("user", "User"),
+    Column("where", "Server"),
+    Column("wants", "Wants"),
+    Column("priority", "Priority", right=True),
+    Column("waited", "Waiting", right=True),
+)
+CLIENTS = (
+    Column("user", "User"),
+    Column("host", "Machine"),
+    Column("leases", "Leases", right=True),
+    Column("gpus", "GPUs", right=True),
+    Column("memory", "Memory", right=True),
+    Column("used", "In use", right=True),
+    Column("sessions", "Programs", right=True),
+    Column("waiting", "Waiting", right=True),
+    Column("since", "Since", right=True),
+)
+SERVERS = (
+    Column("host", "Server"),
+    Column("state", "State", "chip"),
+    Column("address", "Address", mono=True),
+    Column("gpus", "GPUs", right=True),
+    Column("memory", "Memory granted", "bar", right=True),
+    Column("use", "GPU use", right=True),
+    Column("leases", "Leases", right=True),
+    Column("waiting", "Waiting", right=True),
+    Column("driver", "Driver"),
+    Column("up", "Up", right=True),
+)
+CHECKS = (
+    Column("host", "Machine"),
+    Column("state", "State", "chip"),
+    Column("check", "Check"),
+    Column("found", "Found"),
+    Column("cure", "To do"),
+)
+LOG = (
+    Column("time", "Time", mono=True),
+    Column("level", "Level", "chip"),
+    Column("where", "Server"),
+    Column("text", "Message"),
+)
+QUOTAS = (
+    Column("where", "Server"),
+    Column("user", "User"),
+    Column("gpus", "GPUs", right=True),
+    Column("memory", "Memory", right=True),
+    Column("priority", "Priority", right=True),
+)
+MEMBERS = (
+    Column("name", "Name"),
+    Column("role", "Role"),
+    Column("state", "State", "chip"),
+    Column("until", "Until"),
+    Column("serial", "Serial", mono=True),
+)
+
+
+def lease_row(lease: LeaseView, can: Callable[[str], bool]) -> Cells:
+    program = lease.program or "reserved"
+    share = lease.used / lease.memory if lease.memory else None
+    flow = lease.rates.up + lease.rates.down
+    gpus = ", ".join(f"{n}: {size(part)}" for n, part in lease.gpus)
+    cells: Cells = {
+        "program": {"hue": lease.hue, "text": f"{program} ({lease.pid})"},
+        "user": f"{lease.user}@{lease.host}" if lease.host else lease.user,
+        "where": lease.host_of_server,
+        "gpus": gpus,
+        "memory": {"share": share, "text": size(lease.used)},
+        "use": {"share": lease.rates.use, "text": percent(lease.rates.use)},
+        "traffic": f"{size(flow)}/s",
+        "since": ago(lease.seconds),
+        "id": lease.id[:8],
+    }
+    order: Cells = {
+        "program": program, "memory": lease.used, "use": lease.rates.use or 0.0,
+        "traffic": flow, "since": lease.seconds,
+    }  # fmt: skip
+    made = row(f"{lease.server} {lease.id}", f"lease of {program}", cells, order)
+    return made | {"cannot": not can(lease.server)}
+
+
+def wait_row(wait: WaitView) -> Cells:
+    cells: Cells = {
+        "program": wait.program or "reservation",
+        "user": f"{wait.user}@{wait.host}" if wait.host else wait.user,
+        "where": wait.host_of_server,
+        "wants": wait.wants,
+        "priority": wait.priority,
+        "waited": ago(wait.seconds),
+    }
+    key = f"{wait.server} {wait.number}"
+    return row(key, wait.program, cells, {"waited": wait.seconds})
+
+
+def client_row(client: ClientView, now: float) -> Cells:
+    cells: Cells = {
+        "user": client.user,
+        "host": client.host or "this machine",
+        "leases": client.leases,
+        "gpus": client.gpus,
+        "memory": size(client.memory),
+        "used": size(client.used),
+        "sessions": client.sessions,
+        "waiting": client.waiting,
+        "since": ago(now - client.since) if client.since else "–",
+    }
+    order: Cells = {
+        "memory": client.memory, "used": client.used,
+        "since": now - client.since if client.since else 0.0,
+    }  # fmt: skip
+    return row(f"{client.user}@{client.host}", client.user, cells, order)
+
+
+def server_row(server: ServerView, now: float, can: Callable[[str], bool]) -> Cells:
+    alive = server.state in (UP, DRAINING)
+    share = server.granted / server.memory if server.memory and alive else None
+    text = f"{size(server.granted)} of {size(server.memory)}" if server.memory else "–"
+    cells: Cells = {
+        "host": server.host,
+        "state": {"text": WORDS[server.state], "tone": TONES[server.state]},
+        "address": server.key,
+        "gpus": len(server.gpus),
+        "memory": {"share": share, "text": text},
+        "use": percent(server.use),
+        "leases": server.leases,
+        "waiting": server.waiting,
+        "driver": server.driver or "–",
+        "up": ago(now - server.since) if server.since and alive else "–",
+    }
+    order: Cells = {
+        "state": server.state, "memory": server.granted, "use": server.use or 0.0,
+        "up": now - server.since if alive else 0.0,
+    }  # fmt: skip
+    made = row(server.key, server.host, cells, order)
+    return made | {"cannot": not alive or not can(server.key)}
+
+
+def check_row(found: Row) -> Cells:
+    state = str(found["state"])
+    cells: Cells = {
+        "host": found["host"],
+        "state": {"text": state, "tone": HEALTH.get(state, "")},
+        "check": found["check"],
+        "found": found["found"],
+        "cure": found["cure"] if state != health.PASS else "",
+    }
+    order: Cells = {"state": list(HEALTH).index(state) if state in HEALTH else 0}
+    return row(f"{found['host']} {found['check']}", str(found["check"]), cells, order)
+
+
+def log_row(number: int, line: LogView) -> Cells:
+    cells: Cells = {
+        "time": clock(line.time),
+        "level": {"text": line.level, "tone": LEVELS.get(line.level, "")},
+        "where": line.server,
+        "text": line.text,
+    }
+    return row(f"{line.server} {line.time:.6f} {number}", "", cells,
+               {"level": line.level, "time": line.time})  # fmt: skip
+
+
+def quota_rows(view: View, can: Callable[[str], bool]) -> list[Cells]:
+    made = []
+    hosts = {server.key: server.host for server in view.servers}
+    for server, quotas in view.quotas.items():
+        for user, quota in sorted(quotas.items()):
+            cells: Cells = {
+                "where": hosts.get(server, server),
+                "user": "everybody else" if user == "*" else user,
+                "gpus": quota.gpus or "no limit",
+                "memory": size(quota.memory) if quota.memory else "no limit",
+                "priority": quota.priority,
+            }
+            order: Cells = {"gpus": quota.gpus, "memory": quota.memory}
+            one = row(f"{server} {user}", f"quota of {user}", cells, order)
+            made.append(one | {"cannot": not can(server)})
+    return made
+
+
+def member_row(member: Member, now: float) -> Cells:
+    state, tone = "valid", "good"
+    if member.revoked:
+        state, tone = "revoked", "bad"
+    elif member.expires < now:
+        state, tone = "expired", "warn"
+    cells: Cells = {
+        "name": member.name,
+        "role": member.role,
+        "state": {"text": state, "tone": tone},
+        "until": clock(member.expires)[:16],
+        "serial": member.serial[:16],
+    }
+    made = row(member.serial, member.name, cells, {"state": state})
+    return made | {"cannot": state != "valid"}
+
+
+# ---- exports ----
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    columns: tuple[str, ...]
+    rows: Callable[[View], list[Row]]
+
+
+def mib(count: float) -> int:
+    return int(count) // MIB
+
+
+def exported_leases(view: View) -> list[Row]:
+    return [
+        {
+            "server": one.server, "lease": one.id, "user": one.user, "host": one.host,
+            "pid": one.pid, "program": one.program, "since": clock(one.since),
+            "seconds": int(one.seconds),
+            "gpus": " ".join(f"{n}:{mib(part)}" for n, part in one.gpus),
+            "memory_mib": mib(one.memory), "used_mib": mib(one.used),
+            "use": "" if one.rates.use is None else round(one.rates.use, 3),
+            "up_bytes_s": int(one.rates.up), "down_bytes_s": int(one.rates.down),
+            "launches_s": round(one.rates.launches, 1),
+            "waits_s": round(one.rates.waits, 1),
+            "sessions": one.sessions, "road": one.roads,
+        }
+        for one in view.leases
+    ]  # fmt: skip
+
+
+def exported_gpus(view: View) -> list[Row]:
+    return [
+        {
+            "server": server.key, "hostname": server.host, "state": server.state,
+            "gpu": gpu.ordinal, "name": gpu.name, "uuid": gpu.uuid,
+            "memory_mib": mib(gpu.memory), "granted_mib": mib(gpu.granted),
+            "used_mib": mib(gpu.used),
+            "use": "" if gpu.use is None else round(gpu.use, 3), "leases": gpu.leases,
+        }
+        for server in view.servers
+        for gpu in server.gpus
+    ]  # fmt: skip
+
+
+def exported_servers(view: View) -> list[Row]:
+    return [
+        {
+            "server": one.key, "hostname": one.host, "state": one.state,
+            "problem": one.problem, "release": one.release, "driver": one.driver,
+            "cuda": one.cuda, "gpus": len(one.gpus), "memory_mib": mib(one.memory),
+            "granted_mib": mib(one.granted), "used_mib": mib(one.used),
+            "leases": one.leases, "sessions": one.tasks, "waiting": one.waiting,
+        }
+        for one in view.servers
+    ]  # fmt: skip
+
+
+def exported_queue(view: View) -> list[Row]:
+    return [
+        {
+            "server": one.server, "user": one.user, "host": one.host,
+            "program": one.program, "wants": one.wants, "priority": one.priority,
+            "seconds": int(one.seconds),
+        }
+        for one in view.queue
+    ]  # fmt: skip
+
+
+def exported_clients(view: View) -> list[Row]:
+    return [
+        {
+            "user": one.user, "host": one.host, "leases": one.leases, "gpus": one.gpus,
+            "memory_mib": mib(one.memory), "used_mib": mib(one.used),
+            "sessions": one.sessions, "waiting": one.waiting,
+        }
+        for one in view.clients
+    ]  # fmt: skip
+
+
+def exported_log(view: View) -> list[Row]:
+    return [
+        {"time": clock(one.time), "level": one.level, "server": one.server,
+         "text": one.text}
+        for one in view.log
+    ]  # fmt: skip
+
+
+EXPORTS = {
+    "servers": Export(
+        ("server", "hostname", "state", "problem", "release", "driver", "cuda", "gpus",
+         "memory_mib", "granted_mib", "used_mib", "leases", "sessions", "waiting"),
+        exported_servers,
+    ),
+    "gpus": Export(
+        ("server", "hostname", "state", "gpu", "name", "uuid", "memory_mib",
+         "granted_mib", "used_mib", "use", "leases"),
+        exported_gpus,
+    ),
+    "leases": Export(
+        ("server", "lease", "user", "host", "pid", "program", "since", "seconds",
+         "gpus", "memory_mib", "used_mib", "use", "up_bytes_s", "down_bytes_s",
+         "launches_s", "waits_s", "sessions", "road"),
+        exported_leases,
+    ),
+    "queue": Export(
+        ("server", "user", "host", "program", "wants", "priority", "seconds"),
+        exported_queue,
+    ),
+    "clients": Export(
+        ("user", "host", "leases", "gpus", "memory_mib", "used_mib", "sessions",
+         "waiting"),
+        exported_clients,
+    ),
+    "log": Export(("time", "level", "server", "text"), exported_log),
+}  # fmt: skip
+
+
+def safe_for_sheets(rows: Sequence[Row]) -> list[Row]:
+    """What a spreadsheet would take for a formula becomes text, as people write it."""
+
+    def safe(value: object) -> object:
+        if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
+            return "'" + value
+        return value
+
+    return [{key: safe(value) for key, value in one.items()} for one in rows]
