@@ -4,9 +4,11 @@ NiceGUI brings uvloop along, which crashes Cap'n Proto: the loop is asyncio's ow
 """
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
+import signal
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -108,6 +110,8 @@ def serve(options: Options) -> None:
     log.info("the manager is at %s", where)
     server = uvicorn.Server(config)
     try:
+        # uvicorn would end the process by the signal again once all is closed.
+        server.capture_signals = contextlib.nullcontext
         asyncio.run(answer(server, sock, where, options.ready_fd))
     finally:
         cluster.stop()
@@ -115,8 +119,11 @@ def serve(options: Options) -> None:
 
 
 async def answer(server: Any, sock: socket.socket, where: str, ready_fd: int) -> None:
-    loop = type(asyncio.get_running_loop()).__module__
-    assert loop.startswith("asyncio."), f"the loop is one of {loop}"
+    loop = asyncio.get_running_loop()
+    kind = type(loop).__module__
+    assert kind.startswith("asyncio."), f"the loop is one of {kind}"
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, setattr, server, "should_exit", True)
     serving = asyncio.create_task(server.serve(sockets=[sock]))
     while not server.started and not serving.done():  # noqa: ASYNC110
         await asyncio.sleep(0.02)

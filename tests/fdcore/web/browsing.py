@@ -72,7 +72,8 @@ def start_manager(folder: Path, servers: str, *options: str, environment: dict[s
 class Seen:
     """What a page did that it must not."""
 
-    own: tuple[str, ...]
+    own: tuple[str, ...] = ()
+    expected: list[str] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
 
