@@ -7,8 +7,15 @@
  * one CPU allowed there is nobody to spin for, and only so many threads spin at a time
  * that the other side keeps a CPU. After a few waits in a row that spinning did not end
  * the next ones do not spin, more and more of them, until one is short again: on a machine
- * with more to do than CPUs whoever spins keeps the other side from its CPU. Fields are read and written by several waiters
- * without a lock: they are hints, and losing an update costs nothing.
+ * with more to do than CPUs whoever spins keeps the other side from its CPU.
+ *
+ * Two who wait for each other may come to lie on one CPU while others are idle: a scheduler
+ * chooses where a thread wakes, and lets two that only yield to each other lie where they
+ * are for a long time. So a wait that ended because its CPU was lent counts as one that
+ * spinning did not help, and the sleep that follows is what has the scheduler choose again.
+ *
+ * Fields are read and written by several waiters without a lock: they are hints, and losing
+ * an update costs nothing.
  */
 #include <sched.h>
 
@@ -16,6 +23,7 @@
 
 enum { SPIN_FIRST_NS = 50000, SPIN_STEP_NS = 20000, SPIN_DOWN = 4 };
 enum { LATE_MAX = 3, REST_FIRST = 8, REST_MAX = 256 };
+enum { YIELD_ALONE_NS = 1000 }; /* a yield that nobody takes is shorter */
 
 static uint32_t
 cpus_allowed(void)
@@ -64,9 +72,9 @@ not_late(struct fdc_spin *spin)
     fdc_store_relaxed(&spin->skip, 0);
 }
 
-/* The next waits sleep at once, twice as many as last time. */
+/* The next waits sleep at once, twice as many as last time and `first` at least. */
 static void
-late(struct fdc_spin *spin)
+late(struct fdc_spin *spin, uint32_t first)
 {
     uint32_t count = fdc_load_relaxed(&spin->late) + 1, rest;
 
@@ -74,8 +82,8 @@ late(struct fdc_spin *spin)
     if (count < LATE_MAX || fdc_load_relaxed(&spin->skip) > 0)
         return;
     rest = 2 * fdc_load_relaxed(&spin->rest);
-    if (rest < REST_FIRST)
-        rest = REST_FIRST;
+    if (rest < first)
+        rest = first;
     if (rest > REST_MAX)
         rest = REST_MAX;
     fdc_store_relaxed(&spin->rest, rest);
@@ -83,11 +91,22 @@ late(struct fdc_spin *spin)
 }
 
 void
-fdc_spin_end(struct fdc_spin *spin, bool came)
+fdc_spin_end(struct fdc_spin *spin, bool came, bool lent)
 {
-    if (came && fdc_load_relaxed(&spin->late) != 0)
+    if (came && lent)
+        late(spin, 1);
+    else if (came && fdc_load_relaxed(&spin->late) != 0)
         not_late(spin);
     __atomic_fetch_sub(&spin->spinners, 1, __ATOMIC_RELAXED);
+}
+
+bool
+fdc_spin_yield(void)
+{
+    uint64_t start_ns = fdc_now_ns();
+
+    sched_yield();
+    return fdc_now_ns() - start_ns > YIELD_ALONE_NS;
 }
 
 void
@@ -98,7 +117,7 @@ fdc_spin_learn(struct fdc_spin *spin, uint64_t waited_ns, bool came, bool spun)
     if (spin->cpus < 2)
         return;
     if (spun)
-        late(spin);
+        late(spin, REST_FIRST);
     else if (came && waited_ns < FDC_SPIN_MAX_NS) /* try again sooner */
         fdc_store_relaxed(&spin->skip, fdc_load_relaxed(&spin->skip) / 2);
     if (waited_ns < 2 * FDC_SPIN_MAX_NS) {

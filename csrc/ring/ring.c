@@ -17,7 +17,6 @@
  * keeps a thread that was overtaken between its look and its sleep from sleeping on.
  */
 #include <errno.h>
-#include <sched.h>
 #include <limits.h>
 #include <string.h>
 
@@ -206,22 +205,25 @@ room_ready(struct fdc_ring *ring, const struct look *look)
     return need <= ring->size - (ring->tail - ring->first);
 }
 
+/* lent: it came while somebody else had this CPU. */
 static int
 spin_for(struct fdc_ring *ring, const struct look *look, uint64_t start_ns,
-         uint64_t budget_ns)
+         uint64_t budget_ns, bool *lent)
 {
     uint64_t spun_ns = 0;
     int ready;
 
+    *lent = false;
     do {
+        if (spun_ns > FDC_SPIN_ALONE_NS)
+            *lent = fdc_spin_yield();
         for (int i = 0; i < 16; i++) {
             ready = look->ready(ring, look);
             if (ready)
                 return ready;
             fdc_pause();
+            *lent = false;
         }
-        if (spun_ns > FDC_SPIN_ALONE_NS)
-            sched_yield();
         spun_ns = fdc_now_ns() - start_ns;
     } while (spun_ns < budget_ns);
     return 0;
@@ -234,6 +236,7 @@ wait_for(struct fdc_ring *ring, struct sleeper *sleeper, const struct look *look
     uint64_t start_ns, limit_ns = 0, budget_ns, now_ns;
     int64_t left_us;
     uint32_t turn;
+    bool lent;
     int ready;
 
     ready = look->ready(ring, look);
@@ -248,8 +251,8 @@ wait_for(struct fdc_ring *ring, struct sleeper *sleeper, const struct look *look
     if (budget_ns) {
         if (limit_ns && start_ns + budget_ns > limit_ns)
             budget_ns = limit_ns - start_ns;
-        ready = spin_for(ring, look, start_ns, budget_ns);
-        fdc_spin_end(&ring->spin, ready != 0);
+        ready = spin_for(ring, look, start_ns, budget_ns, &lent);
+        fdc_spin_end(&ring->spin, ready != 0, lent);
         if (ready)
             return ready;
     }

@@ -11,7 +11,6 @@
 #include <errno.h>
 #include <limits.h>
 #include <poll.h>
-#include <sched.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <time.h>
@@ -263,7 +262,7 @@ static int
 lead_wait(struct rdma_link *rdma, const struct want *want, uint64_t limit_ns)
 {
     uint64_t start_ns = fdc_now_ns(), now_ns, budget_ns;
-    bool slept = false, spun;
+    bool slept = false, spun, lent = false;
     int64_t left_us;
     int ready;
 
@@ -279,12 +278,11 @@ lead_wait(struct rdma_link *rdma, const struct want *want, uint64_t limit_ns)
         if (now_ns < start_ns + budget_ns) {
             for (int i = 0; i < PAUSES && fdc_load_relaxed(&rdma->wanting); i++)
                 fdc_pause(); /* somebody wants to send */
-            if (now_ns > start_ns + FDC_SPIN_ALONE_NS)
-                sched_yield();
+            lent = now_ns > start_ns + FDC_SPIN_ALONE_NS && fdc_spin_yield();
             continue;
         }
         if (budget_ns) {
-            fdc_spin_end(&rdma->spin, false);
+            fdc_spin_end(&rdma->spin, false, false);
             budget_ns = 0;
         }
         slept = true;
@@ -294,7 +292,7 @@ lead_wait(struct rdma_link *rdma, const struct want *want, uint64_t limit_ns)
         lead_sleep(rdma, want, left_us);
     }
     if (budget_ns)
-        fdc_spin_end(&rdma->spin, ready != 0);
+        fdc_spin_end(&rdma->spin, ready != 0, lent);
     if (slept)
         fdc_spin_learn(&rdma->spin, now_ns - start_ns, ready != 0, spun);
     return ready;

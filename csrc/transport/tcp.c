@@ -18,7 +18,6 @@
 #include <errno.h>
 #include <limits.h>
 #include <netinet/in.h>
-#include <sched.h>
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <pthread.h>
@@ -580,7 +579,7 @@ lead_wait(struct tcp_link *tcp, struct fdc_ring *ring, const uint32_t *word,
           uint32_t seen, uint64_t limit_ns)
 {
     uint64_t start_ns = fdc_now_ns(), now_ns, budget_ns;
-    bool slept = false, spun;
+    bool slept = false, spun, lent = false;
     int64_t left_us;
     int ready;
 
@@ -594,12 +593,11 @@ lead_wait(struct tcp_link *tcp, struct fdc_ring *ring, const uint32_t *word,
         if (ready || (limit_ns && now_ns >= limit_ns))
             break;
         if (now_ns < start_ns + budget_ns) {
-            if (now_ns > start_ns + FDC_SPIN_ALONE_NS)
-                sched_yield();
+            lent = now_ns > start_ns + FDC_SPIN_ALONE_NS && fdc_spin_yield();
             continue;
         }
         if (budget_ns) {
-            fdc_spin_end(&tcp->spin, false);
+            fdc_spin_end(&tcp->spin, false, false);
             budget_ns = 0;
         }
         slept = true;
@@ -611,7 +609,7 @@ lead_wait(struct tcp_link *tcp, struct fdc_ring *ring, const uint32_t *word,
             end_if_silent(tcp);
     }
     if (budget_ns)
-        fdc_spin_end(&tcp->spin, ready != 0);
+        fdc_spin_end(&tcp->spin, ready != 0, lent);
     if (slept)
         fdc_spin_learn(&tcp->spin, now_ns - start_ns, ready != 0, spun);
     return ready;
@@ -681,7 +679,7 @@ tcp_put_wait(struct fdc_link *link, uint64_t ticket, int64_t timeout_us)
         while (fdc_load_acquire(&tcp->landed) < ticket &&
                fdc_now_ns() < start_ns + budget_ns)
             fdc_pause();
-        fdc_spin_end(&tcp->landed_spin, fdc_load_acquire(&tcp->landed) >= ticket);
+        fdc_spin_end(&tcp->landed_spin, fdc_load_acquire(&tcp->landed) >= ticket, false);
         if (fdc_load_acquire(&tcp->landed) >= ticket)
             return 0;
     }

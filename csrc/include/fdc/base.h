@@ -30,8 +30,9 @@ void fdc_pause(void);      /* one turn of a spin loop */
 
 /* spin.c: how long to spin before sleeping. begin: ns that this thread may spin now (0:
  * sleep at once), to be followed by end() if not 0, which says whether what it waited for
- * came meanwhile; learn: how long a wait took that was not over within the budget, and
- * whether it ended with what it waited for and began with spinning. */
+ * came meanwhile, and whether only since this CPU was lent to others; learn: how long a
+ * wait took that was not over within the budget, and whether it ended with what it waited
+ * for and began with spinning. */
 #define FDC_SPIN_MAX_NS 200000u
 /* A spin longer than this yields at every look: what it waits for may need this CPU. */
 #define FDC_SPIN_ALONE_NS 4000u
@@ -42,7 +43,8 @@ struct fdc_spin {
 };
 void fdc_spin_init(struct fdc_spin *spin);
 uint64_t fdc_spin_begin(struct fdc_spin *spin);
-void fdc_spin_end(struct fdc_spin *spin, bool came);
+void fdc_spin_end(struct fdc_spin *spin, bool came, bool lent);
+bool fdc_spin_yield(void); /* whether somebody ran here meanwhile */
 void fdc_spin_learn(struct fdc_spin *spin, uint64_t waited_ns, bool came, bool spun);
 
 /* futex.c: *word is 32 bits, shared says that other processes wait on it too.

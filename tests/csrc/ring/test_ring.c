@@ -336,7 +336,7 @@ sleeps(struct fdc_spin *spin, uint64_t waited_ns)
     bool spun = fdc_spin_begin(spin) != 0;
 
     if (spun)
-        fdc_spin_end(spin, false);
+        fdc_spin_end(spin, false, false);
     fdc_spin_learn(spin, waited_ns, true, spun);
     return spun;
 }
@@ -365,9 +365,40 @@ test_waits_that_spinning_does_not_end_sleep_at_once(void)
     for (int i = 0; i < 12 && !(probes = fdc_spin_begin(&spin) != 0); i++)
         fdc_spin_learn(&spin, 60000, true, false);
     CHECK(probes);
-    fdc_spin_end(&spin, true);
+    fdc_spin_end(&spin, true, false);
     for (int i = 0; i < 2; i++)
         CHECK(sleeps(&spin, 300000));
+    CHECK_EQ(spin.spinners, 0);
+}
+
+/* A wait that ends at the other side's turn on this very CPU; false: it sleeps at once. */
+static bool
+shares_cpu(struct fdc_spin *spin)
+{
+    if (fdc_spin_begin(spin) == 0)
+        return false;
+    fdc_spin_end(spin, true, true);
+    return true;
+}
+
+static void
+test_who_shares_a_cpu_with_the_other_side_sleeps_to_be_put_elsewhere(void)
+{
+    struct fdc_spin spin;
+
+    fdc_spin_init(&spin);
+    if (spin.cpus < 2)
+        CHECK_SKIP("needs two CPUs");
+    for (int i = 0; i < 3; i++)
+        CHECK(shares_cpu(&spin));
+    CHECK(!shares_cpu(&spin)); /* once: that may be enough */
+    CHECK(shares_cpu(&spin));
+    for (int i = 0; i < 2; i++)
+        CHECK(!shares_cpu(&spin));
+    CHECK(fdc_spin_begin(&spin) != 0);
+    fdc_spin_end(&spin, true, false); /* the other side is on another one now */
+    for (int i = 0; i < 3; i++)
+        CHECK(shares_cpu(&spin));
     CHECK_EQ(spin.spinners, 0);
 }
 
@@ -534,6 +565,7 @@ main(void)
     RUN(test_poke_wakes_every_waiter_whose_word_changed);
     RUN(test_one_cpu_never_spins);
     RUN(test_spin_budget_shrinks_when_it_does_not_pay);
+    RUN(test_who_shares_a_cpu_with_the_other_side_sleeps_to_be_put_elsewhere);
     RUN(test_waits_that_spinning_does_not_end_sleep_at_once);
     RUN(test_map_refuses_what_is_not_a_ring);
     RUN(test_lying_headers_are_refused);
