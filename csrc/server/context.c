@@ -115,6 +115,7 @@ fdc_mark_get(struct fdc_ctx *ctx, struct fdc_mark **got)
         mark->epoch = ctx->opened;
     }
     mark->next = NULL;
+    mark->all = false;
     *got = mark;
     return CUDA_SUCCESS;
 }
@@ -187,9 +188,40 @@ fdc_stream_is_capturing(struct fdc_serve *serve, CUstream stream)
     return status != CU_STREAM_CAPTURE_STATUS_NONE;
 }
 
+bool
+fdc_context_may_print(const struct fdc_ctx *ctx)
+{
+    return ctx->serve->print_fd >= 0 &&
+           fdc_load_relaxed(&ctx->given) != fdc_load_relaxed(&ctx->shown);
+}
+
+bool
+fdc_context_rests(struct fdc_ctx *ctx, CUresult *result)
+{
+    struct fdc_slots *slots = &ctx->serve->slots[FDC_KIND_STREAM];
+    bool work;
+
+    if (fdc_load_relaxed(&ctx->legacy_work) || fdc_context_may_print(ctx))
+        return false;
+    pthread_mutex_lock(&slots->lock);
+    work = false;
+    for (uint32_t i = 1; i < slots->high && !work; i++) {
+        struct fdc_slot *slot = fdc_slot_at(ctx->serve, FDC_KIND_STREAM, i);
+
+        work = slot != NULL && slot->state != 0 && slot->ctx == ctx->index &&
+               fdc_load_relaxed(&slot->work);
+    }
+    pthread_mutex_unlock(&slots->lock);
+    if (work)
+        return false;
+    *result = ctx->serve->driver->cuStreamQuery(ctx->own); /* joins of earlier waits */
+    return *result != CUDA_ERROR_NOT_READY;
+}
+
 CUresult
 fdc_mark_all(struct fdc_ctx *ctx, struct fdc_mark **mark)
 {
+    uint32_t given = fdc_load_relaxed(&ctx->given);
     struct fdc_serve *serve = ctx->serve;
     struct fdc_slots *slots = &serve->slots[FDC_KIND_STREAM];
     CUresult result = CUDA_SUCCESS;
@@ -210,6 +242,10 @@ fdc_mark_all(struct fdc_ctx *ctx, struct fdc_mark **mark)
         result = fdc_context_join_legacy(ctx);
     if (result == CUDA_SUCCESS)
         result = fdc_mark_stream(ctx, ctx->own, mark);
+    if (result == CUDA_SUCCESS) {
+        (*mark)->all = true;
+        (*mark)->given = given;
+    }
     return result;
 }
 
@@ -421,7 +457,7 @@ context_shut(struct fdc_ctx *ctx)
     if (result == CUDA_SUCCESS && fdc_mark_all(ctx, &mark) == CUDA_SUCCESS) {
         driver->cuEventSynchronize(mark->event);
         fdc_mark_put(mark);
-        fdc_print_turn(serve);
+        fdc_print_turn(serve, true);
     }
     fdc_handle_retire(serve, FDC_KIND_GRAPH_EXEC, ctx->index, fdc_exec_forget);
     for (size_t i = 0; i < FDC_COUNT(owned); i++)

@@ -109,10 +109,11 @@ finish(struct fdc_serve *serve, struct fdc_done *item, CUresult result)
 {
     uint64_t put;
 
-    if (serve->print_fd >= 0 && item->down.size != 0) {
+    if (serve->print_fd >= 0 && item->down.size != 0 &&
+        (result != CUDA_SUCCESS || fdc_context_may_print(item->ctx))) {
         /* A program that waits for a copy finds what kernels before it printed. */
         serve->driver->cuEventSynchronize(event_of(item));
-        fdc_print_turn(serve);
+        fdc_print_turn(serve, result != CUDA_SUCCESS);
     }
     if (item->fill != NULL && (result != CUDA_SUCCESS || item->down.size == 0))
         item->fill(serve, item->user, NULL, 0);

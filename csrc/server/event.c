@@ -249,18 +249,25 @@ wait_event(const struct fdc_wait *wait)
     return wait->mark != NULL ? wait->mark->event : wait->box->event;
 }
 
-/* The event has passed, as a query said: what kernels printed comes out only where the
- * driver itself synchronises. */
+/* The mark's event, or the box's, has passed, as a query said: what kernels printed comes out
+ * only where the driver itself synchronises. */
 static CUresult
-passed(struct fdc_serve *serve, CUevent event, CUresult result)
+passed(struct fdc_serve *serve, struct fdc_mark *mark, struct fdc_event_box *box,
+       CUresult result)
 {
+    struct fdc_ctx *ctx = mark != NULL ? mark->ctx : box->home;
     CUresult waited;
 
-    if (serve->print_fd < 0)
+    if (serve->print_fd < 0 ||
+        (result == CUDA_SUCCESS && ctx != NULL && !fdc_context_may_print(ctx)))
         return result;
-    waited = serve->driver->cuEventSynchronize(event);
-    fdc_print_turn(serve);
-    return result == CUDA_SUCCESS ? waited : result;
+    waited = serve->driver->cuEventSynchronize(mark != NULL ? mark->event : box->event);
+    if (result == CUDA_SUCCESS)
+        result = waited;
+    fdc_print_turn(serve, result != CUDA_SUCCESS);
+    if (mark != NULL && mark->all)
+        fdc_store_relaxed(&ctx->shown, mark->given);
+    return result;
 }
 
 /* The context does not end while somebody waits for an event of it. */
@@ -284,7 +291,7 @@ wait_end(struct fdc_wait *wait, CUresult result)
 {
     struct fdc_ctx *ctx = wait->ctx;
 
-    result = passed(wait->kept->serve, wait_event(wait), result);
+    result = passed(wait->kept->serve, wait->mark, wait->box, result);
     fdc_done_flush(wait->kept->serve);
     fdc_request_finish(wait->kept, result, NULL, 0);
     if (wait->mark != NULL)
@@ -336,16 +343,15 @@ fdc_wait_hand_over(struct fdc_serve *serve)
     }
 }
 
-/* Takes the mark or the box over. */
+/* Takes the mark or the box over. result: what a query said. */
 static int
-wait_begin(struct fdc_request *request, struct fdc_mark *mark, struct fdc_event_box *box)
+wait_begin(struct fdc_request *request, struct fdc_mark *mark, struct fdc_event_box *box,
+           CUresult result)
 {
     struct fdc_serve *serve = request->serve;
     struct fdc_wait *wait = NULL;
-    CUresult result;
 
     fdc_count(serve, waits, 1);
-    result = serve->driver->cuEventQuery(mark != NULL ? mark->event : box->event);
     if (result == CUDA_ERROR_NOT_READY) {
         wait = malloc(sizeof(*wait));
         if (wait != NULL)
@@ -361,7 +367,7 @@ wait_begin(struct fdc_request *request, struct fdc_mark *mark, struct fdc_event_
         result = CUDA_ERROR_OUT_OF_MEMORY;
         free(wait);
     } else {
-        result = passed(serve, mark != NULL ? mark->event : box->event, result);
+        result = passed(serve, mark, box, result);
     }
     fdc_done_flush(serve);
     fdc_request_answer(request, result, NULL, 0);
@@ -375,7 +381,13 @@ wait_begin(struct fdc_request *request, struct fdc_mark *mark, struct fdc_event_
 int
 fdc_wait_mark(struct fdc_request *request, struct fdc_mark *mark)
 {
-    return wait_begin(request, mark, NULL);
+    return wait_begin(request, mark, NULL, request->driver->cuEventQuery(mark->event));
+}
+
+int
+fdc_wait_mark_later(struct fdc_request *request, struct fdc_mark *mark)
+{
+    return wait_begin(request, mark, NULL, CUDA_ERROR_NOT_READY);
 }
 
 int
@@ -389,7 +401,7 @@ fdc_server_call_cuEventSynchronize(struct fdc_request *request,
         return 0;
     }
     __atomic_add_fetch(&box->refs, 1, __ATOMIC_ACQ_REL);
-    return wait_begin(request, NULL, box);
+    return wait_begin(request, NULL, box, request->driver->cuEventQuery(box->event));
 }
 
 /* ---- all of a context's work ---- */

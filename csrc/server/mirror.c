@@ -108,7 +108,7 @@ pull_run(struct fdc_request *kept, void *user)
     }
     if (result == CUDA_SUCCESS && req->chunk.size != 0)
         result = pull(serve, fdc_context_here(), view, req->src, req->chunk.size);
-    fdc_print_turn(serve);
+    fdc_print_turn(serve, true);
     fdc_done_flush(serve);
     if (result == CUDA_SUCCESS && req->chunk.size != 0) {
         fdc_link_put(serve->link, FDC_REGION_DOWN, req->chunk.offset, view,

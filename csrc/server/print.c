@@ -37,14 +37,14 @@ forward(struct fdc_serve *serve, int fd, uint16_t flags)
 }
 
 void
-fdc_print_turn(struct fdc_serve *serve)
+fdc_print_turn(struct fdc_serve *serve, bool failed)
 {
     if (serve->print_fd < 0)
         return;
     fflush(stdout);
     pthread_mutex_lock(&serve->print_lock);
     forward(serve, serve->print_fd, 0);
-    if (serve->error_fd >= 0)
+    if (failed && serve->error_fd >= 0)
         forward(serve, serve->error_fd, FDC_PRINT_ERROR);
     pthread_mutex_unlock(&serve->print_lock);
 }
@@ -61,7 +61,7 @@ print_main(void *arg)
     /* Ends with the pipe's other end, or soon after the session. */
     while (!fdc_load_relaxed(&serve->stop) && !fdc_load_relaxed(&serve->closed)) {
         if (poll(wait, FDC_COUNT(wait), 100) > 0)
-            fdc_print_turn(serve);
+            fdc_print_turn(serve, true);
         if ((wait[0].revents | wait[1].revents) & (POLLHUP | POLLERR | POLLNVAL))
             break;
     }

@@ -310,7 +310,7 @@ fdc_request_answer_always(struct fdc_request *request, CUresult result, void *re
         return;
     request->answered = true;
     if (FDC_UNLIKELY(result != CUDA_SUCCESS) && fdc_result_is_final(result))
-        fdc_print_turn(serve); /* why it was lost: the program may ask nothing more */
+        fdc_print_turn(serve, true); /* why it was lost: the program may ask nothing more */
     if (request->flags & FDC_MSG_DONE) {
         if (result != CUDA_SUCCESS && !request->done) {
             request->done = true;
@@ -373,6 +373,18 @@ fdc_request_finish(struct fdc_request *request, CUresult result, void *reply, ui
     fdc_request_free(request);
 }
 
+/* Calls that only wait, ask, mark or copy: no kernel comes of them, and where they work on
+ * the NULL stream its handle says so. */
+static bool
+launches_nothing(uint16_t id)
+{
+    return id == FDC_ID_cuCtxSynchronize || id == FDC_ID_cuStreamSynchronize ||
+           id == FDC_ID_cuEventSynchronize || id == FDC_ID_cuStreamQuery ||
+           id == FDC_ID_cuEventQuery || id == FDC_ID_cuEventRecordWithFlags ||
+           id == FDC_ID_fdcMark || id == FDC_ID_fdcCopyUpInline || id == FDC_ID_fdcCopyUp ||
+           id == FDC_ID_fdcCopyDown || id == FDC_ID_fdcCopyShared;
+}
+
 int
 fdc_entry_run(const struct fdc_serve_entry *entry, struct fdc_request *request)
 {
@@ -387,10 +399,13 @@ fdc_entry_run(const struct fdc_serve_entry *entry, struct fdc_request *request)
             fdc_request_answer(request, result, NULL, 0);
             return 0;
         }
-        /* Calls that name no stream work on the NULL stream; over-counting costs nothing. */
+        /* Calls that name no stream work on the NULL stream; over-counting costs little. */
         ctx = fdc_context_here();
-        if (!fdc_load_relaxed(&ctx->legacy_work))
-            __atomic_store_n(&ctx->legacy_work, 1, __ATOMIC_RELAXED);
+        if (!launches_nothing(request->id)) {
+            __atomic_add_fetch(&ctx->given, 1, __ATOMIC_RELAXED);
+            if (request->id != FDC_ID_fdcLaunch && !fdc_load_relaxed(&ctx->legacy_work))
+                __atomic_store_n(&ctx->legacy_work, 1, __ATOMIC_RELAXED);
+        }
     }
     err = entry->fn(request);
     if (FDC_UNLIKELY(err != 0)) {

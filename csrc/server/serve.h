@@ -108,6 +108,7 @@ struct fdc_ctx {
     uint32_t blocking_captures;
     uint32_t waits;                     /* for events of it, atomic (event.c) */
     uint64_t ordered;                   /* as fdc_slot.ordered, of the NULL stream */
+    uint32_t given, shown;              /* what may launch kernels; what is printed of that, atomic */
     uint32_t opened;                    /* times it was opened */
     uint64_t peers;                     /* devices that it reaches; under context_lock */
     pthread_mutex_t lock;               /* of marks */
@@ -138,6 +139,8 @@ struct fdc_mark {
     struct fdc_ctx *ctx;
     struct fdc_mark *next;
     uint32_t epoch;                     /* the ctx->opened that it belongs to */
+    bool all;                           /* behind everything that the context was given, */
+    uint32_t given;                     /* and what ctx->given was then */
 };
 CUresult fdc_mark_get(struct fdc_ctx *ctx, struct fdc_mark **mark);
 void fdc_mark_put(struct fdc_mark *mark);
@@ -145,6 +148,11 @@ void fdc_mark_put(struct fdc_mark *mark);
  * so far. */
 CUresult fdc_mark_stream(struct fdc_ctx *ctx, CUstream stream, struct fdc_mark **mark);
 CUresult fdc_mark_all(struct fdc_ctx *ctx, struct fdc_mark **mark);
+/* The context was given nothing since somebody last waited for all of it, so there is
+ * nothing to mark; *result is what such a wait returns. */
+bool fdc_context_rests(struct fdc_ctx *ctx, CUresult *result);
+/* Whether what kernels print may not have come out yet. */
+bool fdc_context_may_print(const struct fdc_ctx *ctx);
 /* The worker's own stream waits for what the stream was given so far. */
 CUresult fdc_context_join(struct fdc_ctx *ctx, CUstream stream);
 CUresult fdc_context_join_legacy(struct fdc_ctx *ctx);
@@ -249,6 +257,8 @@ CUresult fdc_event_for_record(struct fdc_serve *serve, uint64_t handle, CUevent 
 CUresult fdc_event_pin(struct fdc_serve *serve, uint64_t handle, CUevent *event);
 /* Answers the kept request when the event has passed: at once, or on a helper thread. */
 int fdc_wait_mark(struct fdc_request *request, struct fdc_mark *mark);
+/* Likewise, and it has not passed yet. */
+int fdc_wait_mark_later(struct fdc_request *request, struct fdc_mark *mark);
 /* The executor is idle: looks at waits that have just begun. True: some are left. */
 bool fdc_wait_turn(struct fdc_serve *serve);
 void fdc_wait_hand_over(struct fdc_serve *serve);
@@ -407,8 +417,9 @@ void fdc_trunks_shut(struct fdc_serve *serve, const struct fdc_ctx *ctx);
 
 /* ---- print.c ---- */
 
-/* Sends what has been printed so far. */
-void fdc_print_turn(struct fdc_serve *serve);
+/* Sends what has been printed so far. failed: of failed assertions too, which no call
+ * that succeeds has brought out. */
+void fdc_print_turn(struct fdc_serve *serve, bool failed);
 void fdc_print_stop(struct fdc_serve *serve);
 
 /* ---- blob.c ---- */

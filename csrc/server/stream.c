@@ -40,6 +40,7 @@ fdc_server_call_cuStreamSynchronize(struct fdc_request *request,
                                     const struct fdc_req_cuStreamSynchronize *req)
 {
     struct fdc_ctx *ctx = fdc_context_here();
+    const struct fdc_driver *driver = request->driver;
     struct fdc_mark *mark;
     CUstream stream;
     CUresult result;
@@ -49,10 +50,21 @@ fdc_server_call_cuStreamSynchronize(struct fdc_request *request,
         result = CUDA_ERROR_INVALID_CONTEXT;
     if (result == CUDA_SUCCESS && in_capture(request, stream))
         result = CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
-    if (result == CUDA_SUCCESS)
+    if (result != CUDA_SUCCESS)
+        goto answer;
+    /* Only what is not over needs a mark. */
+    result = driver->cuStreamQuery(stream);
+    if (result == CUDA_ERROR_NOT_READY) {
         result = fdc_mark_stream(ctx, stream, &mark);
-    if (result == CUDA_SUCCESS)
-        return fdc_wait_mark(request, mark);
+        if (result == CUDA_SUCCESS)
+            return fdc_wait_mark_later(request, mark);
+    }
+    if (result == CUDA_SUCCESS && fdc_context_may_print(ctx)) {
+        result = driver->cuStreamSynchronize(stream); /* brings it out */
+        fdc_print_turn(request->serve, result != CUDA_SUCCESS);
+    }
+    fdc_done_flush(request->serve);
+answer:
     fdc_request_answer(request, result, NULL, 0);
     return 0;
 }
@@ -83,6 +95,11 @@ context_synchronize(struct fdc_request *request)
     struct fdc_mark *mark;
     CUresult result = CUDA_ERROR_INVALID_CONTEXT;
 
+    if (ctx != NULL && fdc_context_rests(ctx, &result)) {
+        fdc_done_flush(request->serve);
+        fdc_request_answer(request, result, NULL, 0);
+        return 0;
+    }
     if (ctx != NULL)
         result = fdc_mark_all(ctx, &mark);
     if (result == CUDA_SUCCESS)
