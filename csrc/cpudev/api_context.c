@@ -228,7 +228,7 @@ drain(struct fdcpu_ctx *ctx)
 
 again:
     for (s = ctx->streams; s != NULL; s = s->next) {
-        if (s->done < s->submitted) {
+        if (!fdcpu_stream_reached(s, s->submitted)) {
             fdcpu_stream_ref(s);
             fdcpu_stream_await(s, s->submitted);
             fdcpu_stream_unref(s);

@@ -35,7 +35,7 @@ fdcpu_record_unref(struct fdcpu_record *record)
 static bool
 finished(const struct fdcpu_record *record)
 {
-    return record == NULL || record->stream->done >= record->ticket;
+    return record == NULL || fdcpu_stream_reached(record->stream, record->ticket);
 }
 
 /* Lets an event stand for the place after `ticket` (0: for a new mark) of a stream. */

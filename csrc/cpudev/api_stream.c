@@ -10,6 +10,8 @@
 
 #include "cpudev.h"
 
+#define COPY_HERE (1u << 20)
+
 /* ---- life ---- */
 
 struct fdcpu_stream *
@@ -26,6 +28,8 @@ fdcpu_stream_new(struct fdcpu_ctx *ctx, unsigned int flags, int priority)
     s->refs = 1; /* of the list */
     s->listed = true;
     s->tail = &s->head;
+    s->timed_tail = &s->timed;
+    s->wake_at = UINT64_MAX;
     s->id = atomic_fetch_add(&fdcpu.next_id, 1) + 1;
     pthread_cond_init(&s->work, NULL);
     pthread_cond_init(&s->change, NULL);
@@ -54,6 +58,8 @@ fdcpu_stream_unref(struct fdcpu_stream *stream)
     free(stream);
 }
 
+static bool start_worker(struct fdcpu_stream *s);
+
 /* Takes a destroyed stream off the list once all its work is done. */
 static __attribute__((noinline)) void
 reap(struct fdcpu_stream *s)
@@ -78,6 +84,8 @@ fdcpu_stream_retire(struct fdcpu_stream *stream)
     }
     stream->gone = true;
     pthread_cond_signal(&stream->work);
+    if (stream->timed != NULL && !stream->running)
+        start_worker(stream); /* somebody has to see its end */
     reap(stream);
 }
 
@@ -162,15 +170,34 @@ fdcpu_stream_get(CUstream handle, struct fdcpu_stream **stream)
 
 /* ---- queues ---- */
 
+/* Waits until the stream may have come to this ticket. */
+static void
+wait_change(struct fdcpu_stream *s, uint64_t ticket)
+{
+    if (fdcpu_timed_wait(s, ticket))
+        return;
+    if (ticket < s->wake_at)
+        s->wake_at = ticket;
+    pthread_cond_wait(&s->change, &fdcpu.sched);
+}
+
+bool
+fdcpu_stream_reached(struct fdcpu_stream *stream, uint64_t ticket)
+{
+    if (stream->done < ticket && stream->timed != NULL)
+        fdcpu_timed_settle(stream);
+    return stream->done >= ticket;
+}
+
 void
 fdcpu_stream_await(struct fdcpu_stream *stream, uint64_t ticket)
 {
-    while (stream->done < ticket)
-        pthread_cond_wait(&stream->change, &fdcpu.sched);
+    while (!fdcpu_stream_reached(stream, ticket))
+        wait_change(stream, ticket);
 }
 
-static void
-work_end(struct fdcpu_work *work)
+void
+fdcpu_work_end(struct fdcpu_work *work)
 {
     if (work->kind == FDCPU_W_RECORD && work->u.event.record != NULL)
         fdcpu_record_unref(work->u.event.record);
@@ -179,18 +206,14 @@ work_end(struct fdcpu_work *work)
     fdcpu_work_free(work);
 }
 
-static void
-finish(struct fdcpu_stream *s, uint64_t ticket)
+void
+fdcpu_stream_finish(struct fdcpu_stream *s, uint64_t ticket)
 {
-    /* pairs with the acquire in is_done() */
-    fdc_store_release(&s->done, ticket);
+    s->done = ticket;
+    if (ticket < s->wake_at)
+        return;
+    s->wake_at = UINT64_MAX; /* who waits for more says so again */
     pthread_cond_broadcast(&s->change);
-}
-
-static bool
-is_done(const struct fdcpu_stream *s, uint64_t ticket)
-{
-    return fdc_load_acquire(&s->done) >= ticket;
 }
 
 static void *
@@ -205,6 +228,8 @@ worker(void *arg)
         while (s->head == NULL && !s->gone)
             pthread_cond_wait(&s->work, &fdcpu.sched);
         op = s->head;
+        if (op == NULL && s->timed != NULL)
+            fdcpu_stream_await(s, s->submitted);
         if (op == NULL)
             break;
         fdcpu_stream_await(s, op->ticket - 1); /* one that a caller runs itself */
@@ -221,8 +246,8 @@ worker(void *arg)
         fdcpu_work_run(op->work, s);
         pthread_mutex_lock(&fdcpu.sched);
         s->current = NULL;
-        finish(s, op->ticket);
-        work_end(op->work);
+        fdcpu_stream_finish(s, op->ticket);
+        fdcpu_work_end(op->work);
         free(op->deps);
         free(op);
     }
@@ -261,7 +286,7 @@ fdcpu_stream_depend(struct fdcpu_stream *stream, struct fdcpu_stream *on,
 {
     struct fdcpu_dep *more;
 
-    if (on == stream || on->done >= ticket)
+    if (on == stream || fdcpu_stream_reached(on, ticket))
         return;
     more = realloc(stream->waits, (stream->nwaits + 1) * sizeof(*more));
     if (more == NULL) {
@@ -295,7 +320,7 @@ prune(struct fdcpu_stream *s)
     uint32_t i, n = 0;
 
     for (i = 0; i < s->nwaits; i++) {
-        if (s->waits[i].stream->done >= s->waits[i].ticket)
+        if (fdcpu_stream_reached(s->waits[i].stream, s->waits[i].ticket))
             fdcpu_stream_unref(s->waits[i].stream);
         else
             s->waits[n++] = s->waits[i];
@@ -309,7 +334,7 @@ run_here(struct fdcpu_stream *s, struct fdcpu_work *work)
 {
     uint64_t ticket;
 
-    if (s->done < s->submitted || s->nwaits > 0)
+    if (s->nwaits > 0 || !fdcpu_stream_reached(s, s->submitted))
         return false;
     ticket = ++s->submitted;
     s->current = work;
@@ -317,8 +342,8 @@ run_here(struct fdcpu_stream *s, struct fdcpu_work *work)
     fdcpu_work_run(work, s);
     pthread_mutex_lock(&fdcpu.sched);
     s->current = NULL;
-    finish(s, ticket);
-    work_end(work);
+    fdcpu_stream_finish(s, ticket);
+    fdcpu_work_end(work);
     reap(s);
     return true;
 }
@@ -355,9 +380,22 @@ enqueue(struct fdcpu_stream *s, struct fdcpu_work *work)
     pthread_mutex_unlock(&fdcpu.sched);
     fdcpu_work_run(work, s);
     pthread_mutex_lock(&fdcpu.sched);
-    finish(s, ticket);
-    work_end(work);
+    fdcpu_stream_finish(s, ticket);
+    fdcpu_work_end(work);
     return ticket;
+}
+
+/* What only marks a place needs no thread while the stream is idle. Neither do copies, where
+ * the device only stands in for another: that one would have no thread for them. */
+static bool
+needs_no_thread(const struct fdcpu_work *work)
+{
+    const CUDA_MEMCPY3D *p = &work->u.copy.p;
+
+    if (work->kind == FDCPU_W_RECORD || work->kind == FDCPU_W_EMPTY)
+        return true;
+    return fdcpu.opt.skip_kernels && work->kind == FDCPU_W_COPY &&
+           p->WidthInBytes <= COPY_HERE && p->Height == 1 && p->Depth == 1;
 }
 
 uint64_t
@@ -366,12 +404,11 @@ fdcpu_stream_push(struct fdcpu_stream *stream, struct fdcpu_work *work)
     /* As a driver: a full queue holds its caller up. */
     while ((fdcpu.opt.strict & FDCPU_STRICT_QUEUE) != 0 &&
            stream->queued >= FDCPU_QUEUE)
-        pthread_cond_wait(&stream->change, &fdcpu.sched);
+        if (!fdcpu_stream_reached(stream, stream->done + 1))
+            wait_change(stream, stream->done + 1);
     prune(stream);
     depend_on_legacy(stream);
-    /* What only marks a place needs no thread while the stream is idle. */
-    if ((work->kind == FDCPU_W_RECORD || work->kind == FDCPU_W_EMPTY) &&
-        run_here(stream, work))
+    if (fdcpu_timed_add(stream, work) || (needs_no_thread(work) && run_here(stream, work)))
         return stream->submitted;
     return enqueue(stream, work);
 }
@@ -391,7 +428,7 @@ fdcpu_stream_do(struct fdcpu_stream *stream, struct fdcpu_work *work, int what)
     }
     result = fdcpu_capture_implicit(stream);
     if (result != CUDA_SUCCESS) {
-        work_end(work);
+        fdcpu_work_end(work);
         goto out;
     }
     if (wait) {
@@ -461,6 +498,9 @@ use_in_ctx(void *obj, void *user)
         if (s->current != NULL && fdcpu_work_uses(s->current, use->lo, use->hi))
             use->found = ctx;
         for (op = s->head; op != NULL && use->found == NULL; op = op->next)
+            if (fdcpu_work_uses(op->work, use->lo, use->hi))
+                use->found = ctx;
+        for (op = s->timed; op != NULL && use->found == NULL; op = op->next)
             if (fdcpu_work_uses(op->work, use->lo, use->hi))
                 use->found = ctx;
     }
@@ -573,12 +613,12 @@ query(CUstream hStream)
     if (result != CUDA_SUCCESS)
         return result;
     pthread_mutex_lock(&fdcpu.sched);
-    if (!is_done(stream, stream->submitted))
+    if (!fdcpu_stream_reached(stream, stream->submitted))
         result = CUDA_ERROR_NOT_READY;
     if (stream->legacy)
         for (other = stream->ctx->streams; other != NULL; other = other->next)
             if ((other->flags & CU_STREAM_NON_BLOCKING) == 0 &&
-                !is_done(other, other->submitted))
+                !fdcpu_stream_reached(other, other->submitted))
                 result = CUDA_ERROR_NOT_READY;
     pthread_mutex_unlock(&fdcpu.sched);
     return result == CUDA_SUCCESS ? fdcpu_ctx_result(stream->ctx) : result;

@@ -238,20 +238,6 @@ fdcpu_busy_ns(struct fdcpu_device *device, uint64_t *now)
 
 /* ---- running ---- */
 
-/* A kernel called busy_<N>us stands in for one that takes so long: its stream is busy. */
-static void
-stand_in(const char *name)
-{
-    uint64_t until;
-    unsigned us;
-
-    if (strncmp(name, "busy_", 5) != 0 || sscanf(name, "busy_%uus", &us) != 1)
-        return;
-    until = fdc_now_ns() + us * 1000ull;
-    while (fdc_now_ns() < until)
-        fdc_pause();
-}
-
 static void
 run_kernel(struct fdcpu_work *work)
 {
@@ -267,9 +253,8 @@ run_kernel(struct fdcpu_work *work)
     int result;
 
     if (fdcpu.opt.skip_kernels) {
-        stand_in(work->u.kernel.function->name);
-        fdcpu_log_once("FD_CPU_KERNELS=skip: no kernel is executed, so nothing that kernels "
-                       "compute is there; this is for development of fdcore only");
+        fdcpu_skipped();
+        fdcpu_sleep_until(fdc_now_ns() + fdcpu_stand_in_ns(work));
         return;
     }
     if (work->u.kernel.function->dead) {

@@ -541,6 +541,7 @@ struct fdcpu_op {
     struct fdcpu_work *work;
     struct fdcpu_dep *deps;
     uint32_t ndeps;
+    uint64_t end_ns; /* of what only takes time (api_timed.c) */
 };
 
 struct fdcpu_capture;
@@ -558,7 +559,10 @@ struct fdcpu_stream {
     uint64_t submitted;
     uint64_t done; /* read without the lock by queries: acquire/release */
     struct fdcpu_op *head, **tail;
-    uint32_t queued;
+    struct fdcpu_op *timed, **timed_tail; /* before head: what only takes time */
+    uint64_t until_ns;                    /* when the last of it ends */
+    uint32_t queued, ntimed;
+    uint64_t wake_at; /* the first ticket that somebody waits for */
     struct fdcpu_work *current; /* running now */
     struct fdcpu_dep *waits;    /* of cuStreamWaitEvent, for the next op */
     uint32_t nwaits;
@@ -610,6 +614,19 @@ CUresult fdcpu_stream_do(struct fdcpu_stream *stream, struct fdcpu_work *work,
 CUresult fdcpu_stream_wait(struct fdcpu_stream *stream);
 /* Puts work into the queue, capture or not; under sched. The ticket it got. */
 uint64_t fdcpu_stream_push(struct fdcpu_stream *stream, struct fdcpu_work *work);
+/* Whether the stream has come so far. */
+bool fdcpu_stream_reached(struct fdcpu_stream *stream, uint64_t ticket);
+/* It has come so far; the end of a unit of work. */
+void fdcpu_stream_finish(struct fdcpu_stream *stream, uint64_t ticket);
+void fdcpu_work_end(struct fdcpu_work *work);
+/* api_timed.c. add: false, if the work takes more than time; wait: false, if nothing of the
+ * stream only takes time. */
+bool fdcpu_timed_add(struct fdcpu_stream *stream, struct fdcpu_work *work);
+void fdcpu_timed_settle(struct fdcpu_stream *stream);
+bool fdcpu_timed_wait(struct fdcpu_stream *stream, uint64_t ticket);
+void fdcpu_skipped(void);
+uint64_t fdcpu_stand_in_ns(const struct fdcpu_work *work);
+void fdcpu_sleep_until(uint64_t until_ns);
 void fdcpu_stream_await(struct fdcpu_stream *stream, uint64_t ticket); /* under sched */
 void fdcpu_stream_depend(struct fdcpu_stream *stream, struct fdcpu_stream *on,
                          uint64_t ticket);             /* under sched */
