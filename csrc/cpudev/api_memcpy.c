@@ -154,13 +154,18 @@ void
 fdcpu_copy_run(const CUDA_MEMCPY3D *p)
 {
     struct end dst, src;
-    size_t y, z;
+    size_t size, y, z;
 
     if (empty(p) || ends(p, &dst, &src) != CUDA_SUCCESS)
         return; /* freed since: the program's mistake, and harmless */
     if ((p->Height == 1 || (dst.pitch == p->WidthInBytes && src.pitch == dst.pitch)) &&
         p->Depth == 1) {
-        memmove(dst.base, src.base, p->WidthInBytes * p->Height);
+        size = p->WidthInBytes * p->Height;
+        /* What a device writes to pinned memory is in no processor's cache either. */
+        if (dst.host && !dst.pageable && !src.host && size >= FDC_COPY_PAST_LEAST)
+            fdc_copy_past(dst.base, src.base, size);
+        else
+            memmove(dst.base, src.base, size);
         return;
     }
     for (z = 0; z < p->Depth; z++)

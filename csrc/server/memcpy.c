@@ -10,6 +10,8 @@
 #include <errno.h>
 #include <string.h>
 
+#define PIECE (64u << 10) /* copies of so much are told of one by one */
+
 static void
 up(struct fdc_serve *serve, uint64_t size)
 {
@@ -20,11 +22,14 @@ up(struct fdc_serve *serve, uint64_t size)
  * told at once, and the client uses the chunk for something else then: no sooner than the
  * copy is over. */
 static CUresult
-enqueued(struct fdc_request *request, CUstream stream, CUresult result,
+enqueued(struct fdc_request *request, CUstream stream, CUresult result, uint64_t size,
          struct fdc_chunk down)
 {
     if (result == CUDA_SUCCESS)
         result = fdc_done_later(request, stream, down);
+    /* The client works on one piece while we do on another. */
+    if (result == CUDA_SUCCESS && size >= PIECE)
+        fdc_done_turn(request->serve);
     if (FDC_UNLIKELY(result != CUDA_SUCCESS) &&
         !fdc_stream_is_capturing(request->serve, stream))
         request->driver->cuStreamSynchronize(stream);
@@ -73,7 +78,7 @@ fdc_server_call_fdcCopyUp(struct fdc_request *request, const struct fdc_req_fdcC
     }
     if (result == CUDA_SUCCESS)
         result = enqueued(request, stream, fdc_order_copied(request, stream),
-                          (struct fdc_chunk){ 0 });
+                          req->chunk.size, (struct fdc_chunk){ 0 });
     fdc_request_answer(request, result, NULL, 0);
     return 0;
 }
@@ -95,7 +100,7 @@ fdc_server_call_fdcCopyDown(struct fdc_request *request,
         result = request->driver->cuMemcpyDtoHAsync_v2(bytes, req->src, req->chunk.size,
                                                        stream);
     if (result == CUDA_SUCCESS)
-        result = enqueued(request, stream, CUDA_SUCCESS, req->chunk);
+        result = enqueued(request, stream, CUDA_SUCCESS, req->chunk.size, req->chunk);
     fdc_request_answer(request, result, NULL, 0);
     return 0;
 }
@@ -281,7 +286,7 @@ fdc_server_call_fdcCopy3DUp(struct fdc_request *request,
     }
     if (result == CUDA_SUCCESS)
         result = enqueued(request, stream, fdc_order_copied(request, stream),
-                          (struct fdc_chunk){ 0 });
+                          req->chunk.size, (struct fdc_chunk){ 0 });
     fdc_request_answer(request, result, NULL, 0);
     return 0;
 }
@@ -303,7 +308,7 @@ fdc_server_call_fdcCopy3DDown(struct fdc_request *request,
     if (result == CUDA_SUCCESS)
         result = request->driver->cuMemcpy3DAsync_v2(&copy, stream);
     if (result == CUDA_SUCCESS)
-        result = enqueued(request, stream, CUDA_SUCCESS, req->chunk);
+        result = enqueued(request, stream, CUDA_SUCCESS, req->chunk.size, req->chunk);
     fdc_request_answer(request, result, NULL, 0);
     return 0;
 }

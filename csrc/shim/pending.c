@@ -4,7 +4,6 @@
  * whichever thread takes the worker's note in, so that any later answer finds them
  * there.
  */
-#include <emmintrin.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -91,27 +90,6 @@ fdc_up_cancel(struct fdc_session *session, struct fdc_ticket *ticket)
 
 #define LAND_LEAST (16u << 10) /* smaller ones are copied as fast */
 
-/* Stores that no cache takes in: the memory of a large copy is not read first, and what is
- * in the caches stays there. */
-static void
-store_past_cache(char *to, const char *from, size_t size)
-{
-    size_t head = -(uintptr_t)to & 63, body;
-
-    if (head > size)
-        head = size;
-    memcpy(to, from, head);
-    to += head;
-    from += head;
-    body = (size - head) & ~(size_t)63;
-    for (size_t at = 0; at < body; at += 64)
-        for (size_t part = 0; part < 64; part += 16)
-            _mm_stream_si128((__m128i *)(void *)(to + at + part),
-                             _mm_loadu_si128((const void *)(from + at + part)));
-    _mm_sfence();
-    memcpy(to + body, from + body, size - head - body);
-}
-
 /* `landed` bytes of a plain copy are where they belong. */
 static void
 store(const struct fdc_pending *pending, const char *from, uint64_t landed)
@@ -121,7 +99,7 @@ store(const struct fdc_pending *pending, const char *from, uint64_t landed)
         return;
     }
     if (pending->past_cache) {
-        store_past_cache(pending->to, from, pending->width);
+        fdc_copy_past(pending->to, from, pending->width);
         return;
     }
     for (uint64_t z = 0; z < pending->depth; z++)

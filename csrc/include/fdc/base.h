@@ -47,6 +47,10 @@ void fdc_spin_end(struct fdc_spin *spin, bool came, bool lent);
 bool fdc_spin_yield(void); /* whether somebody ran here meanwhile */
 void fdc_spin_learn(struct fdc_spin *spin, uint64_t waited_ns, bool came, bool spun);
 
+/* past.c: bytes that another processor reads next, or that are more than caches keep. */
+#define FDC_COPY_PAST_LEAST (64u << 10) /* fewer are as fast by way of the caches */
+void fdc_copy_past(void *to, const void *from, size_t size);
+
 /* futex.c: *word is 32 bits, shared says that other processes wait on it too.
  * wait returns 0 (woken, or *word differs already), -ETIMEDOUT or -EINTR. */
 int fdc_futex_wait(uint32_t *word, uint32_t seen, int64_t timeout_us, bool shared);
