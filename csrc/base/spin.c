@@ -25,8 +25,8 @@ enum { SPIN_FIRST_NS = 50000, SPIN_STEP_NS = 20000, SPIN_DOWN = 4 };
 enum { LATE_MAX = 3, REST_FIRST = 8, REST_MAX = 256 };
 enum { YIELD_ALONE_NS = 1000 }; /* a yield that nobody takes is shorter */
 
-static uint32_t
-cpus_allowed(void)
+uint32_t
+fdc_cpus_allowed(void)
 {
     cpu_set_t set;
     int count;
@@ -40,7 +40,7 @@ cpus_allowed(void)
 void
 fdc_spin_init(struct fdc_spin *spin)
 {
-    *spin = (struct fdc_spin){.cpus = cpus_allowed()};
+    *spin = (struct fdc_spin){.cpus = fdc_cpus_allowed(), .max_ns = FDC_SPIN_MAX_NS};
     spin->budget_ns = spin->cpus > 1 ? SPIN_FIRST_NS : 0;
 }
 
@@ -118,14 +118,14 @@ fdc_spin_learn(struct fdc_spin *spin, uint64_t waited_ns, bool came, bool spun)
         return;
     if (spun)
         late(spin, REST_FIRST);
-    else if (came && waited_ns < FDC_SPIN_MAX_NS) /* try again sooner */
+    else if (came && waited_ns < spin->max_ns) /* try again sooner */
         fdc_store_relaxed(&spin->skip, fdc_load_relaxed(&spin->skip) / 2);
-    if (waited_ns < 2 * FDC_SPIN_MAX_NS) {
+    if (waited_ns < 2 * spin->max_ns) {
         if (!came)
             return; /* a short time-out says nothing */
         budget_ns = 2 * budget_ns + SPIN_STEP_NS;
-        if (budget_ns > FDC_SPIN_MAX_NS)
-            budget_ns = FDC_SPIN_MAX_NS;
+        if (budget_ns > spin->max_ns)
+            budget_ns = spin->max_ns;
     } else {
         budget_ns -= budget_ns / SPIN_DOWN;
         if (budget_ns < 1000)

@@ -211,12 +211,15 @@ spin_for(struct fdc_ring *ring, const struct look *look, uint64_t start_ns,
          uint64_t budget_ns, bool *lent)
 {
     uint64_t spun_ns = 0;
+    bool crowded = false;
     int ready;
 
     *lent = false;
     do {
-        if (spun_ns > FDC_SPIN_ALONE_NS)
+        if (spun_ns > FDC_SPIN_ALONE_NS) {
             *lent = fdc_spin_yield();
+            crowded |= *lent;
+        }
         for (int i = 0; i < 16; i++) {
             ready = look->ready(ring, look);
             if (ready)
@@ -225,6 +228,8 @@ spin_for(struct fdc_ring *ring, const struct look *look, uint64_t start_ns,
             *lent = false;
         }
         spun_ns = fdc_now_ns() - start_ns;
+        if (spun_ns > FDC_SPIN_MAX_NS && crowded)
+            break; /* no longer where others want this CPU */
     } while (spun_ns < budget_ns);
     return 0;
 }

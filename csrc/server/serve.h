@@ -472,6 +472,7 @@ struct fdc_serve {
     uint64_t turn_passed;               /* the number when the executor held nothing */
     uint32_t turn_asked;                /* atomic: the executor shall look there */
     uint32_t idle;                      /* atomic: it serves no message */
+    uint32_t cpus;                      /* that this process may use */
 
     pthread_mutex_t reply_lock;         /* claim .. commit on the reply lane, first failure */
     struct fdc_out *out_first, *out_last;

@@ -8,11 +8,11 @@
 #include "server/image.h"
 
 #include <errno.h>
-#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define SPIN_NS 60000           /* how long an idle executor looks at what is unfinished */
+#define SPIN_NS 60000           /* how long an idle executor looks at what is unfinished, */
+#define CROWDED 3               /* unless so often somebody else wanted its CPU: longer */
 
 static int
 locks_new(struct fdc_serve *serve)
@@ -49,6 +49,7 @@ fdc_serve_new(const struct fdc_driver *driver, struct fdc_link *link,
     serve->print_fd = serve->error_fd = -1;
     serve->contexts_first = 1;
     serve->idle = 1;
+    serve->cpus = fdc_cpus_allowed();
     if (locks_new(serve))
         goto err_free;
 
@@ -188,8 +189,8 @@ dispatch(struct fdc_serve *serve, const struct fdc_msg *msg, uint32_t size)
 static int
 idle(struct fdc_serve *serve)
 {
-    uint64_t start = 0, now;
-    int ready;
+    uint64_t start = 0, now, most;
+    int ready, lent = 0;
 
     for (;;) {
         bool waits = fdc_wait_turn(serve);
@@ -202,12 +203,13 @@ idle(struct fdc_serve *serve)
         if (ready != 0)
             return ready;
         now = fdc_now_ns();
+        most = waits && lent < CROWDED && serve->cpus > 1 ? FDC_SPIN_WORK_NS : SPIN_NS;
         if (start == 0)
             start = now;
-        else if (now - start > SPIN_NS)
+        else if (now - start > most)
             break;
         if (now - start > FDC_SPIN_ALONE_NS)
-            sched_yield();              /* the driver may need this CPU to get done */
+            lent += fdc_spin_yield();   /* the driver may need this CPU to get done */
         for (int i = 0; i < 8; i++)
             fdc_pause();
     }

@@ -262,6 +262,8 @@ shm_link_client(int sock, struct fdc_link **link)
         err = fdc_memfd_check(fds[i], map_size(&size, i));
     if (!err)
         err = shm_attach(shm, &size, fds, 0);
+    if (!err)
+        shm->link.ring[FDC_LANE_REPLY].spin.max_ns = FDC_SPIN_WORK_NS;
     close_all(fds, nfds);
 
 out_free:

@@ -34,13 +34,16 @@ void fdc_pause(void);      /* one turn of a spin loop */
  * wait took that was not over within the budget, and whether it ended with what it waited
  * for and began with spinning. */
 #define FDC_SPIN_MAX_NS 200000u
+/* Who waits for the device's work: a driver spins for it as long as it takes. */
+#define FDC_SPIN_WORK_NS 1000000u
 /* A spin longer than this yields at every look: what it waits for may need this CPU. */
 #define FDC_SPIN_ALONE_NS 4000u
 struct fdc_spin {
-    uint64_t budget_ns;
+    uint64_t budget_ns, max_ns; /* max: FDC_SPIN_MAX_NS unless somebody says otherwise */
     uint32_t cpus, spinners;
     uint32_t late, rest, skip; /* waits that spinning did not help; how many sleep now */
 };
+uint32_t fdc_cpus_allowed(void);
 void fdc_spin_init(struct fdc_spin *spin);
 uint64_t fdc_spin_begin(struct fdc_spin *spin);
 void fdc_spin_end(struct fdc_spin *spin, bool came, bool lent);
