@@ -36,7 +36,7 @@ log = logging.getLogger("fdserver.web")
 HERE = Path(__file__).parent
 LONGEST_FORM = 8192
 COOKIE_SECONDS = 12 * 3600
-CLOSE_SECONDS = 3
+CLOSE_SECONDS = 1
 FIRST_LOOK_SECONDS = 2.0
 
 

@@ -125,7 +125,7 @@ def drawn(
 
 
 def about(server: ServerView, now: float) -> str:
-    said = [] if server.key in server.host else [server.key]
+    said = [] if server.key in server.host else [place(server.key)]
     if server.release:
         said.append(f"fdcore {server.release}")
         said.append(f"CUDA {server.cuda}")
@@ -204,7 +204,7 @@ CLIENTS = (
 SERVERS = (
     Column("host", "Server"),
     Column("state", "State", "chip"),
-    Column("address", "Address", mono=True),
+    Column("address", "Address"),
     Column("gpus", "GPUs", right=True),
     Column("memory", "Memory granted", "bar", right=True),
     Column("use", "GPU use", right=True),
@@ -242,16 +242,29 @@ MEMBERS = (
 )
 
 
+def parts(gpus: Sequence[tuple[int, int]]) -> str:
+    """Ordinals and what is had of each."""
+    amounts = {memory for _, memory in gpus}
+    if len(gpus) > 1 and len(amounts) == 1:
+        numbers = ", ".join(str(ordinal) for ordinal, _ in gpus)
+        return f"{numbers}: {size(amounts.pop())} each"
+    return ", ".join(f"{ordinal}: {size(memory)}" for ordinal, memory in gpus)
+
+
+def place(key: str) -> str:
+    """An address; a socket is of this machine, wherever it lies."""
+    return "this machine" if key.startswith("unix:") else key
+
+
 def lease_row(lease: LeaseView, can: Callable[[str], bool]) -> Cells:
     program = lease.program or "reserved"
     share = lease.used / lease.memory if lease.memory else None
     flow = lease.rates.up + lease.rates.down
-    gpus = ", ".join(f"{n}: {size(part)}" for n, part in lease.gpus)
     cells: Cells = {
         "program": {"hue": lease.hue, "text": f"{program} ({lease.pid})"},
         "user": f"{lease.user}@{lease.host}" if lease.host else lease.user,
         "where": lease.host_of_server,
-        "gpus": gpus,
+        "gpus": parts(lease.gpus),
         "memory": {"share": share, "text": size(lease.used)},
         "use": {"share": lease.rates.use, "text": percent(lease.rates.use)},
         "traffic": f"{size(flow)}/s",
@@ -305,7 +318,7 @@ def server_row(server: ServerView, now: float, can: Callable[[str], bool]) -> Ce
     cells: Cells = {
         "host": server.host,
         "state": {"text": WORDS[server.state], "tone": TONES[server.state]},
-        "address": server.key,
+        "address": place(server.key),
         "gpus": len(server.gpus),
         "memory": {"share": share, "text": text},
         "use": percent(server.use),

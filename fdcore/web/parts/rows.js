@@ -21,7 +21,7 @@ export default {
             <tr v-for="row in shown" :key="row.key" :data-key="row.key" :class="row.tone && 'fd-row-' + row.tone">
               <td v-for="column in columns" :key="column.name" :data-label="column.label" :class="{ 'fd-right': column.right, 'fd-mono': column.mono }">
                 <span v-if="column.kind === 'chip'" class="fd-chip" :class="'fd-' + row[column.name].tone">{{ row[column.name].text }}</span>
-                <span v-else-if="column.kind === 'hue'"><i class="fd-dot" :class="'fd-hue' + row[column.name].hue"></i>{{ row[column.name].text }}</span>
+                <span v-else-if="column.kind === 'hue'" class="fd-name" :title="row[column.name].text"><i class="fd-dot" :class="'fd-hue' + row[column.name].hue"></i>{{ row[column.name].text }}</span>
                 <span v-else-if="column.kind === 'bar'" class="fd-barcell"><span>{{ row[column.name].text }}</span><span class="fd-meter" v-if="row[column.name].share !== null"><span :style="{ width: 100 * row[column.name].share + '%' }"></span></span></span>
                 <template v-else>{{ row[column.name] }}</template>
               </td>
