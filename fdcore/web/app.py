@@ -228,7 +228,6 @@ def install_routes(
         if not known and not options.open_metrics:
             text = "from this machine, or with --open-metrics\n"
             return Response(text, 403, media_type="text/plain")
-        manager.cluster.somebody_looks()
         measures = await asyncio.to_thread(metrics_text)
         return Response(measures, media_type=metrics.CONTENT_TYPE)
 

@@ -4,6 +4,7 @@ It waits and knows no NiceGUI; pages call it in threads.
 """
 
 import contextlib
+import os
 import socket
 import threading
 import time
@@ -11,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from fdcore import health, pools, reach
+from fdcore import health, papers, pools, reach, road, whole
 from fdcore.config import Address
 from fdcore.errors import ConfigError, FdcoreError, RefusedError
 from fdcore.lists import Row
@@ -32,6 +33,20 @@ class Health:
     at: float = 0.0  # when it was checked; 0: not yet
     rows: Sequence[Row] = ()
     running: bool = False
+
+
+def checks_of(name: str, seen: pools.Seen) -> list[whole.Group]:
+    checks = [
+        *reach.server(seen.address),
+        *road.server(seen.address),
+        *papers.server(seen.address, os.environ),
+        *health.server(seen),
+    ]
+    if seen.pool is None:
+        return [(name, checks)]
+    if seen.pool.now:
+        checks.append(papers.clocks(seen.ahead, seen.unsure))
+    return [(name, checks), (f"{name} itself", whole.itself(seen))]
 
 
 class Manager:
@@ -73,21 +88,21 @@ class Manager:
         return self.our_login() if login.local else login
 
     def check_health(self) -> Health:
-        """Of this machine, and of the way to each server."""
+        """Of this machine, of the way to each server, and what servers say of
+        themselves. No lease is taken to measure, as flexdirect health does."""
         with self.lock:
             if self.health.running:
                 return self.health
             self.health.running = True
         try:
-            groups = [(socket.gethostname(), [*health.local(), *reach.machine()])]
+            groups: list[whole.Group] = [(socket.gethostname(), whole.machine())]
             known = one_each(self.cluster.known())
             found = [(name_of(one), self.cluster.address(one.key)) for one in known]
             there = [(name, address) for name, address in found if address is not None]
             with contextlib.suppress(FdcoreError, OSError):
                 looked = pools.look([address for _, address in there], 3.0)
                 for (name, _), seen in zip(there, looked, strict=True):
-                    checks = [*reach.server(seen.address), *health.server(seen)]
-                    groups.append((name, checks))
+                    groups += checks_of(name, seen)
             self.health = Health(time.time(), health.rows(groups))
         finally:
             self.health.running = False

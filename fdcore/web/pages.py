@@ -456,7 +456,7 @@ def manage(page: Page) -> None:
 
 def quotas(page: Page) -> None:
     async def act(action: str, key: str) -> None:
-        server, _, user = key.rpartition(" ")
+        server, _, user = key.partition("\t")
         question = f"Remove the quota of {user}?"
         if await page.confirmed(
             question, "They may have what everybody may.", "Remove"

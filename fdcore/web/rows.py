@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from fdcore import health
+from fdcore.check import FAIL, MARGINAL, PASS
 from fdcore.lists import Row
 from fdcore.rpc.watching import Member
 from fdcore.sched.slices import MIB
@@ -30,7 +30,7 @@ from fdcore.web.model import (
 Cells = dict[str, object]
 TONES = {UP: "good", DRAINING: "warn", DEAD: "bad", ASKING: ""}
 WORDS = {UP: "up", DRAINING: "draining", DEAD: "dead", ASKING: "asking"}
-HEALTH = {health.PASS: "good", health.MARGINAL: "warn", health.FAIL: "bad"}
+HEALTH = {PASS: "good", MARGINAL: "warn", FAIL: "bad"}
 LEVELS = {"error": "bad", "critical": "bad", "warning": "warn"}
 
 
@@ -342,7 +342,7 @@ def check_row(found: Row) -> Cells:
         "state": {"text": state, "tone": HEALTH.get(state, "")},
         "check": found["check"],
         "found": found["found"],
-        "cure": found["cure"] if state != health.PASS else "",
+        "cure": found["cure"] if state != PASS else "",
     }
     order: Cells = {"state": list(HEALTH).index(state) if state in HEALTH else 0}
     return row(f"{found['host']} {found['check']}", str(found["check"]), cells, order)
@@ -372,7 +372,7 @@ def quota_rows(view: View, can: Callable[[str], bool]) -> list[Cells]:
                 "priority": quota.priority,
             }
             order: Cells = {"gpus": quota.gpus, "memory": quota.memory}
-            one = row(f"{server} {user}", f"quota of {user}", cells, order)
+            one = row(f"{server}\t{user}", f"quota of {user}", cells, order)
             made.append(one | {"cannot": not can(server)})
     return made
 

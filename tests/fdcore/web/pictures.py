@@ -1,4 +1,5 @@
-"""make screenshots: the manager's pages as pictures, with a small pool at work.
+"""make screenshots: the manager's pages as pictures, with a small pool at work. Names of
+pages and looks behind the folder: those alone, as in "leases-dark".
 
 Servers and programs are real; only the names of the machines are made up, where that can
 be done (as root, in a name space of their own).
@@ -60,17 +61,20 @@ def named(folder: Path, name: str) -> Path:
     return path
 
 
-def take(out: Path, url: str) -> None:
+def take(out: Path, url: str, wanted: list[str]) -> None:
     with browser() as opened:
         for look, options in LOOKS.items():
             context = opened.new_context(**options)
             context.set_default_timeout(PATIENCE)
             page = context.new_page()
             for name in PAGES:
+                title = f"{name or 'overview'}-{look}"
+                if wanted and title not in wanted:
+                    continue
                 page.goto(url + name)
                 page.locator(".fd-chip.fd-good", has_text="servers up").first.wait_for()
                 page.wait_for_timeout(2500)  # for what is measured between two looks
-                page.screenshot(path=out / f"{name or 'overview'}-{look}.png", full_page=True)
+                page.screenshot(path=out / f"{title}.png", full_page=True)
             context.close()
         context = opened.new_context(extra_http_headers={"X-Forwarded-For": "192.0.2.7"})
         page = context.new_page()
@@ -98,7 +102,7 @@ def main() -> int:
             script = named(folder, "evaluate.py")
             programs.append(pool[0].start(*waits, str(script), "10", "0.1"))
             time.sleep(HISTORY_SECONDS)
-            take(out, manager.url)
+            take(out, manager.url, sys.argv[2:])
         finally:
             end(*programs)
             manager.stop()

@@ -261,6 +261,13 @@ def test_every_page_is_there_at_phone_width_and_by_keyboard(open_page):
         assert wide <= 390, f"{name} is {wide} wide"
 
 
+def test_health_is_checked(open_page):
+    page = open_page("health")
+    checks = page.get_by_role("table", name="Health").locator("tbody tr")
+    checks.first.wait_for()
+    assert checks.filter(has_text="server answers").count() == 2
+
+
 def test_history_is_drawn(open_page):
     page = open_page("history")
     page.locator(".fd-chart canvas").first.wait_for()
