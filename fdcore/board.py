@@ -18,6 +18,9 @@ ROW = 2048
 DEVICES = 64
 # pid; bytes by device; of each device how long kernels ran, and since when one runs.
 LAYOUT = struct.Struct(f"=II{DEVICES}Q{2 * DEVICES}Q")
+# Behind it: the failure that a device has had in this session, 0: none.
+FAULTS = struct.Struct(f"={DEVICES}I")
+LAST = ROWS - 1  # the row of sessions that have ended: how often devices failed them
 SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
 
 
@@ -31,7 +34,7 @@ class Board:
 
     def take(self, pid: int) -> int:
         """A row for the session of this process; -1: there is none left."""
-        row = next((row for row in range(ROWS) if row not in self.taken), -1)
+        row = next((row for row in range(LAST) if row not in self.taken), -1)
         if row >= 0:
             self.taken.add(row)
             os.pwrite(self.fd, struct.pack("=I", pid & 0xFFFFFFFF), row * ROW)
@@ -42,8 +45,22 @@ class Board:
         if row in self.taken:
             _, busy = self.read(row)
             self.busy = [a + b for a, b in zip(self.busy, busy, strict=True)]
+            faults = FAULTS.unpack(
+                os.pread(self.fd, FAULTS.size, row * ROW + LAYOUT.size)
+            )
             os.pwrite(self.fd, bytes(ROW), row * ROW)
             self.taken.discard(row)
+            for device, xid in enumerate(faults):
+                if xid:
+                    self.failed(device, xid)
+
+    def failed(self, device: int, xid: int) -> None:
+        """Keeps the failure for those of the lease who go on."""
+        count = LAST * ROW + 8 + 8 * device
+        (before,) = struct.unpack("=Q", os.pread(self.fd, 8, count))
+        at = LAST * ROW + LAYOUT.size + 4 * device
+        os.pwrite(self.fd, struct.pack("=I", xid), at)
+        os.pwrite(self.fd, struct.pack("=Q", before + 1), count)
 
     def read(self, row: int) -> tuple[list[int], list[int]]:
         """By device: bytes, and ns with a kernel running. Workers write meanwhile."""

@@ -4,6 +4,7 @@
 
 #include "cpudev.h"
 #include "fdc/private.h"
+#include "fdc/result.h"
 
 /* ---- cuGetProcAddress ---- */
 
@@ -157,6 +158,15 @@ ask_used(int ordinal)
     return 0;
 }
 
+static void
+look_at(struct fdcpu_device *device, struct fdc_monitor_gpu *gpu)
+{
+    gpu->busy_ns = gpu->own_busy_ns = fdcpu_busy_ns(device, &gpu->now_ns);
+    gpu->own_shares = FDC_SHARES_UNKNOWN;
+    gpu->xid = fdc_result_xid(atomic_load(&device->lost));
+    gpu->faults = gpu->xid != 0;
+}
+
 /* This process is alone with its devices. */
 static int
 ask_monitor(int ordinal, struct fdc_monitor_gpu *gpu, struct fdc_monitor_process *others,
@@ -170,7 +180,7 @@ ask_monitor(int ordinal, struct fdc_monitor_gpu *gpu, struct fdc_monitor_process
     gpu->now_ns = fdc_now_ns();
     for (i = 0; i < fdcpu.ndevices; i++)
         if (fdcpu.device[i].physical == ordinal)
-            gpu->busy_ns = fdcpu_busy_ns(&fdcpu.device[i], &gpu->now_ns);
+            look_at(&fdcpu.device[i], gpu);
     return 0;
 }
 

@@ -25,6 +25,15 @@ typedef int (*ask_two)(nvml_device, unsigned int *, unsigned int *);
 typedef int (*ask_errors)(nvml_device, unsigned int, unsigned int, unsigned long long *);
 typedef int (*ask_rates)(nvml_device, unsigned int rates[2]);
 typedef int (*ask_text)(nvml_device, char *, unsigned int);
+typedef void *nvml_events;
+struct nvml_event { nvml_device device; unsigned long long type, data; unsigned int id[2]; };
+struct nvml_sample {
+    unsigned int pid;
+    unsigned long long stamp;
+    unsigned int sm, memory, encoder, decoder;
+};
+#define XID_EVENT 8ull
+#define DEVICES 64
 
 struct fdc_gauges {
     const struct fdc_driver *driver;
@@ -32,6 +41,13 @@ struct fdc_gauges {
     pthread_mutex_t lock;
     bool tried;
     void *nvml;                                 /* initialised, or NULL */
+    struct watched {
+        char pci[32];
+        nvml_events events;                     /* NULL: it has none */
+        uint64_t faults;
+        uint32_t xid;
+    } watched[DEVICES];
+    int nwatched;
 };
 
 /* One number each. */
@@ -189,11 +205,18 @@ read_rest(void *nvml, nvml_device device, struct fdc_monitor_gpu *out)
     ask_errors errors = (ask_errors)dlsym(nvml, "nvmlDeviceGetTotalEccErrors");
     ask_text serial = (ask_text)dlsym(nvml, "nvmlDeviceGetSerial");
     ask_text vbios = (ask_text)dlsym(nvml, "nvmlDeviceGetVbiosVersion");
+    int (*window)(nvml_device, unsigned long long sizes[3]);
+    unsigned long long sizes[3];
     int (*version)(char *, unsigned int);
     unsigned long long count;
     unsigned int rates[2];
 
     *(void **)&version = dlsym(nvml, "nvmlSystemGetDriverVersion");
+    *(void **)&window = dlsym(nvml, "nvmlDeviceGetBAR1MemoryInfo");
+    if (window != NULL && window(device, sizes) == 0) { /* total, free, used */
+        know(out, FDC_FIGURE_BAR1, sizes[0]);
+        know(out, FDC_FIGURE_BAR1_USED, sizes[2]);
+    }
     if (use != NULL && use(device, rates) == 0) {
         know(out, FDC_FIGURE_GPU_USE, rates[0]);
         know(out, FDC_FIGURE_MEMORY_USE, rates[1]);
@@ -209,24 +232,130 @@ read_rest(void *nvml, nvml_device device, struct fdc_monitor_gpu *out)
         out->driver[0] = '\0';
 }
 
-void
-fdc_gauges_read(struct fdc_gauges *gauges, const char *pci, struct fdc_monitor_gpu *out)
+/* What programs do wrong is known by their own results, and nobody else's business. */
+static bool
+is_a_programs(unsigned long long xid)
+{
+    return xid == 13 || xid == 31 || xid == 43 || xid == 45;
+}
+
+/* The device's events, registered for from the first time on. Under the lock. */
+static struct watched *
+watch(struct fdc_gauges *gauges, const char *pci, nvml_device device)
+{
+    int (*create)(nvml_events *), (*registers)(nvml_device, unsigned long long, nvml_events);
+    struct watched *one;
+
+    for (int i = 0; i < gauges->nwatched; i++)
+        if (strcmp(gauges->watched[i].pci, pci) == 0)
+            return &gauges->watched[i];
+    if (gauges->nwatched == DEVICES)
+        return NULL;
+    one = &gauges->watched[gauges->nwatched++];
+    snprintf(one->pci, sizeof(one->pci), "%s", pci);
+    *(void **)&create = dlsym(gauges->nvml, "nvmlEventSetCreate");
+    *(void **)&registers = dlsym(gauges->nvml, "nvmlDeviceRegisterEvents");
+    if (create == NULL || registers == NULL || create(&one->events) != 0)
+        one->events = NULL;
+    else if (registers(device, XID_EVENT, one->events) != 0)
+        one->events = NULL; /* the set stays; the process ends some day */
+    return one;
+}
+
+static void
+read_faults(struct fdc_gauges *gauges, const char *pci, nvml_device device,
+            struct fdc_monitor_gpu *out)
+{
+    int (*wait)(nvml_events, struct nvml_event *, unsigned int);
+    struct nvml_event event;
+    struct watched *one;
+
+    *(void **)&wait = dlsym(gauges->nvml, "nvmlEventSetWait_v2");
+    pthread_mutex_lock(&gauges->lock);
+    one = watch(gauges, pci, device);
+    while (one != NULL && one->events != NULL && wait != NULL &&
+           wait(one->events, &event, 0) == 0)
+        if (event.type == XID_EVENT && !is_a_programs(event.data)) {
+            one->faults++;
+            one->xid = (uint32_t)event.data;
+        }
+    if (one != NULL && one->faults != 0) {
+        out->faults += one->faults;
+        out->xid = one->xid;
+    }
+    pthread_mutex_unlock(&gauges->lock);
+}
+
+static nvml_device
+find(struct fdc_gauges *gauges, const char *pci)
 {
     int (*by_bus)(const char *, nvml_device *);
     nvml_device device = NULL;
 
     if (gauges->own != NULL)
-        return;
+        return NULL;
     pthread_mutex_lock(&gauges->lock);
     if (!gauges->tried)
         gauges->nvml = open_beside(gauges->driver);
     gauges->tried = true;
     pthread_mutex_unlock(&gauges->lock);
     if (gauges->nvml == NULL)
-        return;
+        return NULL;
     *(void **)&by_bus = dlsym(gauges->nvml, "nvmlDeviceGetHandleByPciBusId_v2");
-    if (by_bus == NULL || by_bus(pci, &device) != 0)
+    return by_bus != NULL && by_bus(pci, &device) == 0 ? device : NULL;
+}
+
+void
+fdc_gauges_read(struct fdc_gauges *gauges, const char *pci, struct fdc_monitor_gpu *out)
+{
+    nvml_device device = find(gauges, pci);
+
+    if (device == NULL)
         return;
     read_numbers(gauges->nvml, device, out);
     read_rest(gauges->nvml, device, out);
+    read_faults(gauges, pci, device, out);
+}
+
+static uint32_t
+shares_in(const struct nvml_sample *sample)
+{
+    const unsigned int part[4] = {sample->sm, sample->memory, sample->encoder,
+                                  sample->decoder};
+    uint32_t all = 0;
+
+    for (int i = 0; i < 4; i++)
+        all |= (part[i] < 100 ? part[i] : 100) << 8 * i;
+    return all;
+}
+
+unsigned int
+fdc_gauges_processes(struct fdc_gauges *gauges, const char *pci,
+                     struct fdc_gauges_shares *out, unsigned int room)
+{
+    int (*ask)(nvml_device, struct nvml_sample *, unsigned int *, unsigned long long);
+    nvml_device device = find(gauges, pci);
+    struct nvml_sample *samples = NULL;
+    unsigned int count = 0, found = 0, i, n;
+
+    if (device == NULL)
+        return 0;
+    *(void **)&ask = dlsym(gauges->nvml, "nvmlDeviceGetProcessUtilization");
+    if (ask == NULL)
+        return 0;
+    ask(device, NULL, &count, 0); /* how many there are */
+    samples = count != 0 && count < 65536 ? calloc(count, sizeof(*samples)) : NULL;
+    if (samples == NULL || ask(device, samples, &count, 0) != 0)
+        count = 0;
+    /* Several of a process: the last, as far as they come in order. */
+    for (n = 0; n < count; n++) {
+        for (i = 0; i < found && out[i].pid != samples[n].pid; i++)
+            ;
+        if (i == room)
+            continue;
+        out[i] = (struct fdc_gauges_shares){samples[n].pid, shares_in(&samples[n])};
+        found += i == found;
+    }
+    free(samples);
+    return found;
 }

@@ -5,6 +5,7 @@
  */
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #include "fdc/base.h"
 #include "nvml/nvml.h"
@@ -162,6 +163,49 @@ NVML(nvmlDeviceGetUtilizationRates, nvmlDevice_t device, nvmlUtilization_t *out)
     if (busy < 0)
         return NVML_ERROR_NOT_SUPPORTED;
     *out = (nvmlUtilization_t){(unsigned int)busy, 0};
+    return NVML_SUCCESS;
+}
+
+NVML(nvmlDeviceGetBAR1MemoryInfo, nvmlDevice_t device, nvmlBAR1Memory_t *out)
+{
+    uint64_t total, used;
+    nvmlReturn_t result = figure(device, FDC_FIGURE_BAR1, out, &total);
+
+    if (result == NVML_SUCCESS)
+        result = figure(device, FDC_FIGURE_BAR1_USED, out, &used);
+    if (result == NVML_SUCCESS)
+        *out = (nvmlBAR1Memory_t){total, used < total ? total - used : 0, used};
+    return result;
+}
+
+/* One sample of each process of the lease, just taken: none is older than the caller's
+ * last. */
+NVML(nvmlDeviceGetProcessUtilization, nvmlDevice_t device,
+     nvmlProcessUtilizationSample_t *out, unsigned int *count, unsigned long long since)
+{
+    struct fdc_nvml_share shares[FDC_BOARD_ROWS];
+    nvmlReturn_t result = fdc_nvml_device(device);
+    unsigned long long now;
+    unsigned int found, room, i;
+    struct timespec clock;
+
+    if (result != NVML_SUCCESS)
+        return result;
+    if (count == NULL)
+        return NVML_ERROR_INVALID_ARGUMENT;
+    room = out != NULL ? *count : 0;
+    found = fdc_nvml_shares(device, shares, FDC_BOARD_ROWS);
+    clock_gettime(CLOCK_REALTIME, &clock);
+    now = (unsigned long long)clock.tv_sec * 1000000ull + (uint64_t)clock.tv_nsec / 1000;
+    *count = found;
+    if (found == 0 || now <= since)
+        return NVML_ERROR_NOT_FOUND;
+    if (found > room)
+        return NVML_ERROR_INSUFFICIENT_SIZE;
+    for (i = 0; i < found; i++)
+        out[i] = (nvmlProcessUtilizationSample_t){
+            shares[i].pid, now, shares[i].percent[0], shares[i].percent[1],
+            shares[i].percent[2], shares[i].percent[3]};
     return NVML_SUCCESS;
 }
 

@@ -133,13 +133,21 @@ fdc_nvml_used(nvmlDevice_t device)
 #define STALE_NS 2000000000ull      /* and so long at most */
 
 static pthread_mutex_t figures_lock = PTHREAD_MUTEX_INITIALIZER;
+
+/* The share of time that kernels ran, between two questions. */
+struct spell {
+    uint32_t pid;
+    int percent; /* -1: not known yet */
+    uint64_t base_busy, base_ns; /* where it begins; 0: nowhere yet */
+};
+
 static struct figures {
     uint64_t asked_ns; /* 0: never */
     struct fdc_monitor_gpu gpu;
     struct fdc_monitor_process others[FDC_BOARD_ROWS];
     unsigned int count;
-    uint64_t base_busy, base_ns; /* where the share of time begins; 0: nowhere yet */
-    int busy;
+    struct spell all;
+    struct spell each[FDC_BOARD_ROWS]; /* of processes */
 } *figures[DEVICES];
 
 /* Under the lock. NULL: no memory. */
@@ -153,7 +161,7 @@ refresh(nvmlDevice_t device, bool now)
         f = figures[ordinal] = calloc(1, sizeof(*f));
         if (f == NULL)
             return NULL;
-        f->busy = -1;
+        f->all.percent = -1;
     }
     if (!now && f->asked_ns != 0 && fdc_now_ns() - f->asked_ns < FRESH_NS)
         return f;
@@ -165,13 +173,13 @@ refresh(nvmlDevice_t device, bool now)
     return f;
 }
 
-void
-fdc_nvml_monitor(nvmlDevice_t device, struct fdc_monitor_gpu *out)
+static void
+monitor(nvmlDevice_t device, bool now, struct fdc_monitor_gpu *out)
 {
     struct figures *f;
 
     pthread_mutex_lock(&figures_lock);
-    f = refresh(device, false);
+    f = refresh(device, now);
     if (f != NULL)
         *out = f->gpu;
     else
@@ -179,10 +187,23 @@ fdc_nvml_monitor(nvmlDevice_t device, struct fdc_monitor_gpu *out)
     pthread_mutex_unlock(&figures_lock);
 }
 
+void
+fdc_nvml_monitor(nvmlDevice_t device, struct fdc_monitor_gpu *out)
+{
+    monitor(device, false, out);
+}
+
+void
+fdc_nvml_monitor_now(nvmlDevice_t device, struct fdc_monitor_gpu *out)
+{
+    monitor(device, true, out);
+}
+
 unsigned int
 fdc_nvml_processes(nvmlDevice_t device, struct fdc_monitor_process *out, unsigned int room)
 {
-    struct fdc_monitor_process own = {(uint32_t)getpid(), 0, fdc_nvml_used(device)};
+    struct fdc_monitor_process own = {.pid = (uint32_t)getpid(),
+                                      .used = fdc_nvml_used(device)};
     unsigned int count = 0, i;
     struct figures *f;
 
@@ -197,36 +218,129 @@ fdc_nvml_processes(nvmlDevice_t device, struct fdc_monitor_process *out, unsigne
     return count;
 }
 
+/* False: nobody has asked before, or long ago: there is nothing to compare with. */
+static bool
+begun(struct spell *spell, uint64_t busy, uint64_t now)
+{
+    if (spell->base_ns != 0 && now - spell->base_ns <= STALE_NS)
+        return true;
+    spell->base_ns = now;
+    spell->base_busy = busy;
+    return false;
+}
+
+static void
+reckon(struct spell *spell, uint64_t busy, uint64_t now)
+{
+    uint64_t span = now - spell->base_ns;
+
+    if (span < SAMPLE_NS)
+        return;
+    /* A session that ended took its time with it. */
+    busy = busy > spell->base_busy ? busy - spell->base_busy : 0;
+    spell->percent = busy >= span ? 100 : (int)(busy * 100 / span);
+    spell->base_ns = now;
+    spell->base_busy += busy;
+}
+
 int
 fdc_nvml_busy(nvmlDevice_t device)
 {
     struct figures *f;
-    uint64_t busy, span;
     int percent = -1;
 
     pthread_mutex_lock(&figures_lock);
     f = refresh(device, false);
     if (f == NULL || f->gpu.now_ns == 0)
         goto out;
-    if (f->base_ns == 0 || f->gpu.now_ns - f->base_ns > STALE_NS) {
-        f->base_ns = f->gpu.now_ns;
-        f->base_busy = f->gpu.busy_ns;
-        usleep(SAMPLE_NS / 1000); /* nobody has asked before: there is nothing to compare */
+    if (!begun(&f->all, f->gpu.busy_ns, f->gpu.now_ns)) {
+        usleep(SAMPLE_NS / 1000);
         refresh(device, true);
     }
-    if (f->gpu.now_ns >= f->base_ns + SAMPLE_NS) {
-        span = f->gpu.now_ns - f->base_ns;
-        /* A session that ended took its time with it. */
-        busy = f->gpu.busy_ns > f->base_busy ? f->gpu.busy_ns - f->base_busy : 0;
-        f->busy = busy >= span ? 100 : (int)(busy * 100 / span);
-        f->base_ns = f->gpu.now_ns;
-        f->base_busy = f->gpu.busy_ns;
-    }
-    percent = f->busy;
+    reckon(&f->all, f->gpu.busy_ns, f->gpu.now_ns);
+    percent = f->all.percent;
 
 out:
     pthread_mutex_unlock(&figures_lock);
     return percent;
+}
+
+/* The process's own spell, or one that nobody has. */
+static struct spell *
+spell_of(struct figures *f, uint32_t pid)
+{
+    struct spell *free = NULL;
+
+    for (size_t i = 0; i < FDC_COUNT(f->each); i++) {
+        if (f->each[i].pid == pid)
+            return &f->each[i];
+        if (free == NULL && (f->each[i].pid == 0 ||
+                             f->gpu.now_ns - f->each[i].base_ns > STALE_NS))
+            free = &f->each[i];
+    }
+    if (free != NULL)
+        *free = (struct spell){pid, -1, 0, 0};
+    return free;
+}
+
+/* Goes through all processes; how many have shares that are known. begin: those that are
+ * not begun are, and the answer is whether there were any. */
+static unsigned int
+each_share(struct figures *f, uint64_t own_used, bool begin, struct fdc_nvml_share *out,
+           unsigned int room)
+{
+    struct fdc_monitor_process one = {(uint32_t)getpid(), f->gpu.own_shares, own_used,
+                                      f->gpu.own_busy_ns};
+    unsigned int count = 0, i, n;
+    struct spell *spell;
+
+    for (i = 0; i <= f->count; i++) {
+        if (i > 0)
+            one = f->others[i - 1];
+        if (one.used == 0)
+            continue;
+        if (one.shares != FDC_SHARES_UNKNOWN) {
+            if (!begin && count < room) {
+                out[count] = (struct fdc_nvml_share){.pid = one.pid};
+                for (n = 0; n < 4; n++)
+                    out[count].percent[n] = one.shares >> 8 * n & 0xff;
+            }
+            count += !begin;
+            continue;
+        }
+        spell = f->gpu.now_ns != 0 ? spell_of(f, one.pid) : NULL;
+        if (spell == NULL)
+            continue;
+        if (begin) {
+            count += !begun(spell, one.busy_ns, f->gpu.now_ns);
+            continue;
+        }
+        reckon(spell, one.busy_ns, f->gpu.now_ns);
+        if (spell->percent >= 0 && count < room)
+            out[count] = (struct fdc_nvml_share){one.pid, {(unsigned)spell->percent}};
+        count += spell->percent >= 0;
+    }
+    return count < room || begin ? count : room;
+}
+
+unsigned int
+fdc_nvml_shares(nvmlDevice_t device, struct fdc_nvml_share *out, unsigned int room)
+{
+    uint64_t used = fdc_nvml_used(device);
+    unsigned int count = 0;
+    struct figures *f;
+
+    pthread_mutex_lock(&figures_lock);
+    f = refresh(device, false);
+    if (f != NULL) {
+        if (each_share(f, used, true, NULL, 0) != 0) {
+            usleep(SAMPLE_NS / 1000);
+            refresh(device, true);
+        }
+        count = each_share(f, used, false, out, room);
+    }
+    pthread_mutex_unlock(&figures_lock);
+    return count;
 }
 
 nvmlReturn_t

@@ -18,6 +18,8 @@ enum {
     NVML_ERROR_NOT_FOUND = 6,
     NVML_ERROR_INSUFFICIENT_SIZE = 7,
     NVML_ERROR_DRIVER_NOT_LOADED = 9,
+    NVML_ERROR_TIMEOUT = 10,
+    NVML_ERROR_MEMORY = 20,
     NVML_ERROR_ARGUMENT_VERSION_MISMATCH = 25,
 };
 
@@ -49,6 +51,16 @@ typedef struct {
 } nvmlMemory_v2_t;
 
 typedef struct {
+    unsigned long long total, free, used;
+} nvmlBAR1Memory_t;
+
+typedef struct {
+    unsigned int pid;
+    unsigned long long timeStamp;
+    unsigned int smUtil, memUtil, encUtil, decUtil;
+} nvmlProcessUtilizationSample_t;
+
+typedef struct {
     unsigned int pid;
     unsigned long long usedGpuMemory;
 } nvmlProcessInfo_v1_t;
@@ -73,6 +85,16 @@ unsigned int fdc_nvml_processes(nvmlDevice_t device, struct fdc_monitor_process 
                                 unsigned int room);
 /* What is known of the device beside CUDA, some 50 ms ago at most. */
 void fdc_nvml_monitor(nvmlDevice_t device, struct fdc_monitor_gpu *out);
+/* The same as of now. */
+void fdc_nvml_monitor_now(nvmlDevice_t device, struct fdc_monitor_gpu *out);
+/* A process of the lease, and which shares it had of the last moments. */
+struct fdc_nvml_share {
+    unsigned int pid;
+    unsigned int percent[4]; /* multiprocessors, memory, encoder, decoder */
+};
+/* Those that are known; at most room. */
+unsigned int fdc_nvml_shares(nvmlDevice_t device, struct fdc_nvml_share *out,
+                             unsigned int room);
 /* Percent of the last moments with a kernel of the lease running; -1: not known. */
 int fdc_nvml_busy(nvmlDevice_t device);
 /* For generated code: logs the name once. */

@@ -9,8 +9,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "fdc/gauges.h"
+#include "fdc/result.h"
 
 _Static_assert(sizeof(struct fdc_board_row) <= FDC_BOARD_ROW, "a row has room");
 _Static_assert(FDC_FIGURES <= 64, "a bit each");
@@ -50,6 +52,7 @@ fdc_monitor_new(struct fdc_serve *serve)
         if (board != MAP_FAILED) {
             monitor->board = board;
             monitor->row = row_of(monitor, limits->board_row);
+            fdc_store_relaxed(&monitor->row->worker, (uint32_t)getpid());
         }
     }
     for (int i = 0; i < limits->devices; i++)
@@ -81,6 +84,13 @@ fdc_monitor_used(struct fdc_serve *serve, int device, uint64_t used)
         fdc_store_relaxed(&serve->monitor->row->used[device], used);
 }
 
+void
+fdc_monitor_lost(struct fdc_serve *serve, int device, CUresult result)
+{
+    if (serve->monitor != NULL && device >= 0 && device < FDC_BOARD_DEVICES)
+        fdc_store_relaxed(&serve->monitor->row->xid[device], fdc_result_xid(result));
+}
+
 static uint64_t
 busy_of(const struct fdc_busy *busy, uint64_t now)
 {
@@ -90,27 +100,54 @@ busy_of(const struct fdc_busy *busy, uint64_t now)
     return total + (since != 0 && now > since ? now - since : 0);
 }
 
+static void
+count_fault(struct fdc_monitor_gpu *gpu, uint64_t times, uint32_t xid)
+{
+    if (xid != 0 && times != 0) {
+        gpu->faults += times;
+        gpu->xid = xid;
+    }
+}
+
+/* Whose worker is on the server's list of processes. */
+static uint32_t
+shares_of(const struct fdc_gauges_shares *shares, unsigned int count, uint32_t worker)
+{
+    for (unsigned int i = 0; i < count; i++)
+        if (shares[i].pid == worker)
+            return shares[i].shares;
+    return FDC_SHARES_UNKNOWN;
+}
+
 /* Others' rows are only looked at; whatever is in them are numbers to show. */
 static void
 look_around(const struct fdc_monitor *monitor, int device, struct fdc_monitor_gpu *gpu,
-            struct fdc_monitor_process *others)
+            struct fdc_monitor_process *others, const struct fdc_gauges_shares *shares,
+            unsigned int count)
 {
-    uint64_t used;
-    uint32_t pid;
+    uint64_t used, busy = 0;
+    uint32_t pid, xid;
 
     if (monitor->busy)
-        gpu->busy_ns = busy_of(&monitor->row->busy[device], gpu->now_ns);
+        gpu->busy_ns = gpu->own_busy_ns = busy_of(&monitor->row->busy[device], gpu->now_ns);
+    gpu->own_shares = shares_of(shares, count, (uint32_t)getpid());
+    count_fault(gpu, 1, fdc_load_relaxed(&monitor->row->xid[device]));
     for (uint32_t n = 0; monitor->board != NULL && n < FDC_BOARD_ROWS; n++) {
         const struct fdc_board_row *row = row_of(monitor, n);
 
         pid = fdc_load_relaxed(&row->pid);
+        xid = fdc_load_relaxed(&row->xid[device]);
+        used = fdc_load_relaxed(&row->used[device]);
+        if (n == FDC_BOARD_ROWS - 1)
+            count_fault(gpu, used, xid);
         if (pid == 0 || row == monitor->row)
             continue;
+        count_fault(gpu, 1, xid);
         if (monitor->busy)
-            gpu->busy_ns += busy_of(&row->busy[device], gpu->now_ns);
-        used = fdc_load_relaxed(&row->used[device]);
+            gpu->busy_ns += busy = busy_of(&row->busy[device], gpu->now_ns);
         if (used != 0)
-            others[gpu->others++] = (struct fdc_monitor_process){ pid, 0, used };
+            others[gpu->others++] = (struct fdc_monitor_process){
+                pid, shares_of(shares, count, fdc_load_relaxed(&row->worker)), used, busy};
     }
 }
 
@@ -121,7 +158,9 @@ fdc_server_call_fdcMonitor(struct fdc_request *request,
     struct fdc_serve *serve = request->serve;
     const struct fdc_monitor *monitor = serve->monitor;
     struct fdc_rep_fdcMonitor reply = { 0 };
+    struct fdc_gauges_shares shares[FDC_BOARD_ROWS];
     struct fdc_monitor_gpu *gpu;
+    unsigned int count = 0;
     char pci[32] = "";
     int err;
 
@@ -138,10 +177,13 @@ fdc_server_call_fdcMonitor(struct fdc_request *request,
     }
     if (monitor->busy)
         gpu->now_ns = fdc_now_ns();
-    look_around(monitor, req->device, gpu, (struct fdc_monitor_process *)(gpu + 1));
     if (serve->driver->cuDeviceGetPCIBusId(pci, sizeof(pci),
-                                           serve->device[req->device]) == CUDA_SUCCESS)
+                                           serve->device[req->device]) == CUDA_SUCCESS) {
         fdc_gauges_read(monitor->gauges, pci, gpu);
+        count = fdc_gauges_processes(monitor->gauges, pci, shares, FDC_COUNT(shares));
+    }
+    look_around(monitor, req->device, gpu, (struct fdc_monitor_process *)(gpu + 1), shares,
+                count);
     reply.total = sizeof(*gpu) + gpu->others * sizeof(struct fdc_monitor_process);
     err = fdc_blob_give(request, req->blob, gpu, reply.total); /* the blob is freed there */
     if (err == 0)

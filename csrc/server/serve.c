@@ -214,6 +214,7 @@ note_lost(struct fdc_serve *serve, int device, CUresult result)
 {
     serve->lost = (uint16_t)(1 + device);
     serve->lost_result = (uint16_t)result;
+    fdc_monitor_lost(serve, device, result);
 }
 
 void

@@ -270,6 +270,8 @@ struct fdc_monitor *fdc_monitor_new(struct fdc_serve *serve);
 void fdc_monitor_free(struct fdc_serve *serve);
 /* So many bytes of the device are the session's now. */
 void fdc_monitor_used(struct fdc_serve *serve, int device, uint64_t used);
+/* A final result of the device. Any thread. */
+void fdc_monitor_lost(struct fdc_serve *serve, int device, CUresult result);
 
 /* ---- memory.c ---- */
 

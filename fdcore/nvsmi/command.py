@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TextIO
 
-from fdcore.nvsmi import fields, report, table
+from fdcore.nvsmi import fields, markup, monitors, report, table
 from fdcore.nvsmi.library import Failure, Gpu, Library, NoDriver, chosen
 
 FAILED, BAD_ARGUMENT, NOT_SUPPORTED, NOT_FOUND, NO_DRIVER = 1, 2, 3, 6, 9
@@ -20,6 +20,7 @@ HELP = """\
 NVIDIA System Management Interface, as fdcore has it: the GPUs of this lease.
 
     nvidia-smi [OPTION1 [ARG1]] [OPTION2 [ARG2]] ...
+    nvidia-smi dmon | pmon [-h]  A line for each GPU, or process, again and again.
 
     -h,   --help                 Print usage information and exit.
           --version              Print version information and exit.
@@ -29,6 +30,7 @@ NVIDIA System Management Interface, as fdcore has it: the GPUs of this lease.
     -lms, --loop-ms=             The same in milliseconds.
     -f,   --filename=            Write there, not to standard output.
     -q,   --query                All that is known of each GPU.
+    -x,   --xml-format           The same as XML.
     -d,   --display=             Of that only these, with commas: MEMORY, UTILIZATION,
                                  ECC, TEMPERATURE, POWER, CLOCK, COMPUTE, PIDS,
                                  PERFORMANCE.
@@ -52,6 +54,7 @@ class Mistake(Exception):
 class Given:
     list_gpus: bool = False
     query: bool = False
+    xml: bool = False
     gpu_query: str = ""
     app_query: str = ""
     format: str = ""
@@ -62,7 +65,7 @@ class Given:
 
 
 FLAGS = {"-L": "list_gpus", "--list-gpus": "list_gpus", "-q": "query",
-         "--query": "query"}  # fmt: skip
+         "--query": "query", "-x": "xml", "--xml-format": "xml"}  # fmt: skip
 VALUES = {
     "-i": "ids", "--id": "ids", "-d": "display", "--display": "display",
     "-f": "file", "--filename": "file", "--format": "format",
@@ -108,7 +111,7 @@ def seconds(name: str, value: str, unit: float) -> float:
 
 def checked(given: Given) -> Given:
     asked = [given.list_gpus, given.query, bool(given.gpu_query), bool(given.app_query)]
-    if sum(asked) > 1 or (given.display and not given.query):
+    if sum(asked) > 1 or ((given.display or given.xml) and not given.query):
         raise Mistake(f"ERROR: Invalid combination of input arguments. {SEE_HELP}")
     if given.gpu_query or given.app_query:
         kinds = given.format.split(",")
@@ -138,7 +141,8 @@ def shown(library: Library, given: Given, header: bool) -> str:
             f"GPU {gpu.index}: {gpu.name()} (UUID: {gpu.uuid()})\n" for gpu in gpus
         )
     if given.query:
-        return report.report(library, gpus, sections(given), time.time())
+        written = markup.document if given.xml else report.report
+        return written(library, gpus, sections(given), time.time())
     if given.gpu_query or given.app_query:
         return "".join(f"{each}\n" for each in rows(gpus, given, header))
     return table.screen(library, gpus, time.time())
@@ -155,6 +159,50 @@ def rows(gpus: Sequence[Gpu], given: Given, header: bool) -> list[str]:
     except fields.BadField as bad:
         message = f'Field "{bad}" is not a valid field to query.\n'
         raise Mistake(message, BAD_ARGUMENT) from None
+
+
+MONITOR_VALUES = {
+    "-i": "ids", "--id": "ids", "-d": "delay", "--delay": "delay",
+    "-c": "count", "--count": "count", "-s": "select", "--select": "select",
+    "-o": "options", "--options": "options", "-f": "file", "--filename": "file",
+}  # fmt: skip
+
+
+def monitor(words: Sequence[str]) -> monitors.Wanted:
+    """dmon's and pmon's options."""
+    wanted = monitors.Wanted(words[0], select=monitors.USUAL[words[0]])
+    rest = list(words[1:])
+    while rest:
+        name, equals, value = rest.pop(0).partition("=")
+        if name not in MONITOR_VALUES:
+            raise Mistake(f"ERROR: Option {name} is not recognized. {SEE_HELP}")
+        if not equals:
+            if not rest:
+                raise Mistake(f"Option {name} requires a value. {SEE_HELP}")
+            value = rest.pop(0)
+        what = MONITOR_VALUES[name]
+        if what == "delay":
+            wanted.delay = seconds(name, value, 1.0)
+        elif what == "count":
+            if not value.isdigit() or not 0 < int(value) < 10**9:
+                message = f'Value "{value}" of option {name} is not valid. {SEE_HELP}'
+                raise Mistake(message)
+            wanted.count = int(value)
+        else:
+            setattr(wanted, what, value)
+    unknown = set(wanted.select) - set(monitors.KINDS[wanted.command])
+    unknown |= set(wanted.options) - {"D", "T"}
+    if unknown or not wanted.select:
+        raise Mistake(f"ERROR: Option {''.join(sorted(unknown))} is not recognized.")
+    return wanted
+
+
+def run_monitor(wanted: monitors.Wanted) -> None:
+    with contextlib.ExitStack() as files:
+        out: TextIO = sys.stdout
+        if wanted.file:
+            out = files.enter_context(open(wanted.file, "w", encoding="utf-8"))
+        monitors.watch(wanted, out)
 
 
 def run(given: Given) -> None:
@@ -176,6 +224,10 @@ def run(given: Given) -> None:
 
 def helped(words: Sequence[str]) -> str:
     """What is only about this program."""
+    if words and words[0] in monitors.TURNS:
+        asked = any(word in ("-h", "--help") for word in words)
+        texts = {"dmon": monitors.DMON_HELP, "pmon": monitors.PMON_HELP}
+        return texts[words[0]] if asked else ""
     if any(word in ("-h", "--help") for word in words):
         return HELP
     if "--version" in words:
@@ -199,7 +251,10 @@ def main(words: Sequence[str]) -> int:
         sys.stdout.write(text)
         return 0
     try:
-        run(understood(words))
+        if words and words[0] in monitors.TURNS:
+            run_monitor(monitor(words))
+        else:
+            run(understood(words))
         return 0
     except Mistake as mistake:
         print(mistake)

@@ -45,6 +45,25 @@ class Utilization(ctypes.Structure):
     _fields_ = [("gpu", ctypes.c_uint), ("memory", ctypes.c_uint)]
 
 
+class Bar1(ctypes.Structure):
+    _fields_ = [
+        ("total", ctypes.c_ulonglong),
+        ("free", ctypes.c_ulonglong),
+        ("used", ctypes.c_ulonglong),
+    ]
+
+
+class Sample(ctypes.Structure):
+    _fields_ = [
+        ("pid", ctypes.c_uint),
+        ("stamp", ctypes.c_ulonglong),
+        ("sm", ctypes.c_uint),
+        ("memory", ctypes.c_uint),
+        ("encoder", ctypes.c_uint),
+        ("decoder", ctypes.c_uint),
+    ]
+
+
 class ProcessInfo(ctypes.Structure):
     _fields_ = [
         ("pid", ctypes.c_uint),
@@ -178,6 +197,33 @@ class Gpu:
 
     def compute_capability(self) -> tuple[int, int] | None:
         return self.pair("CudaComputeCapability")
+
+    def bar1(self) -> Bar1 | None:
+        info = Bar1()
+        asked = self.library.ask
+        result = asked("nvmlDeviceGetBAR1MemoryInfo", self.handle, ctypes.byref(info))
+        return info if result == 0 else None
+
+    def shares(self) -> dict[int, tuple[int, int, int, int]]:
+        """Of processes, as far as they are known: percent of the multiprocessors, of
+        memory, of the encoder and the decoder."""
+        room = SOME_MORE
+        while True:
+            count = ctypes.c_uint(room)
+            samples = (Sample * room)()
+            result = self.library.ask(
+                "nvmlDeviceGetProcessUtilization", self.handle, samples,
+                ctypes.byref(count), ctypes.c_ulonglong(0),
+            )  # fmt: skip
+            if result != INSUFFICIENT_SIZE:
+                break
+            room = count.value + SOME_MORE
+        if result != 0:
+            return {}
+        return {
+            int(one.pid): (one.sm, one.memory, one.encoder, one.decoder)
+            for one in samples[: count.value]
+        }
 
     def processes(self) -> list[Process]:
         room = SOME_MORE

@@ -100,7 +100,7 @@ def performance(gpu: Gpu) -> list[Line]:
 
 
 def memory(gpu: Gpu) -> list[Line]:
-    info = gpu.memory()
+    info, window = gpu.memory(), gpu.bar1()
     total = reserved = used = free = None
     if info is not None:
         total, reserved = info.total // words.MIB, info.reserved // words.MIB
@@ -112,6 +112,10 @@ def memory(gpu: Gpu) -> list[Line]:
         (2, "Reserved", unit(reserved, "MiB")),
         (2, "Used", unit(used, "MiB")),
         (2, "Free", unit(free, "MiB")),
+        (1, "BAR1 Memory Usage", ...),
+        (2, "Total", unit(words.mib(window.total) if window else None, "MiB")),
+        (2, "Used", unit(words.mib(window.used) if window else None, "MiB")),
+        (2, "Free", unit(words.mib(window.free) if window else None, "MiB")),
     ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -104,6 +105,35 @@ def test_gpustat_and_nvitop_show_other_programs(remote: Run, python: Path) -> No
     pytest.importorskip("nvitop")
     pid, text = watched(remote, python, ROADS[0], python, "-m", "nvitop", "-1")
     assert f" {pid} C " in text and "64.00MiB" in text, text
+
+
+@pytest.mark.parametrize("road", ROADS)
+def test_events_tell_of_programs_that_break_their_device(
+    road: str, remote: Run, python: Path
+) -> None:
+    pytest.importorskip("pynvml")
+    said = remote(python, APPS / "nvml_events.py", road=road)
+    assert said.status == 0, said
+    event = "type 8, Xid 31, device 0"
+    assert said.out.splitlines() == [
+        "types 8", "ECC is not told", "nothing yet", event, event, "nothing of what was before",
+        "freed once"]
+
+
+def test_pmon_and_xml_show_the_programs_of_the_lease(remote: Run, python: Path) -> None:
+    pid, text = watched(
+        remote, python, ROADS[0], "sh", "-c",
+        "nvidia-smi pmon -c 1 -s um; nvidia-smi dmon -c 1 -s um; nvidia-smi -q -x")
+    lines = text.splitlines()
+    gpu, whose, kind, busy, *rest = lines[2].split()
+    assert (gpu, whose, kind) == ("0", str(pid), "C") and 1 <= int(busy) <= 100
+    assert rest == ["0", "0", "0", "-", "-", "64", Path(python).name[:14]]
+    device = lines[5].split()
+    assert device[0] == "0" and 0 <= int(device[1]) <= 100 and device[7:] == ["64", "-"]
+    root = ElementTree.fromstring("\n".join(lines[6:]))
+    assert root.findtext("gpu/processes/process_info/pid") == str(pid)
+    assert root.findtext("gpu/processes/process_info/used_memory") == "64 MiB"
+    assert root.findtext("gpu/fb_memory_usage/total") == f"{MEMORY_MB} MiB"
 
 
 def test_a_lease_shows_nothing_of_another(server: Server, python: Path) -> None:

@@ -54,6 +54,7 @@ LEFT_OUT = {
     **dict.fromkeys(("lost_server", "lost_copy"), "a worker is killed, a server's test"),
     "list_devices": "asks, and gives nothing to a stream",
     "nvml_slice": "asks, and gives nothing to a stream",
+    "nvml_events": "other programs break their contexts, NVML's test",
     "machine_code": "kernels are skipped",
     "cupy_sweep": "takes minutes; cupy_raw is the short one",
 }

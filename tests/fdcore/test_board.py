@@ -35,13 +35,29 @@ def test_rows_are_cleared_and_used_again() -> None:
     boards.give_back(b"lease", 0)
     assert os.pread(fd, board.ROW, 0) == bytes(board.ROW) and pid(1) == 71
     assert boards.take(b"lease", 73) == (fd, 0)
-    for _ in range(board.ROWS - 2):
+    for _ in range(board.ROWS - 3):
         boards.take(b"lease", 74)
     assert boards.take(b"lease", 75)[1] == -1
     boards.drop(b"lease")
     boards.give_back(b"lease", 3)
     boards.drop(b"other")
     assert not boards.boards
+
+
+def test_failures_outlive_their_sessions_in_the_last_row() -> None:
+    boards = Boards()
+    fd, row = boards.take(b"lease", 70)
+    last = (board.ROWS - 1) * board.ROW
+    at = board.LAYOUT.size + 4 * 5  # device 5
+    for times in (1, 2):
+        os.pwrite(fd, struct.pack("=I", 31), row * board.ROW + at)
+        boards.give_back(b"lease", row)
+        assert struct.unpack("=Q", os.pread(fd, 8, last + 8 + 8 * 5)) == (times,)
+        assert struct.unpack("=I", os.pread(fd, 4, last + at)) == (31,)
+        assert boards.take(b"lease", 71) == (fd, row)
+    assert os.pread(fd, 8, last + 8) == bytes(8)  # the other devices did nothing
+    assert boards.usage(b"lease", 6)[0] == [0] * 6  # it is nobody's memory
+    boards.drop(b"lease")
 
 
 def test_its_size_is_for_good() -> None:

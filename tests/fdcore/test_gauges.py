@@ -33,6 +33,21 @@ int nvmlDeviceGetFanSpeed(dev d, unsigned *out) { (void)d; *out = 99; return 3; 
 int nvmlDeviceGetEccMode(dev d, unsigned *now, unsigned *then) { (void)d; *now = 1; *then = 0; return 0; }
 int nvmlDeviceGetTotalEccErrors(dev d, int kind, int since, unsigned long long *out)
 { (void)d; *out = 10 * kind + since; return 0; }
+int nvmlDeviceGetBAR1MemoryInfo(dev d, unsigned long long out[3])
+{ (void)d; out[0] = 256; out[1] = 200; out[2] = 56; return 0; }
+static int events[] = { 31, 79, 13, 48 }, next;
+int nvmlEventSetCreate(void **out) { *out = events; return 0; }
+int nvmlDeviceRegisterEvents(dev d, unsigned long long types, void *set)
+{ return d->n - 1 + (types != 8 || set != events); }
+struct event { dev device; unsigned long long type, data; unsigned id[2]; };
+int nvmlEventSetWait_v2(void *set, struct event *out, unsigned ms)
+{ if (set != events || ms != 0) return 2; if (next == 4) return 10;
+  *out = (struct event){ &one, 8, (unsigned long long)events[next++], { 0, 0 } }; return 0; }
+struct sample { unsigned pid; unsigned long long stamp; unsigned part[4]; };
+int nvmlDeviceGetProcessUtilization(dev d, struct sample *out, unsigned *n, unsigned long long since)
+{ (void)d; (void)since; if (out == 0 || *n < 3) { *n = 3; return 7; } *n = 3;
+  out[0] = (struct sample){ 70, 1, { 10, 1, 0, 0 } }; out[1] = (struct sample){ 71, 1, { 200, 3, 5, 7 } };
+  out[2] = (struct sample){ 70, 2, { 20, 2, 0, 0 } }; return 0; }
 int nvmlDeviceGetEncoderUtilization(dev d, unsigned *out, unsigned *us) { (void)d; *out = 5; *us = 1; return 0; }
 """
 
@@ -77,6 +92,8 @@ def read(tmp_path: Path):  # type: ignore[no-untyped-def]
         _fields_ = [
             ("known", ctypes.c_uint64), ("figure", ctypes.c_uint64 * count),
             ("busy_ns", ctypes.c_uint64), ("now_ns", ctypes.c_uint64),
+            ("own_busy_ns", ctypes.c_uint64), ("faults", ctypes.c_uint64),
+            ("xid", ctypes.c_uint32), ("own_shares", ctypes.c_uint32),
             ("driver", ctypes.c_char * 80), ("serial", ctypes.c_char * 32),
             ("vbios", ctypes.c_char * 32), ("others", ctypes.c_uint32),
             ("unused", ctypes.c_uint32)]
@@ -87,6 +104,9 @@ def read(tmp_path: Path):  # type: ignore[no-untyped-def]
         gauges = ctypes.c_void_p(fdc.fdc_gauges_new(table))
         gpu = Gpu()
         fdc.fdc_gauges_read(gauges, pci.encode(), ctypes.byref(gpu))
+        shares = (ctypes.c_uint32 * 8)()
+        count = fdc.fdc_gauges_processes(gauges, pci.encode(), shares, 4)
+        look.shares = {shares[2 * n]: shares[2 * n + 1] for n in range(count)}
         fdc.fdc_gauges_free(gauges)
         known = {name: gpu.figure[at] for name, at in figures.items()
                  if name != "FDC_FIGURES" and gpu.known >> at & 1}
@@ -102,11 +122,21 @@ def test_figures_come_from_the_nvml_beside_the_driver(read, tmp_path: Path) -> N
     assert {at["CLOCK"] + 1, at["CLOCK"] + 2} < {n for n in range(64) if gpu.known >> n & 1}
     assert known == {
         "GPU_USE": 42, "MEMORY_USE": 7, "TEMPERATURE": 39, "POWER": 9351, "CLOCK": 1000,
-        "ECC": 1, "ECC_PENDING": 0, "ECC_ERRORS": 0, "ENCODER": 5}
+        "ECC": 1, "ECC_PENDING": 0, "ECC_ERRORS": 0, "ENCODER": 5, "BAR1": 256, "BAR1_USED": 56}
+    # What programs did wrong (31, 13) is not the GPU's; the other two were failures of its own.
+    assert (gpu.faults, gpu.xid) == (2, 48)
     errors = [gpu.figure[at["ECC_ERRORS"] + n] for n in range(4)]
     assert errors == [0, 1, 10, 11]
     assert (gpu.driver, gpu.serial, gpu.vbios) == (b"550.54.15", b"1320", b"")
     assert not gpu.known >> (at["CLOCK"] + 3) & 1 and gpu.now_ns == 0
+
+
+def test_shares_of_processes_are_their_last_and_at_most_all(read, tmp_path: Path) -> None:
+    build(tmp_path, "libnvidia-ml.so.1", NVML)
+    read("0000:17:00.0")
+    assert read.shares == {70: 20 | 2 << 8, 71: 100 | 3 << 8 | 5 << 16 | 7 << 24}
+    read("0000:18:00.0")
+    assert read.shares == {}
 
 
 def test_a_device_that_nvml_does_not_have_has_no_figures(read, tmp_path: Path) -> None:

@@ -11,11 +11,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
 from fdcore import tools
-from fdcore.nvsmi import command, fields, library, report, table
+from fdcore.nvsmi import command, fields, library, markup, monitors, report, table
 from fdcore.nvsmi.library import Gpu, Library, chosen, same_bus
 
 RECORDED = Path(__file__).parent / "data" / "nvidia-smi-550.txt"
@@ -183,6 +184,10 @@ GPU 00000000:00:04.0
         Reserved                          : 0 MiB
         Used                              : 0 MiB
         Free                              : 15360 MiB
+    BAR1 Memory Usage
+        Total                             : N/A
+        Used                              : N/A
+        Free                              : N/A
     GPU Power Readings
         Power Draw                        : 9.35 W
         Current Power Limit               : 70.00 W
@@ -216,6 +221,12 @@ def test_gpus_are_chosen_by_index_uuid_and_bus(two: Library) -> None:
     (["--loop=x"], 1, "is not valid"),
     (["-q", "-d", "FOO"], 1, 'Section "FOO" is not known'),
     (["-i", "7"], 6, "No devices were found"),
+    (["-x"], 1, "Invalid combination of input arguments"),
+    (["dmon", "-c", "x"], 1, 'Value "x" of option -c is not valid'),
+    (["dmon", "-s", "q"], 1, "Option q is not recognized"),
+    (["pmon", "-s", "p"], 1, "Option p is not recognized"),
+    (["pmon", "-c"], 1, "Option -c requires a value"),
+    (["pmon", "--bar"], 1, "Option --bar is not recognized"),
 ])
 def test_mistakes_have_the_vendors_words(
     words: list[str], status: int, said: str, capsys: pytest.CaptureFixture[str],
@@ -255,6 +266,64 @@ def test_without_a_driver_it_says_so_and_a_loop_ends_with_a_signal(tmp_path: Pat
     looped.send_signal(signal.SIGINT)
     assert looped.wait(10) == -signal.SIGINT
     looped.stdout.close()
+
+
+def test_xml_nests_as_its_readers_expect(two: Library) -> None:
+    text = markup.document(two, two.gpus(), [], 0)
+    assert text.startswith('<?xml version="1.0" ?>\n<!DOCTYPE nvidia_smi_log SYSTEM "nvsmi_')
+    root = ElementTree.fromstring(text)
+    first, second = root.findall("gpu")
+    assert root.findtext("attached_gpus") == "2" and root.findtext("driver_version") == "550.54.15"
+    assert first.get("id") == "00000000:00:04.0" and first.findtext("uuid") == T4["UUID"]
+    assert first.findtext("temperature/gpu_temp") == "39 C"
+    assert first.findtext("gpu_power_readings/power_draw") == "9.35 W"
+    assert first.findtext("ecc_errors/volatile/uncorrected") == "0"
+    assert first.findtext("clocks/sm_clock") == "300 MHz"
+    assert first.findtext("pci/pci_gpu_link_info/pcie_gen/max_link_gen") == "N/A"
+    assert second.findtext("utilization/gpu_util") == "56 %"
+    assert [one.findtext("pid") for one in second.findall("processes/process_info")] == [
+        "314080", "314084"]  # fmt: skip
+    some = ElementTree.fromstring(markup.document(two, two.gpus(), ["MEMORY"], 0))
+    assert [child.tag for child in some.find("gpu") or ()] == ["fb_memory_usage", "bar1_memory_usage"]
+
+
+def test_names_in_xml_are_escaped() -> None:
+    odd = opened({**T4, "Name": "a<b & c"})
+    text = markup.document(odd, odd.gpus(), [], 0)
+    assert ElementTree.fromstring(text).findtext("gpu/product_name") == "a<b & c"
+
+
+DMON = """\
+# gpu    pwr  gtemp  mtemp     sm    mem    enc    dec    jpg    ofa   mclk   pclk 
+# Idx      W      C      C      %      %      %      %      %      %    MHz    MHz 
+    0      9     39      -      0      0      -      -      -      -    300    300 
+    1     80     75      -     56     31      -      -      -      -      -      - 
+"""
+PMON = """\
+# gpu         pid   type     sm    mem    enc    dec    jpg    ofa     fb    command 
+# Idx           #    C/G      %      %      %      %      %      %     MB    name 
+    0           -      -      -      -      -      -      -      -      -    - 
+    1      314080      C     12      3      0      1      -      -    172    python3 
+    1      314084      C      -      -      -      -      -      -   6260    python3 
+"""
+
+
+def test_dmon_and_pmon_have_the_vendors_columns(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(monitors, "Library", lambda: opened(T4, RTX))
+    monkeypatch.setattr(
+        Gpu, "shares", lambda gpu: {314080: (12, 3, 0, 1)} if gpu.index else {})
+    assert command.main(["dmon", "-c", "1"]) == 0
+    assert capsys.readouterr().out == DMON
+    assert command.main(["pmon", "-c", "1", "-s", "um"]) == 0
+    assert capsys.readouterr().out == PMON
+    assert command.main(["dmon", "-c", "25", "-d", "0.001", "-i", "1", "-s", "m", "-o", "DT"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 25 + 2 * 2 and lines[0] == lines[22]  # the head again after 20
+    assert lines[0].startswith("#Date      Time       gpu     fb   bar1")
+    assert lines[2].split()[2:] == ["1", "7094", "-"]
+    assert command.main(["pmon", "--help"]) == 0 and "--select=" in capsys.readouterr().out
 
 
 def test_values_that_are_not_there_are_none() -> None:

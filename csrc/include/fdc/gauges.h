@@ -22,4 +22,11 @@ bool fdc_gauges_busy(struct fdc_gauges *gauges, int ordinal, struct fdc_busy *wh
 void fdc_gauges_read(struct fdc_gauges *gauges, const char *pci,
                      struct fdc_monitor_gpu *out);
 
+struct fdc_gauges_shares {
+    uint32_t pid, shares; /* of a process of the server's machine */
+};
+/* What NVML says of processes; how many. */
+unsigned int fdc_gauges_processes(struct fdc_gauges *gauges, const char *pci,
+                                  struct fdc_gauges_shares *out, unsigned int room);
+
 #endif

@@ -22,12 +22,19 @@ enum fdc_figure {
     FDC_FIGURE_MIG = FDC_FIGURE_ECC_ERRORS + 4, FDC_FIGURE_MIG_PENDING,
     FDC_FIGURE_LINK, FDC_FIGURE_LINK_MAX, FDC_FIGURE_LANES, FDC_FIGURE_LANES_MAX,
     FDC_FIGURE_REPLAYS, FDC_FIGURE_BRAND,
+    FDC_FIGURE_BAR1, FDC_FIGURE_BAR1_USED,              /* bytes */
     FDC_FIGURES
 };
 
+/* Percent of the last moments that a process had of the multiprocessors, of memory, of the
+ * encoder and decoder: a byte each, the first the lowest. */
+#define FDC_SHARES_UNKNOWN 0xffffffffu
+
 struct fdc_monitor_process {
-    uint32_t pid, unused;
+    uint32_t pid, shares;
     uint64_t used;
+    uint64_t busy_ns;                   /* how long its kernels have run, where shares are not
+                                           known and the driver says so */
 };
 
 struct fdc_monitor_gpu {
@@ -35,6 +42,10 @@ struct fdc_monitor_gpu {
     uint64_t figure[FDC_FIGURES];
     uint64_t busy_ns, now_ns;           /* how long the lease's kernels have run, and when
                                            that was; 0, 0: the driver does not say */
+    uint64_t own_busy_ns;               /* of that, the asking process's */
+    uint64_t faults;                    /* how often the device has failed a program of the
+                                           lease, or by itself since it was first asked */
+    uint32_t xid, own_shares;           /* the last such failure, by the driver's number */
     char driver[80], serial[32], vbios[32];     /* empty: not known */
     uint32_t others, unused;            /* processes of the lease but the asking one, that
                                            have memory there; in a message they follow */
@@ -49,16 +60,18 @@ struct fdc_busy {
 /*
  * The board of a lease: a memory file that all its workers share, a row each. A worker
  * writes its own row and reads the others'; the server, which made the file, gives rows out
- * (fdcore/board.py) and clears them.
+ * (fdcore/board.py) and clears them. The last row is nobody's: there are the failures of
+ * sessions that have ended, how often as used and the last as xid.
  */
 #define FDC_BOARD_ROWS 256
 #define FDC_BOARD_ROW 2048
 #define FDC_BOARD_DEVICES 64
 
 struct fdc_board_row {
-    uint32_t pid, unused;               /* the client's; 0: the row is free */
+    uint32_t pid, worker;               /* the client's, 0: the row is free; the worker's */
     uint64_t used[FDC_BOARD_DEVICES];   /* bytes of memory, atomic */
     struct fdc_busy busy[FDC_BOARD_DEVICES];
+    uint32_t xid[FDC_BOARD_DEVICES];    /* the device has failed the session; atomic */
 };
 
 #endif

@@ -21,7 +21,7 @@ struct fdc_private_device {
  * A table of our own, for the NVML library beside us: what is known of the devices that the
  * process sees. Asking initialises nothing, so that the process may still fork.
  */
-#define FDC_PRIVATE_GPUS "fdcore devices 2" /* its id, 16 bytes */
+#define FDC_PRIVATE_GPUS "fdcore devices 3" /* its id, 16 bytes */
 
 struct fdc_private_gpu {
     struct fdc_private_device device;

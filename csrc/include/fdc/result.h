@@ -29,4 +29,23 @@ fdc_result_is_final(int32_t result)
     }
 }
 
+/* The Xid that NVIDIA's driver has for a final result, as its catalogue lists them; 0: none,
+ * since a program's own assertion is no fault of anything else. */
+static inline uint32_t
+fdc_result_xid(int32_t result)
+{
+    switch (result) {
+    case CUDA_ERROR_ILLEGAL_ADDRESS:
+        return 31;
+    case CUDA_ERROR_ECC_UNCORRECTABLE:
+        return 48;
+    case CUDA_ERROR_LAUNCH_TIMEOUT:
+        return 8;
+    case CUDA_ERROR_ASSERT:
+        return 0;
+    default:
+        return fdc_result_is_final(result) ? 13 : 0;
+    }
+}
+
 #endif
