@@ -46,6 +46,10 @@ def pack_hello(protocol: bytes, nonce: bytes) -> bytes:
     return HELLO.pack(MAGIC, VERSION, protocol, nonce)
 
 
+def nonce_of(hello: bytes) -> bytes:
+    return hello[-32:]
+
+
 def unpack_request(data: bytes) -> Request:
     magic, kind, road, pid, seal, _, *rest = REQUEST.unpack(data)
     lease, session, protocol, nonce, proof, program = rest

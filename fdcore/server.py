@@ -46,6 +46,7 @@ from fdcore.room import raised
 from fdcore.rpc.server import Activity, ControlListener, Place, run_loop
 from fdcore.sched.queue import Quota, Request
 from fdcore.sched.slices import MIB, Ask, Gpu, Pool
+from fdcore.security.doorstep import Caller, Doorstep
 from fdcore.security.identity import is_loopback, tls_wish
 from fdcore.security.limits import Seldom, Stranger, Waiting
 from fdcore.security.passes import Passes
@@ -62,8 +63,6 @@ from fdcore.sockets import (
     pidfd_of_peer,
     readable,
     receive,
-    rest,
-    source_name,
     tcp_listener,
     unix_listener,
 )
@@ -161,6 +160,9 @@ class Server:
         self.room = raised()
         self.waiting = Waiting(self.room.strangers(STRANGERS), STRANGERS_EACH)
         self.seldom = Seldom(log)
+        self.step = Doorstep(
+            self.waiting, HANDSHAKE_SECONDS, self.seldom, self.spoken, self.hello
+        )
         self.data_host = ""
         self.data_port = 0
         self.stopping = asyncio.Event()
@@ -408,38 +410,25 @@ class Server:
 
     # ---- data connections ----
 
-    def accept(self, listener: socket.socket) -> None:
-        for _ in range(64):  # others want the loop too
-            try:
-                sock, _ = listener.accept()
-            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-                return
-            except OSError as error:
-                self.seldom.warn(
-                    "accept", f"a data connection could not be accepted: {error}"
-                )
-                rest(listener, self.accept)
-                return
-            sock.setblocking(False)
-            self.spawn(self.greet(sock))
+    def spoken(self, caller: Caller) -> None:
+        assert caller.stranger is not None
+        caller.stranger.end = self.spawn(self.greet(caller, caller.stranger)).cancel
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def hello(self) -> bytes:
+        return attach.pack_hello(self.protocol, secrets.token_bytes(32))
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         task = asyncio.get_running_loop().create_task(work)
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
+        return task
 
-    async def greet(self, sock: socket.socket) -> None:
+    async def greet(self, caller: Caller, stranger: Stranger) -> None:
         """Does the handshake; then the socket belongs to a session or a hold."""
-        peer, source = peer_name(sock), source_name(sock)
-        task = asyncio.current_task()
-        assert task is not None
-        stranger, crowded = self.waiting.enter(source, task.cancel)
-        if crowded:
-            self.seldom.warn(
-                ("crowd", source), f"{source}: connections that say nothing are closed"
-            )
+        sock, source = caller.sock, caller.source
+        peer = peer_name(sock)
         try:
-            work = self.handshake(sock, stranger)
+            work = self.handshake(sock, stranger, attach.nonce_of(caller.said))
             admitted = await asyncio.wait_for(work, HANDSHAKE_SECONDS)
         except (TimeoutError, asyncio.TimeoutError):
             why = f"no attach request within {HANDSHAKE_SECONDS:g} s"
@@ -473,11 +462,10 @@ class Server:
             await self.serve(admitted)
 
     async def handshake(
-        self, sock: socket.socket, stranger: Stranger
+        self, sock: socket.socket, stranger: Stranger, nonce: bytes
     ) -> "Session | Hold | Trunk":
+        """nonce: of the greeting, which it has been sent."""
         loop = asyncio.get_running_loop()
-        nonce = secrets.token_bytes(32)
-        await loop.sock_sendall(sock, attach.pack_hello(self.protocol, nonce))
         request = attach.unpack_request(await receive(sock, attach.REQUEST.size))
         try:
             admitted = self.admit(request, nonce, sock)
@@ -843,9 +831,8 @@ class Server:
         state, listen = self.options.state, self.options.listen
         ready = {"pid": os.getpid(), "unix": str(state / CONTROL_SOCKET)}
         for each in self.listeners:
-            asyncio.get_running_loop().add_reader(each, self.accept, each)
-        (state / CONTROL_SOCKET).unlink(missing_ok=True)
-        await control.listen_unix(str(state / CONTROL_SOCKET))
+            self.step.listen(each)
+        control.listen(unix_listener(state / CONTROL_SOCKET))
         if listen:
             sock = self.control
             assert sock is not None
@@ -854,7 +841,7 @@ class Server:
                 self.door.listen(sock)
                 self.spawn(self.door.keep_watch(lambda: self.forget_revoked(control)))
             else:
-                await control.listen_tcp(sock)
+                control.listen(sock)
             port = sock.getsockname()[1]
             ready["control"] = str(Address(listen.host, port))
             log.info("control at %s, data at port %d", ready["control"], self.data_port)
@@ -881,9 +868,8 @@ class Server:
                 self.release(lease)
 
     async def close(self) -> None:
-        loop = asyncio.get_running_loop()
-        for sock in self.listeners:
-            loop.remove_reader(sock)
+        self.step.close()
+        for sock in self.listeners:  # also those at which nobody has listened yet
             sock.close()
         if self.control is not None:
             self.control.close()

@@ -30,7 +30,8 @@ from fdcore.room import Room
 from fdcore.rpc.schema import TRAVERSAL_WORDS, VERSION, control
 from fdcore.sched.queue import HIGHEST, LOWEST, Quota, Request
 from fdcore.sched.slices import Ask, Gpu, Pool
-from fdcore.security.limits import Seldom, Waiting
+from fdcore.security.doorstep import Caller, Doorstep
+from fdcore.security.limits import Seldom, Stranger, Waiting
 from fdcore.security.roles import ADMIN, USER, less, may
 from fdcore.watch import LogLine
 
@@ -559,27 +560,37 @@ class ControlListener:
         self.desk = desk
         self.most = room.connections
         self.connections: dict[Any, Connection] = {}
-        self.servers: list[asyncio.Server] = []
+        self.tasks: set[asyncio.Task[None]] = set()
         self.waiting = Waiting(room.strangers(STRANGERS), STRANGERS_EACH)
         self.seldom = Seldom(log)
+        self.step = Doorstep(self.waiting, LOGIN_SECONDS, self.seldom, self.spoken)
 
-    async def listen_unix(self, path: str) -> None:
+    def listen(self, sock: socket.socket) -> None:
+        """sock: of either kind, bound."""
+        self.step.listen(sock)
+
+    def spoken(self, caller: Caller) -> None:
+        task = asyncio.get_running_loop().create_task(self.connect(caller))
+        assert caller.stranger is not None
+        caller.stranger.end = task.cancel
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def connect(self, caller: Caller) -> None:
         loop = asyncio.get_running_loop()
-        self.servers.append(
-            await loop.create_unix_server(self.protocol, path, backlog=1024)
-        )
-        os.chmod(path, 0o666)
+        try:
+            await loop.connect_accepted_socket(
+                lambda: self.protocol(caller.stranger), caller.sock
+            )
+        except OSError:  # it has gone again
+            assert caller.stranger is not None
+            self.waiting.leave(caller.stranger)
+            caller.sock.close()
 
-    async def listen_tcp(self, sock: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        self.servers.append(
-            await loop.create_server(self.protocol, sock=sock, backlog=1024)
-        )
-
-    def protocol(self) -> asyncio.BaseProtocol:
+    def protocol(self, stranger: Stranger | None = None) -> asyncio.BaseProtocol:
         # AsyncIoStream's own create_server hides the transport, and with it the peer.
         async def connected(stream: Any) -> None:
-            await self.serve(stream, made.transport)
+            await self.serve(stream, made.transport, stranger=stranger)
 
         made = capnp.AsyncIoStream._connect(connected)
         return made  # type: ignore[no-any-return]
@@ -613,20 +624,24 @@ class ControlListener:
                 stream.close()
 
     async def serve(
-        self, stream: Any, transport: asyncio.BaseTransport, owner: Owner | None = None
+        self,
+        stream: Any,
+        transport: asyncio.BaseTransport,
+        owner: Owner | None = None,
+        stranger: Stranger | None = None,
     ) -> None:
+        """stranger: its place, where it has one already."""
         owner = owner or identify(transport)
         source = owner.host or f"uid {owner.uid}"
         if owner.serial:
             source = str(owner)
         connection = Connection(self.desk, owner, source, stream.close)
         connection.check_room = self.check_room
-        stranger, crowded = self.waiting.enter(source, stream.close)
-        connection.known = lambda: self.waiting.leave(stranger)
-        if crowded:
-            self.seldom.warn(
-                ("crowd", source), f"{source}: silent connections are closed"
-            )
+        if stranger is None:
+            stranger, _ = self.waiting.enter(source, stream.close)
+        stranger.end = stream.close
+        place = stranger
+        connection.known = lambda: self.waiting.leave(place)
         self.connections[stream] = connection
         loop = asyncio.get_running_loop()
 
@@ -654,8 +669,7 @@ class ControlListener:
             connection.closed()
 
     def close(self) -> None:
-        for server in self.servers:
-            server.close()
+        self.step.close()
         # Without it the clients' calls would wait for ever.
         for stream in list(self.connections):
             stream.close()

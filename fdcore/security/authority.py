@@ -210,7 +210,8 @@ class Authority:
     # ---- revoking ----
 
     def revoke(self, who: str) -> list[dict[str, Any]]:
-        """What was given to that name, or the one with that serial number."""
+        """What was given to that name, or the one with that serial number; what is left
+        of the tokens that it was given for is good no more."""
         now = time.time()
         with files.locked(self.folder):
             rows = self.issued()
@@ -224,6 +225,7 @@ class Authority:
             for row in hit:
                 row["revoked"] = int(now)
             files.write_json(self.folder / ISSUED, rows)
+            tokens.forget(self.folder, origins(rows, hit))
             self.write_revoked()
         return hit
 
@@ -255,6 +257,18 @@ class Authority:
         """The list as other servers of the pool get it: fresh."""
         with files.locked(self.folder):
             return self.write_revoked()
+
+
+def origins(rows: Sequence[dict[str, Any]], of: Sequence[dict[str, Any]]) -> set[str]:
+    """What these were issued for: a token, or a certificate that was renewed."""
+    by = {str(row["serial"]): str(row["by"]) for row in rows}
+    found: set[str] = set()
+    for row in of:
+        why = str(row["by"])
+        while why not in found:
+            found.add(why)
+            why = by.get(why, why)
+    return found
 
 
 def own_addresses() -> list[str]:

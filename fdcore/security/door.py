@@ -19,8 +19,8 @@ from typing import Any
 from fdcore.attach import printable
 from fdcore.errors import FdcoreError, RefusedError
 from fdcore.security import authority, files, greeting, identity, join
-from fdcore.security.limits import Rate, Seldom, Waiting
-from fdcore.sockets import readable, rest
+from fdcore.security.doorstep import Caller, Doorstep
+from fdcore.security.limits import Rate, Seldom, Stranger, Waiting
 
 log = logging.getLogger("fdserver")
 
@@ -87,35 +87,25 @@ class Door:
         self.revoked = authority.Revoked(folder)
         self.authority = authority.Authority(folder) if who.founder else None
         self.waiting = Waiting(STRANGERS, STRANGERS_EACH)
-        self.rate = Rate(A_SECOND, BURST)
         self.seldom = Seldom(log)
-        self.listeners: list[socket.socket] = []
+        self.step = Doorstep(
+            self.waiting,
+            HANDSHAKE_SECONDS,
+            self.seldom,
+            self.spoken,
+            rate=Rate(A_SECOND, BURST),
+        )
         self.tasks: set[asyncio.Task[None]] = set()
 
     # ---- accepting ----
 
     def listen(self, sock: socket.socket) -> None:
-        sock.setblocking(False)
-        self.listeners.append(sock)
-        asyncio.get_running_loop().add_reader(sock, self.accept, sock)
+        self.step.listen(sock)
 
-    def accept(self, listener: socket.socket) -> None:
-        for _ in range(64):  # others want the loop too
-            try:
-                sock, address = listener.accept()
-            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-                return
-            except OSError as error:
-                self.seldom.warn("accept", f"a connection cannot be accepted: {error}")
-                rest(listener, self.accept)
-                return
-            source = address[0]
-            if not self.rate.take(source):
-                self.seldom.warn(("rate", source), f"{source}: too many connections")
-                sock.close()
-                continue
-            sock.setblocking(False)
-            self.spawn(self.take(sock, source))
+    def spoken(self, caller: Caller) -> None:
+        assert caller.stranger is not None
+        task = self.spawn(self.take(caller.sock, caller.source, caller.stranger))
+        caller.stranger.end = task.cancel
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         task = asyncio.get_running_loop().create_task(work)
@@ -123,18 +113,11 @@ class Door:
         task.add_done_callback(self.tasks.discard)
         return task
 
-    async def take(self, sock: socket.socket, source: str) -> None:
-        """One connection, until it is somebody's or over."""
-        task = asyncio.current_task()
-        assert task is not None
-        stranger, crowded = self.waiting.enter(source, task.cancel)
-        if crowded:
-            self.seldom.warn(
-                ("crowd", source), f"{source}: connections that say nothing are closed"
-            )
+    async def take(self, sock: socket.socket, source: str, stranger: Stranger) -> None:
+        """A connection with something to read, until it is somebody's or over."""
         line: Line | None = None
         try:
-            if await asyncio.wait_for(self.is_plain(sock, source), HANDSHAKE_SECONDS):
+            if self.is_plain(sock, source):
                 assert self.plain is not None
                 loop = asyncio.get_running_loop()
                 await loop.connect_accepted_socket(self.plain, sock)
@@ -157,16 +140,14 @@ class Door:
             if line is not None:
                 line.transport.abort()
 
-    async def is_plain(self, sock: socket.socket, source: str) -> bool:
+    def is_plain(self, sock: socket.socket, source: str) -> bool:
         """Somebody on this machine, whose first byte is not that of TLS."""
         if self.plain is None or not identity.is_loopback(source):
             return False
         try:
-            await readable(sock.fileno())
             return sock.recv(1, socket.MSG_PEEK) not in (b"", TLS_FIRST)
-        except BaseException:
-            sock.close()
-            raise
+        except OSError:
+            return False
 
     async def handshake(self, sock: socket.socket) -> Line:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -316,10 +297,7 @@ class Door:
         log.info("this server's certificate is a new one")
 
     def close(self) -> None:
-        loop = asyncio.get_running_loop()
-        for sock in self.listeners:
-            loop.remove_reader(sock)
-            sock.close()
+        self.step.close()
         for task in list(self.tasks):
             task.cancel()
 

@@ -81,18 +81,23 @@ class Rate:
 
 
 class Seldom:
-    """Logs each cause once, and now and then how often it came since."""
+    """Logs each cause once, and now and then how often it came since; of many causes
+    the first ones, and how many more there were."""
 
     def __init__(
         self,
         log: logging.Logger,
         every: float = 60.0,
         clock: Callable[[], float] = time.monotonic,
+        most: int = 30,
     ) -> None:
         self.log = log
         self.every = every
         self.clock = clock
+        self.most = most
         self.said: dict[Hashable, tuple[float, int]] = {}
+        self.since = clock()  # when that many were begun to be counted
+        self.lines = 0
 
     def warn(self, cause: Hashable, text: str) -> None:
         now = self.clock()
@@ -106,4 +111,16 @@ class Seldom:
         self.said[cause] = (now, 0)
         if more > 0:
             text += f" (and {more} times since it was last said)"
-        self.log.warning("%s", text)
+        self.say(text, now)
+
+    def say(self, text: str, now: float) -> None:
+        if now - self.since >= self.every:
+            if self.lines > self.most:
+                left = self.lines - self.most
+                self.log.warning("%d more warnings were left out", left)
+            self.since, self.lines = now, 0
+        self.lines += 1
+        if self.lines <= self.most:
+            self.log.warning("%s", text)
+        if self.lines == self.most:
+            self.log.warning("more than that is left out for %g s", self.every)

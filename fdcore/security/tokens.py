@@ -9,7 +9,7 @@ import base64
 import hmac
 import json
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -119,6 +119,12 @@ def create(
         )
         files.write_json(folder / TOKENS, kept)
     return token
+
+
+def forget(folder: Path, ids: Collection[str]) -> None:
+    """Nobody joins with these any more. The lock of the folder is held."""
+    kept = files.read_json(folder / TOKENS, [])
+    files.write_json(folder / TOKENS, [one for one in kept if one["id"] not in ids])
 
 
 def spend(folder: Path, id: str, secret: str, now: float) -> dict[str, Any]:

@@ -112,6 +112,23 @@ def test_revoked_is_known_to_who_reads_the_list(founded):
         founded.revoke(holder.serial)
 
 
+def test_token_of_who_is_revoked_is_good_no_more(founded):
+    shared, other = token(founded, uses=5), token(founded, uses=2)
+
+    def joined(by, name):
+        request = authority.request_bytes(authority.fresh_key())
+        return founded.enrol(by.id, by.secret, request, name)[0]
+
+    holder = joined(shared, "thief")
+    joined(other, "carol")
+    request = authority.request_bytes(authority.fresh_key())
+    renewed, _ = founded.renew(holder, request)
+    founded.revoke(renewed.serial)  # the certificate that the first one became
+    with pytest.raises(RefusedError, match="is not known"):
+        joined(shared, "somebody else")
+    joined(other, "dave")
+
+
 def test_list_of_another_authority_and_an_old_one_are_not_taken(founded, tmp_path):
     holder, _ = enrol(founded, "bob")
     known = authority.Revoked(founded.folder)

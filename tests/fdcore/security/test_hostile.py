@@ -15,12 +15,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from bench import flood, many
 from fdcore import attach
 from fdcore.config import parse_address
 from fdcore.security import identity
 from tests.support import until
 
-SILENT = int(os.environ.get("FD_TEST_SILENT", "2000"))
+SILENT = int(os.environ.get("FD_TEST_SILENT", "1000"))
 
 
 def descriptors(server):
@@ -200,3 +201,29 @@ def test_one_user_does_not_take_every_connection(server):
         sock.close()
     del sock, opened
     assert len(server.free()) == 2  # while they all go
+
+
+def test_ten_thousand_that_say_nothing_cost_little_and_hold_nobody_up(make_server, demo):
+    """From ten addresses, at the control and the data port. What runs computes on, who
+    comes is served, and in the end the server has what it had."""
+    server = make_server()
+    program = many.build("pulse")
+    with contextlib.ExitStack() as opened:
+        pulses = {
+            road: opened.enter_context(flood.pulse(server, program, road))
+            for road in ("shm", "tcp")
+        }
+        ports = list(flood.port_of(server).values())
+        before = descriptors(server)
+        found = flood.flood(server, ports, 10000, 2.0, pulses, newcomer=[str(demo)])
+        assert found.connections == 10000
+        # In every round both sessions have checked each of their results.
+        for one in pulses.values():
+            assert len(one.coming) + len(one.there) == len(found.newcomers)
+        assert found.refused == []
+        assert found.most_descriptors < before + 512 + 256 + 100
+        assert found.kib < 32 * 1024
+        until(lambda: descriptors(server) <= before + 4, 60)
+    crowds = [line for line in found.logged if "127.0.0." in line]
+    # Of each address at each port: a crowd, and silence.
+    assert 1 <= len(crowds) <= 40, crowds

@@ -67,6 +67,23 @@ def test_rate_forgets_sources():
     assert len(rate.left) <= 4097
 
 
+def test_many_causes_are_a_few_lines_and_a_number(caplog):
+    now = [0.0]
+    seldom = Seldom(logging.getLogger("x"), 60, lambda: now[0], most=5)
+    with caplog.at_level(logging.WARNING):
+        for number in range(5000):
+            seldom.warn(("late", number), f"{number} says nothing")
+        assert len(caplog.records) == 6
+        now[0] = 61.0
+        seldom.warn("another", "nonsense came")
+    assert [record.getMessage() for record in caplog.records][4:] == [
+        "4 says nothing",
+        "more than that is left out for 60 s",
+        "4995 more warnings were left out",
+        "nonsense came",
+    ]
+
+
 def test_cause_is_logged_once_then_counted(caplog):
     now = [0.0]
     seldom = Seldom(logging.getLogger("x"), 60, lambda: now[0])
