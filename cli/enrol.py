@@ -19,7 +19,14 @@ def main(words: Sequence[str]) -> int:
         command
     ]().parse_args(rest)
     work = {"token": token, "revoke": revoke, "enrolled": enrolled}[command]
-    return options.reported(f"fdserver {command}", lambda: work(given))
+
+    def done() -> int:
+        from fdcore.security import files
+
+        files.act_for_service()
+        return work(given)
+
+    return options.reported(f"fdserver {command}", done)
 
 
 def token_parser() -> options.Parser:

@@ -42,7 +42,8 @@ def main(_command: str, words: Sequence[str]) -> int:
 
 def init(text: str, accepted: bool, name: str) -> int:
     from fdcore.errors import FdcoreError
-    from fdcore.security import join, tokens
+    from fdcore.security import files, join, tokens
+    from fdcore.security.roles import NODE
 
     print(TERMS)
     if not accepted:
@@ -63,12 +64,14 @@ def init(text: str, accepted: bool, name: str) -> int:
     try:
         token = tokens.parse(text)
         print(f"Key read. Attempting to join pool {token.pool} ...", flush=True)
+        if token.role == NODE:
+            files.act_for_service()
         who = join.join(token, name)
     except (FdcoreError, OSError) as error:
         options.say_error("flexdirect init", error)
         return 125
     print(f"Joined as {who.role} {who.name}. The key is ready.")
     print("FlexDirect is enrolled and ready for use.")
-    if who.role == "node":
+    if who.role == NODE:
         print("fdserver --listen 0.0.0.0 serves this host's GPUs to the pool.")
     return 0

@@ -25,6 +25,10 @@ DATA_SOCKET = "data.sock"
 # And below the one that outlives a boot, or the same where that was named.
 STORE = "store.db"
 
+# A system's fdserver has these, whether it is root or its service's user.
+SYSTEM_STATE = Path("/run/fdserver")
+SYSTEM_STORE = Path("/var/lib/fdserver")
+
 
 @dataclass(frozen=True, slots=True)
 class Address:
@@ -99,16 +103,20 @@ def parse_addresses(text: str, port: int = CONTROL_PORT) -> tuple[Address, ...]:
 
 
 def own_server(environment: Mapping[str, str] = os.environ) -> Address:
-    """This machine's: over its socket, and by its port should nobody answer there."""
-    socket = state_folder(environment) / CONTROL_SOCKET
+    """This machine's, the user's own before the system's: over its socket, and by its
+    port should nobody answer there."""
     port = Address("127.0.0.1", CONTROL_PORT)
-    return Address(path=str(socket), others=(port,)) if socket.exists() else port
+    for state in (state_folder(environment), SYSTEM_STATE):
+        socket = state / CONTROL_SOCKET
+        if socket.exists():
+            return Address(path=str(socket), others=(port,))
+    return port
 
 
 def state_folder(environment: Mapping[str, str] = os.environ) -> Path:
     """Where an fdserver of this user keeps its sockets unless it is told."""
     if os.geteuid() == 0:
-        return Path("/run/fdserver")
+        return SYSTEM_STATE
     runtime = environment.get("XDG_RUNTIME_DIR")
     if runtime:
         return Path(runtime) / "fdserver"
@@ -118,7 +126,7 @@ def state_folder(environment: Mapping[str, str] = os.environ) -> Path:
 def store_folder(environment: Mapping[str, str] = os.environ) -> Path:
     """Where an fdserver of this user keeps what it has to remember."""
     if os.geteuid() == 0:
-        return Path("/var/lib/fdserver")
+        return SYSTEM_STORE
     home = environment.get("XDG_STATE_HOME")
     base = Path(home) if home else Path.home() / ".local" / "state"
     return base / "fdserver"

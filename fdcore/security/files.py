@@ -5,11 +5,11 @@ import fcntl
 import json
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
-from fdcore.config import private_folder
+from fdcore.config import SYSTEM_STORE, private_folder
 from fdcore.errors import ConfigError
 
 # The authority's certificate; our key and certificate, in one file so that they fit.
@@ -32,9 +32,27 @@ def pool_folder(environment: Mapping[str, str] = os.environ) -> Path:
     if told:
         return Path(told)
     if os.geteuid() == 0:
-        return Path("/var/lib/fdserver/pool")
+        return SYSTEM_STORE / "pool"
     home = environment.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
     return Path(home) / "fdserver" / "pool"
+
+
+def act_for_service(
+    environment: MutableMapping[str, str] = os.environ, store: Path = SYSTEM_STORE
+) -> None:
+    """Root becomes the user whom the system's fdserver runs as, for good: what it
+    writes of the pool is that user's. Where fdserver is root's, root it stays."""
+    if os.geteuid() or environment.get("FD_POOL"):
+        return
+    try:
+        seen = store.stat()
+    except FileNotFoundError:
+        return
+    if seen.st_uid:
+        environment["FD_POOL"] = str(store / "pool")
+        os.setgroups([])
+        os.setresgid(seen.st_gid, seen.st_gid, seen.st_gid)
+        os.setresuid(seen.st_uid, seen.st_uid, seen.st_uid)
 
 
 def write(path: Path, content: bytes) -> None:
