@@ -9,11 +9,11 @@ JOBS ?= $(shell nproc)
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build gen lock test screenshots chaos test-gpu test-c bench bench-compare bench-keep lint fix check clean tools
+.PHONY: help demo build gen lock test screenshots chaos test-gpu test-c bench bench-compare bench-keep man deb rpm test-packages lint fix check clean tools
 
 help:  ## what can be made
-	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | \
-	    sed -E 's/^([a-z-]+):.*## (.*)/  make \1#\2/' | column -t -s '#'
+	@grep -E '^[a-z -]+:.*##' $(firstword $(MAKEFILE_LIST)) | \
+	    sed -E 's/^([a-z -]+):.*## (.*)/  make \1#\2/' | column -t -s '#'
 
 tools:
 	@PYTHON=$(PYTHON) .ci/tools
@@ -84,6 +84,16 @@ bench-keep:  ## the last run becomes the baseline, and the plot in the README
 	cp build/bench/results.json bench/baselines/cpu_device.json
 	cp build/bench/results.md bench/baselines/cpu_device.md
 	cp build/bench/results.png docs/bench.png
+
+man: build  ## manual pages and shell completion, from the parsers, into build/share
+	$(BIN)/python -m install.manual build/share/man
+	$(BIN)/python -m install.completion build/share
+
+deb rpm: build  ## packages of the system, client and server, into dist
+	$(BIN)/python -m install.packages $@
+
+test-packages: $(VENV)/.test deb  ## the deb in a fresh Debian (debootstrap, root, a mirror)
+	$(BIN)/python -m pytest -q tests/install/debian.py $(ARGS)
 
 lint: $(VENV)/.dev  ## what reading the sources alone can find
 	$(BIN)/ruff check .

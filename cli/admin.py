@@ -12,9 +12,9 @@ COLUMNS = (
 QUOTA_COLUMNS = ("server", "user", "gpus", "memory_mib", "priority")
 
 
-def parser() -> options.Parser:
+def parser(command: str) -> options.Parser:
     made = options.Parser(
-        prog="flexdirect admin",
+        prog=f"flexdirect {command}",
         description="Looks after the servers. Ending leases and setting quotas is for "
         "administrators: root and fdserver's own user on its machine, and who joined "
         "as admin.",
@@ -62,7 +62,7 @@ def limit(text: str) -> int:
 
 
 def main(command: str, words: Sequence[str]) -> int:
-    made = parser()
+    made = parser(command)
     given = made.parse_args(words)
     work = {
         "leases": leases,

@@ -15,9 +15,7 @@ COMMANDS = ("token", "revoke", "enrolled")
 
 def main(words: Sequence[str]) -> int:
     command, rest = words[0], words[1:]
-    given = {"token": token_parser, "revoke": revoke_parser, "enrolled": list_parser}[
-        command
-    ]().parse_args(rest)
+    given = PARSERS[command]().parse_args(rest)
     work = {"token": token, "revoke": revoke, "enrolled": enrolled}[command]
 
     def done() -> int:
@@ -72,6 +70,9 @@ def list_parser() -> options.Parser:
         description="Lists the certificates that this pool has given out.",
         allow_abbrev=False,
     )
+
+
+PARSERS = {"token": token_parser, "revoke": revoke_parser, "enrolled": list_parser}
 
 
 def duration(text: str) -> int:

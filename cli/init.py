@@ -15,9 +15,9 @@ that you run through the pool send their code and data to its servers.
 """
 
 
-def parser() -> options.Parser:
+def parser(command: str) -> options.Parser:
     made = options.Parser(
-        prog="flexdirect init",
+        prog=f"flexdirect {command}",
         description="Joins this host to a pool. The token comes from 'fdserver token' "
         "on the pool's founding server.",
         allow_abbrev=False,
@@ -30,8 +30,8 @@ def parser() -> options.Parser:
     return made
 
 
-def main(_command: str, words: Sequence[str]) -> int:
-    given = parser().parse_args(words)
+def main(command: str, words: Sequence[str]) -> int:
+    given = parser(command).parse_args(words)
     try:
         return init(given.token, given.accept_terms, given.name)
     except (KeyboardInterrupt, EOFError):

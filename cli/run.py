@@ -30,12 +30,13 @@ def parser(command: str, prog: str = "") -> options.Parser:
             help="use the CPU device, with this many GPUs",
         )  # fmt: skip
         made.add_argument("--driver", metavar="PATH", help="the driver library to use")
+    if not prog:  # fdrun is quiet unless it is told otherwise
+        made.add_argument("-q", "--quiet", action="store_true", help="only the program")
     return made
 
 
 def main(command: str, words: Sequence[str]) -> int:
     made = parser(command)
-    made.add_argument("-q", "--quiet", action="store_true", help="only the program")
     own, program = options.split_program(made, words)
     given = made.parse_args(own)
     if not program:

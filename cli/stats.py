@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from fdcore_cli import options
 
 
-def main(command: str, words: Sequence[str]) -> int:
+def parser(command: str) -> options.Parser:
     made = options.Parser(
         prog=f"flexdirect {command}",
         description="What your running programs send, and what they wait for most.",
@@ -14,6 +14,11 @@ def main(command: str, words: Sequence[str]) -> int:
     )
     options.add_which(made)
     options.add_format(made)
+    return made
+
+
+def main(command: str, words: Sequence[str]) -> int:
+    made = parser(command)
     given = made.parse_args(words)
 
     def work() -> int:
