@@ -53,7 +53,7 @@ from fdcore.security.limits import Seldom, Stranger, Waiting
 from fdcore.security.passes import Passes
 from fdcore.security.roles import WATCH, less
 from fdcore.selfcheck import SelfCheck, spec_of
-from fdcore.service import Service
+from fdcore.service import Service, StateLock
 from fdcore.session import Hold, Session, calls_of, card_of, counters_of, did
 from fdcore.sockets import (
     comes_from_afar,

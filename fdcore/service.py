@@ -1,4 +1,5 @@
-"""fdserver under systemd: what it tells of itself (sd_notify), and reloading.
+"""fdserver as a process of its system: one for a state folder; and what it tells
+systemd of itself (sd_notify), and reloading.
 
 Where nobody listens (NOTIFY_SOCKET is not set) nothing is told. A reload is a restart
 under the same pid: what runs goes on, and the fresh fdserver takes it over.
@@ -6,6 +7,7 @@ under the same pid: what runs goes on, and the fresh fdserver takes it over.
 
 import asyncio
 import contextlib
+import fcntl
 import logging
 import os
 import socket
@@ -83,6 +85,32 @@ class Service:
         children = " ".join(str(pid) for pid in [*self.left, *children_of(os.getpid())])
         environment = {**os.environ, **self.kept, CHILDREN: children}
         os.execve(sys.executable, sys.orig_argv, environment)
+
+
+class StateLock:
+    """One server for a state folder. The lock ends with the process, in any case."""
+
+    def __init__(self, state: Path) -> None:
+        self.state = state
+
+    def __enter__(self) -> None:
+        path = self.state / "lock"
+        self.file = open(path, "a+", encoding="ascii")
+        try:
+            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self.file.seek(0)
+            pid = self.file.read(32).strip() or "unknown"
+            self.file.close()
+            raise ConfigError(
+                f"{self.state} is in use by another fdserver, pid {pid}"
+            ) from None
+        self.file.truncate(0)
+        self.file.write(f"{os.getpid()}\n")
+        self.file.flush()
+
+    def __exit__(self, *error: object) -> None:
+        self.file.close()
 
 
 def check_settings() -> None:
