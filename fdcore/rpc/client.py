@@ -235,7 +235,8 @@ async def granted(
         tuple(int(row.size) for row in given.slices),
         str(given.unix),
         str(given.machine),
-        str(given.host) or address.host,
+        # Empty of a server that listens everywhere: as it was asked.
+        str(given.host) or address.host or "127.0.0.1",
         int(given.port),
         bool(given.cpuDevice),
         bool(given.seal),
