@@ -3,7 +3,7 @@ what tests compare documents with."""
 
 import importlib
 
-from fdcore_cli import enrol, fdrun, fdserver, flexdirect, options
+from fdcore_cli import enrol, fdrun, fdserver, flexdirect, options, web
 
 
 def of_flexdirect() -> dict[str, options.Parser | None]:
@@ -21,6 +21,7 @@ def of_fdserver() -> dict[str, options.Parser | None]:
     """The server itself is ''."""
     return {
         "": fdserver.parser(),
+        "web": web.server_parser(),
         **{name: made() for name, made in enrol.PARSERS.items()},
     }
 

@@ -101,9 +101,9 @@ def run(given: argparse.Namespace) -> int:
 # ---- flexdirect web ----
 
 
-def main(command: str, words: Sequence[str]) -> int:
+def parser(command: str) -> options.Parser:
     made = options.Parser(
-        prog="flexdirect web",
+        prog=f"flexdirect {command}",
         description="Prints a code with which a browser logs in at the manager of any "
         "server (fdserver web), as you. It is good once, for five minutes.",
         allow_abbrev=False,
@@ -113,6 +113,11 @@ def main(command: str, words: Sequence[str]) -> int:
         help="be no more than viewer, user or admin there (what you are)",
     )  # fmt: skip
     options.add_which(made)
+    return made
+
+
+def main(command: str, words: Sequence[str]) -> int:
+    made = parser(command)
     given = made.parse_args(words)
     return options.reported(made.prog, lambda: code(made.prog, given))
 

@@ -53,7 +53,7 @@ from fdcore.security.limits import Seldom, Stranger, Waiting
 from fdcore.security.passes import Passes
 from fdcore.security.roles import WATCH, less
 from fdcore.selfcheck import SelfCheck, spec_of
-from fdcore.service import Service, StateLock
+from fdcore.service import Service
 from fdcore.session import Hold, Session, calls_of, card_of, counters_of, did
 from fdcore.sockets import (
     comes_from_afar,
@@ -731,7 +731,7 @@ class Server:
             loop.add_signal_handler(number, self.stopping.set)
         loop.add_signal_handler(signal.SIGUSR2, self.leave_all)
         if self.service.here:
-            loop.add_signal_handler(signal.SIGHUP, self.reload)
+            loop.add_signal_handler(signal.SIGHUP, self.service.reload)
         # Other users may reach a system's server, nobody another user's.
         system = os.geteuid() == 0 or self.options.state == SYSTEM_STATE
         mode = 0o755 if system else 0o700
@@ -751,7 +751,7 @@ class Server:
                     self.spawn(self.leash())
                 if self.book.leases:
                     self.spawn(self.heirloom.late_workers())
-                self.spawn(self.service.run(self.status))
+                self.spawn(self.service.run(self))
                 self.spawn(self.service.reap())
                 await self.stopping.wait()
                 log.info("stopping")
@@ -780,20 +780,6 @@ class Server:
         log.info("leaving %d leases to the next fdserver", len(self.book.leases))
         logging.shutdown()
         os._exit(status)
-
-    def reload(self) -> None:
-        """SIGHUP from systemd: as after SIGUSR2, but the next one is started here."""
-        log.info("reloading")
-        self.service.reload(logging.shutdown)
-
-    def status(self) -> str:
-        gpus, leases = len(self.book.gpus), len(self.book.leases)
-        where = f" at {self.options.listen}" if self.options.listen else ""
-        drained = ", drained" if self.draining else ""
-        return (
-            f"{gpus} GPUs{where}: {leases} leases, {len(self.sessions)} programs"
-            f"{drained}"
-        )
 
     def check_state(self) -> None:
         """Addresses of sockets are short."""

@@ -1,5 +1,4 @@
-"""fdserver as a process of its system: one for a state folder; and what it tells
-systemd of itself (sd_notify), and reloading.
+"""fdserver under systemd: what it tells of itself (sd_notify), and reloading.
 
 Where nobody listens (NOTIFY_SOCKET is not set) nothing is told. A reload is a restart
 under the same pid: what runs goes on, and the fresh fdserver takes it over.
@@ -7,16 +6,19 @@ under the same pid: what runs goes on, and the fresh fdserver takes it over.
 
 import asyncio
 import contextlib
-import fcntl
 import logging
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterable, MutableMapping
+from collections.abc import Iterable, MutableMapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fdcore.errors import ConfigError
 from fdcore.sockets import readable
+
+if TYPE_CHECKING:
+    from fdcore.server import Server
 
 log = logging.getLogger("fdserver")
 
@@ -59,21 +61,22 @@ class Service:
         except OSError as error:
             log.debug("%s: %s", self.address, error)
 
-    async def run(self, status: Callable[[], str]) -> None:
+    async def run(self, server: "Server") -> None:
         """Says that everything is up, and goes on saying it while the loop turns."""
-        self.tell("READY=1", f"STATUS={status()}")
+        self.tell("READY=1", f"STATUS={status(server)}")
         seconds = min(STATUS_SECONDS, self.watched / 3 or STATUS_SECONDS)
         while self.here:
             await asyncio.sleep(seconds)
-            self.tell("WATCHDOG=1", f"STATUS={status()}")
+            self.tell("WATCHDOG=1", f"STATUS={status(server)}")
 
     async def reap(self) -> None:
         """Nobody else waits for what the server before a reload had started."""
         await asyncio.gather(*(reaped(pid) for pid in self.left))
 
-    def reload(self, leaving: Callable[[], None]) -> None:
-        """Starts this program again in its own place, unless what is configured now
-        would keep it from starting."""
+    def reload(self) -> None:
+        """SIGHUP: starts this program again in its own place, unless what is configured
+        now would keep it from starting. What runs is left as it is after SIGUSR2."""
+        log.info("reloading")
         self.tell("RELOADING=1")
         try:
             check_settings()
@@ -81,36 +84,19 @@ class Service:
             log.error("not reloaded: %s", error)
             self.tell("READY=1")
             return
-        leaving()
+        logging.shutdown()
         children = " ".join(str(pid) for pid in [*self.left, *children_of(os.getpid())])
         environment = {**os.environ, **self.kept, CHILDREN: children}
         os.execve(sys.executable, sys.orig_argv, environment)
 
 
-class StateLock:
-    """One server for a state folder. The lock ends with the process, in any case."""
-
-    def __init__(self, state: Path) -> None:
-        self.state = state
-
-    def __enter__(self) -> None:
-        path = self.state / "lock"
-        self.file = open(path, "a+", encoding="ascii")
-        try:
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self.file.seek(0)
-            pid = self.file.read(32).strip() or "unknown"
-            self.file.close()
-            raise ConfigError(
-                f"{self.state} is in use by another fdserver, pid {pid}"
-            ) from None
-        self.file.truncate(0)
-        self.file.write(f"{os.getpid()}\n")
-        self.file.flush()
-
-    def __exit__(self, *error: object) -> None:
-        self.file.close()
+def status(server: "Server") -> str:
+    """For people."""
+    gpus, leases = len(server.book.gpus), len(server.book.leases)
+    where = f" at {server.options.listen}" if server.options.listen else ""
+    drained = ", drained" if server.draining else ""
+    programs = len(server.sessions)
+    return f"{gpus} GPUs{where}: {leases} leases, {programs} programs{drained}"
 
 
 def check_settings() -> None:

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from fdcore_cli import enrol, flexdirect, parsers
+from fdcore_cli import flexdirect, parsers
 
 # Commands whose line goes on with somebody else's program.
 PROGRAMS = ("fdrun", "flexdirect run", "flexdirect local", "flexdirect client")
@@ -90,9 +90,8 @@ def commands() -> list[Command]:
     server = parsers.of_fdserver()
     about = {name: first_words(each) for name, each in server.items()}
     top = next(below("fdserver", "serve this machine's GPUs to the pool", server[""]))
-    made.append(
-        Command(top.path, top.what, top.parser, top.options, tuple(enrol.COMMANDS))
-    )
+    inside = tuple(name for name in server if name)
+    made.append(Command(top.path, top.what, top.parser, top.options, inside))
     for name, each in server.items():
         if name:
             made += below(f"fdserver {name}", about[name], each)
