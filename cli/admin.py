@@ -91,7 +91,7 @@ def failures_of(
     from fdcore.settings import load
 
     failures = []
-    for address in options.servers_of(given, load()):
+    for address in options.addresses_of(given, load()):
         try:
             work(address, protocol_hash())
         except FdcoreError as error:

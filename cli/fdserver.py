@@ -26,6 +26,10 @@ def parser() -> options.Parser:
         help="where clients ask for GPUs (127.0.0.1:56001); none: this machine only",
     )  # fmt: skip
     made.add_argument(
+        "--advertise", metavar="HOST:PORT", type=options.checked(an_address),
+        help="what the other servers of the pool, and clients, call this one",
+    )  # fmt: skip
+    made.add_argument(
         "--cpu-devices", type=options.cpu_devices, metavar="N",
         help="serve the CPU device, with this many GPUs",
     )  # fmt: skip
@@ -150,6 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 state=state,
                 store=(state if named else store_folder()) / STORE,
                 etcd=etcd,
+                advertise=of("advertise"),
                 listen=None if listen == "none" else parse_address(listen),
                 driver=driver,
                 cpu_devices=devices,
@@ -171,6 +176,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def an_address(text: str) -> Any:
+    from fdcore.config import parse_address
+
+    return parse_address(text)
 
 
 def a_store(text: str) -> Any:

@@ -13,6 +13,7 @@ from fdcore import __version__, values
 from fdcore.errors import FdcoreError
 
 if TYPE_CHECKING:
+    from fdcore.config import Servers
     from fdcore.reserve import Wish
     from fdcore.settings import Settings
 
@@ -201,20 +202,37 @@ def add_version(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def servers_of(given: argparse.Namespace, settings: "Settings") -> Any:
-    """The servers that the command line or the configuration names."""
-    from fdcore.config import parse_addresses
+def servers_of(given: argparse.Namespace, settings: "Settings") -> "Servers":
+    """The servers that the command line names; else those that are configured, with
+    what they know of their pool; else those that are in its etcd."""
+    from fdcore.config import Servers, parse_addresses
     from fdcore.errors import ConfigError
     from fdcore.serverlist import read_servers_conf
+    from fdcore.settings import BUILT_IN
 
     if given.server_list is not None:
-        return parse_addresses(given.server_list)
+        return Servers(parse_addresses(given.server_list))
     if given.servers is not None:
         found = read_servers_conf(given.servers)
         if not found:
             raise ConfigError(f"{given.servers} names no server; write one a line")
-        return found
-    return settings.servers().value
+        return Servers(found)
+    known = settings.servers()
+    if known.origin == BUILT_IN and not known.value[0].path:  # none is running here
+        etcd = settings.store()
+        if etcd is not None:
+            from fdcore import pools
+
+            return pools.in_etcd(etcd)
+    return Servers(known.value, settings.get("peers"))
+
+
+def addresses_of(given: argparse.Namespace, settings: "Settings") -> Any:
+    """The same, where one after the other is asked."""
+    from fdcore import pools
+
+    servers = servers_of(given, settings)
+    return pools.addresses(servers, settings.get("connect_timeout"))
 
 
 def wish_of(given: argparse.Namespace, pool: bool = True) -> "Wish":
@@ -233,8 +251,10 @@ def wish_of(given: argparse.Namespace, pool: bool = True) -> "Wish":
     if not pool:
         return Wish(ask, (), road=road, seconds=seconds)
     servers = servers_of(given, settings)
+    wish = Wish(
+        ask, servers.addresses, given.filter, road, seconds, beyond=servers.beyond
+    )
     if not hasattr(given, "wait"):
-        return Wish(ask, servers, given.filter, road, seconds)
+        return wish
     ask = replace(ask, priority=given.priority)
-    wait = settings.get("wait", given.wait)
-    return Wish(ask, servers, given.filter, road, seconds, wait)
+    return replace(wish, ask=ask, wait=settings.get("wait", given.wait))

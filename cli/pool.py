@@ -150,10 +150,11 @@ def verified_here(given: argparse.Namespace, road: str) -> "Sequence[Group]":
     import os
 
     from fdcore import launch, pools
+    from fdcore.config import Servers
 
     address, leash = launch.private_server([], road)
     try:
-        (seen,) = pools.look([address], 10)
+        (seen,) = pools.look(Servers((address,)), 10)
         return verified(given, seen, road)
     finally:
         os.close(leash)
@@ -173,7 +174,7 @@ def netperf(who: str, given: argparse.Namespace) -> int:
     ask = Ask(memory=measuring.LARGE + 64 * MIB)
     road = settings.get("transport", given.transport)
     rows, failures = [], []
-    for address in options.servers_of(given, settings):
+    for address in options.addresses_of(given, settings):
         wish = Wish(ask, [address], given.filter, road, settings.get("connect_timeout"))
         try:
             rows.append(measuring.measure(address, wish, "long" * given.long))

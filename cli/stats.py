@@ -25,7 +25,7 @@ def main(command: str, words: Sequence[str]) -> int:
         from fdcore import stats
         from fdcore.settings import load
 
-        print(stats.report(options.servers_of(given, load()), given.format), end="")
+        print(stats.report(options.addresses_of(given, load()), given.format), end="")
         return 0
 
     return options.reported(made.prog, work)

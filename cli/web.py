@@ -79,7 +79,7 @@ def run(given: argparse.Namespace) -> int:
     socket = (named or state_folder()).absolute() / CONTROL_SOCKET
 
     def servers() -> Any:
-        return options.servers_of(given, load())
+        return options.addresses_of(given, load())
 
     app.serve(
         app.Options(
@@ -133,7 +133,7 @@ def code(who: str, given: argparse.Namespace) -> int:
 
     secret, protocol = secrets.token_bytes(32), protocol_hash()
     settings, places, failures = load(), [], []
-    for address in options.servers_of(given, settings):
+    for address in options.addresses_of(given, settings):
         try:
             seconds = settings.get("connect_timeout")
             role = given.role or watching.ourselves(address, protocol, seconds).role

@@ -47,6 +47,14 @@ class Address:
         return f"{host}:{self.port}"
 
 
+@dataclass(frozen=True, slots=True)
+class Servers:
+    """Which servers are asked. beyond: also those of their pool that they know of."""
+
+    addresses: tuple[Address, ...]
+    beyond: bool = False
+
+
 def parse_address(text: str, port: int = CONTROL_PORT) -> Address:
     """HOST, HOST:PORT, [IPV6]:PORT or unix:PATH."""
     text = text.strip()

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
-from fdcore.config import Address, protocol_hash
-from fdcore.errors import FdcoreError
+from fdcore.config import Address, Servers, parse_address, protocol_hash
+from fdcore.errors import ConfigError, FdcoreError
+from fdcore.etcd.access import Access
 from fdcore.lists import Row, printable
 from fdcore.sched.filters import Filter, chosen
 from fdcore.sched.slices import MIB, Pool
@@ -29,7 +30,7 @@ class Seen:
     unsure: float = 0.0
 
 
-def look(addresses: Sequence[Address], seconds: float) -> list[Seen]:
+def look(servers: Servers, seconds: float) -> list[Seen]:
     """Asks all of them at once."""
     from fdcore.rpc import client
 
@@ -38,16 +39,46 @@ def look(addresses: Sequence[Address], seconds: float) -> list[Seen]:
     async def work() -> list[Seen]:
         async with AsyncExitStack() as opened:
             begun = time.monotonic()
-            answers = await client.survey(opened, addresses, protocol, "", seconds)
+            answers = await client.survey_all(opened, servers, protocol, "", seconds)
             took = time.monotonic() - begun
             return [
                 Seen(address, None, str(each), took)
                 if isinstance(each, FdcoreError)
                 else Seen(each.address, each.pool, "", took, each.ahead, each.unsure)
-                for address, each in zip(addresses, answers, strict=True)
+                for address, each in answers
             ]
 
     return client.run(work())
+
+
+def addresses(servers: Servers, seconds: float) -> tuple[Address, ...]:
+    """Where all of them are, for who asks one after the other."""
+    if not servers.beyond:
+        return servers.addresses
+    from fdcore.rpc import client
+
+    protocol = protocol_hash()
+
+    async def work() -> tuple[Address, ...]:
+        async with AsyncExitStack() as opened:
+            found = await client.survey_all(opened, servers, protocol, "", seconds)
+            return tuple(address for address, _ in found)
+
+    return client.run(work())
+
+
+def in_etcd(access: Access) -> Servers:
+    """Those that have announced themselves there."""
+    from fdcore.etcd.pool import peers
+    from fdcore.rpc.client import is_for_us
+
+    found = {peer.address for peer in peers(access) if is_for_us(peer)}
+    if not found:
+        raise ConfigError(
+            f"no fdserver has announced itself in {access}; start one there with "
+            f"--store {access}"
+        )
+    return Servers(tuple(parse_address(each) for each in sorted(found)))
 
 
 def rows(seen: Sequence[Seen], filters: Sequence[Filter]) -> list[Row]:

@@ -12,18 +12,20 @@ import logging
 import os
 import socket
 import struct
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fdcore.config import private_folder
+from fdcore.commons import Alone, Commons, Peer, machine
+from fdcore.config import Address, private_folder
 from fdcore.etcd.access import Access
 from fdcore.lease import Lease, Owner
 from fdcore.sched.queue import Quota
 from fdcore.sched.slices import Gpu, Slice
 from fdcore.session import Hold, Session, session_of
 from fdcore.sockets import readable
-from fdcore.store import LEASE, QUOTA, Memory, Sqlite, StateStore, StoreError
+from fdcore.store import LEASE, META, QUOTA, Memory, Sqlite, StateStore, StoreError
 from fdcore.workers import Adopted, Worker
 
 if TYPE_CHECKING:
@@ -33,6 +35,8 @@ log = logging.getLogger("fdserver")
 
 WORKERS = "workers"
 SELF = "self.json"  # who this server is in etcd
+# Rows of META.
+DRAINED, POOL_QUOTAS = "drained", "pool quotas"
 # In which an fdhold of this machine, or of another, dials again.
 NEAR_SECONDS, FAR_SECONDS = 2.0, 60.0
 # How often a worker is looked for that was just starting when its server ended.
@@ -112,14 +116,6 @@ def socket_of(state: Path, session: bytes) -> Path:
     return state / WORKERS / session.hex()[:16]
 
 
-def in_etcd(access: Access, state: Path, local: StateStore) -> StateStore:
-    from fdcore.etcd.scribe import Scribe
-    from fdcore.etcd.store import EtcdStore, self_in
-
-    me = self_in(state / SELF)
-    return EtcdStore(local, Scribe(access, f"{access.prefix}/server/{me.id}/"), me)
-
-
 def find_workers(
     state: Path, known: Collection[Path]
 ) -> list[tuple[Adopted, dict[str, Any]]]:
@@ -146,14 +142,6 @@ def find_workers(
     return found
 
 
-def machine() -> str:
-    """This boot of this machine: the same text for two processes on one kernel."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""
-
-
 async def end_worker(worker: Worker) -> None:
     await worker.stop()
 
@@ -165,12 +153,19 @@ class Heirloom:
         self.server = server
         self.graces: dict[bytes, Grace] = {}
         self.store: StateStore = Memory()
+        self.commons: Commons = Alone(lambda: self.store, self.change)
         self.lost = False
+        self.remembered: dict[str, Any] = {}
 
     async def take_over(self) -> None:
         """Before anybody is answered: nothing that is out is promised again."""
-        self.quotas()
+        if isinstance(self.commons, Alone):
+            self.quotas(self.commons)
+        self.server.draining = DRAINED in self.store.rows(META)
+        if self.server.draining:
+            log.warning("drained since before: nothing new is granted")
         self.leases()
+        self.commons.settle()
         await self.workers()
 
     def open(self) -> None:
@@ -183,7 +178,61 @@ class Heirloom:
         local = Sqlite(options.store)
         self.store = local
         if options.etcd is not None:
-            self.store = in_etcd(options.etcd, options.state, local)
+            self.share(options.etcd, local)
+
+    def share(self, access: Access, local: StateStore) -> None:
+        """With the other servers of a pool."""
+        from fdcore.etcd.pool import EtcdPool
+        from fdcore.etcd.store import EtcdStore, self_in
+
+        server = self.server
+        me = self_in(server.options.state / SELF)
+        known = self.remembered = local.rows(META).get(POOL_QUOTAS, {})
+
+        def changed() -> None:
+            self.remember(pool.quotas)
+            server.line.serve()
+
+        pool = EtcdPool(access, me.id, known, changed)
+        self.store = EtcdStore(local, pool.scribe, me)
+        self.commons = server.line.commons = pool
+
+    def announce(self, address: Address) -> None:
+        """Where the others of the pool, and their clients, find this server."""
+        server = self.server
+        pool = server.pool()
+        about = {
+            "hostname": pool.hostname,
+            "release": pool.release,
+            "cuda": pool.cuda,
+            "driver": pool.driver,
+            "gpus": [asdict(gpu) for gpu in pool.gpus],
+        }
+        shown = server.options.advertise or address
+        if shown.host in ("0.0.0.0", "::"):
+            shown = replace(shown, host=pool.hostname)
+        if self.commons.shared:
+            log.info("announced to the pool as %s", shown)
+        member = Peer(server.identity(), str(shown), machine())
+        self.commons.announce(member, about)
+
+    def drain(self, on: bool, by: Owner) -> None:
+        """Remembered until it is told otherwise."""
+        if on:
+            self.put(META, DRAINED, {"by": str(by)})
+        else:
+            self.drop(META, DRAINED)
+
+    def close(self) -> None:
+        self.store.close()
+        self.commons.close()
+
+    def remember(self, quotas: Mapping[str, Quota]) -> None:
+        """The pool's, for a start at which etcd does not answer."""
+        rows = {user: asdict(quota) for user, quota in quotas.items()}
+        if rows != self.remembered:
+            self.remembered = rows
+            self.put(META, POOL_QUOTAS, rows)
 
     def keep(self, lease: Lease) -> None:
         """Writes the lease down, as it is now."""
@@ -208,10 +257,10 @@ class Heirloom:
         else:
             self.lost = False
 
-    def quotas(self) -> None:
+    def quotas(self, commons: Alone) -> None:
         for user, row in self.store.rows(QUOTA).items():
             try:
-                self.server.line.quotas[user] = Quota(**row)
+                commons.quotas[user] = Quota(**row)
             except TypeError:
                 log.error("the quota of %s is not understood: %s", user, row)
 
@@ -225,6 +274,7 @@ class Heirloom:
                 self.store.drop(LEASE, key)
                 continue
             log.info("lease %s: out since before, to %s", lease.name, lease.owner)
+            self.commons.note(lease)
             self.stand_again(lease)
 
     def stand_again(self, lease: Lease) -> None:

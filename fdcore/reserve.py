@@ -13,11 +13,11 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fdcore import __version__, attach
-from fdcore.config import Address, protocol_hash
+from fdcore.commons import machine
+from fdcore.config import Address, Servers, protocol_hash
 from fdcore.errors import FdcoreError, RefusedError, TransportError
 from fdcore.progress import Progress
 from fdcore.sched.filters import Filter, chosen
@@ -43,6 +43,7 @@ class Wish:
     road: str = "auto"
     seconds: float = 3.0  # for a server's answer
     wait: float = 0.0  # for GPUs that are in use
+    beyond: bool = False  # also of other servers of the pool
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,18 +75,27 @@ class Reserving:
 
         wish = self.wish
         async with AsyncExitStack() as opened:
-            for address in wish.servers:
-                self.progress.info(f"Query server {address} gpu availability")
-            answers = await client.survey(
-                opened, wish.servers, self.protocol, self.name, wish.seconds
+            servers = Servers(tuple(wish.servers), wish.beyond)
+            answers = await client.survey_all(
+                opened, servers, self.protocol, self.name, wish.seconds, self.query
             )
-            links = [each for each in answers if not isinstance(each, FdcoreError)]
-            failures = [each for each in answers if isinstance(each, FdcoreError)]
+            links, failures = [], []
+            for _, each in answers:
+                if isinstance(each, FdcoreError):
+                    failures.append(each)
+                elif each.pool.draining:
+                    why = "it is being drained and grants nothing new"
+                    failures.append(RefusedError(f"{each.address}: {why}"))
+                else:
+                    links.append(each)
             if not links:
                 raise joined(failures)
             for failure in failures:
                 self.progress.warn(str(failure))
             return await self.choose(links, failures)
+
+    def query(self, address: Address) -> None:
+        self.progress.info(f"Query server {address} gpu availability")
 
     async def choose(
         self, links: Sequence["Link"], failures: Sequence[FdcoreError]
@@ -283,11 +293,8 @@ def keep_alive(sock: socket.socket) -> socket.socket:
 
 
 def same_machine(grant: "Grant") -> bool:
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return False
-    return bool(grant.unix) and boot == grant.machine and os.path.exists(grant.unix)
+    here = bool(grant.machine) and machine() == grant.machine
+    return here and bool(grant.unix) and os.path.exists(grant.unix)
 
 
 def share_text(grant: "Grant") -> str:

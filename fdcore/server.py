@@ -17,7 +17,7 @@ import signal
 import socket
 import time
 from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from fdcore import __version__, attach, ucx
 from fdcore.board import Boards
 from fdcore.check import Check
+from fdcore.commons import Peer, machine
 from fdcore.config import (
     CONTROL_PORT,
     CONTROL_SOCKET,
@@ -42,7 +43,7 @@ from fdcore.etcd.access import Access
 from fdcore.host import gpus as host_gpus
 from fdcore.lease import Lease, LeaseBook, Owner
 from fdcore.line import Line
-from fdcore.recall import Heirloom, machine, socket_of, started
+from fdcore.recall import Heirloom, socket_of, started
 from fdcore.room import raised
 from fdcore.rpc.server import Activity, ControlListener, Place, run_loop
 from fdcore.sched.queue import Quota, Request
@@ -68,7 +69,7 @@ from fdcore.sockets import (
     tcp_listener,
     unix_listener,
 )
-from fdcore.store import LEASE, META, QUOTA, StateLock
+from fdcore.store import LEASE, META, StateLock
 from fdcore.tenants import Tenants, give
 from fdcore.trunks import Trunk, admit_trunk
 from fdcore.watch import LogLine, Watch
@@ -102,6 +103,7 @@ class Options:
     state: Path
     store: Path = Path()  # the file of what a restart needs
     etcd: Access | None = None  # where the pool's servers share it, if they do
+    advertise: Address | None = None  # what others of the pool call this server
     listen: Address | None = None
     driver: str = ""
     cpu_devices: int = 0
@@ -148,7 +150,8 @@ class Server:
         )
         self.found = host_gpus.Found(())
         self.book = LeaseBook(())
-        self.line = Line(self.book, self.leave)
+        self.heirloom = Heirloom(self)
+        self.line = Line(self.book, self.leave, self.heirloom.commons)
         self.workers = WorkerPool(self.environment, options.warm)
         self.sessions: dict[bytes, Session] = {}
         self.holds: dict[Hold, socket.socket] = {}
@@ -156,7 +159,6 @@ class Server:
         self.figures = Watch(self.boards)
         self.passes: Passes[Owner] = Passes()
         self.selfcheck = SelfCheck(self.environment)
-        self.heirloom = Heirloom(self)
         self.tasks: set[asyncio.Task[None]] = set()
         self.listeners: list[socket.socket] = []
         self.control: socket.socket | None = None  # until somebody is answered there
@@ -224,6 +226,7 @@ class Server:
         self.figures.freed(lease)
         self.boards.drop(lease.id)
         self.heirloom.drop(LEASE, lease.id.hex())
+        self.line.commons.give(lease)
         self.line.serve()
         for session in self.sessions.values():
             if session.lease is lease and session.worker is not None:
@@ -320,16 +323,11 @@ class Server:
         self.release(found[0])
 
     def quotas(self) -> Mapping[str, Quota]:
-        return self.line.quotas
+        return self.line.commons.quotas
 
-    def set_quota(self, user: str, quota: Quota | None) -> None:
+    async def set_quota(self, user: str, quota: Quota | None) -> None:
         """None: the user has none of their own any more."""
-        if quota is None:
-            self.line.quotas.pop(user, None)
-            self.heirloom.drop(QUOTA, user)
-        else:
-            self.line.quotas[user] = quota
-            self.heirloom.put(QUOTA, user, asdict(quota))
+        await self.line.commons.set_quota(user, quota)
         log.warning("quota of %s: %s", user, quota or "none")
         self.line.serve()
 
@@ -337,7 +335,11 @@ class Server:
         """Until it ends, or is told otherwise. What has been granted stays."""
         if on != self.draining:
             log.warning("%s by %s", "drained" if on else "drained no longer", asker)
+            self.heirloom.drain(on, asker)
         self.draining = on
+
+    def peers(self) -> Sequence[Peer]:
+        return self.line.commons.peers()
 
     def revoke(self, who: str, asker: Owner) -> None:
         if self.door is None or self.door.authority is None:
@@ -808,7 +810,7 @@ class Server:
         self.cpu_device = self.figures.knows_busy = host_gpus.is_cpu_device(found)
         self.workers.pinned = not self.cpu_device
         self.book = LeaseBook(found)
-        self.line = Line(self.book, self.leave)
+        self.line = Line(self.book, self.leave, self.heirloom.commons)
         for gpu in found:
             size = gpu.memory // MIB
             log.info("GPU %d: %s, %d MiB, %s", gpu.ordinal, gpu.name, size, gpu.uuid)
@@ -854,6 +856,9 @@ class Server:
             port = sock.getsockname()[1]
             ready["control"] = str(Address(listen.host, port))
             log.info("control at %s, data at port %d", ready["control"], self.data_port)
+            self.heirloom.announce(Address(listen.host, port))
+        else:
+            self.heirloom.announce(Address(path=str(state / CONTROL_SOCKET)))
         log.info("fdserver %s is ready, state in %s", __version__, state)
         if self.options.ready_fd >= 0:
             os.write(self.options.ready_fd, json.dumps(ready).encode() + b"\n")
@@ -891,7 +896,7 @@ class Server:
         await self.workers.close()
         for lease in list(self.book.leases.values()):
             self.release(lease)
-        self.heirloom.store.close()
+        self.heirloom.close()
         for name in (CONTROL_SOCKET, DATA_SOCKET):
             (self.options.state / name).unlink(missing_ok=True)
 

@@ -92,7 +92,7 @@ class Etcd:
             self.process.kill()  # also one that has been stopped
             self.process.wait()
 
-    def keys(self, prefix: str = "") -> dict[str, str]:
+    def found(self, prefix: str = "") -> dict[str, str]:
         """All that is below it."""
         gateway = Gateway(self.access)
         try:

@@ -9,7 +9,6 @@ its users have) goes within the TTL when the server is dead; what only its next 
 wants is kept for a week.
 """
 
-import itertools
 import logging
 import threading
 import time
@@ -59,15 +58,17 @@ class Tenure:
 class Scribe:
     """own: what this server's kept keys begin with. watched: beginnings of keys that
     are read as often as anything may have changed, and given to seen(); mine(key,
-    value): of those, whether it is this server's. trouble: why etcd cannot be asked;
-    empty: it can be. seen() is called in the scribe's thread, also when trouble
-    begins."""
+    value): of those, whether it is this server's. settled: what of those is not wanted
+    goes; until then it may be what an earlier life of this server has counted. trouble:
+    why etcd cannot be asked; empty: it can be. seen() is called in the scribe's thread,
+    also when trouble begins."""
 
     access: Access
     own: str
     watched: Sequence[str] = ()
     mine: Callable[[str, str], bool] = lambda key, value: False
     seen: Callable[[Sequence[Keys]], None] = lambda found: None
+    settled: bool = True
     trouble: str = "etcd has not been asked yet"
     wanted: dict[str, Wanted] = field(default_factory=dict)
     # What is in etcd of it, as far as is known; None: it has to be looked at.
@@ -79,8 +80,6 @@ class Scribe:
         self.gateway = Gateway(self.access)
         self.lock = threading.Lock()
         self.wake = threading.Condition(self.lock)
-        self.turns = itertools.count(1)
-        self.turned = 0  # turns that have gone well
         self.stopping = False
         self.asked = False  # to have a turn now
         self.alive = Tenure(self.access.ttl)
@@ -101,6 +100,18 @@ class Scribe:
             if self.wanted.pop(key, None) is not None:
                 self.call()
 
+    def settle(self) -> None:
+        self.settled = True
+        self.doubt()
+
+    def has_written(self, key: str, value: str) -> None:
+        """Somebody else did, in a transaction; it is ours to keep from now on."""
+        with self.lock:
+            self.pending.discard(key)
+            self.wanted[key] = Wanted(value, False)
+            if self.written is not None:
+                self.written[key] = self.wanted[key]
+
     def call(self) -> None:
         """The lock is held."""
         self.asked = True
@@ -119,14 +130,16 @@ class Scribe:
         self.written = None
         self.alive.due = self.kept.due = 0.0
 
-    def flush(self, seconds: float) -> bool:
-        """Waits until all that has been said is written; False: it could not be."""
+    def flush(self, seconds: float, patient: bool = True) -> bool:
+        """Waits until all that has been said is written; False: it could not be.
+        patient: also for an etcd that does not answer."""
         deadline = time.monotonic() + seconds
         with self.lock:
             while not self.done():
                 self.call()
                 left = deadline - time.monotonic()
-                if left <= 0 or not self.thread.is_alive():
+                lost = bool(self.trouble) and not patient
+                if left <= 0 or lost or not self.thread.is_alive():
                     return False
                 self.wake.wait(min(left, 0.2))
         return True
@@ -199,7 +212,6 @@ class Scribe:
         self.write()
         with self.lock:
             was, self.trouble = self.trouble, ""
-            self.turned = next(self.turns)
             self.wake.notify_all()
         if self.told:
             log.warning("the store: etcd answers again")
@@ -214,7 +226,7 @@ class Scribe:
         for number, keys in enumerate(found):
             own = number == len(self.watched)
             for key, each in keys.items():
-                if own or self.mine(key, each.value):
+                if own or (self.settled and self.mine(key, each.value)):
                     kept = each.lease == self.kept.id
                     good = kept or each.lease == self.alive.id
                     there[key] = Wanted(each.value, kept) if good else strange
@@ -254,7 +266,7 @@ class Scribe:
     def close(self, seconds: float, leave: bool = True) -> None:
         """leave: at once, not when the TTL is over, is this server known to be gone."""
         if self.thread.is_alive():
-            self.flush(seconds)
+            self.flush(seconds, patient=False)
         with self.lock:
             self.stopping = True
             self.wake.notify_all()

@@ -25,7 +25,8 @@ import capnp
 
 from fdcore import __version__
 from fdcore.check import MARGINAL, STATES, Check
-from fdcore.config import Address
+from fdcore.commons import Peer, machine
+from fdcore.config import Address, Servers, parse_address
 from fdcore.errors import (
     ConfigError,
     FdcoreError,
@@ -38,7 +39,7 @@ from fdcore.rpc import secure
 from fdcore.rpc.schema import TRAVERSAL_WORDS, VERSION, control
 from fdcore.sched.queue import Quota
 from fdcore.sched.slices import Ask, Gpu, Pool, Slice
-from fdcore.security.identity import identity_for
+from fdcore.security.identity import identity_for, is_loopback
 
 CONNECT_SECONDS = 3.0
 LOCAL_SECONDS = 30.0
@@ -93,9 +94,76 @@ class Link:
     address: Address  # that answered, of the server's several
     session: Any
     pool: Pool
+    server: bytes
     # By how much its clock is ahead of ours, as far as that can be known.
     ahead: float = 0.0
     unsure: float = 0.0
+
+
+Answer = Link | FdcoreError
+
+
+async def survey_all(
+    opened: AsyncExitStack,
+    servers: Servers,
+    protocol: bytes,
+    program: str,
+    seconds: float,
+    tell: Callable[[Address], None] = lambda address: None,
+) -> list[tuple[Address, Answer]]:
+    """As survey(), of all that are meant; tell() is called for each before it is
+    asked."""
+
+    async def ask(addresses: Sequence[Address]) -> list[tuple[Address, Answer]]:
+        for address in addresses:
+            tell(address)
+        answers = await survey(opened, addresses, protocol, program, seconds)
+        return list(zip(addresses, answers, strict=True))
+
+    found = await ask(servers.addresses)
+    if servers.beyond:
+        links = [each for _, each in found if isinstance(each, Link)]
+        found += await ask(await others_of(links, servers.addresses))
+    return found
+
+
+async def others_of(
+    links: Sequence[Link], known: Sequence[Address]
+) -> tuple[Address, ...]:
+    """The servers of the pool that were not asked, as those that were know them."""
+    told_of = await asyncio.gather(*(peers_of(link) for link in links))
+    met = {link.server for link in links}
+    asked = {str(way) for each in known for way in (each, *each.others)}
+    found = {
+        peer.server: peer.address
+        for peers in told_of
+        for peer in peers
+        if peer.server not in met and peer.address not in asked and is_for_us(peer)
+    }
+    return tuple(parse_address(each) for each in sorted(set(found.values())))
+
+
+async def peers_of(link: Link) -> list[Peer]:
+    """None of who cannot say: the others are asked without them."""
+    try:
+        with told(link.address):
+            rows = await asyncio.wait_for(link.session.peers(), ANSWER_SECONDS)
+            return [
+                Peer(bytes(row.server), str(row.address), str(row.machine))
+                for row in ok(link.address, rows)
+            ]
+    except (FdcoreError, TimeoutError, asyncio.TimeoutError):
+        return []
+
+
+def is_for_us(peer: Peer) -> bool:
+    """Whether its address means the same server here as there."""
+    try:
+        address = parse_address(peer.address)
+    except ConfigError:
+        return False
+    local = bool(address.path) or is_loopback(address.host)
+    return not local or peer.machine == machine()
 
 
 async def survey(
@@ -104,24 +172,26 @@ async def survey(
     protocol: bytes,
     program: str,
     seconds: float,
-) -> list[Link | FdcoreError]:
+) -> list[Answer]:
     """Asks all servers at once what they have. The sessions stay open until the stack
     is closed; who did not answer has an error in its place."""
 
     async def one(address: Address) -> Link:
         with told(address):
-            way, client = await opened.enter_async_context(
-                session_of(address, protocol, program, seconds)
+            way, welcome = await opened.enter_async_context(
+                welcome_of(address, protocol, program, seconds)
             )
             asked = time.time()
-            pool = await pool_of(way, client)
+            pool = await pool_of(way, welcome.session)
             half = (time.time() - asked) / 2
-            return Link(way, client, pool, pool.now - asked - half, half)
+            ahead = pool.now - asked - half
+            server = bytes(welcome.server)
+            return Link(way, welcome.session, pool, server, ahead, half)
 
     found = await asyncio.gather(
         *(one(address) for address in addresses), return_exceptions=True
     )
-    answers: list[Link | FdcoreError] = []
+    answers: list[Answer] = []
     for each in found:
         if isinstance(each, (Link, FdcoreError)):
             answers.append(each)

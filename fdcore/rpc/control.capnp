@@ -182,6 +182,21 @@ interface Session {
       ok @1 :List(Check);
     }
   }
+
+  # The servers of the pool that are alive, this one among them; none: it knows no other.
+  peers @18 () -> (result :Peers);
+  struct Peers {
+    union {
+      error @0 :Error;
+      ok @1 :List(Peer);
+    }
+  }
+}
+
+struct Peer {
+  server @0 :Data;        # as in Welcome
+  address @1 :Text;       # of its control plane
+  machine @2 :Text;       # as in Grant; without a network the address means this one
 }
 
 struct Figure {
@@ -231,8 +246,8 @@ struct LeaseRow {
   busy @9 :List(UInt64);  # ns that its kernels ran, as far as the driver says; or empty
 }
 
-# What a user may have of this server at once; 0: as much as there is. "*": everybody who
-# has none.
+# What a user may have of this server at once, or of all that share quotas; 0: as much as
+# there is. "*": everybody who has none.
 struct Quota {
   user @0 :Text;
   gpus @1 :UInt32;

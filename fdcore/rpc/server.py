@@ -24,6 +24,7 @@ import capnp
 from fdcore import __version__
 from fdcore.attach import differing, printable
 from fdcore.check import Check
+from fdcore.commons import Peer
 from fdcore.errors import FdcoreError, RefusedError
 from fdcore.lease import Lease, Owner
 from fdcore.room import Room
@@ -98,7 +99,7 @@ class Desk(Protocol):
 
     def quotas(self) -> Mapping[str, Quota]: ...
 
-    def set_quota(self, user: str, quota: Quota | None) -> None: ...
+    async def set_quota(self, user: str, quota: Quota | None) -> None: ...
 
     def place(self) -> Place: ...
 
@@ -111,6 +112,8 @@ class Desk(Protocol):
     def revoke(self, who: str, asker: Owner) -> None: ...
 
     def identity(self) -> bytes: ...
+
+    def peers(self) -> Sequence[Peer]: ...
 
     def usage(self, lease: Lease) -> tuple[list[int], list[int]]: ...
 
@@ -482,13 +485,21 @@ class SessionServer(control.Session.Server):  # type: ignore[misc]
     @answered
     async def setQuota(self, result: Any, quota: Any, drop: bool) -> None:
         made = Quota(quota.gpus, quota.memory, quota.priority)
-        self.connection.desk.set_quota(said(quota.user), None if drop else made)
+        await self.connection.desk.set_quota(said(quota.user), None if drop else made)
         result.ok = None
 
     @answered
     async def drain(self, result: Any, on: bool) -> None:
         self.connection.desk.drain(on, self.connection.owner)
         result.ok = None
+
+    @answered
+    async def peers(self, result: Any) -> None:
+        known = self.connection.desk.peers()
+        for row, one in zip(result.init("ok", len(known)), known, strict=True):
+            row.server = one.server
+            row.address = one.address
+            row.machine = one.machine
 
     @answered
     async def revoke(self, result: Any, who: str) -> None:

@@ -18,6 +18,7 @@ NEEDS = {
     "SessionServer.leases": SEE,
     "SessionServer.release": MANAGE,
     "SessionServer.quotas": SEE,
+    "SessionServer.peers": SEE,
     "SessionServer.setQuota": MANAGE,
     "SessionServer.drain": MANAGE,
     "SessionServer.revoke": MANAGE,

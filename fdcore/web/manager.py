@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from fdcore import health, papers, pools, reach, road, whole
-from fdcore.config import Address
+from fdcore.config import Address, Servers
 from fdcore.errors import ConfigError, FdcoreError, RefusedError
 from fdcore.lists import Row
 from fdcore.rpc.watching import Member, done, members_of
@@ -100,7 +100,7 @@ class Manager:
             found = [(name_of(one), self.cluster.address(one.key)) for one in known]
             there = [(name, address) for name, address in found if address is not None]
             with contextlib.suppress(FdcoreError, OSError):
-                looked = pools.look([address for _, address in there], 3.0)
+                looked = pools.look(Servers(tuple(at for _, at in there)), 3.0)
                 for (name, _), seen in zip(there, looked, strict=True):
                     groups += checks_of(name, seen)
             self.health = Health(time.time(), health.rows(groups))

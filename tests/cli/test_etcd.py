@@ -1,14 +1,49 @@
 """fdservers whose state is in etcd: it may end, stop and come back, and so may they."""
 
+import json
+import os
+import pwd
+import signal
 import subprocess
 import sys
 
-from fdcore.config import STORE
-from tests.cli.test_restart import CUDA, state_of, workers
+import pytest
+
+from fdcore import pools
+from fdcore.config import STORE, Servers, parse_address, protocol_hash
+from fdcore.rpc import client
+from tests.cli.test_restart import CUDA, holding, state_of, workers
+from tests.etcd import TTL, free_port
 from tests.support import until
 
 PIPES = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
 SECONDS = 60
+ME = pwd.getpwuid(os.geteuid()).pw_name
+
+
+@pytest.fixture
+def in_pool(own_etcd, make_server):
+    """Starts servers of one pool."""
+
+    def make(*options, **more):
+        return make_server("--store", own_etcd.url, *options, **more)
+
+    return make
+
+
+def restarted(in_pool, server, *options):
+    server.process.kill()
+    server.process.wait()
+    return in_pool("--state", str(state_of(server)), *options)
+
+
+def flexdirect(server, *words, status=0, **variables):
+    done = subprocess.run(
+        [sys.executable, "-m", "fdcore_cli.flexdirect", *words],
+        env=server.environment | variables, capture_output=True, text=True, timeout=100,
+    )  # fmt: skip
+    assert done.returncode == status, done.stdout + done.stderr
+    return done
 
 
 def computing(server, *options):
@@ -25,13 +60,74 @@ def computes(program):
 
 
 def lease_keys(etcd):
-    return [key for key in etcd.keys() if "/lease/" in key]
+    return [key for key in etcd.found() if "/lease/" in key]
+
+
+# ---- a pool of several servers ----
+
+
+def known_to(server):
+    """The servers that are found through this one."""
+    seen = pools.look(Servers((parse_address(server.control),), True), 30)
+    return {str(each.address) for each in seen}
+
+
+def listed(server, **variables):
+    said = flexdirect(server, "list_gpus", "--format", "json", **variables).stdout
+    return {row["address"] for row in json.loads(said)}
+
+
+def test_all_servers_are_found_through_any_one_and_through_etcd(own_etcd, in_pool):
+    one, two = in_pool(devices=1), in_pool(devices=1, FD_ETCD_TTL="6s")
+    both = {one.control, two.control}
+    until(lambda: known_to(one) == both == known_to(two), SECONDS)
+    assert listed(one, FD_SERVERS=two.control) == both
+    assert listed(one, FD_STORE=own_etcd.url) == both
+    assert listed(one, FD_SERVERS=one.control, FD_PEERS="no") == {one.control}
+    named = flexdirect(one, "list_gpus", "-l", one.control).stdout
+    assert two.control not in named
+    health = flexdirect(one, "health", FD_SERVERS=two.control).stdout
+    assert f"\n{one.control}\n" in health and f"\n{two.control}\n" in health
+
+    code = 'grep -c ^server "$FD_SESSION"'
+    said = flexdirect(one, "run", "-n", "2", "sh", "-c", code, FD_SERVERS=one.control)
+    assert said.stdout == "2\n"
+    assert f"Query server {two.control} gpu availability" in said.stderr
+
+    two.process.kill()
+    two.process.wait()
+    until(lambda: known_to(one) == {one.control}, SECONDS)
+    assert listed(one, FD_STORE=own_etcd.url) == {one.control}
+    one.stop()
+    said = flexdirect(one, "list_gpus", FD_STORE=own_etcd.url, status=125).stderr
+    assert f"no fdserver has announced itself in {own_etcd.url}; start one" in said
+    own_etcd.kill()
+    said = flexdirect(one, "list_gpus", FD_STORE=own_etcd.url, status=125).stderr
+    assert "connection refused; start etcd there or correct the store" in said
+    assert said.count("\n") == 1
+
+
+def test_quota_counts_what_a_user_has_of_all_servers(in_pool):
+    one, two = in_pool(), in_pool()
+    flexdirect(one, "admin", "quota", ME, "--gpus", "2", "-l", one.unix)
+    programs = [
+        server.start("-m", "10", "sh", "-c", "echo up; read x", stderr=subprocess.PIPE, **PIPES)
+        for server in (one, two, one, two)
+    ]
+    said = [program.stdout.readline() for program in programs]
+    assert sorted(said) == ["", "", "up\n", "up\n"]
+    for program, first in zip(programs, said, strict=True):
+        _, errors = program.communicate("\n")
+        assert program.returncode == (0 if first else 125)
+        assert first or f"{ME} may have 2 GPUs at once and has" in errors
+    client.set_quota(parse_address(two.unix), protocol_hash(), ME, None)
+    until(lambda: one.run("-n", "2", "true").returncode == 0, SECONDS)
 
 
 # ---- restarts ----
 
 
-def test_server_that_lost_its_file_takes_over_what_etcd_has(make_server, own_etcd):
+def test_server_that_lost_its_file_takes_over_what_etcd_has(own_etcd, make_server):
     server = make_server("--store", own_etcd.url)
     program = computing(server, "-m", "600")
     until(lambda: workers(server) and lease_keys(own_etcd), SECONDS)
@@ -47,12 +143,133 @@ def test_server_that_lost_its_file_takes_over_what_etcd_has(make_server, own_etc
     until(lambda: lease_keys(own_etcd) == [], SECONDS)
 
 
-def test_etcd_has_no_secret_in_the_clear(make_server, own_etcd):
+def test_etcd_has_no_secret_in_the_clear(own_etcd, make_server):
     server = make_server("--store", own_etcd.url)
     code = "sed -n 's/^secret //p' $FD_SESSION; read x"
     program = server.start("sh", "-c", code, **PIPES)
     secret = program.stdout.readline().strip()
     assert len(secret) == 64
     until(lambda: lease_keys(own_etcd), SECONDS)
-    assert not any(secret in value for value in own_etcd.keys().values())
+    assert not any(secret in value for value in own_etcd.found().values())
     program.communicate("\n")
+
+
+def test_restart_finds_leases_and_quotas_though_etcd_is_down(own_etcd, in_pool):
+    server = in_pool()
+    flexdirect(server, "admin", "quota", ME, "--gpus", "1", "-l", server.unix)
+    program = computing(server, "-m", "600")
+    until(lambda: workers(server) and lease_keys(own_etcd), SECONDS)
+    own_etcd.kill()
+    again = restarted(in_pool, server)
+    assert "connection refused" in again.log
+    assert sum(again.free()) == 2 * 1024 - 600
+    assert computes(program)
+    assert f"{ME} has a quota of the pool, and nobody can count now" in again.run("true").stderr
+    program.communicate("")
+    until(lambda: again.free() == [1024, 1024], SECONDS)
+    own_etcd.start()
+    until(lambda: lease_keys(own_etcd) == [] == list(own_etcd.found("usage/")), SECONDS)
+    until(lambda: again.run("true").returncode == 0, SECONDS)
+    assert again.run("-n", "2", "true").returncode == 125
+
+
+def test_first_start_with_another_etcd_needs_it(in_pool, make_server):
+    server = in_pool()
+    server.process.kill()
+    server.process.wait()
+    done = subprocess.run(
+        [sys.executable, "-m", "fdcore_cli.fdserver", "--listen", "none", "--cpu-devices", "1",
+         "--state", str(state_of(server)), "--store", f"etcd://127.0.0.1:{free_port()}"],
+        env=server.environment, capture_output=True, text=True, timeout=100,
+    )  # fmt: skip
+    assert done.returncode == 125
+    assert "connection refused; start etcd there" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("store", ["sqlite", "etcd"])
+def test_drained_server_stays_drained(request, store):
+    options = []
+    if store == "etcd":
+        options = ["--store", request.getfixturevalue("own_etcd").url]
+    make_server = request.getfixturevalue("make_server")
+    server = make_server(*options)
+    client.drain(parse_address(server.unix), protocol_hash(), True)
+    server.process.kill()
+    server.process.wait()
+    server = make_server("--state", str(state_of(server)), *options)
+    assert "drained and grants nothing new" in server.run("true").stderr
+    client.drain(parse_address(server.unix), protocol_hash(), False)
+    assert server.stop() == 0
+    server = make_server("--state", str(state_of(server)), *options)
+    assert server.run("true").returncode == 0
+
+
+def test_drained_server_is_passed_over(in_pool):
+    one, two = in_pool(devices=1), in_pool(devices=1)
+    client.drain(parse_address(one.unix), protocol_hash(), True)
+    done = flexdirect(one, "run", "-l", f"{one.control},{two.control}", "true")
+    assert f"{one.control}: it is being drained" in done.stderr
+    assert f"Server List: {two.control}\n" in done.stderr
+
+
+# ---- etcd that ends or stops ----
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_what_runs_goes_on_without_etcd(own_etcd, in_pool, number):
+    server = in_pool()
+    going, ending = computing(server, "-m", "300"), computing(server, "-m", "200")
+    until(lambda: len(lease_keys(own_etcd)) == 2, SECONDS)
+    own_etcd.signal(number)
+    until(lambda: "what runs goes on" in server.log, SECONDS)
+    assert computes(going)
+    ending.communicate("")
+    until(lambda: sum(server.free()) == 2048 - 300, SECONDS)
+    late = computing(server, "-m", "100")  # new ones too: there is no quota
+    assert computes(going)
+    if number == signal.SIGSTOP:
+        own_etcd.signal(signal.SIGCONT)
+    else:
+        own_etcd.kill()
+        own_etcd.start()
+    until(lambda: "etcd answers again" in server.log, SECONDS)
+    until(lambda: len(lease_keys(own_etcd)) == 2 == len(own_etcd.found("usage/")), SECONDS)
+    for program in (going, late):
+        assert computes(program)
+        program.communicate("")
+        assert program.returncode == 0
+    until(lambda: server.free() == [1024, 1024], SECONDS)
+    until(lambda: lease_keys(own_etcd) == [] == list(own_etcd.found("usage/")), SECONDS)
+
+
+def test_server_that_was_stopped_is_a_member_again(own_etcd, in_pool):
+    server = in_pool(FD_ETCD_TTL=f"{TTL:g}s")
+    program = holding(server, "-m", "100")
+    until(lambda: own_etcd.found("member/") and own_etcd.found("usage/"), SECONDS)
+    server.process.send_signal(signal.SIGSTOP)
+    until(lambda: not own_etcd.found("member/") and not own_etcd.found("usage/"), SECONDS)
+    server.process.send_signal(signal.SIGCONT)
+    until(lambda: own_etcd.found("member/") and own_etcd.found("usage/"), SECONDS)
+    program.communicate("\n")
+    until(lambda: not own_etcd.found("usage/"), SECONDS)
+
+
+def test_server_and_etcd_killed_together_lose_and_leak_nothing(own_etcd, in_pool):
+    server = in_pool()
+    programs = [computing(server, "-m", "100") for _ in range(2)]
+    until(lambda: len(lease_keys(own_etcd)) == 2, SECONDS)
+    own_etcd.kill()
+    programs.append(computing(server, "-m", "100"))  # which etcd has never heard of
+    until(lambda: len(workers(server)) == 3, SECONDS)
+    server.process.kill()
+    programs.pop(0).kill()
+    own_etcd.start()
+    again = restarted(in_pool, server)
+    until(lambda: sum(again.free()) == 2048 - 200, SECONDS)
+    assert all(computes(program) for program in programs)
+    until(lambda: len(lease_keys(own_etcd)) == 2 == len(own_etcd.found("usage/")), SECONDS)
+    for program in programs:
+        program.communicate("")
+    until(lambda: again.free() == [1024, 1024], SECONDS)
+    until(lambda: lease_keys(own_etcd) == [] == list(own_etcd.found("usage/")), SECONDS)
+    until(lambda: workers(again) == [], SECONDS)
