@@ -24,6 +24,11 @@ struct fdc_link_ops {
     int (*put_wait)(struct fdc_link *link, uint64_t ticket, int64_t timeout_us);
     bool (*land)(struct fdc_link *link, uint64_t offset, uint64_t size, void *to);
     uint64_t (*landed)(struct fdc_link *link, uint64_t offset);
+    /* Roads that cannot have none. */
+    int (*keep)(struct fdc_link *link, const struct fdc_link_keep *keep);
+    int (*resume)(struct fdc_link *link, int which, uint32_t turn, int sock,
+                  const struct fdc_link_key *key);
+    uint32_t (*away)(struct fdc_link *link);
     /* Roads that share no memory have neither. */
     int (*give_fd)(struct fdc_link *link, uint64_t tag, int fd);
     int (*take_fd)(struct fdc_link *link, uint64_t tag, int *fd);

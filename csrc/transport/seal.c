@@ -29,6 +29,7 @@ struct seal {
     /* What has arrived, sealed; and what of a record nobody has asked for yet. */
     uint8_t *in_bytes, *plain;
     size_t in_start, in_end, plain_start, plain_end;
+    bool in_bad; /* nothing that comes is good any more */
 };
 
 static int
@@ -277,7 +278,8 @@ open_record(struct seal *seal, uint32_t size, uint8_t *to)
     return err ? -EBADMSG : 0;
 }
 
-/* Opens what has arrived whole, as far as it is wanted. -EBADMSG; 0. */
+/* Opens what has arrived whole, as far as it is wanted. -EBADMSG, got are those that are
+ * good; 0. */
 static int
 take_records(struct seal *seal, uint8_t *to, size_t want, size_t *got)
 {
@@ -285,6 +287,8 @@ take_records(struct seal *seal, uint8_t *to, size_t want, size_t *got)
     size_t part;
     int err;
 
+    if (seal->in_bad)
+        return -EBADMSG;
     while (*got < want) {
         if (seal->plain_start < seal->plain_end) {
             part = seal->plain_end - seal->plain_start;
@@ -298,13 +302,15 @@ take_records(struct seal *seal, uint8_t *to, size_t want, size_t *got)
         if (seal->in_end - seal->in_start < SEAL_HEAD)
             return 0;
         memcpy(&size, seal->in_bytes + seal->in_start, sizeof(size));
-        if (size == 0 || size > SEAL_RECORD)
+        seal->in_bad = size == 0 || size > SEAL_RECORD;
+        if (seal->in_bad)
             return -EBADMSG;
         if (seal->in_end - seal->in_start < SEAL_EXTRA + size)
             return 0;
         if (size <= want - *got) {
             err = open_record(seal, size, to + *got);
-            *got += size;
+            if (!err)
+                *got += size;
         } else {
             err = open_record(seal, size, seal->plain);
             seal->plain_start = 0;
@@ -312,6 +318,7 @@ take_records(struct seal *seal, uint8_t *to, size_t want, size_t *got)
         }
         if (err) {
             seal->plain_end = seal->plain_start = 0;
+            seal->in_bad = true;
             return err;
         }
     }
@@ -328,6 +335,8 @@ seal_receive(struct seal *seal, int fd, void *to, size_t want, int flags)
 
     for (;;) {
         err = take_records(seal, to, want, &got);
+        if (err && got > 0)
+            return (ssize_t)got; /* what is good counts; the next call says it again */
         if (err) {
             errno = -err;
             return -1;
@@ -351,7 +360,7 @@ seal_receive(struct seal *seal, int fd, void *to, size_t want, int flags)
         drained = (size_t)n < room;
         if (drained && got == 0 && flags & MSG_DONTWAIT) {
             err = take_records(seal, to, want, &got);
-            if (!err && got > 0)
+            if (got > 0)
                 return (ssize_t)got;
             errno = err ? -err : EAGAIN;
             return -1;

@@ -3,6 +3,7 @@
 #include <poll.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "link.h"
 
@@ -180,6 +181,30 @@ void
 fdc_link_shutdown(struct fdc_link *link)
 {
     link->ops->shutdown(link);
+}
+
+/* ---- connections that break ---- */
+
+int
+fdc_link_keep(struct fdc_link *link, const struct fdc_link_keep *keep)
+{
+    return link->ops->keep ? link->ops->keep(link, keep) : -EOPNOTSUPP;
+}
+
+int
+fdc_link_resume(struct fdc_link *link, int which, uint32_t turn, int sock,
+                const struct fdc_link_key *key)
+{
+    if (link->worker && link->ops->resume)
+        return link->ops->resume(link, which, turn, sock, key);
+    close(sock);
+    return -EOPNOTSUPP;
+}
+
+bool
+fdc_link_away(struct fdc_link *link)
+{
+    return link->ops->away && link->ops->away(link) > 0;
 }
 
 /* ---- lanes ---- */

@@ -11,8 +11,8 @@ ROOT = HERE.parent.parent
 BUILD = ROOT / "build"
 SHARED = {"ptx_read": "ptx"}  # whose inputs a target takes
 TARGETS = [
-    "ptx", "ptx_read", "cubin", "image", "shim_image", "client", "server", "ring", "tcp", "seal",
-    "rdma", "trunk",
+    "ptx", "ptx_read", "cubin", "image", "shim_image", "client", "server", "ring", "tcp",
+    "resume", "seal", "rdma", "trunk",
 ]
 
 

@@ -89,6 +89,34 @@ void fdc_link_abandon(struct fdc_link *link);
 /* Closes for all threads: every wait returns -EPIPE. Not for signal handlers. */
 void fdc_link_shutdown(struct fdc_link *link);
 
+/*
+ * Links that survive their connections, on both ends alike; tcp only (else -EOPNOTSUPP).
+ * Before the first message and the first put. What was sent and did not arrive goes once
+ * more over the new connection, each message counts once, and whoever uses the link
+ * meanwhile waits; after the grace time all get -EPIPE, as without this at once.
+ *
+ * dial (a client's, in a thread of the link's): connects anew, in place of the connection
+ * socks[which], and does what makes the worker's end have fdc_link_resume() called with the
+ * other end and the same turn, which is higher each time. Of a sealed link it gives the
+ * new key, which must be a fresh one. 0; -EACCES: there is no going on; else it is called
+ * again.
+ *
+ * news_fd (a worker's; -1: none): 8 bytes are written there, without waiting, when
+ * fdc_link_away() may have changed: whether a connection is gone.
+ *
+ * resume: the socket is the link's, also on failure. -ESTALE: the turn is not a newer one.
+ */
+struct fdc_link_keep {
+    uint64_t grace_us;
+    int (*dial)(void *user, int which, uint32_t turn, int *sock, struct fdc_link_key *key);
+    void *user;
+    int news_fd;
+};
+int fdc_link_keep(struct fdc_link *link, const struct fdc_link_keep *keep);
+int fdc_link_resume(struct fdc_link *link, int which, uint32_t turn, int sock,
+                    const struct fdc_link_key *key);
+bool fdc_link_away(struct fdc_link *link);
+
 /* Sending. claim gives size bytes, 8-byte aligned, or NULL and *err: -EAGAIN (no room
  * now, see wait_room), -EMSGSIZE (more than fdc_link_max_message()), -EPIPE. */
 void *fdc_link_claim(struct fdc_link *link, enum fdc_lane lane, uint32_t size,
@@ -155,7 +183,7 @@ int fdc_link_take_fd(struct fdc_link *link, uint64_t tag, int *fd);
 
 struct fdc_link_stats {
     uint64_t messages[FDC_LANES], bytes[FDC_LANES], waits[FDC_LANES], sleeps[FDC_LANES];
-    uint64_t put_bytes[FDC_REGIONS], flushes, system_calls;
+    uint64_t put_bytes[FDC_REGIONS], flushes, system_calls, resumes;
 };
 void fdc_link_get_stats(struct fdc_link *link, struct fdc_link_stats *stats);
 

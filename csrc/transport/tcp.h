@@ -1,0 +1,274 @@
+/*
+ * The tcp road's own parts, for its files: tcp.c (the lanes), tcp_send.c, tcp_receive.c,
+ * tcp_bulk.c (puts and where they land), tcp_resume.c (connections that break), tcp_setup.c.
+ *
+ * Two connections: number 0 carries the commands one way and, the other way, replies with
+ * the puts to the client between them; number 1, the bulk connection, carries puts to the
+ * worker and the side lane.
+ *
+ * Each direction of a connection is one stream of bytes: frames of messages, which the
+ * sender keeps in a buffer, and the bytes of puts between them, which it keeps where they
+ * are (struct hole). Both are kept until the other side says that it has them (ACK), so
+ * that a new connection can go on at the byte where the old one broke: tcp_resume.c.
+ *
+ * Locks: lead (connection 0's receiving half) or a receiver's lock first, then a sender's,
+ * then land_lock. Who receives never waits for a sender's lock, but tries (tcp_ack()).
+ */
+#ifndef FDC_TRANSPORT_TCP_H
+#define FDC_TRANSPORT_TCP_H
+
+#include <pthread.h>
+#include <sys/types.h>
+
+#include "link.h"
+#include "seal.h"
+
+enum {
+    TCP_COMMAND,
+    TCP_BULK,
+    TCP_CONNS,
+};
+
+enum frame_kind { FRAME_MESSAGE = 1, FRAME_PUT = 2, FRAME_ACK = 3, FRAME_BYE = 4 };
+
+struct frame {
+    uint32_t size; /* of the message behind it; else 0 */
+    uint16_t kind;
+    uint16_t lane; /* or region; of an ACK: the connection whose other direction it is of */
+};
+
+struct put_frame {
+    struct frame frame;
+    uint64_t offset, size, ticket;
+};
+
+/* So much of that connection's stream has been taken in. */
+struct ack_frame {
+    struct frame frame;
+    uint64_t position;
+};
+
+enum {
+    STAGING_EXTRA = 64 << 10,
+    INSERTS_MAX = 4096,
+    INSERTS_MIN = 256,
+    INSERTS_OWN = 64, /* of them for acknowledgements alone */
+    LAND_STEP = 4 << 10,
+    SILENCE_MS = 30000,     /* of a peer's machine that should have answered */
+    BROKEN_SLICE_US = 20000,
+};
+
+/*
+ * What is in the stream beside the buffer's messages, at this place: the head of a put, an
+ * ACK or a BYE, and a put's bytes. Those are the caller's while put() runs, and this side's
+ * view of the region afterwards, which nobody writes into before the other side has them.
+ */
+struct insert {
+    uint64_t at, size; /* bytes behind the head */
+    const uint8_t *bytes;
+    uint32_t head_size;
+    union {
+        struct frame frame;
+        struct put_frame put;
+        struct ack_frame ack;
+    } head;
+};
+
+/* A place in a stream of messages and inserts. */
+struct place {
+    uint64_t at;
+    uint64_t insert; /* number of the next one, from here on */
+    size_t index;    /* in the buffer */
+};
+
+/* One connection's sending half. lock guards all of it but acked and ack_turn. */
+struct sender {
+    pthread_mutex_t lock;
+    uint8_t *bytes;
+    size_t size;
+    struct place kept, next; /* not acknowledged from there on; not sent */
+    size_t end;              /* committed up to here, which is end_at in the stream */
+    uint64_t end_at;
+    size_t claimed; /* behind end; the buffer does not move then */
+    struct insert *insert;
+    uint32_t inserts;     /* room for so many, a power of two */
+    uint64_t insert_end;  /* so many there have been */
+    uint64_t sent_ns, puts;
+    uint64_t acked;    /* what the other side has said; taken into account under the lock */
+    uint32_t ack_turn; /* changes with it, slept on */
+};
+
+/* One connection's receiving half; one thread at a time. */
+struct receiver {
+    uint8_t *bytes;
+    size_t size, start, end;
+    uint64_t put_start, put_offset, put_left, put_ticket;
+    uint16_t put_region;
+    uint32_t blocked_size; /* of the message that its ring had no room for */
+    size_t missing;        /* of a message whose head is there */
+    uint64_t position;     /* of the stream, all that was read */
+    /* Since the last ACK: bytes of the sender's buffer, and inserts. */
+    uint64_t owed;
+    uint32_t owed_inserts;
+};
+
+enum conn_state { CONN_UP, CONN_BROKEN };
+
+struct tcp_conn {
+    int number;
+    int fd; /* for the link's whole life: a new socket gets the same number */
+    dev_t device;
+    ino_t inode; /* of the socket, so that nobody else's file is taken for it */
+    struct seal *seal; /* NULL: the bytes travel as they are */
+    struct sender out;
+    struct receiver in;
+    uint32_t state; /* enum conn_state; changes under break_lock */
+    uint32_t turn;  /* changes with state, slept on */
+    uint32_t tried; /* the newest try to resume that was taken up */
+    uint64_t broken_ns;
+    /* Where the last new connection began, and how many there were since then. */
+    uint64_t began_out, began_in;
+    uint32_t futile;
+    uint64_t ack; /* position that the other side is to be told; 0: none */
+};
+
+/* Where the bytes of a put go instead, and how many have. */
+struct landing {
+    uint8_t *to;
+    uint64_t size, landed;
+};
+
+enum flusher_state { FLUSHER_NONE, FLUSHER_PARKED, FLUSHER_ARMED, FLUSHER_STOP };
+
+struct tcp_link {
+    struct fdc_link link;
+    struct tcp_conn conn[TCP_CONNS];
+    void *ring_memory[FDC_LANES];
+    struct fdc_ring fill[FDC_LANES]; /* the producing ends of link.ring */
+
+    /* Who leads on the command connection. */
+    pthread_mutex_t lead;
+    uint32_t lead_turn; /* changes when somebody stops leading */
+    uint32_t polling;   /* the leader is about to sleep in poll() */
+    int wake_fd;
+    struct fdc_spin spin;
+
+    uint32_t flusher_state; /* written under the command sender's lock, slept on */
+    bool has_flusher, has_bulk_thread;
+    pthread_t flusher, bulk_thread;
+
+    pthread_mutex_t land_lock; /* of landings, also while bytes go there; a leaf */
+    struct landing *landing;   /* a client's, by where in DOWN; made at first use */
+
+    /* Puts that have landed, in order of their tickets. */
+    uint64_t landed;
+    uint32_t landed_waiters, landed_turn;
+    uint32_t bulk_gone, dead;
+    struct fdc_spin landed_spin;
+    pthread_mutex_t bulk_lock; /* the bulk connection's receiving half */
+
+    /* Connections that break; tcp_resume.c. */
+    pthread_mutex_t break_lock; /* a leaf */
+    struct fdc_link_keep keep;
+    uint32_t keeps; /* keep is there */
+    uint32_t bye;   /* the other side has said that it ends */
+    bool said_bye;  /* this side has; under the command sender's lock */
+    uint32_t broken;
+    int keeper_fd;
+    bool has_keeper;
+    pthread_t keeper;
+};
+
+static inline struct tcp_link *
+tcp_of(struct fdc_link *link)
+{
+    return (struct tcp_link *)(void *)link;
+}
+
+static inline size_t
+frame_size(uint32_t size)
+{
+    return sizeof(struct frame) + FDC_ALIGN_UP((size_t)size, 8);
+}
+
+static inline void
+count_call(struct tcp_link *tcp)
+{
+    __atomic_fetch_add(&tcp->link.stats.system_calls, 1, __ATOMIC_RELAXED);
+}
+
+static inline bool
+is_broken(const struct tcp_conn *conn)
+{
+    return fdc_load_acquire(&conn->state) == CONN_BROKEN;
+}
+
+/* tcp.c */
+void tcp_shutdown(struct fdc_link *link);
+void tcp_wake_landed(struct tcp_link *tcp);
+void tcp_wake_leader(struct tcp_link *tcp);
+/* Where the peer's machine has not answered for long: that connection is broken. */
+void tcp_end_if_silent(struct tcp_link *tcp);
+extern const struct fdc_link_ops tcp_ops;
+
+/*
+ * tcp_send.c. All under the sender's lock, which is given back by let_go() alone. send:
+ * what is committed, as far as the socket takes it: 0 all gone, or the connection is
+ * broken and it goes later; -EAGAIN; -EPIPE.
+ */
+void tcp_let_go(struct tcp_link *tcp, struct tcp_conn *conn);
+int tcp_send(struct tcp_link *tcp, struct tcp_conn *conn);
+bool tcp_make_room(struct tcp_link *tcp, struct tcp_conn *conn, size_t need);
+/* Room for another insert; and it, at the stream's end. */
+bool tcp_may_insert(struct sender *to, uint32_t spare);
+struct insert *tcp_insert(struct sender *to, const void *head, uint32_t head_size,
+                          const uint8_t *bytes, uint64_t size);
+void tcp_await_writable(struct tcp_link *tcp, struct tcp_conn *conn);
+void tcp_arm_flusher(struct tcp_link *tcp, struct tcp_conn *conn);
+/* The other side has everything up to there and goes on from it. -EPROTO: it cannot be. */
+int tcp_send_from(struct sender *to, uint64_t position);
+/* Any thread, no lock: what has been taken in of the connection is to be told, resp. was. */
+void tcp_ack(struct tcp_link *tcp, struct tcp_conn *conn, uint64_t position);
+void tcp_acked(struct tcp_link *tcp, struct tcp_conn *conn, uint64_t position);
+/* The lock is held. */
+void tcp_say_bye(struct tcp_link *tcp);
+
+/* tcp_receive.c. The caller leads, resp. has the bulk connection's lock. */
+bool tcp_try_lead(struct tcp_link *tcp);
+void tcp_stop_leading(struct tcp_link *tcp);
+void tcp_pump(struct tcp_link *tcp);
+int tcp_wait_word(struct fdc_link *link, enum fdc_lane lane, const uint32_t *word,
+                  uint32_t seen, int64_t timeout_us);
+void *tcp_bulk_thread(void *arg);
+const char *tcp_what_broke(int err);
+
+/* tcp_bulk.c */
+int tcp_check_put(const struct tcp_link *tcp, const struct tcp_conn *conn,
+                  const struct put_frame *put);
+void tcp_place_bytes(struct tcp_link *tcp, struct receiver *from, const uint8_t *bytes,
+                     size_t size);
+ssize_t tcp_read_put(struct tcp_link *tcp, struct tcp_conn *conn, int flags, size_t *want);
+int tcp_put(struct fdc_link *link, enum fdc_region region, uint64_t offset,
+            const void *bytes, uint64_t size, uint64_t *ticket);
+int tcp_put_wait(struct fdc_link *link, uint64_t ticket, int64_t timeout_us);
+bool tcp_land(struct fdc_link *link, uint64_t offset, uint64_t size, void *to);
+uint64_t tcp_landed(struct fdc_link *link, uint64_t offset);
+
+/*
+ * tcp_resume.c. break: the connection is of no use any more. True: there may be another
+ * one; false: it was the last. await: until it is resumed, the time is over (0: there is
+ * none) or for a moment.
+ */
+bool tcp_break(struct tcp_link *tcp, struct tcp_conn *conn);
+void tcp_await_road(struct tcp_link *tcp, struct tcp_conn *conn, uint64_t limit_ns);
+int tcp_keep(struct fdc_link *link, const struct fdc_link_keep *keep);
+int tcp_resume(struct fdc_link *link, int which, uint32_t turn, int sock,
+               const struct fdc_link_key *key);
+uint32_t tcp_away(struct fdc_link *link);
+void tcp_stop_keeper(struct tcp_link *tcp);
+
+/* tcp_setup.c */
+void tcp_free(struct fdc_link *link, bool abandon);
+void tcp_set_socket(int fd);
+
+#endif

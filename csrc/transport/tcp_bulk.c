@@ -1,0 +1,307 @@
+/*
+ * Puts over tcp: sending them, where they go on the other side, and waiting for them. Bytes
+ * of puts are read straight to their place, the region or where the caller wants them
+ * instead (land), all but the few that come with their head.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "tcp.h"
+
+enum {
+    READ_BEHIND = 4 << 10, /* a put: the next heads come with its bytes */
+    ROOM_SLICE_US = 1000,
+};
+
+/* ---- receiving ---- */
+
+/* So many bytes of the put under way are in their place. */
+static void
+advance_put(struct tcp_link *tcp, struct receiver *from, size_t size)
+{
+    from->put_offset += size;
+    from->put_left -= size;
+    if (from->put_left > 0)
+        return;
+    from->put_ticket++;
+    fdc_store_ordered(&tcp->landed, from->put_ticket); /* tcp_put_wait() */
+    tcp_wake_landed(tcp);
+}
+
+int
+tcp_check_put(const struct tcp_link *tcp, const struct tcp_conn *conn,
+              const struct put_frame *put)
+{
+    const struct fdc_link *link = &tcp->link;
+    uint16_t region = link->worker ? FDC_REGION_UP : FDC_REGION_DOWN;
+
+    if (put->frame.lane != region || put->frame.size != 0)
+        return -EPROTO;
+    if (link->worker != (conn->number == TCP_BULK) ||
+        put->ticket != conn->in.put_ticket + 1)
+        return -EPROTO;
+    if (put->size == 0 || put->offset > link->size.region[region] ||
+        put->size > link->size.region[region] - put->offset)
+        return -EPROTO;
+    return 0;
+}
+
+/* Where the put under way goes instead, or NULL. Under land_lock. */
+static struct landing *
+landing_of(struct tcp_link *tcp, const struct receiver *from)
+{
+    struct landing *landing;
+
+    if (!tcp->landing || from->put_start % LAND_STEP)
+        return NULL;
+    landing = &tcp->landing[from->put_start / LAND_STEP];
+    if (!landing->to || landing->landed != from->put_offset - from->put_start ||
+        from->put_left > landing->size - landing->landed)
+        return NULL;
+    return landing;
+}
+
+static uint8_t *
+put_place(struct tcp_link *tcp, const struct receiver *from, const struct landing *landing)
+{
+    return landing ? landing->to + landing->landed
+                   : tcp->link.region[from->put_region] + from->put_offset;
+}
+
+/* Bytes of the put that were read with messages. */
+void
+tcp_place_bytes(struct tcp_link *tcp, struct receiver *from, const uint8_t *bytes,
+                size_t size)
+{
+    struct landing *landing;
+
+    pthread_mutex_lock(&tcp->land_lock);
+    landing = landing_of(tcp, from);
+    memcpy(put_place(tcp, from, landing), bytes, size);
+    if (landing)
+        landing->landed += size;
+    pthread_mutex_unlock(&tcp->land_lock);
+    advance_put(tcp, from, size);
+}
+
+/*
+ * The rest of a put, and what is behind it. Of a sealed connection bytes are written where
+ * they belong before it is known that they are good. Those that are not are never counted:
+ * they are written once more after a resume, or the session ends and no call succeeds that
+ * was to bring them.
+ */
+ssize_t
+tcp_read_put(struct tcp_link *tcp, struct tcp_conn *conn, int flags, size_t *want)
+{
+    struct receiver *from = &conn->in;
+    struct iovec part[2] = {
+        {.iov_len = from->put_left},
+        {.iov_base = from->bytes, .iov_len = READ_BEHIND},
+    };
+    struct msghdr message = {.msg_iov = part, .msg_iovlen = 2};
+    struct landing *landing;
+    size_t got = 0;
+    ssize_t n;
+
+    *want = from->put_left + (conn->seal ? 0 : READ_BEHIND);
+    from->start = from->end = 0;
+    /* A worker, whose bulk thread sleeps here, has no landings, and nobody else wants this. */
+    pthread_mutex_lock(&tcp->land_lock);
+    landing = landing_of(tcp, from);
+    part[0].iov_base = put_place(tcp, from, landing);
+    n = conn->seal ? seal_receive(conn->seal, conn->fd, part[0].iov_base, *want, flags)
+                   : recvmsg(conn->fd, &message, flags);
+    if (n > 0)
+        got = (size_t)n < from->put_left ? (size_t)n : from->put_left;
+    if (landing)
+        landing->landed += got;
+    if (landing && n < 0 && errno == EFAULT) {
+        /* The kernel may not write there, as a program that guards its memory has it: the
+         * rest goes by way of the region. */
+        landing->to = NULL;
+        errno = EAGAIN;
+    }
+    pthread_mutex_unlock(&tcp->land_lock);
+    if (n <= 0)
+        return n;
+    from->end = (size_t)n - got;
+    advance_put(tcp, from, got);
+    return n;
+}
+
+/* ---- sending ---- */
+
+/* Until the other side has acknowledged something, for a moment. No lock is held. */
+static void
+await_ack(struct tcp_link *tcp, struct sender *to, uint32_t seen)
+{
+    if (tcp_try_lead(tcp)) {
+        tcp_pump(tcp);
+        tcp_stop_leading(tcp);
+    }
+    fdc_futex_wait(&to->ack_turn, seen, ROOM_SLICE_US, false);
+}
+
+/* What the other side may still ask for must not be the caller's any more. */
+static void
+own_bytes(struct tcp_link *tcp, struct sender *to, uint64_t number)
+{
+    struct insert *insert = &to->insert[number & (to->inserts - 1)];
+    const struct put_frame *put = &insert->head.put;
+    uint8_t *view = tcp->link.region[put->frame.lane] + put->offset;
+
+    if (insert->bytes != view)
+        memcpy(view, insert->bytes, insert->size);
+    insert->bytes = view;
+}
+
+/* Bytes of the caller, whole, after what is committed. The lock is held, but not while the
+ * connection is broken. */
+static int
+send_put(struct tcp_link *tcp, struct tcp_conn *conn, struct put_frame *put,
+         const uint8_t *bytes)
+{
+    struct sender *to = &conn->out;
+    uint64_t number, until;
+    uint32_t seen;
+    int err;
+
+    for (;;) {
+        if (fdc_load_acquire(&tcp->dead))
+            return -EPIPE;
+        seen = fdc_load_acquire(&to->ack_turn); /* tcp_acked() */
+        if (tcp_may_insert(to, INSERTS_OWN))
+            break;
+        tcp_let_go(tcp, conn);
+        await_ack(tcp, to, seen);
+        pthread_mutex_lock(&to->lock);
+    }
+    put->ticket = ++to->puts;
+    number = to->insert_end;
+    tcp_insert(to, put, sizeof(*put), bytes, put->size);
+    until = to->end_at;
+    for (;;) {
+        err = tcp_send(tcp, conn);
+        if (to->next.at >= until || err == -EPIPE)
+            break;
+        if (err == -EAGAIN) {
+            tcp_await_writable(tcp, conn);
+            continue;
+        }
+        tcp_let_go(tcp, conn);
+        tcp_await_road(tcp, conn, 0);
+        pthread_mutex_lock(&to->lock);
+    }
+    if (to->next.at < until)
+        return -EPIPE;
+    if (fdc_load_relaxed(&tcp->keeps) && number >= to->kept.insert)
+        own_bytes(tcp, to, number);
+    return 0;
+}
+
+int
+tcp_put(struct fdc_link *link, enum fdc_region region, uint64_t offset,
+        const void *bytes, uint64_t size, uint64_t *ticket)
+{
+    struct tcp_link *tcp = tcp_of(link);
+    struct tcp_conn *conn = &tcp->conn[link->worker ? TCP_COMMAND : TCP_BULK];
+    struct put_frame put = {
+        .frame = {.kind = FRAME_PUT, .lane = (uint16_t)region},
+        .offset = offset,
+        .size = size,
+    };
+    int err;
+
+    pthread_mutex_lock(&conn->out.lock);
+    err = send_put(tcp, conn, &put, bytes);
+    if (err) /* half a put may have left: nothing sensible can follow it */
+        fdc_store_ordered(&tcp->dead, 1);
+    else if (!link->worker)
+        *ticket = put.ticket;
+    tcp_let_go(tcp, conn);
+    return err;
+}
+
+int
+tcp_put_wait(struct fdc_link *link, uint64_t ticket, int64_t timeout_us)
+{
+    struct tcp_link *tcp = tcp_of(link);
+    uint64_t start_ns, now_ns, budget_ns;
+    int64_t left_us = -1;
+    uint32_t turn;
+    int err = 0;
+
+    /* Pairs with the ordered stores where a put lands. */
+    if (FDC_LIKELY(fdc_load_acquire(&tcp->landed) >= ticket))
+        return 0;
+    start_ns = fdc_now_ns();
+    budget_ns = timeout_us ? fdc_spin_begin(&tcp->landed_spin) : 0;
+    if (budget_ns) {
+        while (fdc_load_acquire(&tcp->landed) < ticket &&
+               fdc_now_ns() < start_ns + budget_ns)
+            fdc_pause();
+        fdc_spin_end(&tcp->landed_spin, fdc_load_acquire(&tcp->landed) >= ticket, false);
+        if (fdc_load_acquire(&tcp->landed) >= ticket)
+            return 0;
+    }
+    __atomic_fetch_add(&tcp->landed_waiters, 1, __ATOMIC_SEQ_CST);
+    for (;;) {
+        turn = fdc_load_acquire(&tcp->landed_turn);
+        if (fdc_load_ordered(&tcp->bulk_gone))
+            err = -EPIPE;
+        if (fdc_load_ordered(&tcp->landed) >= ticket) {
+            err = 0;
+            break;
+        }
+        if (err)
+            break;
+        now_ns = fdc_now_ns();
+        if (timeout_us >= 0) {
+            left_us = timeout_us - (int64_t)((now_ns - start_ns) / 1000);
+            if (left_us <= 0) {
+                err = -ETIMEDOUT;
+                break;
+            }
+        }
+        fdc_futex_wait(&tcp->landed_turn, turn, left_us, false);
+    }
+    __atomic_fetch_sub(&tcp->landed_waiters, 1, __ATOMIC_SEQ_CST);
+    fdc_spin_learn(&tcp->landed_spin, fdc_now_ns() - start_ns, err == 0, budget_ns != 0);
+    return err;
+}
+
+/* ---- where puts land ---- */
+
+bool
+tcp_land(struct fdc_link *link, uint64_t offset, uint64_t size, void *to)
+{
+    struct tcp_link *tcp = tcp_of(link);
+    bool done;
+
+    if (offset % LAND_STEP)
+        return false;
+    pthread_mutex_lock(&tcp->land_lock);
+    if (!tcp->landing)
+        tcp->landing =
+            calloc(link->size.region[FDC_REGION_DOWN] / LAND_STEP, sizeof(*tcp->landing));
+    done = tcp->landing != NULL;
+    if (done)
+        tcp->landing[offset / LAND_STEP] = (struct landing){.to = to, .size = size};
+    pthread_mutex_unlock(&tcp->land_lock);
+    return done;
+}
+
+uint64_t
+tcp_landed(struct fdc_link *link, uint64_t offset)
+{
+    struct tcp_link *tcp = tcp_of(link);
+    uint64_t landed;
+
+    pthread_mutex_lock(&tcp->land_lock);
+    landed = tcp->landing[offset / LAND_STEP].landed;
+    tcp->landing[offset / LAND_STEP].to = NULL;
+    pthread_mutex_unlock(&tcp->land_lock);
+    return landed;
+}
