@@ -18,7 +18,7 @@ from fdcore.errors import ProtocolError, RefusedError, TransportError
 MAGIC = 0x31434446
 VERSION = 2
 
-COMMAND, BULK, HOLD, TRUNK = 1, 2, 3, 4
+COMMAND, BULK, HOLD, TRUNK, RESUME = 1, 2, 3, 4, 5
 ROADS = {"shm": 1, "tcp": 2, "rdma": 3}
 ROAD_NAMES = {number: name for name, number in ROADS.items()}
 
@@ -26,6 +26,8 @@ HELLO = struct.Struct("<II32s32s")
 REQUEST = struct.Struct("<IIIIII16s16s32s32s32s64s")
 ANSWER = struct.Struct("<Ii32s216s")
 READY = struct.Struct("<Ii248s")
+LIFE = struct.Struct("<II16s")
+ASKED, LIVES, GONE = 0, 1, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,7 @@ class Request:
     road: int
     pid: int
     seal: bool
+    more: int
     lease: bytes
     session: bytes
     protocol: bytes
@@ -51,18 +54,18 @@ def nonce_of(hello: bytes) -> bytes:
 
 
 def unpack_request(data: bytes) -> Request:
-    magic, kind, road, pid, seal, _, *rest = REQUEST.unpack(data)
+    magic, kind, road, pid, seal, more, *rest = REQUEST.unpack(data)
     lease, session, protocol, nonce, proof, program = rest
     if magic != MAGIC:
         raise ProtocolError("the client does not speak fdcore's attach handshake")
-    if kind not in (COMMAND, BULK, HOLD, TRUNK):
+    if kind not in (COMMAND, BULK, HOLD, TRUNK, RESUME):
         raise ProtocolError(f"the client asks for connection kind {kind}")
     if kind != HOLD and road not in ROAD_NAMES:
         raise ProtocolError(f"the client asks for road {road}")
     if seal not in (0, 1):
         raise ProtocolError(f"the client asks for seal {seal}")
     return Request(
-        kind, road, pid, seal == 1, lease, session, protocol, nonce, proof,
+        kind, road, pid, seal == 1, more, lease, session, protocol, nonce, proof,
         printable(program),
     )  # fmt: skip
 
@@ -78,17 +81,29 @@ def trunk_key(secret: bytes, nonce: bytes) -> bytes:
     return hmac.digest(hmac.digest(secret, b"fdcore trunk", sha256), nonce, sha256)
 
 
+def resume_key(secret: bytes, session: bytes) -> bytes:
+    """What the client of a session keeps, to come again when a connection broke."""
+    return hmac.digest(hmac.digest(secret, b"fdcore resume", sha256), session, sha256)
+
+
 def proof_key(request: Request, secret: bytes) -> bytes:
     """What both proofs of such a connection are made with."""
-    return trunk_key(secret, request.nonce) if request.kind == TRUNK else secret
+    if request.kind == TRUNK:
+        return trunk_key(secret, request.nonce)
+    if request.kind == RESUME:
+        return resume_key(secret, request.session)
+    return secret
 
 
 def client_proof(
     secret: bytes, server_nonce: bytes, nonce: bytes, lease: bytes, session: bytes,
-    kind: int, road: int, seal: bool,
+    kind: int, road: int, seal: bool, more: int = 0,
 ) -> bytes:  # fmt: skip
     said = b"fdcore attach" + server_nonce + nonce + lease + session
-    return hmac.digest(secret, said + struct.pack("<III", kind, road, seal), sha256)
+    said += struct.pack("<III", kind, road, seal)
+    if kind == RESUME:
+        said += struct.pack("<I", more)
+    return hmac.digest(secret, said, sha256)
 
 
 def server_proof(secret: bytes, nonce: bytes, server_nonce: bytes) -> bytes:
@@ -98,7 +113,7 @@ def server_proof(secret: bytes, nonce: bytes, server_nonce: bytes) -> bytes:
 def proves(request: Request, secret: bytes, server_nonce: bytes) -> bool:
     wanted = client_proof(
         proof_key(request, secret), server_nonce, request.nonce, request.lease,
-        request.session, request.kind, request.road, request.seal,
+        request.session, request.kind, request.road, request.seal, request.more,
     )  # fmt: skip
     return hmac.compare_digest(wanted, request.proof)
 

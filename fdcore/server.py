@@ -44,6 +44,7 @@ from fdcore.host import gpus as host_gpus
 from fdcore.lease import Lease, LeaseBook, Owner
 from fdcore.line import Line
 from fdcore.recall import Heirloom, socket_of, started
+from fdcore.resume import Away, Resume, admit_resume
 from fdcore.room import raised
 from fdcore.rpc.server import Activity, ControlListener, Place, run_loop
 from fdcore.sched.queue import Quota, Request
@@ -58,7 +59,6 @@ from fdcore.service import Service
 from fdcore.session import Hold, Session, calls_of, card_of, counters_of, did
 from fdcore.sockets import (
     comes_from_afar,
-    end_of,
     is_own_user,
     keep_alive,
     peer_credentials,
@@ -159,6 +159,7 @@ class Server:
         self.figures = Watch(self.boards)
         self.passes: Passes[Owner] = Passes()
         self.selfcheck = SelfCheck(self.environment)
+        self.away = Away(self)
         self.tasks: set[asyncio.Task[None]] = set()
         self.listeners: list[socket.socket] = []
         self.control: socket.socket | None = None  # until somebody is answered there
@@ -214,6 +215,8 @@ class Server:
     def leave(self, lease: Lease, asker: object) -> None:
         if self.book.leave(lease, asker):
             self.freed(lease)
+        else:
+            self.away.reap(lease)
 
     def release(self, lease: Lease) -> None:
         if not lease.over:
@@ -454,7 +457,7 @@ class Server:
             self.waiting.leave(stranger)
         if isinstance(admitted, Hold):
             await self.held(admitted, sock)
-        elif isinstance(admitted, Trunk):
+        elif isinstance(admitted, Trunk | Resume):
             keep_alive(sock)
             admitted.hand_over(sock)
         elif admitted.bulk is not None and admitted.command is not None:
@@ -468,7 +471,7 @@ class Server:
 
     async def handshake(
         self, sock: socket.socket, stranger: Stranger, nonce: bytes
-    ) -> "Session | Hold | Trunk":
+    ) -> "Session | Hold | Trunk | Resume":
         """nonce: of the greeting, which it has been sent."""
         loop = asyncio.get_running_loop()
         request = attach.unpack_request(await receive(sock, attach.REQUEST.size))
@@ -487,7 +490,7 @@ class Server:
         try:
             await loop.sock_sendall(sock, attach.pack_answer(0, proof, ""))
         except BaseException:
-            if request.kind != attach.BULK and not isinstance(admitted, Trunk):
+            if request.kind != attach.BULK and isinstance(admitted, Session | Hold):
                 self.ended(admitted)
             raise
         return admitted
@@ -522,7 +525,7 @@ class Server:
 
     def admit(
         self, request: attach.Request, nonce: bytes, sock: socket.socket
-    ) -> "Session | Hold | Trunk":
+    ) -> "Session | Hold | Trunk | Resume":
         """What the connection will belong to, standing for its lease already; or
         raises what is wrong with the request."""
         if request.protocol != self.protocol:
@@ -547,6 +550,8 @@ class Server:
             session = self.sessions.get(request.session)
             return admit_trunk(request, session, lease, nonce)
         known = self.sessions.get(request.session)
+        if request.kind == attach.RESUME:
+            return admit_resume(request, known, lease, nonce)
         if request.kind == attach.BULK:
             if known is None or known.lease is not lease or known.bulk is None:
                 raise RefusedError("that session waits for no bulk connection")
@@ -563,6 +568,7 @@ class Server:
         self.check_room(1, 0)
         road = attach.ROAD_NAMES[request.road]
         session = Session(request.session, lease, request.pid, request.program, road)
+        session.lock = request.more == 1
         if road == "tcp":
             session.bulk = asyncio.get_running_loop().create_future()
         self.sessions[session.id] = session
@@ -609,7 +615,7 @@ class Server:
         self.heirloom.keep(lease)
         self.leave(lease, self.heirloom.graces.pop(lease.id, None))
         try:
-            await end_of(sock)
+            await self.away.hear(hold, sock)
             if pidfd >= 0:
                 await readable(pidfd)
         finally:
@@ -681,6 +687,9 @@ class Server:
                 self.figures.session_begun()
                 self.workers.warm(REFILL_SECONDS)
                 last = await worker.told()
+                while last.get("op") in ("away", "back"):
+                    self.away.note(session, last["op"] == "away")
+                    last = await worker.told()
             else:
                 last = first
             if last:

@@ -25,6 +25,8 @@ class Session:
     row: int = -1  # on the lease's board
     keys: list[bytes] = field(default_factory=list, repr=False)  # of sealed sockets
     worker: Worker | None = None
+    lock: bool = False  # fdhold can tell whether the client lives
+    away: bool = False  # a connection of the client's is gone
     trunks: set[bytes] = field(default_factory=set, repr=False)  # nonces that were used
 
     def __str__(self) -> str:
@@ -46,6 +48,7 @@ def card_of(session: Session) -> dict[str, Any]:
         "pid": session.pid,
         "program": session.program,
         "road": session.road,
+        "lock": session.lock,
     }
 
 
@@ -57,7 +60,8 @@ def session_of(card: Mapping[str, Any], book: LeaseBook) -> Session | None:
         pid, program, road = int(card["pid"]), str(card["program"]), str(card["road"])
     except (KeyError, TypeError, ValueError):
         return None
-    return Session(number, lease, pid, program, road) if lease else None
+    lock = card.get("lock") is True
+    return Session(number, lease, pid, program, road, lock=lock) if lease else None
 
 
 def counters_of(told: Mapping[str, Any]) -> Mapping[str, int]:

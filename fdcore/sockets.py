@@ -164,16 +164,6 @@ async def receive(sock: socket.socket, size: int) -> bytes:
     return bytes(data)
 
 
-async def end_of(sock: socket.socket) -> None:
-    """Returns at the end of file; what is sent before it is thrown away."""
-    loop = asyncio.get_running_loop()
-    try:
-        while await loop.sock_recv(sock, 4096):
-            pass
-    except OSError:
-        pass
-
-
 async def readable(descriptor: int) -> None:
     loop = asyncio.get_running_loop()
     event = asyncio.Event()

@@ -38,6 +38,8 @@ DESCRIPTORS = 4
 # What cleaning up may take once the client has gone. The process's end frees whatever
 # the driver still holds.
 GRACE_MS = 700
+# How long a client may be away whose connection broke; FD_RECONNECT says it otherwise.
+AWAY_SECONDS = 60
 # Until memory that was made for another road is given back: that takes a processor for
 # 4 ms, and a session that begins wants it.
 UNUSED_MS = 1000
@@ -76,6 +78,13 @@ class Control:
             return {}, []
         order = json.loads(data)
         return order if isinstance(order, dict) else {}, fds
+
+
+def away_seconds() -> int:
+    try:
+        return max(0, int(os.environ.get("FD_RECONNECT") or AWAY_SECONDS))
+    except ValueError:
+        return AWAY_SECONDS
 
 
 def open_folder(path: str) -> int:
@@ -125,6 +134,8 @@ class Worker:
         self.heirs: socket.socket | None = None
         self.card: dict[str, Any] = {}
         self.using = threading.Lock()  # the session, which close() frees
+        self.news = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self.away = False
 
     def open(self, path: str) -> Driver:
         if self.driver is None or self.driver.path != path:
@@ -185,6 +196,7 @@ class Worker:
             cache, int(order.get("cache_room", 0)), keys, board, max(row, 0),
             self.memory,
         )  # fmt: skip
+        session.keep(away_seconds(), self.news)
         for used in (cache, board):
             if used:
                 os.close(used)
@@ -228,7 +240,20 @@ class Worker:
             return False
         self.control.become(sock)
         self.control.say(**self.card)
+        if self.away:
+            self.control.say(op="away")
         return True
+
+    def look_for_client(self) -> None:
+        """Tells the server whether the client is away."""
+        assert self.session is not None
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self.news)
+        with self.using:
+            away = self.session.away()
+        if away != self.away:
+            self.away = away
+            self.control.say(op="away" if away else "back")
 
     def listen(self) -> None:
         """The thread beside the executor."""
@@ -238,6 +263,7 @@ class Worker:
         poll = select.poll()
         poll.register(self.wake, select.POLLIN)
         poll.register(self.control.sock, select.POLLIN)
+        poll.register(self.news, select.POLLIN)
         if self.heirs is not None:
             poll.register(self.heirs, select.POLLIN)
         heard = self.control.sock.fileno()
@@ -260,7 +286,16 @@ class Worker:
                 self.stopped = "told to end"
                 self.session.stop()
                 return
+            if self.news in ready:
+                self.look_for_client()
+                continue
             order, fds = self.control.hear()
+            if order.get("op") == "resume" and len(fds) == 1:
+                key = bytes.fromhex(str(order.get("key", "")))
+                self.resume(int(order["which"]), int(order["turn"]), fds.pop(), key)
+            elif order.get("op") == "gone" and self.away:
+                with self.using:
+                    self.session.give_up()
             if order.get("op") == "trunk" and len(fds) == 1:
                 key = bytes.fromhex(str(order.get("key", "")))
                 self.trunk(int(order["number"]), fds.pop(), key)
@@ -279,6 +314,14 @@ class Worker:
                 self.stopped = "told to end"
                 self.session.stop()
                 return
+
+    def resume(self, which: int, turn: int, fd: int, key: bytes) -> None:
+        assert self.session is not None
+        with self.using:
+            try:
+                self.session.resume(which, turn, fd, key)
+            except (FdcoreError, OSError, ValueError) as error:
+                print(f"worker: not resumed: {error}", file=sys.stderr)
 
     def trunk(self, number: int, fd: int, key: bytes) -> None:
         assert self.session is not None

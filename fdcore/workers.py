@@ -15,13 +15,18 @@ with descriptors beside it.
                       where "board", the session's row there, is not -1
                       {"op": "trunk", "number", "key"} and a socket: another server's
                       worker; its key if it is sealed
+                      {"op": "resume", "which", "turn", "key"} and a socket: the client
+                      again, in place of a connection that broke
+                      {"op": "gone"}: the client that is away will not come again
                       {"op": "stats"}
     worker to server  {"op": "ready"}, {"op": "failed", "reason"},
                       {"op": "stats", "counters", "calls"},
+                      {"op": "away"}, {"op": "back"}: the client, by its connections
                       {"op": "ended", "reason", "counters"}
 """
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -154,6 +159,17 @@ class Worker:
         with sock:
             sock.setblocking(True)
             socket.send_fds(self.control, [json.dumps(order).encode()], [sock.fileno()])
+
+    def resume(self, which: int, turn: int, key: bytes, sock: socket.socket) -> None:
+        """The client has come again. The socket is the worker's from then on."""
+        order = {"op": "resume", "which": which, "turn": turn, "key": key.hex()}
+        with sock:
+            sock.setblocking(True)
+            socket.send_fds(self.control, [json.dumps(order).encode()], [sock.fileno()])
+
+    def gone(self) -> None:
+        with contextlib.suppress(OSError):
+            self.control.send(json.dumps({"op": "gone"}).encode())
 
     async def stats(self) -> dict[str, Any]:
         """What its session has done so far; empty if it does not say."""

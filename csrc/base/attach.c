@@ -29,6 +29,8 @@ fdc_attach_prove(const uint8_t secret[32], const struct fdc_attach_hello *hello,
     at = put(at, &request->kind, 4);
     at = put(at, &request->road, 4);
     at = put(at, &request->seal, 4);
+    if (request->kind == FDC_ATTACH_RESUME)
+        at = put(at, &request->more, 4);
     fdc_hmac_sha256(secret, 32, text, (size_t)(at - text), request->proof);
 }
 
@@ -46,6 +48,25 @@ fdc_attach_seal_key(const uint8_t secret[32], const struct fdc_attach_hello *hel
     at = put(at, &request->kind, 4);
     at = put(at, &request->road, 4);
     fdc_hkdf_sha256(secret, 32, salt, sizeof(salt), info, (size_t)(at - info), key, 32);
+}
+
+void
+fdc_attach_resume_key(const uint8_t secret[32], const uint8_t session[16], uint8_t key[32])
+{
+    uint8_t all[32];
+
+    fdc_hmac_sha256(secret, 32, "fdcore resume", 13, all);
+    fdc_hmac_sha256(all, 32, session, 16, key);
+    explicit_bzero(all, sizeof(all));
+}
+
+int64_t
+fdc_attach_lock(const uint8_t session[16])
+{
+    uint64_t number;
+
+    memcpy(&number, session, sizeof(number));
+    return (int64_t)((number & (UINT64_MAX >> 2)) | UINT64_C(1) << 32);
 }
 
 void

@@ -51,6 +51,8 @@ struct server {
     char unix_path[108];
     char host[256], port[32];
     int fd;             /* the hold connection, -1: lost */
+    uint8_t asked[sizeof(struct fdc_attach_life)]; /* as much as has come */
+    size_t asked_size;
     bool over;          /* the server knows the lease no more */
     uint32_t again_ms;  /* how long to wait before the next try */
     uint64_t next_ns;   /* when that is */
@@ -61,6 +63,7 @@ struct hold {
     int servers;
     pid_t pid;
     int pidfd, pipe; /* -1: over, or none */
+    int file;        /* the session's */
 };
 
 /* ---- the session file ---- */
@@ -220,6 +223,7 @@ hold_again(struct hold *hold, struct server *server)
 
     if (err == 0) {
         server->fd = fd;
+        server->asked_size = 0;
         server->again_ms = AGAIN_MS;
         return;
     }
@@ -241,15 +245,42 @@ take_end(int *fd)
     *fd = -1;
 }
 
-/* Something came on a hold connection: its end, since servers say nothing there. */
+/* Whether the session's client lives: it has a lock on the file until it ends. */
 static void
-take_server(struct server *server)
+answer(const struct hold *hold, struct server *server)
 {
-    char bytes[256];
-    ssize_t got = recv(server->fd, bytes, sizeof(bytes), MSG_DONTWAIT);
+    struct fdc_attach_life life;
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_len = 1};
 
-    if (got > 0 || (got < 0 && (errno == EAGAIN || errno == EINTR)))
+    memcpy(&life, server->asked, sizeof(life));
+    if (life.magic != FDC_ATTACH_MAGIC || life.life != FDC_ATTACH_ASKED)
         return;
+    lock.l_start = fdc_attach_lock(life.session);
+    if (fcntl(hold->file, F_OFD_GETLK, &lock) != 0)
+        return;
+    life.life = lock.l_type == F_UNLCK ? FDC_ATTACH_GONE : FDC_ATTACH_LIVES;
+    if (send(server->fd, &life, sizeof(life), MSG_DONTWAIT | MSG_NOSIGNAL) < 0) {
+        /* then the server asks again, or waits until the client's time is over */
+    }
+}
+
+/* Something came on a hold connection: a question, or its end. */
+static void
+take_server(const struct hold *hold, struct server *server)
+{
+    ssize_t got = recv(server->fd, server->asked + server->asked_size,
+                       sizeof(server->asked) - server->asked_size, MSG_DONTWAIT);
+
+    if (got < 0 && (errno == EAGAIN || errno == EINTR))
+        return;
+    if (got > 0) {
+        server->asked_size += (size_t)got;
+        if (server->asked_size == sizeof(server->asked)) {
+            server->asked_size = 0;
+            answer(hold, server);
+        }
+        return;
+    }
     take_end(&server->fd);
     server->next_ns = 0;
 }
@@ -306,7 +337,7 @@ turn(struct hold *hold)
         take_end(&hold->pipe);
     for (i = 0; i < hold->servers; i++)
         if (hold->server[i].fd >= 0 && polls[i + 2].revents != 0)
-            take_server(&hold->server[i]);
+            take_server(hold, &hold->server[i]);
     if (is_over(hold))
         return;
     for (i = 0; i < hold->servers; i++) {
@@ -346,6 +377,7 @@ main(int argc, char **argv)
     session = atoi(argv[1]);
     hold.pid = (pid_t)atoi(argv[2]);
     hold.pipe = atoi(argv[3]);
+    hold.file = session;
     settle(session);
     if (!read_session(session, &hold) || hold.servers != argc - 4)
         return 1;

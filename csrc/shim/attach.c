@@ -29,6 +29,8 @@
 #define CONNECT_MS 10000
 #define QUEUE_MS 5
 #define HANDSHAKE_US 60000000 /* a worker may have to start */
+#define RESUME_US 10000000
+#define GRACE_S 60
 #define FILE_MAX 65536
 
 #define RANGE_LO 0x400000000000ull /* device addresses of all sessions */
@@ -334,18 +336,22 @@ make_printable(char *text, size_t size)
             text[i] = '?';
 }
 
+/* kind and more: as in the request. refused: the server has said no. */
 static CUresult
-handshake(int fd, const struct place *place, uint32_t kind, enum fdc_road road,
-          const uint8_t session[16], struct fdc_link_key *key)
+handshake(int fd, const struct place *place, uint32_t kind, uint32_t more,
+          enum fdc_road road, const uint8_t session[16], struct fdc_link_key *key,
+          bool *refused)
 {
     static const uint8_t protocol[32] = FDC_PROTO_HASH;
     struct fdc_attach_hello hello;
     struct fdc_attach_request request = {.magic = FDC_ATTACH_MAGIC};
     struct fdc_attach_answer answer;
+    int64_t limit_us = kind == FDC_ATTACH_RESUME ? RESUME_US : HANDSHAKE_US;
     char theirs[17], ours[17], differ[96];
     int err;
 
-    err = fdc_sock_read(fd, &hello, sizeof(hello), HANDSHAKE_US);
+    *refused = false;
+    err = fdc_sock_read(fd, &hello, sizeof(hello), limit_us);
     if (err)
         return no_session(place, "the server does not greet", err);
     if (hello.magic != FDC_ATTACH_MAGIC || hello.version != FDC_ATTACH_VERSION)
@@ -358,6 +364,7 @@ handshake(int fd, const struct place *place, uint32_t kind, enum fdc_road road,
         return no_session(place, differ, 0);
     }
     request.kind = kind;
+    request.more = more;
     request.road = road;
     request.pid = (uint32_t)getpid();
     request.seal = place->seal && road == FDC_ROAD_TCP;
@@ -370,12 +377,13 @@ handshake(int fd, const struct place *place, uint32_t kind, enum fdc_road road,
     fdc_attach_prove(place->secret, &hello, &request);
     err = fdc_sock_write(fd, &request, sizeof(request));
     if (!err)
-        err = fdc_sock_read(fd, &answer, sizeof(answer), HANDSHAKE_US);
+        err = fdc_sock_read(fd, &answer, sizeof(answer), limit_us);
     if (err)
         return no_session(place, "the server hangs up", err);
     if (answer.magic != FDC_ATTACH_MAGIC)
         return no_session(place, "the server's answer makes no sense", 0);
     if (answer.error != 0) {
+        *refused = true;
         make_printable(answer.reason, sizeof(answer.reason));
         return no_session(place, answer.reason, 0);
     }
@@ -434,13 +442,29 @@ choose_road(const struct place *place, enum fdc_road *road, bool *at_unix)
     return CUDA_SUCCESS;
 }
 
+/* The session file with a lock that tells whether this process lives; -1: there is none. */
+static int
+lock_life(const uint8_t session[16])
+{
+    struct flock lock = {.l_type = F_RDLCK, .l_whence = SEEK_SET, .l_len = 1};
+    const char *path = getenv("FD_SESSION");
+    int fd = path != NULL ? open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY) : -1;
+
+    lock.l_start = fdc_attach_lock(session);
+    if (fd >= 0 && fcntl(fd, F_OFD_SETLK, &lock) != 0) {
+        close(fd);
+        fd = -1;
+    }
+    return fd;
+}
+
 /* Sockets that are ready to be a link, and their keys if it is to be sealed. */
 static CUresult
 reach(struct place *place, enum fdc_road *road, int socks[2],
-      struct fdc_link_key keys[2], int *count, uint8_t session[16])
+      struct fdc_link_key keys[2], int *count, uint8_t session[16], int *life_fd)
 {
     CUresult result;
-    bool at_unix;
+    bool at_unix, refused;
     int i;
 
     *count = 0;
@@ -465,6 +489,8 @@ reach(struct place *place, enum fdc_road *road, int socks[2],
                           0);
     if (getrandom(session, 16, 0) != 16)
         return no_session(place, "no random numbers", -errno);
+    if (*road == FDC_ROAD_TCP)
+        *life_fd = lock_life(session);
 
     do {
         socks[*count] = at_unix ? connect_unix(place->unix_path)
@@ -476,8 +502,9 @@ reach(struct place *place, enum fdc_road *road, int socks[2],
         }
         (*count)++;
         result = handshake(socks[*count - 1], place,
-                           *count == 1 ? FDC_ATTACH_COMMAND : FDC_ATTACH_BULK, *road,
-                           session, &keys[*count - 1]);
+                           *count == 1 ? FDC_ATTACH_COMMAND : FDC_ATTACH_BULK,
+                           *count == 1 && *life_fd >= 0, *road, session,
+                           &keys[*count - 1], &refused);
         if (result != CUDA_SUCCESS)
             goto err_close;
     } while (*road == FDC_ROAD_TCP && *count < 2);
@@ -488,7 +515,69 @@ reach(struct place *place, enum fdc_road *road, int socks[2],
 err_close:
     while (*count > 0)
         close(socks[--*count]);
+    if (*life_fd >= 0)
+        close(*life_fd);
+    *life_fd = -1;
     return result;
+}
+
+/* ---- connections that break ---- */
+
+/* What is needed to come again. In the place of the lease's secret there is what a RESUME
+ * of this session is proved with. */
+struct again {
+    struct place place;
+    uint8_t session[16];
+};
+
+static int
+dial_again(void *user, int which, uint32_t turn, int *sock, struct fdc_link_key *key)
+{
+    struct again *again = user;
+    bool refused = false;
+    int fd = connect_tcp(again->place.host, again->place.port);
+
+    if (fd < 0)
+        return fd;
+    if (handshake(fd, &again->place, FDC_ATTACH_RESUME, turn << 4 | (uint32_t)which,
+                  FDC_ROAD_TCP, again->session, key, &refused) != CUDA_SUCCESS) {
+        close(fd);
+        return refused ? -EACCES : -ECONNRESET;
+    }
+    *sock = fd;
+    return 0;
+}
+
+/* For how long a session waits for a connection to come again; 0: not at all. */
+static uint64_t
+grace_seconds(void)
+{
+    const char *value = getenv("FD_RECONNECT");
+
+    return value != NULL && value[0] != '\0' ? strtoull(value, NULL, 10) : GRACE_S;
+}
+
+/* From now on the session outlives its connections. */
+static void
+keep_link(struct fdc_session *session, const struct again *again)
+{
+    struct again *kept = malloc(sizeof(*kept));
+    struct fdc_link_keep keep = {
+        .grace_us = grace_seconds() * 1000000,
+        .dial = dial_again,
+        .user = kept,
+        .news_fd = -1,
+    };
+
+    if (kept == NULL || keep.grace_us == 0) {
+        free(kept);
+        return;
+    }
+    *kept = *again; /* as long as the process lives */
+    if (fdc_link_keep(session->link, &keep) != 0) {
+        fdc_log(FDC_LOG_WARN, "a connection that breaks will end the session");
+        free(kept);
+    }
 }
 
 /* ---- the snapshot ---- */
@@ -625,18 +714,21 @@ attach_one(struct place *place, int number, const struct range *range,
     struct fdc_session *session;
     int socks[2] = {-1, -1}, count, err;
     struct fdc_link_key keys[2];
-    uint8_t numbered[16];
+    struct again again = {0};
     enum fdc_road road;
     CUresult result;
+    int life_fd = -1;
 
     place->seal = place->seal || said("FD_ENCRYPT");
-    result = reach(place, &road, socks, keys, &count, numbered);
+    result = reach(place, &road, socks, keys, &count, again.session, &life_fd);
     if (result != CUDA_SUCCESS)
         return result;
+    again.place = *place;
+    fdc_attach_resume_key(place->secret, again.session, again.place.secret);
 
     session = calloc(1, sizeof(*session));
     if (session != NULL)
-        note_door(session, place, road, numbered, socks[0]);
+        note_door(session, place, road, again.session, socks[0]);
     if (place->fds > 0 || road != FDC_ROAD_TCP)
         place->seal = false;
     explicit_bzero(place->secret, sizeof(place->secret));
@@ -646,6 +738,7 @@ attach_one(struct place *place, int number, const struct range *range,
     }
     session->number = number;
     session->road = road;
+    session->life_fd = life_fd;
     memcpy(session->server, place->server, sizeof(session->server));
     session->sync = is_one("FD_SYNC") || said("CUDA_LAUNCH_BLOCKING");
     err = fdc_link_client_sealed(road, socks, count, place->seal ? keys : NULL,
@@ -655,6 +748,9 @@ attach_one(struct place *place, int number, const struct range *range,
         result = no_session(place, "the data connection", err);
         goto err_free;
     }
+    if (place->fds == 0 && road == FDC_ROAD_TCP)
+        keep_link(session, &again);
+    explicit_bzero(&again, sizeof(again));
     result = session_begin(session, place, range);
     if (result == CUDA_SUCCESS) {
         *made = session;
@@ -668,6 +764,9 @@ err_free:
 err_close:
     while (count > 0)
         close(socks[--count]);
+    if (life_fd >= 0)
+        close(life_fd);
+    explicit_bzero(&again, sizeof(again));
     return result;
 }
 

@@ -6,6 +6,7 @@
 #include "process.h"
 
 #include <string.h>
+#include <unistd.h>
 
 #include "cuda_calls.h"
 
@@ -32,6 +33,9 @@ forked(void)
         if (fdc_link_road(session->link) == FDC_ROAD_RDMA)
             fdc_process.ucx_lost = true;
         fdc_link_abandon(session->link);
+        if (session->life_fd >= 0)
+            close(session->life_fd); /* the parent's end is the parent's */
+        session->life_fd = -1;
     }
     if (fdc_process.attaching || (i > 0 && fdc_process.initialised))
         fdc_process.forked = true;

@@ -116,6 +116,7 @@ struct fdc_session {
     int number;                         /* its place among the sessions */
     char server[64];                    /* what people call it */
     enum fdc_road road;
+    int life_fd;                        /* the session file, locked for its life; -1: not */
     bool shared;                        /* regions are shared memory */
     uint32_t dead;                      /* nonzero: CUresult to give from now on */
     pthread_mutex_t order;              /* claim .. commit on the command lane */

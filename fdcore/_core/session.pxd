@@ -33,6 +33,7 @@ cdef extern from "fdc/transport.h" nogil:
         uint64_t put_bytes[2]
         uint64_t flushes
         uint64_t system_calls
+        uint64_t resumes
     struct fdc_link_key:
         uint8_t bytes[32]
     int fdc_link_worker_sealed(fdc_road road, const int *socks, int nsocks,
@@ -44,6 +45,14 @@ cdef extern from "fdc/transport.h" nogil:
     void fdc_link_memory_free(fdc_link_memory *memory)
     int fdc_link_worker_of(fdc_link_memory *memory, int sock, fdc_link **link)
     void fdc_link_free(fdc_link *link)
+    void fdc_link_shutdown(fdc_link *link)
+    struct c_link_keep "fdc_link_keep":
+        uint64_t grace_us
+        int news_fd
+    int fdc_link_keep(fdc_link *link, const c_link_keep *keep)
+    int fdc_link_resume(fdc_link *link, int which, uint32_t turn, int sock,
+                        const fdc_link_key *key)
+    bint fdc_link_away(fdc_link *link)
     void fdc_link_get_stats(fdc_link *link, fdc_link_stats *stats)
 
 cdef extern from "fdc/cipher.h" nogil:

@@ -210,6 +210,46 @@ cdef class Session:
             with nogil:
                 fdc_serve_stop(self._serve)
 
+    def keep(self, uint64_t seconds, int news):
+        """From now on, before run(), the client may be away for so long. news: 8 bytes are
+        written there when away() may have changed. Does nothing over other roads than
+        tcp."""
+        cdef c_link_keep keep
+
+        memset(&keep, 0, sizeof(keep))
+        keep.grace_us = seconds * 1000000
+        keep.news_fd = news
+        if self._link != NULL and seconds > 0:
+            fdc_link_keep(self._link, &keep)
+
+    def resume(self, int which, uint32_t turn, int fd, bytes key=b""):
+        """The client has come again: fd, the session's from now on, is in place of a
+        connection that broke."""
+        cdef fdc_link_key sealed
+        cdef const fdc_link_key *seal = NULL
+        cdef int rc
+
+        if self._link == NULL or len(key) not in (0, 32):
+            os.close(fd)
+            raise ValueError("the session takes no connection")
+        if len(key) == 32:
+            memcpy(sealed.bytes, <const char *>key, 32)
+            seal = &sealed
+        with nogil:
+            rc = fdc_link_resume(self._link, which, turn, fd, seal)
+        memset(&sealed, 0, sizeof(sealed))
+        check(rc)
+
+    def away(self):
+        """Whether a connection of the client's is gone."""
+        return self._link != NULL and fdc_link_away(self._link)
+
+    def give_up(self):
+        """The client will not come again: run() ends once what has come is done."""
+        if self._link != NULL:
+            with nogil:
+                fdc_link_shutdown(self._link)
+
     def trunk(self, uint64_t number, int fd, bytes key=b""):
         """Another server's worker is at the other end of fd, which is the session's from
         now on. key: what the connection is sealed with, if it is."""
@@ -250,6 +290,7 @@ cdef class Session:
             "host_memory_used": did.host_memory_used,
             "sleeps": sum(stats.sleeps),
             "system_calls": stats.system_calls,
+            "resumes": stats.resumes,
         }
 
     def calls(self):
