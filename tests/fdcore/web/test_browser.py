@@ -27,7 +27,10 @@ from tests.support import until
 
 pytest.importorskip("nicegui", reason="the manager's packages are not installed (fdcore[web])")
 pytest.importorskip("playwright", reason="playwright is not installed (fdcore[test])")
-pytestmark = pytest.mark.skipif(not CHROMIUM, reason="there is no chromium (apt)")
+pytestmark = [
+    pytest.mark.skipif(not CHROMIUM, reason="there is no chromium (apt)"),
+    pytest.mark.timeout(900),  # each wait has a bound of its own
+]
 
 NASTY = "<img src=x onerror=alert(1)>"
 
@@ -61,6 +64,13 @@ def managers(servers, tmp_path_factory):
 def chromium():
     with browser() as opened:
         yield opened
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(servers):
+    """Leases of one test are not seen by the next."""
+    yield
+    until(lambda: all(server.free() == [1024, 1024] for server in servers), 60)
 
 
 @pytest.fixture
@@ -145,7 +155,7 @@ def test_lease_appears_while_it_runs_and_can_be_ended(open_page, servers):
         page.get_by_role("dialog").get_by_role("button", name="End lease").click()
         lease.wait_for(state="detached")
         slice.wait_for(state="detached")
-        until(lambda: in_a_thread(servers[0].free) == [1024, 1024], 30)
+        until(lambda: servers[0].free() == [1024, 1024], 60)
     finally:
         end(program)
 
@@ -202,6 +212,7 @@ def test_both_managers_show_the_same_pool(open_page, servers, managers):
         for manager in managers:
             page = open_page(manager=manager)
             row(page, "sleep").wait_for()
+            page.locator(".fd-slice").wait_for()
             cards = page.locator("[data-server]")
             shown.append([
                 (card.get_attribute("data-server"), card.get_attribute("data-state"),
