@@ -21,10 +21,10 @@ from fdcore.sched.queue import Quota
 from fdcore.web.cluster import Cluster
 from fdcore.web.history import History
 from fdcore.web.logins import Login, Logins
-from fdcore.web.model import Hues, View, name_of, one_each, sight
+from fdcore.web.model import Hues, View, answering, name_of, one_each, sight
 
 HEALTH_SECONDS = 300.0
-OURS_SECONDS = 5.0
+OURS_SECONDS, SOON_SECONDS = 60.0, 1.0
 NOT_FOUNDER = "is not the pool's founding server"  # says server.py
 
 
@@ -78,11 +78,18 @@ class Manager:
     def our_login(self) -> Login:
         """Of this process's own user. Servers come and go, so it is made anew."""
         with self.lock:
-            now = time.monotonic()
-            if self.ours is None or now - self.ours_at > OURS_SECONDS:
+            if self.ours is None or self.ours_is_old():
                 self.ours = self.logins.ours(self.places())
-                self.ours_at = now
+                self.ours_at = time.monotonic()
             return self.ours
+
+    def ours_is_old(self) -> bool:
+        """After a while, and soon where a server that answers is not in it."""
+        age = time.monotonic() - self.ours_at
+        if self.ours is None or age > OURS_SECONDS:
+            return True
+        up = {one.key for one in answering(one_each(self.cluster.known()))}
+        return age > SOON_SECONDS and not up <= set(self.ours.places)
 
     def current(self, login: Login) -> Login:
         return self.our_login() if login.local else login

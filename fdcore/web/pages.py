@@ -70,8 +70,6 @@ class Page:
                 ui.element("span").classes("fd-mark")
                 tag("span", "", "fdcore")
             for path, label, icon in LINKS:
-                if path == "/manage" and not self.current().manages_any():
-                    continue
                 if path == "/log" and self.login.eyes.role == USER:
                     continue
                 link = ui.element("a").classes("fd-link").props(f'href="{path}"')
@@ -80,6 +78,7 @@ class Page:
                 with link:
                     ui.icon(icon).props('aria-hidden="true"')
                     tag("span", "", label)
+            self.last_link = link  # to Manage
             self.foot = tag("div", "fd-foot", "")
 
     def head(self, title: str) -> None:
@@ -133,6 +132,12 @@ class Page:
     def begin(self) -> None:
         self.refresh()
         ui.timer(REFRESH_SECONDS, self.refresh)
+        if self.login.local:
+            ui.timer(REFRESH_SECONDS, self.know_ourselves)
+
+    async def know_ourselves(self) -> None:
+        if self.manager.ours_is_old():
+            await run.io_bound(self.manager.our_login)
 
     def refresh(self) -> None:
         if not self.login.valid():
@@ -143,6 +148,7 @@ class Page:
         tone = "good" if pool.up == pool.servers else "bad" if not pool.up else "warn"
         self.chip.text = f"{pool.up} of {pool.servers} servers up"
         self.chip.classes(replace=f"fd-chip fd-{tone}")
+        self.last_link.visible = self.current().manages_any()
         self.foot.text = f"as of {time.strftime('%H:%M:%S')}"
         self.notice.text = self.manager.cluster.problem
         self.notice.visible = bool(self.manager.cluster.problem)
@@ -249,8 +255,7 @@ def field(label: str, value: str = "", width: int = 12, hint: str = "") -> ui.in
 
 
 def lease_table(page: Page) -> Rows:
-    manages = page.current().manages_any()
-    actions = [("release", "End", "danger")] if manages else []
+    actions = [("release", "End", "danger")]
     empty = "Nothing runs"
     return Rows("Leases", rows.LEASES, empty, actions, page.release, search=True)
 
@@ -298,8 +303,7 @@ def servers(page: Page) -> None:
     with page.frame("Servers"):
         page.section("All servers", "servers")
         actions = [("drain", "Drain or resume", "")]
-        shown = actions if page.current().manages_any() else []
-        table = Rows("Servers", rows.SERVERS, "No server is configured", shown, act)
+        table = Rows("Servers", rows.SERVERS, "No server is configured", actions, act)
         with ui.element("section").classes("fd-section"):
             page.section("GPUs and who has them", "gpus")
             map = PoolMap(page.drain)

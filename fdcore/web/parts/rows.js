@@ -15,7 +15,7 @@ export default {
                 :aria-sort="by === column.name ? (down ? 'descending' : 'ascending') : 'none'">
               <button type="button" @click="sort(column.name)">{{ column.label }}<span aria-hidden="true">{{ by === column.name ? (down ? ' ▾' : ' ▴') : '' }}</span></button>
             </th>
-            <th v-if="actions.length"><span class="fd-unseen">Actions</span></th>
+            <th v-if="acting"><span class="fd-unseen">Actions</span></th>
           </tr></thead>
           <tbody>
             <tr v-for="row in shown" :key="row.key" :data-key="row.key" :class="row.tone && 'fd-row-' + row.tone">
@@ -25,8 +25,8 @@ export default {
                 <span v-else-if="column.kind === 'bar'" class="fd-barcell"><span>{{ row[column.name].text }}</span><span class="fd-meter" v-if="row[column.name].share !== null"><span :style="{ width: 100 * row[column.name].share + '%' }"></span></span></span>
                 <template v-else>{{ row[column.name] }}</template>
               </td>
-              <td v-if="actions.length" class="fd-actions">
-                <button v-for="action in actions" v-show="!row.cannot" :key="action.name" type="button" class="fd-button" :class="action.tone && 'fd-' + action.tone"
+              <td v-if="acting" class="fd-actions">
+                <button v-for="action in row.cannot ? [] : actions" :key="action.name" type="button" class="fd-button" :class="action.tone && 'fd-' + action.tone"
                         :aria-label="action.label + ' ' + row.spoken" @click="$emit('act', { action: action.name, key: row.key })">{{ action.label }}</button>
               </td>
             </tr>
@@ -41,6 +41,9 @@ export default {
     return { wanted: "", by: "", down: false };
   },
   computed: {
+    acting() {
+      return this.actions.length > 0 && this.rows.some((row) => !row.cannot);
+    },
     shown() {
       const words = this.wanted.toLowerCase().split(/\s+/).filter(Boolean);
       const found = this.rows.filter((row) => words.every((word) => row.words.includes(word)));
