@@ -39,7 +39,7 @@ def parser() -> options.Parser:
     )  # fmt: skip
     made.add_argument(
         "--host-memory", type=options.memory, metavar="SIZE",
-        help="pinned memory of this machine that a program may have, in MiB or as 2G "
+        help="pinned memory of this machine that a lease may have, in MiB or as 2G "
         "(half of what there is)",
     )  # fmt: skip
     made.add_argument(

@@ -1,11 +1,10 @@
 """The board of a lease: a memory file that its workers share, a row for each session.
 
-Workers write what their session has (csrc/include/fdc/monitor.h), for NVML to show all
-of a lease. The server gives the rows out, clears them, and shows the sums. A
-server that is started again begins new boards: sessions from before are not on them.
-
-What workers write is only shown. A row that nobody has any more counts on with the time
-that its kernels ran.
+Workers write what their session has (csrc/include/fdc/monitor.h): quotas hold for the
+sum of all rows, and NVML shows all of a lease. The server gives the rows out, clears
+them when a worker has ended, shows the sums, and counts the sessions in the head behind
+the rows. Workers that outlive a server give the board to the next one. A row that nobody
+has any more counts on with the time that its kernels ran.
 """
 
 import fcntl
@@ -16,21 +15,48 @@ import time
 ROWS = 256
 ROW = 2048
 DEVICES = 64
-# pid; bytes by device; of each device how long kernels ran, and since when one runs.
-LAYOUT = struct.Struct(f"=II{DEVICES}Q{2 * DEVICES}Q")
+# pid and the worker's; bytes by device, and of this machine's pinned memory; of each
+# device how long kernels ran, and since when one runs.
+LAYOUT = struct.Struct(f"=II{DEVICES + 1}Q{2 * DEVICES}Q")
 # Behind it: the failure that a device has had in this session, 0: none.
 FAULTS = struct.Struct(f"={DEVICES}I")
 LAST = ROWS - 1  # the row of sessions that have ended: how often devices failed them
+HEAD = ROWS * ROW
+SIZE = HEAD + 4096
+ALIVE = 0x200000  # a worker has a lock here, for its row
 SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
+FLOCK = struct.Struct("hhqqi4x")
 
 
 class Board:
-    def __init__(self) -> None:
-        self.fd = os.memfd_create("fdboard", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        os.ftruncate(self.fd, ROWS * ROW)
-        fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, SEALS)
+    def __init__(self, fd: int = -1) -> None:
+        """fd: one that workers have already; it is the board's from now on."""
         self.taken: set[int] = set()
         self.busy = [0] * DEVICES  # of sessions that have ended
+        self.fd = fd
+        if fd >= 0:
+            for row in range(LAST):
+                self.look_at(row)
+        else:
+            self.fd = os.memfd_create("fdboard", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+            os.ftruncate(self.fd, SIZE)
+            fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, SEALS)
+        self.count()
+
+    def look_at(self, row: int) -> None:
+        """Who had the row may have died while nobody looked."""
+        if self.is_alive(row):
+            self.taken.add(row)
+        else:
+            os.pwrite(self.fd, bytes(ROW), row * ROW)
+
+    def is_alive(self, row: int) -> bool:
+        asked = FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, ALIVE + row, 1, 0)
+        found = fcntl.fcntl(self.fd, fcntl.F_GETLK, asked)
+        return bool(FLOCK.unpack(found)[0] != fcntl.F_UNLCK)
+
+    def count(self) -> None:
+        os.pwrite(self.fd, struct.pack("=I", len(self.taken)), HEAD)
 
     def take(self, pid: int) -> int:
         """A row for the session of this process; -1: there is none left."""
@@ -38,6 +64,7 @@ class Board:
         if row >= 0:
             self.taken.add(row)
             os.pwrite(self.fd, struct.pack("=I", pid & 0xFFFFFFFF), row * ROW)
+            self.count()
         return row
 
     def give_back(self, row: int) -> None:
@@ -50,6 +77,7 @@ class Board:
             )
             os.pwrite(self.fd, bytes(ROW), row * ROW)
             self.taken.discard(row)
+            self.count()
             for device, xid in enumerate(faults):
                 if xid:
                     self.failed(device, xid)
@@ -66,7 +94,7 @@ class Board:
         """By device: bytes, and ns with a kernel running. Workers write meanwhile."""
         data = os.pread(self.fd, LAYOUT.size, row * ROW)
         _, _, *numbers = LAYOUT.unpack(data)
-        times = numbers[DEVICES:]
+        times = numbers[DEVICES + 1 :]
         now = time.monotonic_ns()
         busy = [
             total + (now - since if 0 < since < now else 0)
@@ -99,6 +127,16 @@ class Boards:
             self.boards[lease] = Board()
         board = self.boards[lease]
         return board.fd, board.take(pid)
+
+    def adopt(self, lease: bytes, fd: int) -> bool:
+        """A board that a worker of the lease has had, from before this server. False:
+        the lease has another one by now."""
+        if lease not in self.boards:
+            self.boards[lease] = Board(fd)
+            return True
+        same = os.path.sameopenfile(fd, self.boards[lease].fd)
+        os.close(fd)
+        return same
 
     def give_back(self, lease: bytes, row: int) -> None:
         if lease in self.boards:

@@ -118,21 +118,23 @@ def socket_of(state: Path, session: bytes) -> Path:
 
 def find_workers(
     state: Path, known: Collection[Path]
-) -> list[tuple[Adopted, dict[str, Any]]]:
-    """The workers that wait for a server, each with what it says of its session.
-    known: those that have one. Sockets that nobody listens at are removed."""
+) -> list[tuple[Adopted, dict[str, Any], list[int]]]:
+    """The workers that wait for a server, each with what it says of its session and the
+    descriptor of its board. known: those that have one. Sockets that nobody listens at
+    are removed."""
     found = []
     for path in sorted(set((state / WORKERS).glob("*")) - set(known)):
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         sock.settimeout(1.0)
         try:
             sock.connect(str(path))
-            said = Adopted.card(sock.recv(1 << 16))
+            data, fds, _, _ = socket.recv_fds(sock, 1 << 16, 1)
+            said = Adopted.card(data)
             credentials = sock.getsockopt(
                 socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")
             )
             pid = struct.unpack("3i", credentials)[0]
-            found.append((Adopted(sock, pid), said))
+            found.append((Adopted(sock, pid), said, fds))
         except ConnectionRefusedError:
             path.unlink(missing_ok=True)
             sock.close()
@@ -323,17 +325,29 @@ class Heirloom:
         found = await asyncio.get_running_loop().run_in_executor(
             None, find_workers, self.server.options.state, known
         )
-        for worker, card in found:
+        for worker, card, fds in found:
             session = session_of(card, self.server.book)
             if session is None:
+                for fd in fds:
+                    os.close(fd)
                 log.warning("worker %d: its lease is over: it is ended", worker.pid)
                 self.server.spawn(end_worker(worker))
                 continue
             session.worker = worker
+            self.board(session, card, fds)
             self.server.sessions[session.id] = session
             session.lease.sessions += 1
             self.server.book.stand(session.lease, session)
             self.server.spawn(self.serve_adopted(session, worker))
+
+    def board(self, session: Session, card: dict[str, Any], fds: list[int]) -> None:
+        """The lease's board as its workers have it, so that it has what it had."""
+        row = card.get("row", -1)
+        boards = self.server.boards
+        if len(fds) == 1 and boards.adopt(session.lease.id, fds[0]):
+            session.row = int(row)
+            return
+        log.warning("%s: its memory is counted apart from others'", session)
 
     async def serve_adopted(self, session: Session, worker: Worker) -> None:
         how = "the server stopped"

@@ -663,16 +663,16 @@ class Server:
             log.info("%s: ended: %s", session, how)
             self.ended(session)
 
-    def board_of(self, session: Session) -> tuple[int, int] | None:
-        """The lease's board and the session's row there, for NVML."""
-        if session.lease.over:
-            return None
-        try:
-            board, session.row = self.boards.take(session.lease.id, session.pid)
-        except OSError as error:
-            log.warning("%s: no board: %s", session, error)
-            return None
-        return (board, session.row) if session.row >= 0 else None
+    def board_of(self, session: Session) -> tuple[int, int]:
+        """The lease's board and the session's row there: without them nobody would know
+        how much the lease has."""
+        board, session.row = self.boards.take(session.lease.id, session.pid)
+        if session.row < 0:
+            raise RefusedError("the lease's board is full")
+        for other in self.sessions.values():
+            if other.lease is session.lease and other is not session and other.worker:
+                other.worker.company()
+        return board, session.row
 
     async def watch(self, session: Session, worker: Worker) -> str:
         """Waits for the worker's end; says how it came."""

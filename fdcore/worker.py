@@ -68,6 +68,10 @@ class Control:
             self.sock.close()
             self.sock = sock
 
+    def introduce(self, card: dict[str, Any], fds: list[int]) -> None:
+        with self.lock, contextlib.suppress(OSError):
+            socket.send_fds(self.sock, [json.dumps(card).encode()], fds)
+
     def hear(self) -> tuple[dict[str, Any], list[int]]:
         """The next order, with descriptors; an empty one: the server has gone."""
         try:
@@ -133,6 +137,8 @@ class Worker:
         self.greeted = threading.Event()
         self.heirs: socket.socket | None = None
         self.card: dict[str, Any] = {}
+        # Kept open: closing any descriptor of the file gives up the process's locks.
+        self.board = 0
         self.using = threading.Lock()  # the session, which close() frees
         self.news = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.away = False
@@ -170,7 +176,7 @@ class Worker:
         """Makes the driver ready, tells the client, and makes the link with it."""
         devices = [(int(d["ordinal"]), int(d["memory"])) for d in order["devices"]]
         row = int(order.get("board", -1))
-        board = fds.pop() if row >= 0 else 0
+        self.board = fds.pop() if row >= 0 else 0
         road = str(order["road"])
         try:
             driver = self.open(str(order["driver"]))
@@ -193,13 +199,12 @@ class Worker:
         keys = [bytes.fromhex(key) for key in order.get("keys", ())]
         session = Session(
             driver, road, fds, devices, number, host_memory,
-            cache, int(order.get("cache_room", 0)), keys, board, max(row, 0),
+            cache, int(order.get("cache_room", 0)), keys, self.board, max(row, 0),
             self.memory,
         )  # fmt: skip
         session.keep(away_seconds(), self.news)
-        for used in (cache, board):
-            if used:
-                os.close(used)
+        if cache:
+            os.close(cache)
         # The driver writes what kernels print to standard output, failed assertions to
         # standard error: the client's, then. The worker's own words go where they went.
         log_fd = os.dup(2)
@@ -213,6 +218,7 @@ class Worker:
         if not path:
             return
         self.card = {"op": "heir", "session": order["session"], **order["card"]}
+        self.card["row"] = order.get("board", -1)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             sock.bind(path)
@@ -239,7 +245,7 @@ class Worker:
             sock.close()
             return False
         self.control.become(sock)
-        self.control.say(**self.card)
+        self.control.introduce(self.card, [self.board] if self.board else [])
         if self.away:
             self.control.say(op="away")
         return True
@@ -304,6 +310,9 @@ class Worker:
             if not order:
                 poll.unregister(heard)
                 heard = -1
+            elif order.get("op") == "company":
+                with self.using:
+                    self.session.company()
             elif order.get("op") == "stats":
                 self.control.say(
                     op="stats",

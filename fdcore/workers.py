@@ -1,7 +1,8 @@
 """Worker processes: one a session, never used twice, the next ones started beforehand.
 
 A worker whose server has gone waits at the socket "heir" for the next one, and begins
-there with {"op": "heir", "session", ...} and what the card says.
+there with {"op": "heir", "session", "row", ...}, what the card says, and the lease's
+board beside it.
 
 The server speaks with a worker over a SOCK_SEQPACKET pair: one JSON object a message,
 with descriptors beside it.
@@ -18,6 +19,7 @@ with descriptors beside it.
                       {"op": "resume", "which", "turn", "key"} and a socket: the client
                       again, in place of a connection that broke
                       {"op": "gone"}: the client that is away will not come again
+                      {"op": "company"}: other processes of the lease have come
                       {"op": "stats"}
     worker to server  {"op": "ready"}, {"op": "failed", "reason"},
                       {"op": "stats", "counters", "calls"},
@@ -170,6 +172,11 @@ class Worker:
     def gone(self) -> None:
         with contextlib.suppress(OSError):
             self.control.send(json.dumps({"op": "gone"}).encode())
+
+    def company(self) -> None:
+        """Others of its lease have come."""
+        with contextlib.suppress(OSError):
+            self.control.send(json.dumps({"op": "company"}).encode())
 
     async def stats(self) -> dict[str, Any]:
         """What its session has done so far; empty if it does not say."""

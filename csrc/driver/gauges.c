@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "fdc/base.h"
 #include "fdc/gauges.h"
@@ -24,6 +25,7 @@ typedef int (*ask_by)(nvml_device, unsigned int, unsigned int *);
 typedef int (*ask_two)(nvml_device, unsigned int *, unsigned int *);
 typedef int (*ask_errors)(nvml_device, unsigned int, unsigned int, unsigned long long *);
 typedef int (*ask_rates)(nvml_device, unsigned int rates[2]);
+typedef int (*ask_processes)(nvml_device, unsigned int *, void *);
 typedef int (*ask_text)(nvml_device, char *, unsigned int);
 typedef void *nvml_events;
 struct nvml_event { nvml_device device; unsigned long long type, data; unsigned int id[2]; };
@@ -34,6 +36,13 @@ struct nvml_sample {
 };
 #define XID_EVENT 8ull
 #define DEVICES 64
+
+#define PROCESSES 1024
+struct process {                        /* nvmlProcessInfo_t */
+    unsigned int pid;
+    unsigned long long used;            /* ~0: not known */
+    unsigned int instance, compute;
+};
 
 struct fdc_gauges {
     const struct fdc_driver *driver;
@@ -286,6 +295,7 @@ read_faults(struct fdc_gauges *gauges, const char *pci, nvml_device device,
     pthread_mutex_unlock(&gauges->lock);
 }
 
+/* NVML's handle of the device at this place on the bus; NULL: there is none. */
 static nvml_device
 find(struct fdc_gauges *gauges, const char *pci)
 {
@@ -303,6 +313,42 @@ find(struct fdc_gauges *gauges, const char *pci)
         return NULL;
     *(void **)&by_bus = dlsym(gauges->nvml, "nvmlDeviceGetHandleByPciBusId_v2");
     return by_bus != NULL && by_bus(pci, &device) == 0 ? device : NULL;
+}
+
+/* Looked for by process id: in a container NVML may know it by another, or list none. */
+static bool
+taken_by_us(void *nvml, nvml_device device, uint64_t *bytes)
+{
+    struct process *list = calloc(PROCESSES, sizeof(*list));
+    unsigned int count = PROCESSES;
+    ask_processes ask;
+    bool found = false;
+
+    *(void **)&ask = dlsym(nvml, "nvmlDeviceGetComputeRunningProcesses_v3");
+    if (list == NULL || ask == NULL || ask(device, &count, list) != 0)
+        count = 0;
+    for (unsigned int i = 0; i < count && i < PROCESSES && !found; i++)
+        if (list[i].pid == (unsigned int)getpid() && list[i].used != UINT64_MAX) {
+            *bytes = list[i].used;
+            found = true;
+        }
+    free(list);
+    return found;
+}
+
+bool
+fdc_gauges_taken(struct fdc_gauges *gauges, int ordinal, const char *pci, uint64_t *bytes,
+                 bool *slow)
+{
+    nvml_device device;
+
+    if (gauges->own != NULL) {
+        *bytes = gauges->own->used(ordinal);
+        return true;
+    }
+    *slow = true;
+    device = find(gauges, pci);
+    return device != NULL && taken_by_us(gauges->nvml, device, bytes);
 }
 
 void

@@ -207,10 +207,11 @@ fdc_nvml_processes(nvmlDevice_t device, struct fdc_monitor_process *out, unsigne
     unsigned int count = 0, i;
     struct figures *f;
 
-    if (own.used != 0 && count++ < room)
-        out[0] = own;
     pthread_mutex_lock(&figures_lock);
     f = refresh(device, false);
+    own.used += f != NULL ? f->gpu.beside : 0;
+    if (own.used != 0 && count++ < room)
+        out[0] = own;
     for (i = 0; f != NULL && i < f->count; i++)
         if (count++ < room)
             out[count - 1] = f->others[i];

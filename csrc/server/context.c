@@ -357,6 +357,17 @@ primary_open(struct fdc_serve *serve, uint64_t handle, int device)
     return result;
 }
 
+/* A context takes memory of the slice; one that is too large for it goes again. */
+static CUresult
+weigh(struct fdc_serve *serve, uint64_t handle, int device)
+{
+    CUresult result = fdc_memory_look(serve, device, false);
+
+    if (result != CUDA_SUCCESS)
+        (void)fdc_context_shut(serve, handle);
+    return result;
+}
+
 int
 fdc_server_call_fdcContextOpen(struct fdc_request *request,
                                const struct fdc_req_fdcContextOpen *req)
@@ -370,6 +381,8 @@ fdc_server_call_fdcContextOpen(struct fdc_request *request,
         fdc_context_lock(serve);
         result = primary_open(serve, req->context, req->device);
         pthread_mutex_unlock(&serve->context_lock);
+        if (result == CUDA_SUCCESS)
+            result = weigh(serve, req->context, req->device);
     }
     fdc_request_answer(request, result, NULL, 0);
     return 0;
@@ -397,6 +410,8 @@ fdc_server_call_fdcContextCreate(struct fdc_request *request,
     result = fdc_context_adopt(serve, req->context, req->device, value);
     if (result != CUDA_SUCCESS)
         serve->driver->cuCtxDestroy_v2(value);
+    else
+        result = weigh(serve, req->context, req->device);
 answer:
     fdc_request_answer(request, result, NULL, 0);
     return 0;
@@ -507,12 +522,17 @@ fdc_context_shut(struct fdc_serve *serve, uint64_t handle)
 {
     struct fdc_slot *slot;
     CUresult result = CUDA_ERROR_INVALID_CONTEXT;
+    int device = -1;
 
     fdc_context_lock(serve);
     slot = fdc_slot_find(serve, FDC_KIND_CONTEXT, handle);
-    if (slot != NULL)
+    if (slot != NULL) {
+        device = ((struct fdc_ctx *)slot->aux)->device;
         result = context_shut(slot->aux);
+    }
     pthread_mutex_unlock(&serve->context_lock);
+    if (device >= 0)
+        (void)fdc_memory_look(serve, device, false);
     return result;
 }
 

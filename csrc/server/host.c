@@ -3,7 +3,7 @@
  * the worker keeps them free in its own process; later it makes the memory there (over
  * shared memory: a sealed memfd, filled, that the client maps too) and registers it with
  * the driver, so that copies from and to it are the driver's own and kernels reach it. It
- * takes nothing of the GPU's; how much a session may have is a setting of the server.
+ * takes nothing of the GPU's; how much a lease may have is a setting of the server.
  */
 #include "server/serve.h"
 #include "server_hooks.h"
@@ -13,6 +13,8 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
+
+#include "fdc/monitor.h"
 
 #ifndef MAP_FIXED_NOREPLACE
 #define MAP_FIXED_NOREPLACE 0x100000
@@ -40,19 +42,21 @@ struct fdc_host {
     int pieces;
     struct extent *extent;
     size_t extents, room;
-    uint64_t used, limit;
+    struct fdc_board *board;
+    uint64_t used, limit;               /* ours; the lease's */
     bool said;                          /* that the limit is reached */
 };
 
 struct fdc_host *
-fdc_host_new(const struct fdc_serve_limits *limits)
+fdc_host_new(struct fdc_serve *serve)
 {
     struct fdc_host *host = calloc(1, sizeof(*host));
 
     if (host == NULL)
         return NULL;
     pthread_mutex_init(&host->lock, NULL);
-    host->limit = limits->host_memory;
+    host->board = serve->board;
+    host->limit = serve->limits.host_memory;
     if (host->limit == 0)
         host->limit = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE) / 2;
     return host;
@@ -64,7 +68,7 @@ fdc_host_used(const struct fdc_host *host)
     return __atomic_load_n(&host->used, __ATOMIC_RELAXED);
 }
 
-/* ---- how much a session may have ---- */
+/* ---- how much a lease may have ---- */
 
 static bool
 charge(struct fdc_host *host, uint64_t size)
@@ -72,7 +76,7 @@ charge(struct fdc_host *host, uint64_t size)
     bool fits;
 
     pthread_mutex_lock(&host->lock);
-    fits = size <= host->limit && host->used <= host->limit - size;
+    fits = fdc_board_take(host->board, FDC_BOARD_HOST, size, host->limit);
     if (fits)
         __atomic_store_n(&host->used, host->used + size, __ATOMIC_RELAXED);
     pthread_mutex_unlock(&host->lock);
@@ -87,12 +91,12 @@ say_limit(struct fdc_host *host)
 
     pthread_mutex_lock(&host->lock);
     said = host->said;
-    used = host->used;
+    used = fdc_board_sum(host->board, FDC_BOARD_HOST);
     host->said = true;
     pthread_mutex_unlock(&host->lock);
     if (!said)
         fdc_log(FDC_LOG_WARN,
-                "the session has %llu MiB of pinned host memory and may have %llu: "
+                "the lease has %llu MiB of pinned host memory and may have %llu: "
                 "--host-memory of fdserver", (unsigned long long)used >> 20,
                 (unsigned long long)host->limit >> 20);
 }
@@ -122,6 +126,7 @@ fdc_host_refund(struct fdc_serve *serve, uint64_t size)
 
     pthread_mutex_lock(&host->lock);
     __atomic_store_n(&host->used, host->used - size, __ATOMIC_RELAXED);
+    fdc_board_give(host->board, FDC_BOARD_HOST, size);
     pthread_mutex_unlock(&host->lock);
 }
 

@@ -1,7 +1,8 @@
 /*
  * Device memory. The worker reserves address pieces that the client agrees on, and creates,
- * maps and clears memory inside them where the client says, up to the lease's slice: over
- * it is CUDA_ERROR_OUT_OF_MEMORY, always at the same byte. Where the driver has no virtual
+ * maps and clears memory inside them where the client says, up to the lease's slice, which
+ * its processes share (board.c): over it is CUDA_ERROR_OUT_OF_MEMORY, always at the same
+ * byte. Where the driver has no virtual
  * memory management, blocks are the driver's own allocations. What the program does with
  * the public calls (cuMemCreate, cuMemMap ...) happens in the same pieces and counts too.
  */
@@ -18,6 +19,7 @@
 #define PIECE (64ull << 30)
 #define PIECE_MIN (256ull << 20)
 #define PIECES_MAX 256
+#define LOOK_NS 200000000ull            /* where the driver takes long to say what it has */
 
 struct piece {
     uint64_t base, size;
@@ -49,7 +51,10 @@ struct fdc_memory {
     struct piece *global;               /* module variables that were asked for */
     size_t globals;
     uint64_t base, part;                /* addresses: of device 0's part on, of each part */
-    uint64_t used[FDC_DEVICES_MAX], limit[FDC_DEVICES_MAX];
+    uint64_t used[FDC_DEVICES_MAX];     /* the session's own allocations */
+    uint64_t beside[FDC_DEVICES_MAX];   /* contexts and code, as the driver says */
+    uint64_t limit[FDC_DEVICES_MAX];    /* the lease's */
+    uint64_t refunds, looked_ns;
     uint64_t granularity[FDC_DEVICES_MAX];
     /* By owner and reader: how often access was asked for. */
     uint32_t shared[FDC_DEVICES_MAX][FDC_DEVICES_MAX];
@@ -162,11 +167,9 @@ fdc_memory_used(struct fdc_serve *serve, int device)
 static CUresult
 charge(struct fdc_memory *memory, int device, uint64_t size)
 {
-    if (size > memory->limit[device] ||
-        memory->used[device] > memory->limit[device] - size)
+    if (!fdc_board_take(memory->serve->board, device, size, memory->limit[device]))
         return CUDA_ERROR_OUT_OF_MEMORY;
     __atomic_store_n(&memory->used[device], memory->used[device] + size, __ATOMIC_RELAXED);
-    fdc_monitor_used(memory->serve, device, memory->used[device]);
     return CUDA_SUCCESS;
 }
 
@@ -174,7 +177,8 @@ static void
 refund(struct fdc_memory *memory, int device, uint64_t size)
 {
     __atomic_store_n(&memory->used[device], memory->used[device] - size, __ATOMIC_RELAXED);
-    fdc_monitor_used(memory->serve, device, memory->used[device]);
+    memory->refunds++;
+    fdc_board_give(memory->serve->board, device, size);
 }
 
 CUresult
@@ -194,6 +198,68 @@ fdc_memory_refund(struct fdc_serve *serve, int device, uint64_t size)
     pthread_mutex_lock(&serve->memory->lock);
     refund(serve->memory, device, size);
     pthread_mutex_unlock(&serve->memory->lock);
+}
+
+/* ---- what the driver takes for itself ---- */
+
+/* What is beside the session's own allocations, as it was at one moment: what is being
+ * allocated is charged already, and where something was refunded meanwhile we look again. */
+static bool
+look(struct fdc_memory *memory, int device, uint64_t *beside, bool *slow)
+{
+    uint64_t refunds, taken, used;
+
+    for (int tries = 0; tries < 4; tries++) {
+        pthread_mutex_lock(&memory->lock);
+        refunds = memory->refunds;
+        pthread_mutex_unlock(&memory->lock);
+        if (!fdc_monitor_taken(memory->serve, device, &taken, slow))
+            return false;
+        pthread_mutex_lock(&memory->lock);
+        used = memory->used[device];
+        if (memory->refunds == refunds) {
+            *beside = taken > used ? taken - used : 0;
+            return true;                /* with the lock */
+        }
+        pthread_mutex_unlock(&memory->lock);
+    }
+    return false;
+}
+
+CUresult
+fdc_memory_look(struct fdc_serve *serve, int device, bool often)
+{
+    struct fdc_memory *memory = serve->memory;
+    CUresult result = CUDA_SUCCESS;
+    uint64_t beside, had, now = fdc_now_ns();
+    bool slow = false;
+
+    if (memory == NULL)
+        return CUDA_SUCCESS;            /* the session ends */
+    if (often && now - fdc_load_relaxed(&memory->looked_ns) < LOOK_NS)
+        return CUDA_SUCCESS;
+    if (!look(memory, device, &beside, &slow))
+        return CUDA_SUCCESS;
+    if (slow)
+        fdc_store_relaxed(&memory->looked_ns, fdc_now_ns());
+    had = memory->beside[device];
+    __atomic_store_n(&memory->beside[device], beside, __ATOMIC_RELAXED);
+    if (beside != had)
+        __atomic_add_fetch(&serve->weighed, 1, __ATOMIC_RELAXED);
+    if (beside < had) {
+        fdc_board_give(serve->board, device, had - beside);
+    } else if (!fdc_board_take(serve->board, device, beside - had, memory->limit[device])) {
+        fdc_board_add(serve->board, device, beside - had); /* it is taken, for now */
+        result = CUDA_ERROR_OUT_OF_MEMORY;
+    }
+    pthread_mutex_unlock(&memory->lock);
+    return result;
+}
+
+uint64_t
+fdc_memory_beside(struct fdc_serve *serve, int device)
+{
+    return __atomic_load_n(&serve->memory->beside[device], __ATOMIC_RELAXED);
 }
 
 struct fdc_memory_held {

@@ -69,9 +69,11 @@ library_function(struct fdc_code *code, uint32_t index, CUfunction *value)
         code->context = ctx->value;
         code->epoch = ctx->opened;
     }
-    if (code->function[index] == NULL)
+    if (code->function[index] == NULL) {
         result = code->serve->driver->cuKernelGetFunction(&code->function[index],
                                                           code->kernel[index]);
+        (void)fdc_memory_look(code->serve, ctx->device, true); /* it may load only now */
+    }
     *value = code->function[index];
     pthread_mutex_unlock(&code->lock);
     return result;
@@ -482,6 +484,15 @@ struct loaded {
     uint32_t missing;
 };
 
+/* Code takes memory of the slice. */
+static CUresult
+weigh(struct fdc_serve *serve)
+{
+    struct fdc_ctx *ctx = fdc_context_here();
+
+    return ctx != NULL ? fdc_memory_look(serve, ctx->device, true) : CUDA_SUCCESS;
+}
+
 static int
 serve_load(struct fdc_request *request, bool library, uint64_t handle, uint64_t number,
            uint32_t image_kind, struct fdc_span jit_span, struct fdc_span library_span,
@@ -510,14 +521,17 @@ serve_load(struct fdc_request *request, bool library, uint64_t handle, uint64_t 
         result = load(serve, wrapper != NULL ? (void *)wrapper : image->bytes, library,
                       &options, &code, &table);
     if (result == CUDA_SUCCESS) {
-        result = fdc_handle_put_aux(serve, kind, handle, code->value, code,
-                                    library ? 0 : request->ctx);
+        result = weigh(serve);
+        if (result == CUDA_SUCCESS)
+            result = fdc_handle_put_aux(serve, kind, handle, code->value, code,
+                                        library ? 0 : request->ctx);
         if (result != CUDA_SUCCESS) {
             if (library)
                 serve->driver->cuLibraryUnload(code->value);
             else
                 serve->driver->cuModuleUnload(code->value);
             fdc_code_free(code);
+            (void)weigh(serve);
         }
     }
     loaded->total = table.size;
@@ -592,6 +606,7 @@ unload(struct fdc_request *request, int kind, uint64_t handle)
     result = kind == FDC_KIND_LIBRARY ? request->driver->cuLibraryUnload(value)
                                       : request->driver->cuModuleUnload(value);
     fdc_code_free(aux);
+    (void)weigh(request->serve);
     return result;
 }
 

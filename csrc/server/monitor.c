@@ -8,28 +8,17 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include "fdc/gauges.h"
 #include "fdc/result.h"
 
-_Static_assert(sizeof(struct fdc_board_row) <= FDC_BOARD_ROW, "a row has room");
 _Static_assert(FDC_FIGURES <= 64, "a bit each");
 
 struct fdc_monitor {
     struct fdc_gauges *gauges;
-    uint8_t *board;                     /* all rows; NULL: we know of nobody else */
-    struct fdc_board_row *row;          /* our own */
-    struct fdc_board_row alone;         /* it, where there is no board */
     bool busy;                          /* the driver keeps busy times */
 };
-
-static struct fdc_board_row *
-row_of(const struct fdc_monitor *monitor, uint32_t n)
-{
-    return (struct fdc_board_row *)(monitor->board + (size_t)n * FDC_BOARD_ROW);
-}
 
 struct fdc_monitor *
 fdc_monitor_new(struct fdc_serve *serve)
@@ -44,20 +33,11 @@ fdc_monitor_new(struct fdc_serve *serve)
         free(monitor);
         return NULL;
     }
-    monitor->row = &monitor->alone;
-    if (limits->board > 0 && limits->board_row < FDC_BOARD_ROWS) {
-        void *board = mmap(NULL, (size_t)FDC_BOARD_ROWS * FDC_BOARD_ROW,
-                           PROT_READ | PROT_WRITE, MAP_SHARED, limits->board, 0);
-
-        if (board != MAP_FAILED) {
-            monitor->board = board;
-            monitor->row = row_of(monitor, limits->board_row);
-            fdc_store_relaxed(&monitor->row->worker, (uint32_t)getpid());
-        }
-    }
+    fdc_store_relaxed(&fdc_board_own(serve->board)->worker, (uint32_t)getpid());
     for (int i = 0; i < limits->devices; i++)
         monitor->busy =
-            fdc_gauges_busy(monitor->gauges, limits->ordinal[i], &monitor->row->busy[i]);
+            fdc_gauges_busy(monitor->gauges, limits->ordinal[i],
+                            &fdc_board_own(serve->board)->busy[i]);
     return monitor;
 }
 
@@ -71,24 +51,28 @@ fdc_monitor_free(struct fdc_serve *serve)
     for (int i = 0; i < serve->limits.devices; i++)
         fdc_gauges_busy(monitor->gauges, serve->limits.ordinal[i], NULL);
     fdc_gauges_free(monitor->gauges);
-    if (monitor->board != NULL)
-        munmap(monitor->board, (size_t)FDC_BOARD_ROWS * FDC_BOARD_ROW);
     free(monitor);
     serve->monitor = NULL;
 }
 
-void
-fdc_monitor_used(struct fdc_serve *serve, int device, uint64_t used)
+bool
+fdc_monitor_taken(struct fdc_serve *serve, int device, uint64_t *bytes, bool *slow)
 {
-    if (serve->monitor != NULL)
-        fdc_store_relaxed(&serve->monitor->row->used[device], used);
+    struct fdc_monitor *monitor = serve->monitor;
+    char pci[32] = "";
+
+    if (serve->driver->cuDeviceGetPCIBusId(pci, sizeof(pci), serve->device[device]) !=
+        CUDA_SUCCESS)
+        return false;
+    return fdc_gauges_taken(monitor->gauges, serve->limits.ordinal[device], pci, bytes,
+                            slow);
 }
 
 void
 fdc_monitor_lost(struct fdc_serve *serve, int device, CUresult result)
 {
     if (serve->monitor != NULL && device >= 0 && device < FDC_BOARD_DEVICES)
-        fdc_store_relaxed(&serve->monitor->row->xid[device], fdc_result_xid(result));
+        fdc_store_relaxed(&fdc_board_own(serve->board)->xid[device], fdc_result_xid(result));
 }
 
 static uint64_t
@@ -121,34 +105,55 @@ shares_of(const struct fdc_gauges_shares *shares, unsigned int count, uint32_t w
 
 /* Others' rows are only looked at; whatever is in them are numbers to show. */
 static void
-look_around(const struct fdc_monitor *monitor, int device, struct fdc_monitor_gpu *gpu,
+look_around(struct fdc_serve *serve, int device, struct fdc_monitor_gpu *gpu,
             struct fdc_monitor_process *others, const struct fdc_gauges_shares *shares,
             unsigned int count)
 {
+    const struct fdc_monitor *monitor = serve->monitor;
+    const struct fdc_board_row *own = fdc_board_own(serve->board);
     uint64_t used, busy = 0;
-    uint32_t pid, xid;
+    uint32_t pid;
 
+    gpu->beside = fdc_memory_beside(serve, device);
     if (monitor->busy)
-        gpu->busy_ns = gpu->own_busy_ns = busy_of(&monitor->row->busy[device], gpu->now_ns);
+        gpu->busy_ns = gpu->own_busy_ns = busy_of(&own->busy[device], gpu->now_ns);
     gpu->own_shares = shares_of(shares, count, (uint32_t)getpid());
-    count_fault(gpu, 1, fdc_load_relaxed(&monitor->row->xid[device]));
-    for (uint32_t n = 0; monitor->board != NULL && n < FDC_BOARD_ROWS; n++) {
-        const struct fdc_board_row *row = row_of(monitor, n);
+    count_fault(gpu, 1, fdc_load_relaxed(&own->xid[device]));
+    fdc_board_failed(serve->board, device, &used, &pid);
+    count_fault(gpu, used, pid);
+    for (uint32_t n = 0; n < FDC_BOARD_ROWS; n++) {
+        const struct fdc_board_row *row = fdc_board_other(serve->board, n, &pid);
 
-        pid = fdc_load_relaxed(&row->pid);
-        xid = fdc_load_relaxed(&row->xid[device]);
-        used = fdc_load_relaxed(&row->used[device]);
-        if (n == FDC_BOARD_ROWS - 1)
-            count_fault(gpu, used, xid);
-        if (pid == 0 || row == monitor->row)
+        if (row == NULL)
             continue;
-        count_fault(gpu, 1, xid);
+        used = fdc_load_relaxed(&row->used[device]);
+        count_fault(gpu, 1, fdc_load_relaxed(&row->xid[device]));
         if (monitor->busy)
             gpu->busy_ns += busy = busy_of(&row->busy[device], gpu->now_ns);
         if (used != 0)
             others[gpu->others++] = (struct fdc_monitor_process){
                 pid, shares_of(shares, count, fdc_load_relaxed(&row->worker)), used, busy};
     }
+}
+
+/* What the lease has beyond what this client knows of by itself. */
+int
+fdc_server_call_fdcMemBeside(struct fdc_request *request,
+                             const struct fdc_req_fdcMemBeside *req)
+{
+    struct fdc_serve *serve = request->serve;
+    struct fdc_rep_fdcMemBeside reply = { 0 };
+    CUresult result = CUDA_ERROR_INVALID_DEVICE;
+    uint64_t all, own;
+
+    if (req->device >= 0 && req->device < serve->limits.devices) {
+        own = fdc_memory_used(serve, req->device);
+        all = fdc_board_sum(serve->board, req->device);
+        reply.bytes = all > own ? all - own : 0;
+        result = CUDA_SUCCESS;
+    }
+    fdc_request_answer(request, result, &reply, sizeof(reply));
+    return 0;
 }
 
 int
@@ -182,7 +187,7 @@ fdc_server_call_fdcMonitor(struct fdc_request *request,
         fdc_gauges_read(monitor->gauges, pci, gpu);
         count = fdc_gauges_processes(monitor->gauges, pci, shares, FDC_COUNT(shares));
     }
-    look_around(monitor, req->device, gpu, (struct fdc_monitor_process *)(gpu + 1), shares,
+    look_around(serve, req->device, gpu, (struct fdc_monitor_process *)(gpu + 1), shares,
                 count);
     reply.total = sizeof(*gpu) + gpu->others * sizeof(struct fdc_monitor_process);
     err = fdc_blob_give(request, req->blob, gpu, reply.total); /* the blob is freed there */

@@ -227,6 +227,24 @@ fdc_serve_lost(struct fdc_serve *serve, int device, CUresult result)
     pthread_mutex_unlock(&serve->reply_lock);
 }
 
+static uint16_t
+company_of(const struct fdc_serve *serve)
+{
+    return (uint16_t)(fdc_load_relaxed(&serve->weighed) << 1 |
+                      (fdc_board_company(serve->board) ? FDC_COMPANY : 0));
+}
+
+void
+fdc_serve_company(struct fdc_serve *serve)
+{
+    struct fdc_reply note = { .size = sizeof(note), .id = FDC_REPLY_NOTE };
+
+    pthread_mutex_lock(&serve->reply_lock);
+    note.company = company_of(serve);
+    send_locked(serve, &note, sizeof(note), true);
+    pthread_mutex_unlock(&serve->reply_lock);
+}
+
 /* Remembers what this result says of the device, and tells the client which device was lost
  * last. Under reply_lock. */
 static void
@@ -238,6 +256,7 @@ tell_lost(struct fdc_serve *serve, int device, CUresult result, struct fdc_reply
     if (head != NULL) {
         head->lost = serve->lost;
         head->lost_result = serve->lost_result;
+        head->company = company_of(serve);
     }
 }
 

@@ -263,15 +263,39 @@ int fdc_wait_mark_later(struct fdc_request *request, struct fdc_mark *mark);
 bool fdc_wait_turn(struct fdc_serve *serve);
 void fdc_wait_hand_over(struct fdc_serve *serve);
 
+/* ---- board.c: what the processes of the lease have together ---- */
+
+struct fdc_board;
+struct fdc_board_row;
+struct fdc_board *fdc_board_new(const struct fdc_serve_limits *limits);
+void fdc_board_free(struct fdc_board *board);
+struct fdc_board_row *fdc_board_own(struct fdc_board *board);
+/* The nth row and whose it is; NULL: nobody's, or our own. */
+const struct fdc_board_row *fdc_board_other(const struct fdc_board *board, uint32_t n,
+                                            uint32_t *pid);
+/* How often the device has failed sessions that have ended, and how the last time. */
+void fdc_board_failed(const struct fdc_board *board, int device, uint64_t *times,
+                      uint32_t *xid);
+/* That other processes of the lease are attached. */
+bool fdc_board_company(const struct fdc_board *board);
+/* what: a device, or FDC_BOARD_HOST. All that the lease has of it. */
+uint64_t fdc_board_sum(const struct fdc_board *board, int what);
+/* More of it for this session, if the lease then has no more than limit. One thread at a
+ * time for each what. */
+bool fdc_board_take(struct fdc_board *board, int what, uint64_t size, uint64_t limit);
+void fdc_board_add(struct fdc_board *board, int what, uint64_t size); /* in any case */
+void fdc_board_give(struct fdc_board *board, int what, uint64_t size);
+
 /* ---- monitor.c ---- */
 
 struct fdc_monitor;
 struct fdc_monitor *fdc_monitor_new(struct fdc_serve *serve);
 void fdc_monitor_free(struct fdc_serve *serve);
-/* So many bytes of the device are the session's now. */
-void fdc_monitor_used(struct fdc_serve *serve, int device, uint64_t used);
 /* A final result of the device. Any thread. */
 void fdc_monitor_lost(struct fdc_serve *serve, int device, CUresult result);
+/* Bytes that this process has on the device, all told; false: the driver does not say.
+ * slow: asking takes long, which nobody should do often. */
+bool fdc_monitor_taken(struct fdc_serve *serve, int device, uint64_t *bytes, bool *slow);
 
 /* ---- memory.c ---- */
 
@@ -292,6 +316,13 @@ CUresult fdc_memory_check(struct fdc_serve *serve, uint64_t address, uint64_t si
 CUresult fdc_memory_allow(struct fdc_serve *serve, uint64_t address, uint64_t size);
 CUresult fdc_memory_charge(struct fdc_serve *serve, int device, uint64_t size);
 void fdc_memory_refund(struct fdc_serve *serve, int device, uint64_t size);
+/* A context or code has come or gone: what the driver has taken beside the session's own
+ * allocations counts too. OUT_OF_MEMORY: what has come is too much for the slice, and the
+ * caller sends it away again and looks once more. often: this happens often, and is left out
+ * where asking takes long. */
+CUresult fdc_memory_look(struct fdc_serve *serve, int device, bool often);
+/* Bytes that the driver has taken so, as far as it can tell. */
+uint64_t fdc_memory_beside(struct fdc_serve *serve, int device);
 /* Bytes of the slice that something of the driver's takes, until they are let go. */
 struct fdc_memory_held;
 CUresult fdc_memory_hold(struct fdc_serve *serve, int device, uint64_t size, bool whole,
@@ -308,10 +339,10 @@ void fdc_regions_release_ctx(struct fdc_serve *serve, struct fdc_ctx *ctx);
 /* ---- host.c: host memory that both sides have at one address ---- */
 
 struct fdc_host;
-struct fdc_host *fdc_host_new(const struct fdc_serve_limits *limits);
+struct fdc_host *fdc_host_new(struct fdc_serve *serve);
 void fdc_host_free(struct fdc_serve *serve);
 uint64_t fdc_host_used(const struct fdc_host *host);
-/* Bytes of what the session may have; where there are too few, shadows that are only kept
+/* Bytes of what the lease may have; where there are too few, shadows that are only kept
  * go. On a helper thread. */
 CUresult fdc_host_charge(struct fdc_serve *serve, uint64_t size);
 /* The same by the executor: nothing goes for it. */
@@ -521,6 +552,8 @@ struct fdc_serve {
 
     struct fdc_serve_counters counters; /* atomic adds, relaxed */
     struct fdc_serve_tally *ledger;     /* by id; the executor's */
+    struct fdc_board *board;
+    uint16_t weighed;                   /* counts changes of fdc_memory_beside(), atomic */
     struct fdc_monitor *monitor;
 };
 

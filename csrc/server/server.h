@@ -76,6 +76,9 @@ int fdc_serve_print_from(struct fdc_serve *serve, int fd, int error_fd);
 /* While it runs, from any thread: another server's worker has dialled this one (fdc/trunk.h).
  * key: of 32 bytes if it is sealed, else NULL. Takes the socket over. 0 or -errno. */
 int fdc_serve_trunk(struct fdc_serve *serve, uint64_t number, int fd, const uint8_t *key);
+/* While it runs, from any thread: other processes of the lease have come; the client is told,
+ * since what it knows of its memory is not all any more. */
+void fdc_serve_company(struct fdc_serve *serve);
 void fdc_serve_free(struct fdc_serve *serve);   /* cancels, frees what the client left */
 void fdc_serve_get_counters(struct fdc_serve *serve, struct fdc_serve_counters *counters);
 /* What has come of one call, and its entry; NULL: nothing. */

@@ -74,9 +74,12 @@ fdc_serve_new(const struct fdc_driver *driver, struct fdc_link *link,
     if (err)
         goto err_free;
     err = -ENOMEM;
+    serve->board = fdc_board_new(limits);
+    if (serve->board == NULL)
+        goto err_free;
     serve->monitor = fdc_monitor_new(serve);
     serve->memory = fdc_memory_new(serve);
-    serve->host = fdc_host_new(&serve->limits);
+    serve->host = fdc_host_new(serve);
     serve->images = fdc_images_new();
     serve->cache = fdc_cache_open(limits->cache, limits->cache_room);
     serve->objects = fdc_objects_new();
@@ -317,6 +320,7 @@ fdc_serve_free(struct fdc_serve *serve)
     fdc_handles_free(serve);
     fdc_send_drop(serve);
     fdc_monitor_free(serve);
+    fdc_board_free(serve->board);
     free(serve->message);
     free(serve->ledger);
     pthread_mutex_destroy(&serve->context_lock);

@@ -419,6 +419,8 @@ limbo_collect(struct fdc_arena *arena)
         keep = arena->limit / 4;
     if (keep < 32 * arena->granule)
         keep = 32 * arena->granule;
+    if (arena->ops.company != NULL && arena->ops.company(arena->user))
+        keep = 0;
     empty_drop(arena, keep);
 }
 

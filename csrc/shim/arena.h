@@ -31,6 +31,8 @@ struct fdc_arena_ops {
     /* Asks to be told (fdc_arena_retire) when all work accepted so far has finished;
      * with wait it returns after that. No lock is held. */
     CUresult (*fence)(void *user, bool wait);
+    /* That others want what is not needed: nothing is cached. A lock is held. NULL: no. */
+    bool (*company)(void *user);
 };
 
 struct fdc_arena_info {

@@ -327,6 +327,10 @@ take_in(struct fdc_session *session, const struct fdc_reply *reply, uint32_t siz
     }
     if (FDC_UNLIKELY(head.lost != 0))
         device_lost(session, head.lost - 1, head.lost_result);
+    if (FDC_UNLIKELY(head.company != session->company))
+        fdc_store_relaxed(&session->company, head.company);
+    if (head.id == FDC_REPLY_NOTE)
+        return 0;
     if (head.first_result != 0 && session->first_result == 0) {
         session->first_id = head.first_id;
         fdc_store_release(&session->first_result, head.first_result);

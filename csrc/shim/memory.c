@@ -264,7 +264,18 @@ fence(void *user, bool wait)
     return fdc_memory_fence(device->session, wait);
 }
 
-const struct fdc_arena_ops fdc_memory_ops = {grow, shrink, piece, position, fence};
+/* Other processes of the lease share the slice. */
+static bool
+company(void *user)
+{
+    struct fdc_device *device = user;
+
+    return fdc_load_relaxed(&device->session->company) & FDC_COMPANY;
+}
+
+const struct fdc_arena_ops fdc_memory_ops = {
+    grow, shrink, piece, position, fence, company,
+};
 
 CUresult
 fdc_memory_arena(struct fdc_device *device, struct fdc_arena **arena)
@@ -497,6 +508,49 @@ fdc_memory_used(struct fdc_device *device)
     return info.used + fdc_managed_used(device);
 }
 
+#define UNSURE 0x10000u          /* no word of company's */
+
+/* What the lease has there that this library does not know of: asked for while others are
+ * attached, else only where it has changed. */
+static CUresult
+beside_of(struct fdc_call *call, struct fdc_device *device, uint64_t *bytes)
+{
+    uint16_t company = fdc_load_relaxed(&device->session->company);
+    struct fdc_rep_fdcMemBeside reply;
+    struct fdc_req_fdcMemBeside *req;
+    CUresult result;
+
+    *bytes = fdc_load_relaxed(&device->beside);
+    if (!(company & FDC_COMPANY) && fdc_load_relaxed(&device->beside_at) == company)
+        return CUDA_SUCCESS;
+    req = fdc_call_begin(call, sizeof(*req));
+    if (req == NULL)
+        return call->result;
+    req->device = device->remote;
+    result = fdc_call_wait(call, &reply, sizeof(reply));
+    if (result != CUDA_SUCCESS)
+        return result;
+    *bytes = reply.bytes;
+    fdc_store_relaxed(&device->beside, reply.bytes);
+    /* Under what we knew when we asked: if that has changed, we ask again. */
+    fdc_store_relaxed(&device->beside_at, company);
+    return CUDA_SUCCESS;
+}
+
+void
+fdc_memory_unsure(struct fdc_session *session)
+{
+    uint16_t company = fdc_load_relaxed(&session->company);
+
+    for (int i = 0; i < session->devices; i++) {
+        struct fdc_device *device = &session->device[i];
+
+        if (fdc_load_relaxed(&device->beside) != 0 ||
+            fdc_load_relaxed(&device->beside_at) != company)
+            fdc_store_relaxed(&device->beside_at, UNSURE);
+    }
+}
+
 FDC_EXPORT CUresult
 cuMemGetInfo_v2(size_t *free_bytes, size_t *total)
 {
@@ -504,9 +558,9 @@ cuMemGetInfo_v2(size_t *free_bytes, size_t *total)
     struct fdc_arena *arena;
     struct fdc_call call;
     CUresult result;
-    uint64_t used;
+    uint64_t used, beside = 0;
 
-    result = fdc_call_open(&call, FDC_ID_fdcMemGrow, FDC_NEEDS_CONTEXT);
+    result = fdc_call_open(&call, FDC_ID_fdcMemBeside, FDC_NEEDS_CONTEXT);
     if (result != CUDA_SUCCESS)
         return result;
     if (free_bytes == NULL || total == NULL)
@@ -516,7 +570,10 @@ cuMemGetInfo_v2(size_t *free_bytes, size_t *total)
     result = fdc_memory_arena(device, &arena);
     if (result != CUDA_SUCCESS)
         return result;
-    used = fdc_memory_used(device);
+    result = beside_of(&call, device, &beside);
+    if (result != CUDA_SUCCESS)
+        return result;
+    used = fdc_memory_used(device) + beside;
     *total = device->snapshot->memory;
     *free_bytes = used < *total ? *total - used : 0;
     return CUDA_SUCCESS;

@@ -78,6 +78,8 @@ CUresult fdc_memory_fence(struct fdc_session *session, bool wait);
 void fdc_memory_trim(struct fdc_device *device);
 /* Bytes that the process has on a device. */
 uint64_t fdc_memory_used(struct fdc_device *device);
+/* Code goes, and nobody says when: what is free has to be asked for where there is any. */
+void fdc_memory_unsure(struct fdc_session *session);
 CUresult fdc_memory_alloc(struct fdc_call *call, uint64_t size, enum fdc_origin origin,
                           uint64_t owner, CUdeviceptr *address);
 CUresult fdc_memory_free(struct fdc_call *call, CUdeviceptr address);

@@ -293,6 +293,7 @@ fdc_code_fetch(struct fdc_call *call, uint64_t handle, const struct fdc_image *i
 CUresult
 fdc_code_drop(struct fdc_call *call, uint64_t handle, bool library)
 {
+    fdc_memory_unsure(call->session);
     if (library) {
         struct fdc_req_cuLibraryUnload *req;
 

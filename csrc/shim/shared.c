@@ -233,7 +233,15 @@ fence(void *user, bool wait)
     return fdc_memory_fence(shared->session, wait);
 }
 
-static const struct fdc_arena_ops ops = {grow, shrink, piece, position, fence};
+static bool
+company(void *user)
+{
+    struct fdc_shared *shared = user;
+
+    return fdc_load_relaxed(&shared->session->company) & FDC_COMPANY;
+}
+
+static const struct fdc_arena_ops ops = {grow, shrink, piece, position, fence, company};
 
 /* ---- the session's ---- */
 

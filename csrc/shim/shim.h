@@ -87,6 +87,8 @@ struct fdc_device {
     const struct fdc_snapshot_device *snapshot;
     struct fdc_context *primary;
     struct fdc_arena *arena;            /* memory.c */
+    uint64_t beside;                    /* bytes of others and of code, atomic; as the */
+    uint32_t beside_at;                 /* worker said under this word of company */
     uint64_t plain;                     /* bytes allocated without an arena, atomic */
     int32_t lost;                       /* what its context has failed with for good, atomic */
     struct fdc_pool *pool[2];           /* pool.c: its own, and the current one */
@@ -137,6 +139,7 @@ struct fdc_session {
     struct fdc_tickets *tickets;        /* call.c */
     struct fdc_stats *stats;            /* stats.c, NULL without FD_STATS */
     int32_t first_result;               /* first failure not yet returned; under intake */
+    uint16_t company;                   /* as the last reply said, atomic */
     uint16_t first_id;
     uint32_t leader;                    /* a thread waits on the reply lane, atomic */
     uint32_t waiting;                   /* threads in the list below, atomic */

@@ -101,6 +101,7 @@ cdef extern from "server/server.h" nogil:
     void fdc_serve_stop(fdc_serve *serve)
     void fdc_serve_grace(fdc_serve *serve, uint32_t grace_ms)
     int fdc_serve_print_from(fdc_serve *serve, int fd, int error_fd)
+    void fdc_serve_company(fdc_serve *serve)
     int fdc_serve_trunk(fdc_serve *serve, uint64_t number, int fd, const uint8_t *key)
     void fdc_serve_free(fdc_serve *serve)
     void fdc_serve_get_counters(fdc_serve *serve, fdc_serve_counters *counters)

@@ -122,7 +122,7 @@ cdef class Session:
         bytes of this machine's that it may have (0: half of it). cache: the folder of the
         tenant's module cache, open (0: none), and the bytes that it may have. keys: of
         the sockets, whose bytes are sealed with them then. board: the lease's board, a
-        file (0: none), and this session's row there; the caller closes it. memory: what an shm link
+        file (0: none), and this session's row there; the caller keeps it open. memory: what an shm link
         is made of, made beforehand."""
         cdef int socks[2]
         cdef int nsocks = len(fds)
@@ -264,6 +264,12 @@ cdef class Session:
         with nogil:
             rc = fdc_serve_trunk(self._serve, number, fd, sealed)
         check(rc)
+
+    def company(self):
+        """Others of the lease have come: the client is told."""
+        if self._serve != NULL:
+            with nogil:
+                fdc_serve_company(self._serve)
 
     def counters(self):
         """What the session did so far."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 from fdcore import board
@@ -15,7 +17,9 @@ HEADER = Path(__file__).resolve().parents[2] / "csrc" / "include" / "fdc" / "mon
 
 def test_the_sizes_are_those_of_the_header() -> None:
     text = HEADER.read_text(encoding="utf-8")
-    for name, value in (("ROWS", board.ROWS), ("ROW", board.ROW)):
+    for name, value in (
+        ("ROWS", board.ROWS), ("ROW", board.ROW), ("ALIVE", f"{board.ALIVE:#x}"),
+    ):  # fmt: skip
         assert re.search(rf"#define FDC_BOARD_{name} {value}\n", text)
 
 
@@ -58,6 +62,41 @@ def test_failures_outlive_their_sessions_in_the_last_row() -> None:
     assert os.pread(fd, 8, last + 8) == bytes(8)  # the other devices did nothing
     assert boards.usage(b"lease", 6)[0] == [0] * 6  # it is nobody's memory
     boards.drop(b"lease")
+
+
+HOLDER = """
+import fcntl, sys
+fd, row, alive = map(int, sys.argv[1:])
+fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, alive + row)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_another_server_keeps_the_rows_of_who_lives() -> None:
+    boards = Boards()
+    fd = boards.take(b"lease", 70)[0]
+    row = boards.take(b"lease", 71)[1]
+    given = os.dup(fd)
+    for n in (0, row):
+        os.pwrite(fd, struct.pack("=Q", 5 << 20), n * board.ROW + 8)
+    worker = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(fd), str(row), str(board.ALIVE)],
+        pass_fds=[fd], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert worker.stdout is not None and worker.stdout.readline() == b"held\n"
+    try:
+        again = Boards()
+        assert again.adopt(b"lease", given)
+        assert again.boards[b"lease"].taken == {row}
+        assert os.pread(given, board.ROW, 0) == bytes(board.ROW)
+        assert os.pread(given, 4, row * board.ROW) == struct.pack("=I", 71)
+        assert os.pread(given, 4, board.HEAD) == struct.pack("=I", 1)
+        # A second worker brings the same board; one with another comes too late.
+        assert again.adopt(b"lease", os.dup(fd))
+        assert not again.adopt(b"lease", os.dup(boards.take(b"other", 72)[0]))
+    finally:
+        worker.communicate(b"")
 
 
 def test_its_size_is_for_good() -> None:

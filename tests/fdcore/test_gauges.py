@@ -94,6 +94,7 @@ def read(tmp_path: Path):  # type: ignore[no-untyped-def]
             ("busy_ns", ctypes.c_uint64), ("now_ns", ctypes.c_uint64),
             ("own_busy_ns", ctypes.c_uint64), ("faults", ctypes.c_uint64),
             ("xid", ctypes.c_uint32), ("own_shares", ctypes.c_uint32),
+            ("beside", ctypes.c_uint64),
             ("driver", ctypes.c_char * 80), ("serial", ctypes.c_char * 32),
             ("vbios", ctypes.c_char * 32), ("others", ctypes.c_uint32),
             ("unused", ctypes.c_uint32)]

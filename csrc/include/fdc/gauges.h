@@ -17,6 +17,10 @@ void fdc_gauges_free(struct fdc_gauges *gauges);
 /* From now on the driver keeps the device's busy time there; NULL: no longer. false: it
  * cannot. */
 bool fdc_gauges_busy(struct fdc_gauges *gauges, int ordinal, struct fdc_busy *where);
+/* Bytes that this process has on the device, all told; false: the driver does not say.
+ * slow: it takes long, about a millisecond. Any thread. */
+bool fdc_gauges_taken(struct fdc_gauges *gauges, int ordinal, const char *pci,
+                      uint64_t *bytes, bool *slow);
 /* Fills in what is known of the device at this place on the bus. Slow: it asks the driver,
  * and opens NVML the first time. Any thread. */
 void fdc_gauges_read(struct fdc_gauges *gauges, const char *pci,

@@ -46,6 +46,8 @@ struct fdc_monitor_gpu {
     uint64_t faults;                    /* how often the device has failed a program of the
                                            lease, or by itself since it was first asked */
     uint32_t xid, own_shares;           /* the last such failure, by the driver's number */
+    uint64_t beside;                    /* bytes that the asking process has there for
+                                           contexts and code, as the driver says */
     char driver[80], serial[32], vbios[32];     /* empty: not known */
     uint32_t others, unused;            /* processes of the lease but the asking one, that
                                            have memory there; in a message they follow */
@@ -58,20 +60,36 @@ struct fdc_busy {
 };
 
 /*
- * The board of a lease: a memory file that all its workers share, a row each. A worker
- * writes its own row and reads the others'; the server, which made the file, gives rows out
- * (fdcore/board.py) and clears them. The last row is nobody's: there are the failures of
- * sessions that have ended, how often as used and the last as xid.
+ * The board of a lease: a memory file that all its workers share, a row each, and behind
+ * the rows a head. A worker writes its own row and reads the others'; the server, which
+ * made the file, gives rows out (fdcore/board.py), clears them once a worker has ended,
+ * and writes the head.
+ *
+ * What the rows have together is what the lease has: who adds to its own row looks at all
+ * of them with a lock of the file held (FDC_BOARD_LOCK + what is counted), which the kernel
+ * takes back from a process that ends. From its start on a worker also holds a lock at
+ * FDC_BOARD_ALIVE + its row: a server that did not see it begin knows by it that it is there.
+ *
+ * The last row is nobody's (pid 0): there are the failures of sessions that have ended, how
+ * often as used and the last as xid.
  */
 #define FDC_BOARD_ROWS 256
 #define FDC_BOARD_ROW 2048
+#define FDC_BOARD_SIZE (FDC_BOARD_ROWS * FDC_BOARD_ROW + 4096)
 #define FDC_BOARD_DEVICES 64
+#define FDC_BOARD_HOST FDC_BOARD_DEVICES        /* pinned memory of the host's */
+#define FDC_BOARD_LOCK 0x100000                 /* places of locks, beyond the file's end */
+#define FDC_BOARD_ALIVE 0x200000
 
 struct fdc_board_row {
     uint32_t pid, worker;               /* the client's, 0: the row is free; the worker's */
-    uint64_t used[FDC_BOARD_DEVICES];   /* bytes of memory, atomic */
+    uint64_t used[FDC_BOARD_DEVICES + 1];   /* bytes of memory, atomic */
     struct fdc_busy busy[FDC_BOARD_DEVICES];
     uint32_t xid[FDC_BOARD_DEVICES];    /* the device has failed the session; atomic */
+};
+
+struct fdc_board_head {
+    uint32_t sessions;                  /* rows that are given out, atomic */
 };
 
 #endif

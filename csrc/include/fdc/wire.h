@@ -36,14 +36,18 @@ struct fdc_reply {
     uint16_t first_id;      /* ... and which call that was */
     uint16_t lost;          /* 1 + the device whose context has failed for good last, 0: none */
     uint16_t lost_result;   /* ... with this CUresult */
-    uint16_t pad;
+    uint16_t company;       /* FDC_COMPANY; above it a number that changes with what
+                               contexts and code take of the device */
 };
+
+#define FDC_COMPANY 1       /* other processes of the lease are attached */
 
 /* Ids of messages of the worker's own. Calls have ids from 0x0100 on. */
 enum {
     FDC_REPLY_DONE = 1,     /* ticket's work has finished; result: 0 or what it failed with */
     FDC_REPLY_HOST_FN = 2,  /* run host function number `ticket`, then answer on the side lane */
     FDC_REPLY_BYE = 3,      /* the worker ends the session; result says why */
+    FDC_REPLY_NOTE = 5,     /* nothing but its head: others have come */
     FDC_REPLY_PRINT = 4,    /* what kernels printed: `ticket` bytes follow the head */
 };
 enum {
