@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import subprocess
 from pathlib import Path
 
@@ -49,7 +50,16 @@ int nvmlDeviceGetProcessUtilization(dev d, struct sample *out, unsigned *n, unsi
   out[0] = (struct sample){ 70, 1, { 10, 1, 0, 0 } }; out[1] = (struct sample){ 71, 1, { 200, 3, 5, 7 } };
   out[2] = (struct sample){ 70, 2, { 20, 2, 0, 0 } }; return 0; }
 int nvmlDeviceGetEncoderUtilization(dev d, unsigned *out, unsigned *us) { (void)d; *out = 5; *us = 1; return 0; }
+struct process { unsigned pid; unsigned long long used; unsigned gi, ci; };
+int nvmlDeviceGetComputeRunningProcesses_v3(dev d, unsigned *n, struct process *out)
+{ (void)d; if (*n < 2) return 7; *n = 2; out[0] = (struct process){ 1, 5, 0, 0 };
+  out[1] = (struct process){ PID, USED, 0, 0 }; return 0; }
 """
+
+
+def nvml(pid: int = 2, used: str = "9") -> str:
+    """Its source; the second process that it knows has this number and so much."""
+    return NVML.replace("PID", str(pid)).replace("USED", used)
 
 
 def build(folder: Path, name: str, text: str) -> Path:
@@ -117,7 +127,7 @@ def read(tmp_path: Path):  # type: ignore[no-untyped-def]
 
 
 def test_figures_come_from_the_nvml_beside_the_driver(read, tmp_path: Path) -> None:
-    build(tmp_path, "libnvidia-ml.so.1", NVML)
+    build(tmp_path, "libnvidia-ml.so.1", nvml())
     known, gpu = read("0000:17:00.0")
     at = numbers()
     assert {at["CLOCK"] + 1, at["CLOCK"] + 2} < {n for n in range(64) if gpu.known >> n & 1}
@@ -133,7 +143,7 @@ def test_figures_come_from_the_nvml_beside_the_driver(read, tmp_path: Path) -> N
 
 
 def test_shares_of_processes_are_their_last_and_at_most_all(read, tmp_path: Path) -> None:
-    build(tmp_path, "libnvidia-ml.so.1", NVML)
+    build(tmp_path, "libnvidia-ml.so.1", nvml())
     read("0000:17:00.0")
     assert read.shares == {70: 20 | 2 << 8, 71: 100 | 3 << 8 | 5 << 16 | 7 << 24}
     read("0000:18:00.0")
@@ -141,9 +151,33 @@ def test_shares_of_processes_are_their_last_and_at_most_all(read, tmp_path: Path
 
 
 def test_a_device_that_nvml_does_not_have_has_no_figures(read, tmp_path: Path) -> None:
-    build(tmp_path, "libnvidia-ml.so.1", NVML)
+    build(tmp_path, "libnvidia-ml.so.1", nvml())
     assert read("0000:18:00.0")[0] == {}
 
 
 def test_without_nvml_beside_it_nothing_is_known(read, tmp_path: Path) -> None:
     assert read("0000:17:00.0")[0] == {}
+
+
+@pytest.mark.parametrize(("pid", "used", "found"), [
+    (os.getpid(), "777ull << 20", 777 << 20),
+    (os.getpid(), "~0ull", None),  # it says that it does not know
+    (2, "777", None),  # we have another number there, as in a container
+])  # fmt: skip
+def test_what_a_process_has_is_asked_of_nvml(
+    pid: int, used: str, found: int | None, tmp_path: Path
+) -> None:
+    driver = build(tmp_path, "libcuda.so.1", DRIVER)
+    build(tmp_path, "libnvidia-ml.so.1", nvml(pid, used))
+    fdc = ctypes.CDLL(str(ROOT / "build" / "lib" / "libfdc.so"))
+    fdc.fdc_gauges_new.restype = ctypes.c_void_p
+    fdc.fdc_gauges_taken.restype = ctypes.c_bool
+    table = ctypes.create_string_buffer(1 << 16)
+    assert fdc.fdc_driver_load(str(driver).encode(), table) == 0
+    gauges = ctypes.c_void_p(fdc.fdc_gauges_new(table))
+    taken, slow = ctypes.c_uint64(), ctypes.c_bool()
+    said = fdc.fdc_gauges_taken(
+        gauges, 0, b"0000:17:00.0", ctypes.byref(taken), ctypes.byref(slow)
+    )
+    fdc.fdc_gauges_free(gauges)
+    assert (taken.value if said else None) == found and slow.value
