@@ -811,7 +811,8 @@ fdc_call_wait(struct fdc_call *call, void *reply, uint32_t room)
         /* An error of the call's own tells of both. */
         CUresult earlier = fdc_session_failure(session);
 
-        if (result == CUDA_SUCCESS)
+        if (result == CUDA_SUCCESS ||
+            (result == CUDA_ERROR_NOT_READY && earlier != CUDA_SUCCESS))
             result = earlier;
     }
     return result;

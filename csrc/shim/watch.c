@@ -47,14 +47,29 @@ event_told(struct fdc_event *event, const struct fdc_watch *watch)
 }
 
 static void
+stream_told(struct fdc_stream *stream, const struct fdc_watch *watch)
+{
+    uint64_t position = watch->position;
+
+    if (watch->ticket.result == CUDA_SUCCESS) {
+        fdc_stream_idle(stream, position);
+        return;
+    }
+    /* Nobody will tell of this place: whoever asks next hears why. */
+    __atomic_compare_exchange_n(&stream->watched, &position, 0, false, __ATOMIC_RELAXED,
+                                __ATOMIC_RELAXED);
+    fdc_ticket_fail(stream->object.session, &watch->ticket);
+}
+
+static void
 conclude(struct fdc_watch *watch)
 {
     struct fdc_object *object = watch->object;
 
     if (watch->position != 0 && FDC_HANDLE_KIND(object->handle) == FDC_KIND_EVENT)
         event_told(watch->object, watch);
-    else if (watch->position != 0 && watch->ticket.result == CUDA_SUCCESS)
-        fdc_stream_idle(watch->object, watch->position);
+    else if (watch->position != 0)
+        stream_told(watch->object, watch);
     fdc_object_unhold(object);
     free(watch);
 }

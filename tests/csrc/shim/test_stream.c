@@ -2,7 +2,7 @@
 #include <pthread.h>
 #include <semaphore.h>
 
-#include "shim/shim.h"
+#include "shim/process.h"
 #include "worker.h"
 
 static uint32_t gate; /* host functions wait until it is 1 */
@@ -131,6 +131,39 @@ test_events_follow_their_stream(void)
     CHECK_EQ(cuEventRecord(plain, stream), CUDA_ERROR_INVALID_HANDLE);
     CHECK_EQ(cuEventRecordWithFlags(end, stream, 2), CUDA_ERROR_INVALID_VALUE);
     CHECK_EQ(cuCtxSynchronize(), 0);
+    worker_exit();
+}
+
+static void
+test_a_stream_whose_mark_failed_is_asked_about_again(void)
+{
+    struct fdc_stream *stream;
+    struct fdc_call call;
+    uint64_t handle, before;
+    CUstream value;
+
+    worker_context();
+    CHECK_EQ(cuStreamCreate(&value, CU_STREAM_NON_BLOCKING), 0);
+    CHECK_EQ(cuLaunchHostFunc(value, wait_for_gate, NULL), 0);
+    stream = fdc_object_find(FDC_KIND_STREAM, value);
+    CHECK(stream != NULL);
+    CHECK_EQ(fdc_call_open(&call, FDC_ID_cuStreamQuery, FDC_NEEDS_CONTEXT), 0);
+    handle = stream->object.handle;
+    stream->object.handle = handle ^ 1ull << 24; /* no stream of the worker's */
+    fdc_watch_stream(&call, stream);
+    stream->object.handle = handle;
+    for (int i = 0; i < 60000 && __atomic_load_n(&stream->watched, __ATOMIC_RELAXED); i++) {
+        fdc_intake_poll(call.session);
+        usleep(500);
+    }
+    CHECK_EQ(__atomic_load_n(&stream->watched, __ATOMIC_RELAXED), 0);
+    before = waits();
+    CHECK_EQ(cuStreamQuery(value), CUDA_ERROR_INVALID_HANDLE); /* why, once */
+    CHECK_EQ(waits(), before + 1);
+    CHECK_EQ(cuStreamQuery(value), CUDA_ERROR_NOT_READY);
+    open_gate();
+    CHECK_EQ(cuCtxSynchronize(), 0);
+    CHECK_EQ(cuStreamQuery(value), 0);
     worker_exit();
 }
 
@@ -351,6 +384,7 @@ main(void)
     RUN(test_streams_are_made_asked_and_destroyed);
     RUN(test_a_stale_handle_is_not_a_new_object_of_the_same_place);
     RUN(test_events_follow_their_stream);
+    RUN(test_a_stream_whose_mark_failed_is_asked_about_again);
     RUN(test_a_blocked_stream_holds_its_thread_back_and_nobody_else);
     RUN(test_host_functions_run_in_order_and_may_not_call);
     RUN(test_a_late_failure_is_told_once_by_the_next_call_with_an_answer);
