@@ -235,8 +235,9 @@ fdc_handle_drop(struct fdc_serve *serve, int kind, uint64_t handle, void **value
     return fdc_handle_drop_aux(serve, kind, handle, value, NULL);
 }
 
-CUresult
-fdc_handle_stream(struct fdc_serve *serve, uint64_t handle, CUstream *value)
+/* work: it is given some. */
+static CUresult
+stream_of(struct fdc_serve *serve, uint64_t handle, bool work, CUstream *value)
 {
     struct fdc_slot *slot;
     void *got;
@@ -244,7 +245,7 @@ fdc_handle_stream(struct fdc_serve *serve, uint64_t handle, CUstream *value)
     if (handle == 1) {
         struct fdc_ctx *ctx = fdc_context_here();
 
-        if (ctx != NULL && !fdc_load_relaxed(&ctx->legacy_work))
+        if (work && ctx != NULL && !fdc_load_relaxed(&ctx->legacy_work))
             __atomic_store_n(&ctx->legacy_work, 1, __ATOMIC_RELAXED);
         *value = CU_STREAM_LEGACY;
         if (ctx != NULL && FDC_UNLIKELY(fdc_load_acquire(&serve->ordered) != ctx->ordered))
@@ -255,7 +256,7 @@ fdc_handle_stream(struct fdc_serve *serve, uint64_t handle, CUstream *value)
     if (slot == NULL)
         return CUDA_ERROR_INVALID_HANDLE;
     got = __atomic_load_n(&slot->value, __ATOMIC_RELAXED);
-    if (!fdc_load_relaxed(&slot->work))
+    if (work && !fdc_load_relaxed(&slot->work))
         __atomic_store_n(&slot->work, 1, __ATOMIC_RELAXED);
     __atomic_thread_fence(__ATOMIC_ACQUIRE);    /* pairs with the fence in fdc_slot_empty() */
     if (fdc_load_relaxed(&slot->state) != (IN_USE | (uint32_t)(handle >> 24 & 0xffff)))
@@ -265,6 +266,18 @@ fdc_handle_stream(struct fdc_serve *serve, uint64_t handle, CUstream *value)
     if (FDC_UNLIKELY(fdc_load_acquire(&serve->ordered) != fdc_load_relaxed(&slot->ordered)))
         return fdc_order_follow(serve, got, &slot->ordered);
     return CUDA_SUCCESS;
+}
+
+CUresult
+fdc_handle_stream(struct fdc_serve *serve, uint64_t handle, CUstream *value)
+{
+    return stream_of(serve, handle, true, value);
+}
+
+CUresult
+fdc_handle_stream_asked(struct fdc_serve *serve, uint64_t handle, CUstream *value)
+{
+    return stream_of(serve, handle, false, value);
 }
 
 static void

@@ -131,6 +131,8 @@ CUresult fdc_handle_put(struct fdc_serve *serve, int kind, uint64_t handle, void
 CUresult fdc_handle_drop(struct fdc_serve *serve, int kind, uint64_t handle, void **value);
 /* Streams: 1 is the legacy stream, else a STREAM handle. */
 CUresult fdc_handle_stream(struct fdc_serve *serve, uint64_t handle, CUstream *value);
+/* One that is only waited for or asked about. */
+CUresult fdc_handle_stream_asked(struct fdc_serve *serve, uint64_t handle, CUstream *value);
 /* Whether a call may name these bytes of device memory: the session's, or none. */
 CUresult fdc_memory_reach(struct fdc_serve *serve, uint64_t address, unsigned __int128 size);
 /* A span of the message: its bytes, or NULL (with -EPROTO to be returned) if it lies. */

@@ -45,7 +45,7 @@ fdc_server_call_cuStreamSynchronize(struct fdc_request *request,
     CUstream stream;
     CUresult result;
 
-    result = fdc_handle_stream(request->serve, req->hStream, &stream);
+    result = fdc_handle_stream_asked(request->serve, req->hStream, &stream);
     if (result == CUDA_SUCCESS && ctx == NULL)
         result = CUDA_ERROR_INVALID_CONTEXT;
     if (result == CUDA_SUCCESS && in_capture(request, stream))
@@ -76,7 +76,7 @@ fdc_server_call_cuStreamQuery(struct fdc_request *request,
     CUstream stream;
     CUresult result;
 
-    result = fdc_handle_stream(request->serve, req->hStream, &stream);
+    result = fdc_handle_stream_asked(request->serve, req->hStream, &stream);
     if (result == CUDA_SUCCESS && in_capture(request, stream))
         result = CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
     if (result == CUDA_SUCCESS)

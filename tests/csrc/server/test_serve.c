@@ -352,6 +352,44 @@ test_streams_and_events_keep_order(void)
     client_close(&client, 0);
 }
 
+static uint64_t
+marked(struct client *client)
+{
+    struct fdc_serve_counters counters;
+
+    fdc_serve_get_counters(client->serve, &counters);
+    return counters.waits;
+}
+
+static void
+test_what_is_idle_is_waited_for_without_a_mark(void)
+{
+    static struct client client;
+    uint32_t word = 0;
+    uint64_t base, before;
+
+    client_open(&client);
+    base = client_attach(&client);
+    client_grow(&client, base, 4 << 20);
+    SEND(&client, cuStreamCreateWithPriority, 0, .phStream = STREAM(1), .flags = 1);
+    SEND(&client, cuMemsetD32Async, 0, .dstDevice = base, .ui = 7, .N = 1,
+         .hStream = STREAM(1));
+    before = marked(&client);
+    CHECK_EQ(CALL(&client, cuCtxSynchronize), 0);
+    CHECK_EQ(marked(&client), before + 1);
+    for (int i = 0; i < 10; i++) {
+        CHECK_EQ(CALL(&client, cuCtxSynchronize), 0);
+        CHECK_EQ(CALL(&client, cuStreamSynchronize, .hStream = STREAM(1)), 0);
+    }
+    CHECK_EQ(marked(&client), before + 1);
+    SEND(&client, cuMemsetD32Async, 0, .dstDevice = base, .ui = 8, .N = 1,
+         .hStream = STREAM(1));
+    CHECK_EQ(CALL(&client, cuCtxSynchronize), 0);
+    client_read(&client, base, STREAM(1), &word, sizeof(word));
+    CHECK_EQ(word, 8);
+    client_close(&client, 0);
+}
+
 static void
 test_host_function_holds_its_stream(void)
 {
@@ -966,6 +1004,7 @@ main(void)
     RUN(test_image_must_have_its_hash);
     RUN(test_images_that_lie_are_refused);
     RUN(test_streams_and_events_keep_order);
+    RUN(test_what_is_idle_is_waited_for_without_a_mark);
     RUN(test_host_function_holds_its_stream);
     RUN(test_stream_stands_still_at_a_gate);
     RUN(test_gates_open_with_their_context_and_the_session);
