@@ -1,6 +1,7 @@
 """Fixtures of every test below."""
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -8,6 +9,12 @@ import pytest
 
 from tests.etcd import Etcd, make_etcd
 from tests.support import Server, compile_c, start_server
+
+
+def pytest_configure() -> None:
+    """Ctrl-C works in the programs under test even where it was switched off for us."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
