@@ -4,7 +4,7 @@ have elsewhere.
 Alone is a server that shares nothing; fdcore/etcd/pool.py is one that does.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -55,6 +55,11 @@ class Commons(Protocol):
     def announce(self, member: Peer, about: Mapping[str, Any]) -> None:
         """Says where this server is, and what it has."""
 
+    def post_revoked(self, content: bytes) -> None:
+        """Gives the others the list of revoked certificates."""
+
+    def posted_revoked(self) -> Collection[bytes]: ...
+
     def peers(self) -> Sequence[Peer]:
         """The servers that are alive; none: nobody else is known."""
 
@@ -98,6 +103,12 @@ class Alone:
 
     def announce(self, member: Peer, about: Mapping[str, Any]) -> None:
         pass
+
+    def post_revoked(self, content: bytes) -> None:
+        pass
+
+    def posted_revoked(self) -> Collection[bytes]:
+        return ()
 
     def peers(self) -> Sequence[Peer]:
         return ()

@@ -833,6 +833,7 @@ class Server:
         check_name(host)
         if listen and self.speaks_tls(host):
             self.door = open_door(self.environment, control)
+            self.door.board = self.line.commons
         if listen or self.environment.get("FD_TRANSPORT") == "tcp":
             # After a restart at the same port, for those who dial it again.
             before = self.heirloom.store.rows(META).get("data", {}).get("port", 0)

@@ -5,6 +5,7 @@ Below the prefix are, each a row of JSON:
     member/SERVER      a server that is alive: where it is, what GPUs it has
     quota/USER         what a user may have of all servers together
     usage/USER/LEASE   what a user has of one of them
+    revoked/SERVER     certificates that are good no longer, as the founder signed
     guard/USER         changes with every lease of the user's that is granted
     server/SERVER/...  what a server keeps for its own next start (store.py)
 
@@ -21,9 +22,9 @@ import json
 import logging
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -48,6 +49,7 @@ from fdcore.sched.queue import DEFAULT, Quota, Usage, over_quota, quota_of
 
 log = logging.getLogger("fdserver")
 
+WATCHED = ("member", "quota", "usage", "revoked")
 TAKE_SECONDS = 8.0  # a client waits for ten
 
 Row = dict[str, Any]
@@ -60,6 +62,7 @@ class Snapshot:
     members: tuple[Peer, ...] = ()
     quotas: Mapping[str, Quota] = field(default_factory=dict)
     elsewhere: Mapping[str, Usage] = field(default_factory=dict)
+    revoked: frozenset[bytes] = frozenset()
 
 
 class EtcdPool:
@@ -86,7 +89,7 @@ class EtcdPool:
         self.scribe = Scribe(
             access,
             f"{self.at}server/{me}/",
-            [f"{self.at}{each}/" for each in ("member", "quota", "usage")],
+            [f"{self.at}{each}/" for each in WATCHED],
             self.mine,
             self.seen,
             settled=False,
@@ -97,7 +100,7 @@ class EtcdPool:
     def mine(self, key: str, value: str) -> bool:
         if key.startswith(f"{self.at}usage/"):
             return row_of(value).get("server") == self.me
-        return key == self.key("member", self.me)
+        return key in (self.key("member", self.me), self.key("revoked", self.me))
 
     def key(self, *names: str) -> str:
         return self.at + "/".join(quote(name, safe="") for name in names)
@@ -105,11 +108,12 @@ class EtcdPool:
     def seen(self, found: Sequence[Keys]) -> None:
         """In the scribe's thread."""
         if found:
-            members, quotas, usages = found
+            members, quotas, usages, revoked = found
             self.snapshot = Snapshot(
                 members_of(members),
                 quotas_of({last_of(k): row_of(v.value) for k, v in quotas.items()}),
                 self.usages_of(usages),
+                frozenset(each.value.encode() for each in revoked.values()),
             )
         with contextlib.suppress(RuntimeError):  # the loop is over
             self.loop.call_soon_threadsafe(self.changed)
@@ -230,8 +234,10 @@ class EtcdPool:
     def learn(self, user: str, quotas: Mapping[str, Quota], elsewhere: Usage) -> None:
         old = self.snapshot
         others = {k: v for k, v in old.quotas.items() if k not in (user, DEFAULT)}
-        self.snapshot = Snapshot(
-            old.members, others | dict(quotas), {**old.elsewhere, user: elsewhere}
+        self.snapshot = replace(
+            old,
+            quotas=others | dict(quotas),
+            elsewhere={**old.elsewhere, user: elsewhere},
         )
 
     def usage(self, lease: Lease) -> tuple[str, str]:
@@ -260,11 +266,17 @@ class EtcdPool:
         except EtcdError as error:
             self.scribe.doubt(str(error))
             raise RefusedError(f"the quota was not written: {error}") from None
-        old = self.snapshot
-        quotas = {k: v for k, v in old.quotas.items() if k != user}
+        quotas = {k: v for k, v in self.quotas.items() if k != user}
         if quota is not None:
             quotas[user] = quota
-        self.snapshot = Snapshot(old.members, quotas, old.elsewhere)
+        self.snapshot = replace(self.snapshot, quotas=quotas)
+        self.changed()
+
+    def post_revoked(self, content: bytes) -> None:
+        self.scribe.put(self.key("revoked", self.me), content.decode(), kept=True)
+
+    def posted_revoked(self) -> Collection[bytes]:
+        return self.snapshot.revoked
 
     def settle(self) -> None:
         self.scribe.settle()

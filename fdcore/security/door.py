@@ -12,9 +12,9 @@ import logging
 import socket
 import ssl
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from fdcore.attach import printable
 from fdcore.errors import FdcoreError, RefusedError
@@ -65,6 +65,14 @@ class Line(asyncio.Protocol):
             self.done.exception()  # told, whoever waits for it or not
 
 
+class Board(Protocol):
+    """Where servers of a pool leave what all of them are to know."""
+
+    def post_revoked(self, content: bytes) -> None: ...
+
+    def posted_revoked(self) -> Collection[bytes]: ...
+
+
 class Door:
     """folder: this server's identity. admitted(transport, holder) is called for each
     connection of a holder of a certificate, which has been told to come in. plain: the
@@ -96,6 +104,9 @@ class Door:
             rate=Rate(A_SECOND, BURST),
         )
         self.tasks: set[asyncio.Task[None]] = set()
+        self.board: Board | None = None  # where it shares something with others
+        self.posted = 0  # the number of the list that we have left there
+        self.heard: Collection[bytes] = ()
 
     # ---- accepting ----
 
@@ -257,6 +268,7 @@ class Door:
             try:
                 with contextlib.suppress(FdcoreError):
                     self.revoked.load()
+                self.look_at_board()
                 # Not whether the file has changed: check() reads it as well, and what
                 # refresh() took it may not have been able to write.
                 if self.revoked.serials != told:
@@ -277,12 +289,33 @@ class Door:
                 await loop.run_in_executor(None, self.authority.revoked)
                 return
             content = await loop.run_in_executor(None, join.fetch_revoked, self.who)
-            before = self.revoked.number
-            self.revoked.take(content)
-            if self.revoked.number > before:
-                files.write(self.folder / files.REVOKED, content)
+            self.hear(content)
         except (FdcoreError, OSError) as error:
             self.seldom.warn("revoked", f"list of revoked certificates: {error}")
+
+    def hear(self, content: bytes) -> None:
+        """Somebody's list, kept if it is the authority's and newer than ours."""
+        before = self.revoked.number
+        self.revoked.take(content)
+        if self.revoked.number > before:
+            files.write(self.folder / files.REVOKED, content)
+
+    def look_at_board(self) -> None:
+        """There everybody has the founding server's list at once, and also from servers
+        that do not reach it."""
+        if self.board is None:
+            return
+        if self.authority is not None:
+            if self.revoked.number != self.posted:
+                self.board.post_revoked(files.read(self.folder / files.REVOKED))
+                self.posted = self.revoked.number
+            return
+        posted = self.board.posted_revoked()
+        for content in posted:
+            if content not in self.heard:
+                with contextlib.suppress(FdcoreError):  # of another pool, or an old one
+                    self.hear(content)
+        self.heard = posted
 
     def renew(self) -> None:
         """Our own certificate, in time. Connections that are open keep theirs."""

@@ -8,10 +8,13 @@ import subprocess
 import sys
 
 import pytest
+from cryptography import x509
 
 from fdcore import pools
 from fdcore.config import STORE, Servers, parse_address, protocol_hash
+from fdcore.errors import FdcoreError
 from fdcore.rpc import client
+from fdcore.security import authority, join, tokens
 from tests.cli.test_restart import CUDA, holding, state_of, workers
 from tests.etcd import TTL, free_port
 from tests.support import until
@@ -273,3 +276,41 @@ def test_server_and_etcd_killed_together_lose_and_leak_nothing(own_etcd, in_pool
     until(lambda: again.free() == [1024, 1024], SECONDS)
     until(lambda: lease_keys(own_etcd) == [] == list(own_etcd.found("usage/")), SECONDS)
     until(lambda: workers(again) == [], SECONDS)
+
+
+def revoked_in(etcd):
+    lists = [x509.load_pem_x509_crl(each.encode()) for each in etcd.found("revoked/").values()]
+    return {f"{row.serial_number:x}" for each in lists for row in each}
+
+
+def test_revoked_user_is_refused_by_servers_that_do_not_reach_the_founder(
+    own_etcd, make_server, tmp_path, monkeypatch
+):
+    founded = authority.found(tmp_path / "founder")
+    options = ["--store", own_etcd.url]
+    founder = make_server(*options, FD_TLS="always", FD_POOL=str(tmp_path / "founder"))
+
+    def joined(name, role):
+        token = founded.invite(role, 600, 1, name, [founder.control])
+        where = {"FD_IDENTITY": str(tmp_path / name), "FD_POOL": str(tmp_path / name), "FD_TLS": "always"}
+        join.join(tokens.parse(token), name, where)
+        return where
+
+    node, user = joined("node", "node"), joined("bob", "user")
+    (row,) = founded.revoke("bob")
+    until(lambda: row["serial"] in revoked_in(own_etcd), SECONDS)
+    founder.process.kill()
+    founder.process.wait()
+
+    server = make_server(*options, FD_TLS="always", FD_POOL=node["FD_POOL"])
+    for name, value in user.items():
+        monkeypatch.setenv(name, value)
+
+    def refused():
+        try:
+            client.gpus(parse_address(server.control), protocol_hash())
+            return False
+        except FdcoreError as error:
+            return "has been revoked" in str(error)
+
+    until(refused, SECONDS)
