@@ -14,6 +14,10 @@ from collections.abc import Callable
 
 from fdcore.verify.bench import FAIL, MARGINAL, NAMES, Bench, Found, TimeOver, write
 
+# What Numba and cuda.pathfinder raise where a library of the compiler's is not found.
+MISSING = ("NvvmSupportError", "DynamicLibNotFoundError")
+DEEP = 16  # reasons of reasons that are looked at
+
 
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m fdcore.verify", description=__doc__)
@@ -59,7 +63,13 @@ def main() -> int:
     over = False
     while not over and (turn == 0 or given.again):
         bench = Bench(began + given.seconds, seed + turn, given.memory)
-        over = one_turn(bench, work, turn)
+        try:
+            over = one_turn(bench, work, turn)
+        except Exception as error:
+            if not lacks(error):
+                raise
+            write({"missing": reason(error)})
+            return 1
         turn += 1
     write({"turns": turn, "seed": seed})
     return 0
@@ -85,12 +95,23 @@ def one_turn(
                 continue
             state, said = MARGINAL, "not done: the time was over"
         except Exception as error:  # a device that fails, in whatever way Numba says so
+            if lacks(error):
+                raise
             state, said = FAIL, reason(error)
         write({"check": name, "state": state, "found": said, "turn": turn + 1,
                "seconds": round(time.monotonic() - began, 3)})  # fmt: skip
         if state == FAIL and lost():
             return True
     return over
+
+
+def lacks(error: BaseException | None) -> bool:
+    """Whether it is Numba that lacks something, and no fault of the device."""
+    for _ in range(DEEP):
+        if isinstance(error, ImportError) or type(error).__name__ in MISSING:
+            return True
+        error = error and (error.__cause__ or error.__context__)
+    return False
 
 
 def reason(error: Exception) -> str:

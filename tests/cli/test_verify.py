@@ -13,15 +13,17 @@ import time
 from dataclasses import replace
 
 import pytest
+from fdcore_cli import pool
 
 from fdcore import launch, verification
+from fdcore.check import FAIL, MARGINAL, PASS, Check
 from fdcore.config import parse_address
-from fdcore.health import FAIL, MARGINAL, PASS
 from fdcore.pools import look
 from fdcore.reserve import Wish
 from fdcore.sched.slices import MIB, Ask
 from fdcore.trial import Child
 from fdcore.verification import NO_NUMBA, Heard, Plan, bar, verify
+from fdcore.verify.__main__ import lacks
 from fdcore.verify.bench import NAMES, Bench, TimeOver
 from tests.support import start_server, until
 
@@ -226,6 +228,39 @@ def test_a_missing_extra_is_one_line_with_the_cure(single, verified, monkeypatch
     assert (check.state, check.found, check.cure) == (FAIL, "numba is not installed", NO_NUMBA)
     checks, _ = heard_from('print(\'{"missing": "no NVVM"}\')')
     assert checks[0].state == FAIL and "no NVVM" in checks[0].found and checks[0].cure == NO_NUMBA
+
+
+def test_a_library_that_numba_lacks_is_no_fault_of_the_gpu():
+    class NvvmSupportError(Exception):
+        pass
+
+    def raised(first, then=None):
+        try:
+            try:
+                raise first
+            except Exception as error:
+                raise (then or error) from error
+        except Exception as error:
+            return error
+
+    assert lacks(raised(NvvmSupportError("libNVVM cannot be found")))
+    assert lacks(raised(ImportError("no module"), RuntimeError("while compiling")))
+    assert not lacks(raised(RuntimeError("CUDA_ERROR_LAUNCH_FAILED")))
+
+
+def test_localhealth_verifies_through_a_server_of_its_own(single, monkeypatch, capsys):
+    for name, value in single.environment.items():
+        monkeypatch.setenv(name, value)
+    asked = []
+
+    def server(seen, road, plan, memory, terminal):
+        asked.append((seen.pool.gpus[0].name, plan, memory))
+        return [("here GPU 0", [Check(PASS, "atomics", "exact")])]
+
+    monkeypatch.setattr(verification, "server", server)
+    assert pool.main("localhealth", ["--verify=5m", "-m", "64", "--format", "csv"]) == 0
+    assert "here GPU 0,PASS,atomics,exact," in capsys.readouterr().out
+    assert asked == [("fdcore CPU device", Plan(300.0, again=True), 64 * MIB)]
 
 
 def test_a_gpu_in_use_is_left_alone_and_said(single, verified):
