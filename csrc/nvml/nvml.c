@@ -233,15 +233,15 @@ begun(struct spell *spell, uint64_t busy, uint64_t now)
 static void
 reckon(struct spell *spell, uint64_t busy, uint64_t now)
 {
-    uint64_t span = now - spell->base_ns;
+    uint64_t span = now - spell->base_ns, more;
 
     if (span < SAMPLE_NS)
         return;
     /* A session that ended took its time with it. */
-    busy = busy > spell->base_busy ? busy - spell->base_busy : 0;
-    spell->percent = busy >= span ? 100 : (int)(busy * 100 / span);
+    more = busy > spell->base_busy ? busy - spell->base_busy : 0;
+    spell->percent = more >= span ? 100 : (int)(more * 100 / span);
     spell->base_ns = now;
-    spell->base_busy += busy;
+    spell->base_busy = busy;
 }
 
 int
