@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 ABOUT = {
     "list_gpus": "The GPUs of all servers, and what is free of them.",
     "smi": "The GPUs of all servers in a table after nvidia-smi's: what is granted of "
-    "them. What a GPU does at the moment is not known yet.",
+    "them, and what they do at the moment where their driver tells it.",
     "health": "Checks of this machine and of every server: PASS, MARGINAL or FAIL. "
     "The exit status is 1 where one failed. --verify runs kernels on each GPU too.",
     "localhealth": "Checks of this machine alone; --verify of its own GPUs too, or of "

@@ -1,7 +1,7 @@
 """What the servers say of themselves: list_gpus and smi."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
@@ -132,8 +132,8 @@ WIDE = 83
 
 
 def smi(seen: Sequence[Seen], filters: Sequence[Filter] = ()) -> str:
-    """A concise table after nvidia-smi's: what is granted of which GPU. Temperature,
-    power and use are not known to a server yet, and so not shown."""
+    """A concise table after nvidia-smi's: what is granted of which GPU; and its
+    temperature, power and use, where the server's driver tells them."""
     edge = "+" + "-" * WIDE + "+\n"
     text = ""
     for each in seen:
@@ -155,8 +155,16 @@ def smi(seen: Sequence[Seen], filters: Sequence[Filter] = ()) -> str:
                 f" {gpu.ordinal:>3}  {printable(gpu.name)[:32]:<32} {gpu.pci[:16]:<16}"
                 f" {granted:>7} /{gpu.memory // MIB:>7} {pool.leases[gpu.ordinal]:>7}"
             )
+            said = at_the_moment(pool.figures.get(gpu.ordinal, {}))
+            text += boxed(f"      {said}") if said else ""
         text += edge
     return text
+
+
+def at_the_moment(figures: Mapping[str, float]) -> str:
+    units = {"temperature": "C", "power": "W", "use": "% busy"}
+    known = [f"{figures[name]:.0f} {units[name]}" for name in units if name in figures]
+    return "   ".join(known)
 
 
 def boxed(line: str) -> str:

@@ -67,9 +67,9 @@ class Manager:
         return sight(self.cluster.known(), login.eyes, time.time(), self.hues)
 
     def places(self) -> list[tuple[str, Address]]:
-        """Each server once, by its name in views."""
+        """Each server that answers, once, by its name in views."""
         found = []
-        for station in one_each(self.cluster.known()):
+        for station in answering(one_each(self.cluster.known())):
             address = self.cluster.address(station.key)
             if address is not None:
                 found.append((station.key, address))

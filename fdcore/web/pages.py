@@ -87,10 +87,8 @@ class Page:
             self.chip = tag("span", "fd-chip", "asking …")
             ui.element("span").classes("fd-push")
             with ui.element("div").classes("fd-who"):
-                who = self.current().who
-                said = who.user or "nobody"
-                tag("span", "fd-soft", said)
-                tag("span", "fd-chip", who.role).props('data-role=""')
+                self.who = tag("span", "fd-soft", "")
+                self.role = tag("span", "fd-chip", "").props('data-role=""')
                 button = (
                     ui.element("button")
                     .classes("fd-icon")
@@ -148,6 +146,8 @@ class Page:
         tone = "good" if pool.up == pool.servers else "bad" if not pool.up else "warn"
         self.chip.text = f"{pool.up} of {pool.servers} servers up"
         self.chip.classes(replace=f"fd-chip fd-{tone}")
+        who = self.current().who
+        self.who.text, self.role.text = who.user or "nobody", who.role
         self.last_link.visible = self.current().manages_any()
         self.foot.text = f"as of {time.strftime('%H:%M:%S')}"
         self.notice.text = self.manager.cluster.problem
