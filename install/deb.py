@@ -9,7 +9,7 @@ from pathlib import Path
 
 from install import layout
 from install.environment import MINOR, ROOT
-from install.layout import CLIENT, SERVER
+from install.layout import CLIENT, SERVER, WEB
 
 CONTROL = """\
 Package: {name}
@@ -23,19 +23,19 @@ Priority: optional
 Description: {summary}
 {about}
 """
-SUGGESTS = {CLIENT: "Suggests: libucx0, bash-completion\n", SERVER: ""}
-# An upgrade reloads the service: the new one takes over what runs. Whether services may
-# be touched at all is asked of policy-rc.d, as invoke-rc.d does.
-SCRIPTS = {
-    CLIENT: {},
-    SERVER: {
-        "postinst": """\
+SUGGESTS = {
+    CLIENT: "Suggests: libucx0, bash-completion\n",
+    SERVER: "Suggests: fdcore-web\n",
+    WEB: "",
+}
+# An upgrade reloads the service: the new one takes over what runs. The manager is begun
+# anew. Whether services may be touched at all is asked of policy-rc.d, as invoke-rc.d does.
+POSTINST = """\
 #!/bin/sh
 set -e
-unit=fdserver.service
+unit=@UNIT@
 if [ "$1" = configure ]; then
-    systemd-sysusers fdserver.conf
-    systemd-tmpfiles --create fdserver.conf
+    @BEFORE@
 fi
 case $1 in
 configure | abort-upgrade | abort-deconfigure | abort-remove)
@@ -49,26 +49,28 @@ configure | abort-upgrade | abort-deconfigure | abort-remove)
         systemctl --system daemon-reload >/dev/null || true
         if [ -n "$2" ] && systemctl --quiet is-active $unit; then
             allowed=0
-            [ ! -x /usr/sbin/policy-rc.d ] || /usr/sbin/policy-rc.d fdserver reload || allowed=$?
-            [ "$allowed" = 101 ] || systemctl reload $unit || true
+            if [ -x /usr/sbin/policy-rc.d ]; then
+                /usr/sbin/policy-rc.d ${unit%.service} @AGAIN@ || allowed=$?
+            fi
+            [ "$allowed" = 101 ] || systemctl @AGAIN@ $unit || true
         elif [ -z "$2" ]; then
             deb-systemd-invoke start $unit >/dev/null || true
         fi
     fi
     ;;
 esac
-""",
-        "prerm": """\
+"""
+PRERM = """\
 #!/bin/sh
 set -e
 if [ "$1" = remove ] && [ -d /run/systemd/system ]; then
-    deb-systemd-invoke stop fdserver.service >/dev/null || true
+    deb-systemd-invoke stop @UNIT@ >/dev/null || true
 fi
-""",
-        "postrm": """\
+"""
+POSTRM = """\
 #!/bin/sh
 set -e
-unit=fdserver.service
+unit=@UNIT@
 if [ "$1" = remove ] && [ -d /run/systemd/system ]; then
     systemctl --system daemon-reload >/dev/null || true
 fi
@@ -83,19 +85,43 @@ purge)
         deb-systemd-helper purge $unit >/dev/null || true
         deb-systemd-helper unmask $unit >/dev/null || true
     fi
-    # The pool's certificates too: a founding server that is purged ends its pool. The
-    # account stays, as what it may own elsewhere does.
-    rm -rf /var/lib/fdserver /var/cache/fdserver /run/fdserver
+    @GONE@
     ;;
 esac
-""",
+"""
+# What is different: before the service's start, in an upgrade, and after a purge. A
+# founding server that is purged ends its pool; the account stays, as what it may own
+# elsewhere does.
+SERVICES = {
+    SERVER: {
+        "UNIT": "fdserver.service",
+        "BEFORE": "systemd-sysusers fdserver.conf\n    systemd-tmpfiles --create fdserver.conf",
+        "AGAIN": "reload",
+        "GONE": "rm -rf /var/lib/fdserver /var/cache/fdserver /run/fdserver",
+    },
+    WEB: {
+        "UNIT": "fdserver-web.service",
+        "BEFORE": ":",
+        "AGAIN": "restart",
+        "GONE": "rm -rf /var/lib/fdserver/web",
     },
 }
+
+
+def scripts(name: str) -> dict[str, str]:
+    made = {}
+    if name in SERVICES:
+        made = {"postinst": POSTINST, "prerm": PRERM, "postrm": POSTRM}
+        for key, value in SERVICES[name].items():
+            made = {s: body.replace(f"@{key}@", value) for s, body in made.items()}
+    return made
 
 
 def depends(name: str, version: str, glibc: str) -> str:
     if name == CLIENT:
         return f"python{MINOR}, libc6 (>= {glibc}), libgcc-s1, libstdc++6"
+    if name == WEB:
+        return f"{SERVER} (= {version}), init-system-helpers (>= 1.54)"
     return (
         f"{CLIENT} (= {version}), init-system-helpers (>= 1.54), "
         "systemd | systemd-standalone-sysusers, systemd | systemd-standalone-tmpfiles"
@@ -123,7 +149,7 @@ def build(
         listed = "".join(f"/{path}\n" for path in layout.CONFIGURATION[name])
         (control / "conffiles").write_text(listed)
         (control / "md5sums").write_text(sums(folder))
-        for script, body in SCRIPTS[name].items():
+        for script, body in scripts(name).items():
             (control / script).write_text(body)
             (control / script).chmod(0o755)
         modes(folder)

@@ -10,12 +10,14 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from importlib.metadata import distributions
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PREFIX = "usr/lib/fdcore"
 MINOR = f"{sys.version_info.major}.{sys.version_info.minor}"
+OF_WEB = "fdcore-web.list"
 INTERPRETER = f"/usr/bin/python{MINOR}"
 PACKAGES = f"lib/python{MINOR}/site-packages"
 # What a system has anyhow; everything else has to be in the environment itself.
@@ -32,8 +34,9 @@ sys.exit(main())
 """
 
 
-def make(top: Path, extras: str = "", dependencies: bool = True) -> Path:
-    """Makes it below top, from this tree and the package index; gives its folder."""
+def make(top: Path, dependencies: bool = True) -> Path:
+    """Makes it below top, from this tree and the package index; gives its folder. What is
+    the manager's alone is listed beside it."""
     folder = top / PREFIX
     packages = folder / PACKAGES
     shutil.rmtree(folder, ignore_errors=True)
@@ -45,7 +48,11 @@ def make(top: Path, extras: str = "", dependencies: bool = True) -> Path:
     command += ["--disable-pip-version-check", "--no-build-isolation"]
     command += ["--root-user-action", "ignore", "--target", str(packages)]
     command += [] if dependencies else ["--no-deps"]
-    subprocess.run([*command, f"{ROOT}{extras}"], check=True)
+    subprocess.run(
+        [*command, f"{ROOT}[web]" if dependencies else str(ROOT)], check=True
+    )
+    apart = sorted(of_web(packages))
+    folder.with_name(OF_WEB).write_text("".join(f"{name}\n" for name in apart))
     (folder / "bin").mkdir()
     (folder / "bin" / "python3").symlink_to(INTERPRETER)
     (folder / "pyvenv.cfg").write_text(
@@ -57,6 +64,33 @@ def make(top: Path, extras: str = "", dependencies: bool = True) -> Path:
         launcher.chmod(0o755)
     clean(packages)
     return folder
+
+
+def of_web(packages: Path) -> set[str]:
+    """The entries of the folder that only fdcore[web] needs."""
+    every = {
+        re.sub(r"[-_.]+", "-", each.metadata["Name"]).lower(): each
+        for each in distributions(path=[str(packages)])
+    }
+    base, found = ["fdcore"], set()
+    while base:
+        name = base.pop()
+        if name in found or name not in every:
+            continue
+        found.add(name)
+        for need in every[name].requires or ():
+            wanted, _, marker = need.partition(";")
+            if "extra" not in marker:
+                word = re.match(r"[\w.-]+", wanted)
+                base.append(
+                    re.sub(r"[-_.]+", "-", word.group()).lower() if word else ""
+                )
+
+    def entries(names: Iterable[str]) -> set[str]:
+        listed = (path for name in names for path in every[name].files or ())
+        return {path.parts[0] for path in listed} - {"..", "bin", "__pycache__"}
+
+    return entries(set(every) - found) - entries(found)
 
 
 def clean(packages: Path) -> None:

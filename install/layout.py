@@ -1,42 +1,52 @@
-"""Where things of the two packages are: fdcore-client, which runs programs, and
-fdcore-server, the service. What both need is the client's."""
+"""Where things of the packages are: fdcore-client, which runs programs, fdcore-server,
+the service, and fdcore-web, the manager. What all need is the client's."""
 
 import gzip
 import shutil
 from pathlib import Path
 
 from install import completion, manual
-from install.environment import PREFIX, ROOT, carried
+from install.environment import OF_WEB, PACKAGES, PREFIX, ROOT, carried
 
-CLIENT, SERVER = "fdcore-client", "fdcore-server"
+CLIENT, SERVER, WEB = "fdcore-client", "fdcore-server", "fdcore-web"
 SUMMARY = {
     CLIENT: "run CUDA programs on GPUs of other machines",
     SERVER: "serve this machine's GPUs to a pool",
+    WEB: "show a pool of GPUs in a browser",
 }
 ABOUT = {
     CLIENT: "fdrun and flexdirect run any CUDA program, unmodified, on any share of any GPU "
     "of the pool, as if the GPU were local; and on a CPU device without any.",
     SERVER: "The service fdserver owns the GPUs of its machine, grants leases on whole ones "
     "and parts, and starts a confined worker for each program.",
+    WEB: "The manager shows all servers of a pool, their GPUs and who has them, at port 54000, "
+    "and has metrics for Prometheus.",
 }
 CONFIGURATION = {
     CLIENT: ("etc/bitfusionio/servers.conf", "etc/bitfusionio/flexdirect.toml"),
     SERVER: ("etc/default/fdserver",),
+    WEB: ("etc/default/fdserver-web",),
 }
-UNIT = "usr/lib/systemd/system/fdserver.service"
+UNITS = {
+    SERVER: "usr/lib/systemd/system/fdserver.service",
+    WEB: "usr/lib/systemd/system/fdserver-web.service",
+}
 # Files of this folder, and where they go.
 SOURCES = {
     CLIENT: {"servers.conf": "etc/bitfusionio/servers.conf",
              "flexdirect.toml": "etc/bitfusionio/flexdirect.toml"},
-    SERVER: {"fdserver.service": UNIT,
+    SERVER: {"fdserver.service": UNITS[SERVER],
              "fdserver.sysusers": "usr/lib/sysusers.d/fdserver.conf",
              "fdserver.tmpfiles": "usr/lib/tmpfiles.d/fdserver.conf",
              "fdserver.default": "etc/default/fdserver"},
+    WEB: {"fdserver-web.service": UNITS[WEB],
+          "fdserver-web.default": "etc/default/fdserver-web"},
 }  # fmt: skip
-COMMANDS = {CLIENT: ("fdrun", "flexdirect"), SERVER: ("fdserver",)}
+COMMANDS = {CLIENT: ("fdrun", "flexdirect"), SERVER: ("fdserver",), WEB: ()}
 PAGES = {
     CLIENT: ("fdrun.1", "flexdirect.1", "flexdirect.toml.5", "servers.conf.5"),
     SERVER: ("fdserver.8",),
+    WEB: (),
 }
 COPYRIGHT = """\
 Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/
@@ -57,8 +67,8 @@ Comment:
 def lay(
     top: Path, environment: Path, zsh: str = "vendor-completions"
 ) -> dict[str, Path]:
-    """Both packages' files below top, made of the environment; by package."""
-    made = {name: top / name for name in (CLIENT, SERVER)}
+    """The packages' files below top, made of the environment; by package."""
+    made = {name: top / name for name in (CLIENT, SERVER, WEB)}
     for name, folder in made.items():
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -72,6 +82,10 @@ def lay(
     launcher = made[SERVER] / PREFIX / "bin" / "fdserver"
     launcher.parent.mkdir(parents=True)
     (inside / "bin" / "fdserver").rename(launcher)
+    for entry in environment.with_name(OF_WEB).read_text().split():
+        target = made[WEB] / PREFIX / PACKAGES / entry
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (inside / PACKAGES / entry).rename(target)
     completions(made, zsh)
     return made
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from install import layout
 from install.deb import modes
 from install.environment import INTERPRETER
-from install.layout import CLIENT
+from install.layout import CLIENT, SERVER, WEB
 
 # Nothing is found out from the files: our libcuda.so.1 is nobody's but a program's of
 # fdrun, and what is needed stands here.
@@ -39,44 +39,60 @@ AutoReqProv: no
 %files -n @NAME@ -f @LIST@
 """
 SCRIPTS = r"""
-%post -n fdcore-server
-systemd-sysusers fdserver.conf || :
-systemd-tmpfiles --create fdserver.conf || :
+%post -n @NAME@
+@BEFORE@
 if [ -d /run/systemd/system ]; then
     systemctl daemon-reload || :
     # $1 is 2 in an upgrade: the new fdserver takes over what runs.
     if [ "$1" -ge 2 ]; then
-        if systemctl --quiet is-active fdserver.service; then
-            systemctl reload fdserver.service || :
+        if systemctl --quiet is-active @UNIT@; then
+            systemctl @AGAIN@ @UNIT@ || :
         fi
     fi
 fi
 if [ "$1" -eq 1 ]; then
-    systemctl preset fdserver.service >/dev/null 2>&1 || :
+    systemctl preset @UNIT@ >/dev/null 2>&1 || :
 fi
 
-%preun -n fdcore-server
+%preun -n @NAME@
 if [ "$1" -eq 0 ]; then
     if [ -d /run/systemd/system ]; then
-        systemctl --no-reload disable --now fdserver.service || :
+        systemctl --no-reload disable --now @UNIT@ || :
     else
-        systemctl --no-reload disable fdserver.service >/dev/null 2>&1 || :
+        systemctl --no-reload disable @UNIT@ >/dev/null 2>&1 || :
     fi
 fi
 
-%postun -n fdcore-server
+%postun -n @NAME@
 if [ -d /run/systemd/system ]; then
     systemctl daemon-reload || :
 fi
 if [ "$1" -eq 0 ]; then
-    rm -rf /var/cache/fdserver /run/fdserver
+    @GONE@
 fi
 """
+SERVICES = {
+    SERVER: {
+        "UNIT": "fdserver.service",
+        "BEFORE": "systemd-sysusers fdserver.conf || :\n"
+        "systemd-tmpfiles --create fdserver.conf || :",
+        "AGAIN": "reload",
+        "GONE": "rm -rf /var/cache/fdserver /run/fdserver",
+    },
+    WEB: {
+        "UNIT": "fdserver-web.service",
+        "BEFORE": "",
+        "AGAIN": "restart",
+        "GONE": ":",
+    },
+}
 
 
 def requires(name: str, version: str, glibc: str) -> list[str]:
     if name == CLIENT:
         return [INTERPRETER, f"libc.so.6(GLIBC_{glibc})(64bit)", "libgcc", "libstdc++"]
+    if name == WEB:
+        return [f"{SERVER} = {version}-1"]
     return [
         f"{CLIENT} = {version}-1",
         "/usr/bin/systemd-sysusers",
@@ -109,7 +125,11 @@ def build(
         for key, value in told.items():
             text = text.replace(f"@{key}@", value)
         spec += text
-    spec += SCRIPTS
+    for name, told in SERVICES.items():
+        text = SCRIPTS.replace("@NAME@", name)
+        for key, value in told.items():
+            text = text.replace(f"@{key}@", value)
+        spec += text
     (top / "fdcore.spec").write_text(spec)
     command = ["rpmbuild", "-bb", "--quiet", "--define", f"_topdir {top}"]
     command += ["--define", f"_rpmdir {out.absolute()}", "--target", "x86_64-linux"]

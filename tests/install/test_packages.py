@@ -57,8 +57,10 @@ def files_of(path):
 @pytest.mark.parametrize("kind", sorted(MADE))
 def test_each_role_has_its_files_and_no_others(kind, request):
     found = request.getfixturevalue(f"{kind}s")
-    assert set(found) == {"fdcore-client", "fdcore-server"}
-    client, server = files_of(found["fdcore-client"]), files_of(found["fdcore-server"])
+    assert set(found) == {"fdcore-client", "fdcore-server", "fdcore-web"}
+    client, server, web = (files_of(found[f"fdcore-{name}"]) for name in ("client", "server", "web"))
+    assert "/usr/lib/systemd/system/fdserver-web.service" in web
+    assert "/etc/default/fdserver-web" in web
     for path in ("/usr/bin/fdrun", "/usr/bin/flexdirect", "/etc/bitfusionio/servers.conf",
                  "/usr/share/man/man1/flexdirect.1.gz", "/usr/share/man/man5/servers.conf.5.gz",
                  "/usr/share/bash-completion/completions/flexdirect",
@@ -72,8 +74,9 @@ def test_each_role_has_its_files_and_no_others(kind, request):
     libraries = [path for path in client if path.endswith("/libcuda.so.1")]
     # Not where the system's linker would find it in front of a real driver.
     assert len(libraries) == 1 and libraries[0].startswith("/usr/lib/fdcore/")
-    both = {path for path in set(client) & set(server) if not client[path].startswith("d")}
-    assert both == set()
+    rows = {**client, **server, **web}
+    every = [path for each in (client, server, web) for path in each if rows[path][0] != "d"]
+    assert len(every) == len(set(every))
 
 
 @pytest.mark.parametrize("kind", sorted(MADE))
@@ -95,9 +98,11 @@ def test_deb_says_what_it_needs_and_what_is_configured(debs):
     assert "fdcore-client (= " in server and "sysusers" in server
     told = said("dpkg-deb", "-I", str(debs["fdcore-server"]), "conffiles")
     assert told == "/etc/default/fdserver\n"
-    for script in ("postinst", "prerm", "postrm"):
-        body = said("dpkg-deb", "-I", str(debs["fdcore-server"]), script)
-        subprocess.run(["sh", "-n"], input=body, text=True, check=True)
+    for name in ("fdcore-server", "fdcore-web"):
+        for script in ("postinst", "prerm", "postrm"):
+            body = said("dpkg-deb", "-I", str(debs[name]), script)
+            assert not re.search(r"@[A-Z]+@", body)
+            subprocess.run(["sh", "-n"], input=body, text=True, check=True)
 
 
 def test_rpm_provides_no_library_and_says_what_it_needs(rpms):
@@ -109,10 +114,12 @@ def test_rpm_provides_no_library_and_says_what_it_needs(rpms):
     assert "fdcore-client = " in needed
     configured = said("rpm", "-qcp", *map(str, rpms.values())).split()
     assert sorted(configured) == sorted("/" + p for ps in layout.CONFIGURATION.values() for p in ps)
-    scripts = said("rpm", "-qp", "--scripts", str(rpms["fdcore-server"]))
-    for part in re.split(r"^\w+ scriptlet.*:$", scripts, flags=re.M)[1:]:
-        subprocess.run(["sh", "-n"], input=part, text=True, check=True)
-    assert scripts.count(" scriptlet ") == 3
+    for name in ("fdcore-server", "fdcore-web"):
+        scripts = said("rpm", "-qp", "--scripts", str(rpms[name]))
+        for part in re.split(r"^\w+ scriptlet.*:$", scripts, flags=re.M)[1:]:
+            assert not re.search(r"@[A-Z]+@", part)
+            subprocess.run(["sh", "-n"], input=part, text=True, check=True)
+        assert scripts.count(" scriptlet ") == 3
 
 
 def test_installed_commands_work_from_the_package_alone(debs, tmp_path):
@@ -135,11 +142,12 @@ def test_installed_commands_work_from_the_package_alone(debs, tmp_path):
         assert str(tmp_path.parent).encode() not in compiled.read_bytes()
 
 
-def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path):
+@pytest.mark.parametrize("name", ["fdserver", "fdserver-web"])
+def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path, name):
     if shutil.which("systemd-analyze") is None:
         pytest.skip("systemd-analyze is not installed")
-    unit = tmp_path / "fdserver.service"
-    text = (ROOT / "install" / "fdserver.service").read_text()
+    unit = tmp_path / f"{name}.service"
+    text = (ROOT / "install" / unit.name).read_text()
     unit.write_text(text.replace("/usr/bin/fdserver", "/bin/true"))
     done = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", str(unit)],
