@@ -763,7 +763,6 @@ class Server:
                 if self.book.leases:
                     self.spawn(self.heirloom.late_workers())
                 self.spawn(self.service.run(self))
-                self.spawn(self.service.reap())
                 await self.stopping.wait()
                 log.info("stopping")
                 self.service.tell("STOPPING=1")

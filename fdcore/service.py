@@ -10,12 +10,11 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Collection, Iterable, MutableMapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fdcore.errors import ConfigError
-from fdcore.sockets import readable
 
 if TYPE_CHECKING:
     from fdcore.server import Server
@@ -24,8 +23,8 @@ log = logging.getLogger("fdserver")
 
 # How often what systemctl status shows is told anew.
 STATUS_SECONDS = 20.0
-# The children of the server before a reload, whose end somebody has to take note of.
-CHILDREN = "FDSERVER_CHILDREN"
+# Set by a reload: there are children that another program has started.
+RELOADED = "FDSERVER_RELOADED"
 OURS = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 
 
@@ -36,7 +35,8 @@ class Service:
         path = self.kept.get("NOTIFY_SOCKET", "")
         self.address = f"\0{path[1:]}" if path.startswith("@") else path
         self.watched = self.watchdog_seconds()
-        self.left = [int(pid) for pid in environment.pop(CHILDREN, "").split()]
+        self.reloaded = bool(environment.pop(RELOADED, ""))
+        self.ended: set[int] = set()
 
     @property
     def here(self) -> bool:
@@ -68,10 +68,17 @@ class Service:
         while self.here:
             await asyncio.sleep(seconds)
             self.tell("WATCHDOG=1", f"STATUS={status(server)}")
+            if self.reloaded:
+                self.reap(own_of(server))
 
-    async def reap(self) -> None:
-        """Nobody else waits for what the server before a reload had started."""
-        await asyncio.gather(*(reaped(pid) for pid in self.left))
+    def reap(self, own: Collection[int]) -> None:
+        """Nobody else waits for what the server before a reload had started. own: who
+        has somebody; others get the time of a round."""
+        ended = {pid for pid in children_of(os.getpid()) if has_ended(pid)} - set(own)
+        for pid in ended & self.ended:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+        self.ended = ended
 
     def reload(self) -> None:
         """SIGHUP: starts this program again in its own place, unless what is configured
@@ -85,8 +92,7 @@ class Service:
             self.tell("READY=1")
             return
         logging.shutdown()
-        children = " ".join(str(pid) for pid in [*self.left, *children_of(os.getpid())])
-        environment = {**os.environ, **self.kept, CHILDREN: children}
+        environment = {**os.environ, **self.kept, RELOADED: "1"}
         os.execve(sys.executable, sys.orig_argv, environment)
 
 
@@ -114,19 +120,17 @@ def children_of(pid: int) -> Iterable[int]:
     return sorted(found)
 
 
-async def reaped(pid: int) -> None:
+def has_ended(pid: int) -> bool:
     try:
-        descriptor = os.pidfd_open(pid)
+        text = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
-        return
-    try:
-        await readable(descriptor)
-        wait_for(pid)
-    finally:
-        os.close(descriptor)
+        return False
+    return text.rpartition(")")[2].split()[0] == "Z"
 
 
-def wait_for(pid: int) -> None:
-    """It has ended already."""
-    with contextlib.suppress(ChildProcessError):
-        os.waitpid(pid, os.WNOHANG)
+def own_of(server: "Server") -> Collection[int]:
+    """The processes that this server has started and looks after."""
+    pool = server.workers
+    workers = [*pool.spare, *(session.worker for session in server.sessions.values())]
+    found = {worker.pid for worker in workers if worker is not None}
+    return found | ({pool.nurse.process.pid} if pool.nurse is not None else set())
