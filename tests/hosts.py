@@ -131,14 +131,15 @@ class Host:
         return said.replace("\r\n", "\n")
 
     def log(self) -> str:
-        path = Path(f"/proc/{self.pid}/root/run/units/log")
-        return path.read_text(errors="replace") if path.exists() else ""
+        folder = Path(f"/proc/{self.pid}/root/run/units")
+        return "".join(path.read_text(errors="replace") for path in folder.glob("*.log"))
 
     def halt(self) -> None:
-        subprocess.run(
-            self.inside(["systemctl", "stop", "fdserver"]), env=self.environment,
-            capture_output=True, timeout=SECONDS,
-        )  # fmt: skip
+        for unit in ("fdserver-web", "fdserver"):
+            subprocess.run(
+                self.inside(["systemctl", "stop", unit]), env=self.environment,
+                capture_output=True, timeout=SECONDS,
+            )  # fmt: skip
         self.process.kill()
         self.process.wait()
 
@@ -209,7 +210,8 @@ def wire(hosts: Sequence[Host], tag: str) -> None:
 
 # ---- systemctl of these hosts ----
 
-PID, SAID, LOG, NOTIFY = (f"/run/units/{name}" for name in ("pid", "said", "log", "notify"))
+UNITS = Path("/run/units")
+SAID, NOTIFY = UNITS / "said", UNITS / "notify"
 
 
 def read_unit(name: str) -> list[tuple[str, str]]:
@@ -219,32 +221,38 @@ def read_unit(name: str) -> list[tuple[str, str]]:
 
 def start(name: str) -> None:
     unit = read_unit(name)
-    environment = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", "NOTIFY_SOCKET": NOTIFY}
+    environment = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"}
+    told = dict(unit)["Type"] == "notify"
+    if told:
+        environment["NOTIFY_SOCKET"] = str(NOTIFY)
     for key, value in unit:
         if key == "Environment":
             environment.update(word.split("=", 1) for word in value.split())
         if key == "EnvironmentFile":
             text = Path(value.lstrip("-")).read_text()
-            environment.update(re.findall(r"^(\w+)=(.*)$", text, re.M))
+            environment.update(re.findall(r'^(\w+)="?(.*?)"?$', text, re.M))
         if key in ("RuntimeDirectory", "StateDirectory", "CacheDirectory"):
             top = {"R": "/run", "S": "/var/lib", "C": "/run/cache"}[key[0]]
             Path(top, value).mkdir(parents=True, exist_ok=True)
     environment["FD_CACHE"] = "/run/cache/fdserver"
-    command = dict(unit)["ExecStart"].replace("/usr/bin/", "").split()
-    with listening() as sock, open(LOG, "ab") as log:
+    command: list[str] = []
+    for word in dict(unit)["ExecStart"].replace("/usr/bin/", "").split():
+        command += environment.get(word[1:], "").split() if word[0] == "$" else [word]
+    with listening() as sock, open(UNITS / f"{name}.log", "ab") as log:
         process = subprocess.Popen(
             command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             cwd="/", start_new_session=True,
         )  # fmt: skip
-        Path(PID).write_text(str(process.pid))
-        wait_until_ready(sock, process)
+        (UNITS / name).write_text(str(process.pid))
+        if told:
+            wait_until_ready(sock, process)
 
 
 @contextmanager
 def listening() -> Iterator[socket.socket]:
-    Path(NOTIFY).unlink(missing_ok=True)
+    NOTIFY.unlink(missing_ok=True)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-        sock.bind(NOTIFY)
+        sock.bind(str(NOTIFY))
         sock.settimeout(0.2)
         yield sock
 
@@ -260,26 +268,26 @@ def wait_until_ready(
             said = sock.recv(4096).decode()
         except TimeoutError:
             continue
-        Path(SAID).write_text(said)
+        SAID.write_text(said)
         if "READY=1" in said.splitlines():
             return
     sys.exit("fdserver.service: it does not say that it is ready")
 
 
-def main_pid() -> int:
-    path = Path(PID)
+def main_pid(name: str) -> int:
+    path = UNITS / name
     pid = int(path.read_text()) if path.exists() else 0
     return pid if pid and Path(f"/proc/{pid}/stat").exists() else 0
 
 
-def stop() -> None:
-    pid = main_pid()
+def stop(name: str) -> None:
+    pid = main_pid(name)
     if pid:
         os.kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + SECONDS
-        while main_pid() and time.monotonic() < deadline:
+        while main_pid(name) and time.monotonic() < deadline:
             time.sleep(0.05)
-    Path(PID).unlink(missing_ok=True)
+    (UNITS / name).unlink(missing_ok=True)
 
 
 def systemctl(words: Sequence[str]) -> int:
@@ -289,19 +297,19 @@ def systemctl(words: Sequence[str]) -> int:
     if verb == "enable":
         verb = "start" if "--now" in options else "none"
     if verb in ("stop", "restart"):
-        stop()
-    if verb in ("start", "restart") and not main_pid():
+        stop(name)
+    if verb in ("start", "restart") and not main_pid(name):
         start(name)
     if verb == "reload":
         with listening() as sock:
-            os.kill(main_pid(), signal.SIGHUP)
+            os.kill(main_pid(name), signal.SIGHUP)
             wait_until_ready(sock)
     if verb == "status":
-        pid = main_pid()
+        pid = main_pid(name)
         print(f"{name}.service - {dict(read_unit(name))['Description']}")
         print(f"     Active: {'active (running)' if pid else 'inactive (dead)'}")
         if pid:
-            told = Path(SAID).read_text().partition("STATUS=")[2].splitlines()[0]
+            told = SAID.read_text().partition("STATUS=")[2].splitlines()[0]
             print(f'   Main PID: {pid}\n     Status: "{told}"')
         return 0 if pid else 3
     return 0

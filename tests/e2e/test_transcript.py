@@ -7,6 +7,7 @@ servers.conf, local and run on a server, localhealth, health and smi, run on the
 """
 
 import re
+import shutil
 
 import pytest
 
@@ -113,3 +114,23 @@ def test_flexdirect_is_set_up_and_used_as_its_users_knew_it(hosts, app):
     assert "Active: active (running)" in gpu1.sh("systemctl status fdserver")
     gpu1.sh("systemctl stop fdserver")
     assert "inactive (dead)" in gpu1.sh("systemctl status fdserver", status=3)
+
+
+FETCH = "curl --silent --fail --location --cookie-jar /run/cookies http://127.0.0.1:54000/"
+
+
+@pytest.mark.timeout(600)
+def test_manager_of_a_server_is_at_the_address_that_they_knew(hosts):
+    """After the set-up above: by default for the machine itself, which needs no login."""
+    pytest.importorskip("nicegui", reason="the manager's packages are not installed")
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not installed")
+    gpu2 = hosts["gpu2"]
+    gpu2.sh("systemctl enable --now fdserver-web")
+    page = gpu2.sh(f"n=0; until {FETCH} || [ $n = 300 ]; do n=$((n + 1)); sleep 0.2; done")
+    assert "<html" in page, page + gpu2.log()
+    assert "fdcore" in page
+    # Nobody else reaches it so.
+    gpu1 = hosts["gpu1"]
+    gpu1.sh(FETCH.replace("127.0.0.1", gpu2.address), status=7)
+    gpu2.sh("systemctl stop fdserver-web")

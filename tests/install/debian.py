@@ -7,8 +7,10 @@ FD_TEST_DEBIAN=DIR keeps the fresh system there, for the next time.
 import os
 import re
 import shutil
+import socket
 import subprocess
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -73,7 +75,7 @@ def debian(fresh, tmp_path_factory):
     root = tmp_path_factory.mktemp("debian") / "root"
     run("cp", "-a", str(fresh), str(root))
     shutil.copy("/etc/resolv.conf", root / "etc" / "resolv.conf")
-    for name in ("fdcore-client", "fdcore-server"):
+    for name in ("fdcore-client", "fdcore-server", "fdcore-web"):
         newest = max((ROOT / "dist").glob(f"{name}_*.deb"), key=lambda path: path.stat().st_mtime)
         shutil.copy(newest, root / "tmp" / f"{name}.deb")
     mounts = [("proc", "proc"), ("sysfs", "sys"), ("tmpfs", "dev/shm")]
@@ -115,14 +117,16 @@ def test_client_and_server_are_installed_used_and_removed(debian, tmp_path):
     assert debian("systemd-analyze", "verify", "--man=no", "fdserver.service") == ""
     enabled = debian.folder / "etc/systemd/system/multi-user.target.wants/fdserver.service"
     assert enabled.is_symlink()
+    debian("apt-get", "install", "-y", "-qq", "--no-install-recommends", "/tmp/fdcore-web.deb")
+    assert debian("systemd-analyze", "verify", "--man=no", "fdserver-web.service") == ""
     serve_as_the_unit_says(debian, demo)
 
     # Removal leaves what is configured and remembered, purge nothing.
-    debian("apt-get", "remove", "-y", "-qq", "fdcore-server", "fdcore-client")
+    debian("apt-get", "remove", "-y", "-qq", "fdcore-web", "fdcore-server", "fdcore-client")
     left = debian.files() - before
     assert {path for path in left if path.startswith("/usr")} == set()
     assert "/etc/bitfusionio/servers.conf" in left and "/var/lib/fdserver/store.db" in left
-    debian("apt-get", "purge", "-y", "-qq", "fdcore-server", "fdcore-client")
+    debian("apt-get", "purge", "-y", "-qq", "fdcore-web", "fdcore-server", "fdcore-client")
     left = debian.files() - before
     assert left == set(), left
 
@@ -161,7 +165,37 @@ def serve_as_the_unit_says(debian, demo):
             debian("fdrun", "-m", "256", "demo", user=user)
         assert "over shm" in log.read_text(), log.read_text()
         (debian.folder / "usr/local/bin/demo").unlink()
+        show_in_a_browser(debian, variables)
     finally:
         server.terminate()
         server.wait(60)
     log.unlink()
+
+
+def show_in_a_browser(debian, variables):
+    port = free_port()
+    web = subprocess.Popen(
+        ["chroot", str(debian.folder), "setpriv", "--reuid", "fdserver", "--regid", "fdserver",
+         "--clear-groups", "env", "-i", "PATH=/usr/bin", *variables, "fdserver", "web",
+         "--listen", f"127.0.0.1:{port}"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 120
+        page = ""
+        while "<html" not in page:
+            assert time.monotonic() < deadline and web.poll() is None
+            opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+            try:
+                page = opener.open(f"http://127.0.0.1:{port}/", timeout=20).read().decode()
+            except OSError:
+                time.sleep(0.2)
+    finally:
+        web.terminate()
+        web.wait(60)
+
+
+def free_port():
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
