@@ -52,8 +52,8 @@ dial(void *user, int which, uint32_t turn, int *sock, struct fdc_link_key *key)
     struct play *play = user;
     struct order order = {.which = which, .turn = turn};
 
-    if (play->refused) {
-        play->refused--;
+    if (fdc_load_relaxed(&play->refused)) {
+        __atomic_fetch_sub(&play->refused, 1, __ATOMIC_RELAXED);
         return -ECONNREFUSED;
     }
     cutter_connect(&play->cutter, sock, &order.sock);
@@ -345,7 +345,7 @@ test_a_server_that_cannot_be_reached_is_dialled_again(void)
     static struct play play;
 
     CHECK(play_begin(&play, false, 6, GRACE_S * UINT64_C(1000000)));
-    play.refused = 3;
+    fdc_store_relaxed(&play.refused, 3);
     live_for(&play, 1000, 1001, false);
     CHECK_EQ(pthread_create(&play.worker, NULL, worker_main, &play), 0);
     pthread_mutex_lock(&play.cutter.lock);
@@ -353,7 +353,7 @@ test_a_server_that_cannot_be_reached_is_dialled_again(void)
     pthread_mutex_unlock(&play.cutter.lock);
     play_client(&play);
     pthread_join(play.worker, NULL);
-    CHECK_EQ(play.refused, 0);
+    CHECK_EQ(fdc_load_relaxed(&play.refused), 0);
     play_end(&play);
 }
 
@@ -375,7 +375,7 @@ test_it_is_over_after_the_grace_time(void)
     static struct play play;
 
     CHECK(play_begin(&play, false, 7, 300000));
-    play.refused = UINT32_MAX;
+    fdc_store_relaxed(&play.refused, UINT32_MAX);
     shutdown(play.pair.client_socks[0], SHUT_RDWR);
     expect_broken_pipe(play.pair.worker, FDC_LANE_COMMAND);
     expect_broken_pipe(play.pair.client, FDC_LANE_REPLY);
@@ -420,7 +420,7 @@ test_stale_and_wrong_resumes_are_refused(void)
     int ours, theirs;
 
     CHECK(play_begin(&play, false, 10, GRACE_S * UINT64_C(1000000)));
-    play.refused = UINT32_MAX;
+    fdc_store_relaxed(&play.refused, UINT32_MAX);
     pair_connect(&ours, &theirs);
     CHECK_EQ(fdc_link_resume(play.pair.worker, 2, 1, theirs, NULL), -EINVAL);
     close(ours);
