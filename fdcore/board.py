@@ -3,8 +3,8 @@
 Workers write what their session has (csrc/include/fdc/monitor.h): quotas hold for the
 sum of all rows, and NVML shows all of a lease. The server gives the rows out, clears
 them when a worker has ended, shows the sums, and counts the sessions in the head behind
-the rows. Workers that outlive a server give the board to the next one. A row that nobody
-has any more counts on with the time that its kernels ran.
+the rows. Workers that outlive a server give the board to the next one. A row that
+nobody has any more counts on with the time that its kernels ran.
 """
 
 import fcntl

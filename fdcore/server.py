@@ -170,7 +170,7 @@ class Server:
             self.waiting, HANDSHAKE_SECONDS, self.seldom, self.spoken, self.hello
         )
         self.data_host = ""
-        self.data_port = 0
+        self.port = self.data_port = 0
         self.stopping = asyncio.Event()
         self.unleashed = False
         self.draining = False
@@ -351,12 +351,12 @@ class Server:
             log.warning("%s, %s: revoked by %s", row["name"], row["serial"], asker)
 
     def token(self, role: str, seconds: int, uses: int, name: str, by: Owner) -> str:
-        if self.door is None or self.door.authority is None:
+        if self.door is None or self.door.authority is None or not self.options.listen:
             raise RefusedError("this is not the pool's founding server")
-        listen = self.options.listen
-        everywhere = listen is None or listen.host in ("0.0.0.0", "::")
-        addresses = [] if everywhere else [str(listen)]
-        made = self.door.authority.invite(role, seconds, uses, name, addresses)
+        own = self.options.advertise or replace(self.options.listen, port=self.port)
+        addresses = [] if own.host in ("0.0.0.0", "::") else [str(own)]
+        invite = self.door.authority.invite
+        made = invite(role, seconds, uses, name, addresses, self.port)
         log.warning("a token to join as %s, good %d times, by %s", role, uses, by)
         return made
 
@@ -862,7 +862,7 @@ class Server:
                 self.spawn(self.door.keep_watch(lambda: self.forget_revoked(control)))
             else:
                 control.listen(sock)
-            port = sock.getsockname()[1]
+            self.port = port = sock.getsockname()[1]
             ready["control"] = str(Address(listen.host, port))
             log.info("control at %s, data at port %d", ready["control"], self.data_port)
             self.heirloom.announce(Address(listen.host, port))

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from fdcore.config import parse_address
+from fdcore.config import CONTROL_PORT, parse_address
 from fdcore.errors import ConfigError, RefusedError
 from fdcore.security import files, tokens
 from fdcore.security.identity import server_name
@@ -191,9 +191,15 @@ class Authority:
         return rows
 
     def invite(
-        self, role: str, seconds: int, uses: int, name: str, addresses: Sequence[str]
+        self,
+        role: str,
+        seconds: int,
+        uses: int,
+        name: str,
+        addresses: Sequence[str],
+        port: int = CONTROL_PORT,
     ) -> str:
-        """A token, as text. Without addresses: this host's."""
+        """A token, as text. Without addresses: this host's, with the port."""
         if role not in ROLES:
             raise ConfigError(f"there is no role {role}")
         if not 1 <= seconds <= 365 * DAY or not 1 <= uses <= 10000:
@@ -203,7 +209,7 @@ class Authority:
         expires = int(time.time()) + seconds
         made = tokens.create(
             self.folder, self.pool, self.hash, role,
-            addresses or own_addresses(), expires, uses, name,
+            addresses or own_addresses(port), expires, uses, name,
         )  # fmt: skip
         return made.text()
 
@@ -271,7 +277,7 @@ def origins(rows: Sequence[dict[str, Any]], of: Sequence[dict[str, Any]]) -> set
     return found
 
 
-def own_addresses() -> list[str]:
+def own_addresses(port: int) -> list[str]:
     """The address that goes out to the world, and the host's name. Nothing is sent."""
     found = []
     with (
@@ -280,7 +286,7 @@ def own_addresses() -> list[str]:
     ):
         sock.connect(("192.0.2.1", 9))
         found.append(str(sock.getsockname()[0]))
-    return [str(parse_address(one)) for one in [*found, socket.gethostname()]]
+    return [str(parse_address(one, port)) for one in [*found, socket.gethostname()]]
 
 
 def requested(request: bytes) -> ec.EllipticCurvePublicKey:

@@ -11,10 +11,18 @@ import urllib.request
 import pytest
 
 from fdcore.security import authority
+from fdcore.security.tokens import parse
 from fdcore.sockets import in_table, uid_of_peer
 from fdcore.web.guard import own_names, refusal
 from fdcore.web.logins import code_of, code_text
-from tests.fdcore.web.browsing import end, start_manager
+from tests.fdcore.web.browsing import (
+    CHROMIUM,
+    PATIENCE,
+    Seen,
+    browser,
+    end,
+    start_manager,
+)
 from tests.support import environment, start_server, until
 
 FAR = {"X-Forwarded-For": "192.0.2.7"}  # not this process's own user, then
@@ -131,6 +139,41 @@ def test_who_has_not_logged_in_is_shown_nothing(pool, path):
 
 def test_metrics_are_for_this_machine(pool):
     assert 'fd_up{server=' in Browser(pool[1].url).open("metrics")
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="there is no chromium (apt)")
+@pytest.mark.timeout(900)
+def test_admin_makes_tokens_and_revokes(pool):
+    pytest.importorskip("playwright", reason="playwright is not installed (fdcore[test])")
+    server, manager, _ = pool
+    code = code_of_somebody(pool, "boss")
+    seen = Seen((manager.url,))
+    with browser() as opened:
+        context = opened.new_context(ignore_https_errors=True, extra_http_headers=FAR)
+        context.set_default_timeout(PATIENCE)
+        page = context.new_page()
+        seen.watch(page)
+        page.goto(f"{manager.url}login#{code}")
+        page.get_by_role("button", name="Log in").click()
+        page.get_by_role("link", name="Manage").click()
+        members = page.get_by_role("table", name="Members").locator("tbody tr")
+        members.filter(has_text="bob").wait_for()
+        assert members.count() == 5  # with the server itself
+        page.get_by_label("For whom").fill("carol")
+        page.get_by_role("button", name="Make a token").click()
+        page.get_by_role("dialog").get_by_role("button", name="Make it").click()
+        token = page.get_by_role("dialog").locator(".fd-mono").inner_text()
+        page.get_by_role("button", name="Close").click()
+        joined = parse(token)
+        assert (joined.role, joined.addresses) == ("user", (server.control,))
+        members.filter(has_text="bob").get_by_role("button", name="Revoke").click()
+        page.get_by_role("dialog").get_by_role("button", name="Revoke").click()
+        members.filter(has_text="bob").locator(".fd-chip", has_text="revoked").wait_for()
+    assert seen.outside == []
+    assert seen.errors == []
+    refused = command("flexdirect", "web", "-l", server.control, env=pool[2]["bob"])
+    assert refused.returncode == 125
+    assert "revoked" in refused.stderr
 
 
 # ---- the parts ----
