@@ -46,7 +46,7 @@ class Cluster:
         self.stations: dict[Address, Station] = {}
         self.order: Sequence[Address] = ()
         self.problem = ""  # why it is not known who the servers are
-        self.looked = 0.0
+        self.looked = -LOOKED_SECONDS
         self.loop: asyncio.AbstractEventLoop | None = None
         self.stopping: asyncio.Event | None = None
         self.nudged: asyncio.Event | None = None
@@ -76,11 +76,15 @@ class Cluster:
         return None
 
     def somebody_looks(self) -> None:
-        self.looked = time.monotonic()
+        """Who comes after a while is not shown what was seconds ago for longer than a
+        look takes."""
+        before, self.looked = self.looked, time.monotonic()
+        if self.looked - before > LOOKED_SECONDS:
+            self.nudge()
 
     def nudge(self) -> None:
         """Something has been changed: look soon."""
-        self.somebody_looks()
+        self.looked = time.monotonic()
         if self.loop is not None and self.nudged is not None:
             with contextlib.suppress(RuntimeError):
                 self.loop.call_soon_threadsafe(self.nudged.set)

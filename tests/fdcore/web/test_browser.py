@@ -1,11 +1,13 @@
 """The manager as a person uses it: pages in Debian's Chromium, against live servers."""
 
+import json
 import re
 import secrets
 import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from contextlib import suppress
 
 import pytest
@@ -67,10 +69,17 @@ def chromium():
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left(servers):
-    """Leases of one test are not seen by the next."""
+def nothing_is_left(servers, managers):
+    """Leases of one test are not seen by the next, nor shown any more."""
     yield
     until(lambda: all(server.free() == [1024, 1024] for server in servers), 60)
+    for manager in managers:
+        until(lambda url=manager.url: shown_leases(url) == [], 60)
+
+
+def shown_leases(url):
+    with urllib.request.urlopen(f"{url}export/leases.json", timeout=60) as answer:
+        return json.load(answer)
 
 
 @pytest.fixture
@@ -212,7 +221,7 @@ def test_both_managers_show_the_same_pool(open_page, servers, managers):
         for manager in managers:
             page = open_page(manager=manager)
             row(page, "sleep").wait_for()
-            page.locator(".fd-slice").wait_for()
+            page.locator(f"[data-server='{servers[1].unix}'] .fd-slice").wait_for()
             cards = page.locator("[data-server]")
             shown.append([
                 (card.get_attribute("data-server"), card.get_attribute("data-state"),
