@@ -59,7 +59,9 @@ def verify(wish: Wish, plan: Plan, tell: Tell = lambda *_: None) -> list[Check]:
         return [lacking]
     try:
         with lease(wish, "health --verify") as trial:
-            found = run(trial.environment, plan, tell)
+            # What breaks is not to be mended before anybody has seen it.
+            environment = trial.environment | {"FD_RECONNECT": "0"}
+            found = run(environment, plan, tell)
     except FdcoreError as error:
         cure = "wait until it is free, or ask for less with -m"
         return [Check(MARGINAL, "verification", f"no lease: {error}", cure)]

@@ -17,7 +17,7 @@ from fdcore_cli import pool
 
 from fdcore import launch, verification
 from fdcore.check import FAIL, MARGINAL, PASS, Check
-from fdcore.config import parse_address
+from fdcore.config import Servers, parse_address
 from fdcore.pools import look
 from fdcore.reserve import Wish
 from fdcore.sched.slices import MIB, Ask
@@ -264,7 +264,7 @@ def test_localhealth_verifies_through_a_server_of_its_own(single, monkeypatch, c
 
 
 def test_a_gpu_in_use_is_left_alone_and_said(single, verified):
-    (seen,) = look([parse_address(single.control)], 30)
+    (seen,) = look(Servers((parse_address(single.control),)), 30)
     plenty = replace(seen, pool=replace(seen.pool, free={0: 2 * MIB}))
     ((where, (check,)),) = verification.server(plenty, "tcp", PATIENT, 0, False)
     assert where == f"{single.control} GPU 0"
