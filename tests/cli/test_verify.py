@@ -166,7 +166,7 @@ def test_a_link_that_changes_a_byte_is_found_by_the_checksum(single, verified, o
 def test_a_link_that_loses_bytes_is_found(make_server, verified, over_bad_link):
     """Sealed, the loss itself is noticed. In the open what was lost is waited for, which
     is a check that hangs, below."""
-    server = make_server(devices=1, FD_ENCRYPT="1")
+    server = make_server(devices=1, FD_ENCRYPT="1", FD_RECONNECT="0")
     links = over_bad_link(lost)
     check = verified(server, replace(PATIENT, only=NAME))[NAME]
     assert links[0].done
