@@ -1,11 +1,13 @@
 """Programs, workers, fdholds and servers killed at random: nothing is lost or left over.
 
-    python -m tests.chaos.test_chaos [--seed N] [--steps N]       (make chaos SEED=N)
+    python -m tests.chaos.test_chaos [--seed N] [--steps N] [--etcd]
+                                              (make chaos SEED=N STEPS=N ETCD=1)
 
 Programs compute on slices and check what they get. At each step something is started or
 killed. A program may end only if it, or its worker, was killed. In the end all are told to
 stop, and within the grace time the server must be as it was: all memory free, no lease in
-the store, no worker, no fdhold, no session file in use.
+the store, no worker, no fdhold, no session file in use. With --etcd the server's store is
+there, and etcd itself is killed, stopped, and brought back.
 """
 
 import argparse
@@ -18,11 +20,12 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from fdcore.config import STORE
 from fdcore.store import LEASE, Sqlite
+from tests.etcd import Etcd, make_etcd
 from tests.support import Server, start_server, until
 
 PROGRAM = """
@@ -54,7 +57,9 @@ SETTLE_SECONDS = 20.0  # a grace time of 2 s, and a busy machine
 
 
 class Chaos:
-    def __init__(self, folder: Path, seed: int) -> None:
+    def __init__(self, folder: Path, seed: int, etcd: Etcd | None = None) -> None:
+        self.etcd = etcd
+        self.etcd_is_back: Callable[[], None] | None = None  # where it has gone
         self.folder = folder
         self.chance = random.Random(seed)
         self.counts: Counter[str] = Counter()
@@ -63,7 +68,8 @@ class Chaos:
         self.doomed: set[int] = set()  # programs that may fail
 
     def start_server(self) -> Server:
-        return start_server(self.folder, devices=DEVICES, memory_mb=MEMORY_MB)
+        options = ["--store", self.etcd.url] if self.etcd else []
+        return start_server(self.folder, *options, devices=DEVICES, memory_mb=MEMORY_MB)
 
     @property
     def state(self) -> Path:
@@ -129,11 +135,26 @@ class Chaos:
     def leave(self) -> None:
         self.restart(signal.SIGUSR2)
 
+    def disturb_etcd(self) -> None:
+        assert self.etcd is not None
+        etcd = self.etcd
+        if self.etcd_is_back is not None:
+            self.etcd_is_back()
+            self.etcd_is_back = None
+        elif self.chance.random() < 0.5:
+            etcd.kill()
+            self.etcd_is_back = etcd.start
+        else:
+            etcd.signal(signal.SIGSTOP)
+            self.etcd_is_back = lambda: etcd.signal(signal.SIGCONT)
+
     def step(self) -> None:
         steps = {
             self.start_program: 5, self.stop_program: 2, self.kill_program: 2,
             self.kill_worker: 1, self.kill_helper: 1, self.restart: 2, self.leave: 1,
         }  # fmt: skip
+        if self.etcd:
+            steps[self.disturb_etcd] = 4
         taken = self.chance.choices(list(steps), list(steps.values()))[0]
         self.counts[taken.__name__] += 1
         taken()
@@ -156,7 +177,19 @@ class Chaos:
         store = Sqlite(self.state / STORE)
         until(lambda: store.rows(LEASE) == {}, SETTLE_SECONDS)
         store.close()
+        if self.etcd:
+            if self.etcd_is_back:
+                self.disturb_etcd()
+            until(lambda: not self.left_in_etcd(), 3 * SETTLE_SECONDS)
         self.counts["ms to the baseline"] = round(1000 * (time.monotonic() - begun))
+
+    def left_in_etcd(self) -> list[str]:
+        assert self.etcd is not None
+        return [
+            key
+            for key in self.etcd.found()
+            if "/lease/" in key or key.startswith("fdcore/usage/")
+        ]
 
     def close(self) -> None:
         for program in self.programs:
@@ -179,17 +212,17 @@ def helpers(pids: set[int]) -> list[int]:
 
 
 @contextlib.contextmanager
-def chaos(seed: int) -> Iterator[Chaos]:
+def chaos(seed: int, etcd: Etcd | None) -> Iterator[Chaos]:
     with tempfile.TemporaryDirectory(prefix="fd") as folder:
-        made = Chaos(Path(folder), seed)
+        made = Chaos(Path(folder), seed, etcd)
         try:
             yield made
         finally:
             made.close()
 
 
-def run(seed: int, steps: int) -> Counter[str]:
-    with chaos(seed) as made:
+def run(seed: int, steps: int, etcd: Etcd | None = None) -> Counter[str]:
+    with chaos(seed, etcd) as made:
         for _ in range(steps):
             made.step()
         made.settle()
@@ -200,13 +233,25 @@ def test_random_kills_leave_nothing_behind() -> None:
     run(seed=6, steps=30)
 
 
+def test_random_ends_of_etcd_leave_nothing_behind(own_etcd: Etcd) -> None:
+    run(seed=3, steps=12, etcd=own_etcd)
+
+
 def main() -> int:
     reader = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     reader.add_argument("--seed", type=int, default=int(time.time()))
     reader.add_argument("--steps", type=int, default=200)
+    reader.add_argument("--etcd", action="store_true")
     given = reader.parse_args()
     print(f"seed {given.seed}, {given.steps} steps", flush=True)
-    for name, count in sorted(run(given.seed, given.steps).items()):
+    with tempfile.TemporaryDirectory(prefix="etcd") as folder:
+        etcd = make_etcd(Path(folder)) if given.etcd else None
+        try:
+            counts = run(given.seed, given.steps, etcd)
+        finally:
+            if etcd:
+                etcd.kill()
+    for name, count in sorted(counts.items()):
         print(f"  {name}: {count}")
     return 0
 

@@ -8,9 +8,11 @@ from dataclasses import replace
 
 import pytest
 
+from fdcore.config import Address
 from fdcore.etcd.scribe import Scribe
 from fdcore.etcd.store import MARK, EtcdStore, Self
 from fdcore.store import KINDS, LEASE, QUOTA, Memory, Sqlite, StoreError
+from tests.etcd import free_port
 
 
 class Kept:
@@ -108,6 +110,42 @@ def test_many_rows_are_kept(kept, store):
 def test_closing_twice_is_as_once(store):
     store.close()
     store.close()
+
+
+# ---- of etcd ----
+
+
+def test_first_start_needs_an_etcd_that_answers_and_later_ones_do_not(etcd):
+    access = replace(etcd.access, prefix="first-start")
+    gone = replace(access, hosts=(Address("127.0.0.1", free_port()),))
+    local = Memory()
+
+    def opened(access):
+        return EtcdStore(local, Scribe(access, f"{access.prefix}/server/me/"), Self("me", bytes(32)))
+
+    with pytest.raises(StoreError, match="connection refused; start etcd there"):
+        opened(gone)
+    opened(access).close()
+    with pytest.raises(StoreError):  # another one than it was
+        opened(gone)
+    known = Scribe(access, f"{access.prefix}/server/me/")
+    known.gateway.access = gone  # the same etcd, but nobody answers
+    again = EtcdStore(local, known, Self("me", bytes(32)))
+    assert "connection refused" in known.trouble
+    again.put(LEASE, "k", {})
+    known.gateway.access = access
+    assert known.flush(60)
+    again.close()
+
+
+def test_rows_that_were_sealed_with_another_key_are_nobodys(etcd):
+    access = replace(etcd.access, prefix="other-key")
+    for key in (bytes(32), b"1" * 32):
+        store = EtcdStore(Memory(), Scribe(access, "other-key/server/me/"), Self("me", key))
+        assert store.rows(LEASE) == {}
+        store.put(LEASE, "k", {})
+        assert store.scribe.flush(60)
+        store.close()
 
 
 # ---- of the file ----
