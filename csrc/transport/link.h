@@ -106,9 +106,9 @@ int shm_memory_new(const struct fdc_link_size *size, uint64_t filled,
                    struct fdc_link_memory **memory);
 int shm_link_worker(int sock, const struct fdc_link_size *size, struct fdc_link **link);
 /* keys: one for each connection; NULL where bytes travel as they are. */
-int tcp_link_client(const int socks[2], const struct fdc_link_key *keys,
+int tcp_link_client(const int *socks, int count, const struct fdc_link_key *keys,
                     struct fdc_link **link);
-int tcp_link_worker(const int socks[2], const struct fdc_link_key *keys,
+int tcp_link_worker(const int *socks, int count, const struct fdc_link_key *keys,
                     const struct fdc_link_size *size, struct fdc_link **link);
 int rdma_link_client(int sock, struct fdc_link **link);
 int rdma_link_worker(int sock, const struct fdc_link_size *size, struct fdc_link **link);

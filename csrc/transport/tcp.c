@@ -56,12 +56,12 @@ tcp_shutdown(struct fdc_link *link)
         pthread_mutex_unlock(&tcp->conn[TCP_COMMAND].out.lock);
     }
     fdc_store_ordered(&tcp->dead, 1);
-    fdc_store_ordered(&tcp->bulk_gone, 1);
     for (int lane = 0; lane < FDC_LANES; lane++)
         if (!link_sends(link, lane))
             fdc_ring_close(&link->ring[lane]);
-    for (int i = 0; i < TCP_CONNS; i++) {
+    for (int i = 0; i < tcp->conns; i++) {
         conn = &tcp->conn[i];
+        fdc_store_ordered(&conn->in.gone, 1); /* tcp_put_wait() */
         shutdown(conn->fd, SHUT_RDWR);
         __atomic_fetch_add(&conn->turn, 1, __ATOMIC_SEQ_CST); /* tcp_await_road() */
         fdc_futex_wake(&conn->turn, INT_MAX, false);
@@ -94,7 +94,7 @@ tcp_end_if_silent(struct tcp_link *tcp)
 {
     struct tcp_conn *conn;
 
-    for (int i = 0; i < TCP_CONNS && !fdc_load_acquire(&tcp->dead); i++) {
+    for (int i = 0; i < tcp->conns && !fdc_load_acquire(&tcp->dead); i++) {
         conn = &tcp->conn[i];
         if (is_broken(conn) || !is_silent(conn->fd))
             continue;

@@ -2,9 +2,9 @@
  * The tcp road's own parts, for its files: tcp.c (the lanes), tcp_send.c, tcp_receive.c,
  * tcp_bulk.c (puts and where they land), tcp_resume.c (connections that break), tcp_setup.c.
  *
- * Two connections: number 0 carries the commands one way and, the other way, replies with
+ * Number 0 of the connections carries the commands one way and, the other way, replies with
  * the puts to the client between them; number 1, the bulk connection, carries puts to the
- * worker and the side lane.
+ * worker and the side lane. Where there are more, puts to the worker take whichever is free.
  *
  * Each direction of a connection is one stream of bytes: frames of messages, which the
  * sender keeps in a buffer, and the bytes of puts between them, which it keeps where they
@@ -25,8 +25,8 @@
 
 enum {
     TCP_COMMAND,
-    TCP_BULK,
-    TCP_CONNS,
+    TCP_BULK, /* the first one */
+    TCP_CONNS = FDC_LINK_SOCKS, /* at most */
 };
 
 enum frame_kind { FRAME_MESSAGE = 1, FRAME_PUT = 2, FRAME_ACK = 3, FRAME_BYE = 4 };
@@ -98,8 +98,14 @@ struct sender {
     uint32_t ack_turn; /* changes with it, slept on */
 };
 
-/* One connection's receiving half; one thread at a time. */
+/* One connection's receiving half; one thread at a time, which has the lock, or tcp.lead for
+ * the command connection. */
 struct receiver {
+    pthread_mutex_t lock;
+    pthread_t thread; /* of a worker's bulk connection */
+    bool has_thread;
+    uint32_t gone; /* no puts will come any more */
+    uint64_t landed; /* puts, in order */
     uint8_t *bytes;
     size_t size, start, end;
     uint64_t put_start, put_offset, put_left, put_ticket;
@@ -115,6 +121,7 @@ struct receiver {
 enum conn_state { CONN_UP, CONN_BROKEN };
 
 struct tcp_conn {
+    struct tcp_link *tcp;
     int number;
     int fd; /* for the link's whole life: a new socket gets the same number */
     dev_t device;
@@ -143,6 +150,8 @@ enum flusher_state { FLUSHER_NONE, FLUSHER_PARKED, FLUSHER_ARMED, FLUSHER_STOP }
 struct tcp_link {
     struct fdc_link link;
     struct tcp_conn conn[TCP_CONNS];
+    int conns;
+    uint32_t stripe; /* where the next put tries first */
     void *ring_memory[FDC_LANES];
     struct fdc_ring fill[FDC_LANES]; /* the producing ends of link.ring */
 
@@ -154,18 +163,15 @@ struct tcp_link {
     struct fdc_spin spin;
 
     uint32_t flusher_state; /* written under the command sender's lock, slept on */
-    bool has_flusher, has_bulk_thread;
-    pthread_t flusher, bulk_thread;
+    bool has_flusher;
+    pthread_t flusher;
 
     pthread_mutex_t land_lock; /* of landings, also while bytes go there; a leaf */
     struct landing *landing;   /* a client's, by where in DOWN; made at first use */
 
-    /* Puts that have landed, in order of their tickets. */
-    uint64_t landed;
     uint32_t landed_waiters, landed_turn;
-    uint32_t bulk_gone, dead;
+    uint32_t dead;
     struct fdc_spin landed_spin;
-    pthread_mutex_t bulk_lock; /* the bulk connection's receiving half */
 
     /* Connections that break; tcp_resume.c. */
     pthread_mutex_t break_lock; /* a leaf */
@@ -233,13 +239,13 @@ void tcp_acked(struct tcp_link *tcp, struct tcp_conn *conn, uint64_t position);
 /* The lock is held. */
 void tcp_say_bye(struct tcp_link *tcp);
 
-/* tcp_receive.c. The caller leads, resp. has the bulk connection's lock. */
+/* tcp_receive.c. The caller leads, resp. has the receiver's lock. */
 bool tcp_try_lead(struct tcp_link *tcp);
 void tcp_stop_leading(struct tcp_link *tcp);
 void tcp_pump(struct tcp_link *tcp);
 int tcp_wait_word(struct fdc_link *link, enum fdc_lane lane, const uint32_t *word,
                   uint32_t seen, int64_t timeout_us);
-void *tcp_bulk_thread(void *arg);
+void *tcp_bulk_thread(void *conn);
 const char *tcp_what_broke(int err);
 
 /* tcp_bulk.c */

@@ -26,7 +26,7 @@ advance_put(struct tcp_link *tcp, struct receiver *from, size_t size)
     if (from->put_left > 0)
         return;
     from->put_ticket++;
-    fdc_store_ordered(&tcp->landed, from->put_ticket); /* tcp_put_wait() */
+    fdc_store_ordered(&from->landed, from->put_ticket); /* tcp_put_wait() */
     tcp_wake_landed(tcp);
 }
 
@@ -39,7 +39,7 @@ tcp_check_put(const struct tcp_link *tcp, const struct tcp_conn *conn,
 
     if (put->frame.lane != region || put->frame.size != 0)
         return -EPROTO;
-    if (link->worker != (conn->number == TCP_BULK) ||
+    if (link->worker != (conn->number != TCP_COMMAND) ||
         put->ticket != conn->in.put_ticket + 1)
         return -EPROTO;
     if (put->size == 0 || put->offset > link->size.region[region] ||
@@ -201,12 +201,34 @@ send_put(struct tcp_link *tcp, struct tcp_conn *conn, struct put_frame *put,
     return 0;
 }
 
+/* The connection of a put, its sender locked: of several bulk connections one that nobody
+ * sends on, the next one first. */
+static struct tcp_conn *
+lock_one(struct tcp_link *tcp)
+{
+    uint32_t stripes = (uint32_t)tcp->conns - 1, first;
+    struct tcp_conn *conn = &tcp->conn[tcp->link.worker ? TCP_COMMAND : TCP_BULK];
+
+    if (!tcp->link.worker && stripes > 1) {
+        first = __atomic_fetch_add(&tcp->stripe, 1, __ATOMIC_RELAXED);
+        for (uint32_t i = 0; i < stripes; i++) {
+            conn = &tcp->conn[TCP_BULK + (first + i) % stripes];
+            if (!is_broken(conn) && pthread_mutex_trylock(&conn->out.lock) == 0)
+                return conn;
+        }
+        conn = &tcp->conn[TCP_BULK + first % stripes];
+    }
+    pthread_mutex_lock(&conn->out.lock);
+    return conn;
+}
+
 int
 tcp_put(struct fdc_link *link, enum fdc_region region, uint64_t offset,
         const void *bytes, uint64_t size, uint64_t *ticket)
 {
     struct tcp_link *tcp = tcp_of(link);
-    struct tcp_conn *conn = &tcp->conn[link->worker ? TCP_COMMAND : TCP_BULK];
+    struct tcp_conn *conn = lock_one(tcp);
+    uint32_t stripes = (uint32_t)tcp->conns - 1;
     struct put_frame put = {
         .frame = {.kind = FRAME_PUT, .lane = (uint16_t)region},
         .offset = offset,
@@ -214,12 +236,11 @@ tcp_put(struct fdc_link *link, enum fdc_region region, uint64_t offset,
     };
     int err;
 
-    pthread_mutex_lock(&conn->out.lock);
     err = send_put(tcp, conn, &put, bytes);
     if (err) /* half a put may have left: nothing sensible can follow it */
         fdc_store_ordered(&tcp->dead, 1);
     else if (!link->worker)
-        *ticket = put.ticket;
+        *ticket = put.ticket * stripes + (uint32_t)(conn->number - TCP_BULK);
     tcp_let_go(tcp, conn);
     return err;
 }
@@ -228,30 +249,33 @@ int
 tcp_put_wait(struct fdc_link *link, uint64_t ticket, int64_t timeout_us)
 {
     struct tcp_link *tcp = tcp_of(link);
+    uint32_t stripes = (uint32_t)tcp->conns - 1;
+    struct receiver *from = &tcp->conn[TCP_BULK + ticket % stripes].in;
     uint64_t start_ns, now_ns, budget_ns;
     int64_t left_us = -1;
     uint32_t turn;
     int err = 0;
 
+    ticket /= stripes; /* on that connection: tcp_put() */
     /* Pairs with the ordered stores where a put lands. */
-    if (FDC_LIKELY(fdc_load_acquire(&tcp->landed) >= ticket))
+    if (FDC_LIKELY(fdc_load_acquire(&from->landed) >= ticket))
         return 0;
     start_ns = fdc_now_ns();
     budget_ns = timeout_us ? fdc_spin_begin(&tcp->landed_spin) : 0;
     if (budget_ns) {
-        while (fdc_load_acquire(&tcp->landed) < ticket &&
+        while (fdc_load_acquire(&from->landed) < ticket &&
                fdc_now_ns() < start_ns + budget_ns)
             fdc_pause();
-        fdc_spin_end(&tcp->landed_spin, fdc_load_acquire(&tcp->landed) >= ticket, false);
-        if (fdc_load_acquire(&tcp->landed) >= ticket)
+        fdc_spin_end(&tcp->landed_spin, fdc_load_acquire(&from->landed) >= ticket, false);
+        if (fdc_load_acquire(&from->landed) >= ticket)
             return 0;
     }
     __atomic_fetch_add(&tcp->landed_waiters, 1, __ATOMIC_SEQ_CST);
     for (;;) {
         turn = fdc_load_acquire(&tcp->landed_turn);
-        if (fdc_load_ordered(&tcp->bulk_gone))
+        if (fdc_load_ordered(&from->gone))
             err = -EPIPE;
-        if (fdc_load_ordered(&tcp->landed) >= ticket) {
+        if (fdc_load_ordered(&from->landed) >= ticket) {
             err = 0;
             break;
         }

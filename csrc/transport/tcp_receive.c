@@ -1,6 +1,6 @@
 /*
  * The receiving half of a tcp connection: whatever arrives is sorted into rings of this
- * process (messages) and into the regions (puts, tcp_bulk.c). On the bulk connection a
+ * process (messages) and into the regions (puts, tcp_bulk.c). On each bulk connection a
  * thread of the worker does that. On the command connection there is no thread: of those
  * who wait one leads, reading the socket for all, and the others sleep on the ring; who
  * stops leading wakes them to take over. Peeking and waiting for room read the socket too,
@@ -27,7 +27,7 @@ check_message(const struct tcp_link *tcp, const struct tcp_conn *conn,
 {
     if (frame->lane >= FDC_LANES || link_sends(&tcp->link, frame->lane))
         return -EPROTO;
-    if ((frame->lane == FDC_LANE_SIDE) != (conn->number == TCP_BULK))
+    if (conn->number != (frame->lane == FDC_LANE_SIDE ? TCP_BULK : TCP_COMMAND))
         return -EPROTO;
     if (frame->size == 0 || frame->size > link_max_record(&tcp->link, frame->lane))
         return -EPROTO;
@@ -38,7 +38,7 @@ check_message(const struct tcp_link *tcp, const struct tcp_conn *conn,
 static enum fdc_lane
 lane_of(const struct tcp_link *tcp, const struct tcp_conn *conn)
 {
-    if (conn->number == TCP_BULK)
+    if (conn->number != TCP_COMMAND)
         return FDC_LANE_SIDE;
     return tcp->link.worker ? FDC_LANE_COMMAND : FDC_LANE_REPLY;
 }
@@ -101,7 +101,7 @@ take_head(struct tcp_link *tcp, struct tcp_conn *conn, const struct frame *frame
         if (held < sizeof(ack))
             return 0;
         memcpy(&ack, at, sizeof(ack));
-        if (ack.frame.size != 0 || ack.frame.lane >= TCP_CONNS)
+        if (ack.frame.size != 0 || ack.frame.lane >= tcp->conns)
             return -EPROTO;
         from->start += sizeof(ack);
         tcp_acked(tcp, &tcp->conn[ack.frame.lane], ack.position);
@@ -289,9 +289,9 @@ static bool
 await_bulk(struct tcp_link *tcp, struct tcp_conn *conn)
 {
     while (is_broken(conn) && !fdc_load_acquire(&tcp->dead) && !fdc_load_acquire(&tcp->bye)) {
-        pthread_mutex_unlock(&tcp->bulk_lock);
+        pthread_mutex_unlock(&conn->in.lock);
         tcp_await_road(tcp, conn, 0);
-        pthread_mutex_lock(&tcp->bulk_lock);
+        pthread_mutex_lock(&conn->in.lock);
     }
     return !is_broken(conn);
 }
@@ -299,18 +299,18 @@ await_bulk(struct tcp_link *tcp, struct tcp_conn *conn)
 void *
 tcp_bulk_thread(void *arg)
 {
-    struct tcp_link *tcp = arg;
-    struct tcp_conn *conn = &tcp->conn[TCP_BULK];
+    struct tcp_conn *conn = arg;
+    struct tcp_link *tcp = conn->tcp;
     struct fdc_ring *side = &tcp->fill[FDC_LANE_SIDE];
     int ready;
 
-    pthread_mutex_lock(&tcp->bulk_lock);
+    pthread_mutex_lock(&conn->in.lock);
     do {
         ready = sort_frames(tcp, conn);
         if (ready == 0) { /* until the side lane's reader makes room */
-            pthread_mutex_unlock(&tcp->bulk_lock);
+            pthread_mutex_unlock(&conn->in.lock);
             ready = fdc_ring_wait_room(side, conn->in.blocked_size, -1);
-            pthread_mutex_lock(&tcp->bulk_lock);
+            pthread_mutex_lock(&conn->in.lock);
         } else if (ready > 0) {
             ready = is_broken(conn) ? -EPIPE : read_more(tcp, conn, 0);
         }
@@ -318,15 +318,16 @@ tcp_bulk_thread(void *arg)
             await_bulk(tcp, conn))
             ready = 0;
     } while (ready >= 0 || ready == -EAGAIN);
-    pthread_mutex_unlock(&tcp->bulk_lock);
+    pthread_mutex_unlock(&conn->in.lock);
     if (ready != -EPIPE) {
         fdc_log(FDC_LOG_ERROR, "tcp link ends: %s on the bulk connection",
                 tcp_what_broke(ready));
         tcp_shutdown(&tcp->link);
     }
     /* Commands that have arrived are still good; only puts will not come any more. */
-    fdc_store_ordered(&tcp->bulk_gone, 1);
-    fdc_ring_close(side);
+    fdc_store_ordered(&conn->in.gone, 1); /* tcp_put_wait() */
+    if (conn->number == TCP_BULK)
+        fdc_ring_close(side);
     tcp_wake_landed(tcp);
     return NULL;
 }

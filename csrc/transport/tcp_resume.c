@@ -241,7 +241,8 @@ static int
 take_over(struct tcp_link *tcp, struct tcp_conn *conn, int sock,
           const struct fdc_link_key *key)
 {
-    pthread_mutex_t *receiving = conn->number == TCP_COMMAND ? &tcp->lead : &tcp->bulk_lock;
+    pthread_mutex_t *receiving =
+        conn->number == TCP_COMMAND ? &tcp->lead : &conn->in.lock;
     struct seal *seal = NULL;
     int err = (key != NULL) == (conn->seal != NULL) ? 0 : -EINVAL;
 
@@ -272,7 +273,7 @@ tcp_resume(struct fdc_link *link, int which, uint32_t turn, int sock,
     bool stale;
     int err;
 
-    if (which < 0 || which >= TCP_CONNS || !fdc_load_acquire(&tcp->keeps)) {
+    if (which < 0 || which >= tcp->conns || !fdc_load_acquire(&tcp->keeps)) {
         close(sock);
         return -EINVAL;
     }
@@ -371,24 +372,26 @@ keeper_thread(void *arg)
     uint64_t drained;
 
     while (!is_over(tcp)) {
-        for (int i = 0; i < TCP_CONNS; i++)
+        for (int i = 0; i < tcp->conns; i++)
             polls[i] = (struct pollfd){
                 .fd = is_broken(&tcp->conn[i]) ? -1 : tcp->conn[i].fd,
                 .events = POLLRDHUP,
             };
-        polls[TCP_CONNS] = (struct pollfd){.fd = tcp->keeper_fd, .events = POLLIN};
-        if (fdc_load_acquire(&tcp->broken) == 0 && poll(polls, TCP_CONNS + 1, -1) < 0)
+        polls[tcp->conns] = (struct pollfd){.fd = tcp->keeper_fd, .events = POLLIN};
+        if (fdc_load_acquire(&tcp->broken) == 0 && poll(polls, (nfds_t)tcp->conns + 1, -1) < 0)
             continue;
         if (fdc_load_acquire(&tcp->broken) > 0)
-            poll(polls, TCP_CONNS + 1, 0);
-        if (polls[TCP_CONNS].revents && read(tcp->keeper_fd, &drained, sizeof(drained)) < 0) {
+            poll(polls, (nfds_t)tcp->conns + 1, 0);
+        if (polls[tcp->conns].revents &&
+            read(tcp->keeper_fd, &drained, sizeof(drained)) < 0) {
             /* only this thread reads it */
         }
         if (polls[TCP_COMMAND].revents)
             see_command_end(tcp);
-        else if (polls[TCP_BULK].revents)
-            tcp_break(tcp, &tcp->conn[TCP_BULK]);
-        for (int i = 0; i < TCP_CONNS; i++)
+        for (int i = TCP_BULK; i < tcp->conns && !is_over(tcp); i++)
+            if (polls[i].revents && !polls[TCP_COMMAND].revents)
+                tcp_break(tcp, &tcp->conn[i]);
+        for (int i = 0; i < tcp->conns; i++)
             if (is_broken(&tcp->conn[i]))
                 redial(tcp, &tcp->conn[i]);
     }

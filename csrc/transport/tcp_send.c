@@ -225,7 +225,7 @@ ack_carrier(struct tcp_link *tcp)
 static bool
 is_ack_due(struct tcp_link *tcp)
 {
-    for (int i = 0; i < TCP_CONNS; i++)
+    for (int i = 0; i < tcp->conns; i++)
         if (fdc_load_ordered(&tcp->conn[i].ack))
             return true;
     return false;
@@ -238,7 +238,7 @@ send_acks(struct tcp_link *tcp, struct tcp_conn *carrier)
     struct ack_frame ack = {.frame.kind = FRAME_ACK};
     bool added = false;
 
-    for (int i = 0; i < TCP_CONNS; i++) {
+    for (int i = 0; i < tcp->conns; i++) {
         if (!fdc_load_relaxed(&tcp->conn[i].ack))
             continue;
         if (!tcp_may_insert(&carrier->out, 1))
@@ -322,9 +322,9 @@ flush_all(struct tcp_link *tcp, struct tcp_conn **slow)
     int did = 0;
 
     *slow = NULL;
-    for (int i = 0; i < TCP_CONNS; i++) {
+    for (int i = 0; i < tcp->conns; i++) {
         conn = &tcp->conn[i];
-        /* Who has the bulk connection's lock sends all there is. */
+        /* Who has a bulk connection's lock sends all there is. */
         if (i == TCP_COMMAND)
             pthread_mutex_lock(&conn->out.lock);
         else if (pthread_mutex_trylock(&conn->out.lock) != 0)

@@ -51,6 +51,7 @@ drop_conn(struct tcp_conn *conn)
     free(conn->out.insert);
     seal_free(conn->seal);
     pthread_mutex_destroy(&conn->out.lock);
+    pthread_mutex_destroy(&conn->in.lock);
 }
 
 static void
@@ -62,14 +63,13 @@ drop(struct tcp_link *tcp)
         link_unmap(tcp->ring_memory[lane], fdc_ring_footprint(link->size.lane[lane]));
     for (int region = 0; region < FDC_REGIONS; region++)
         link_unmap(link->region[region], link->size.region[region]);
-    for (int i = 0; i < TCP_CONNS; i++)
+    for (int i = 0; i < tcp->conns; i++)
         drop_conn(&tcp->conn[i]);
     if (tcp->wake_fd >= 0)
         close(tcp->wake_fd);
     if (tcp->keeper_fd >= 0)
         close(tcp->keeper_fd);
     pthread_mutex_destroy(&tcp->lead);
-    pthread_mutex_destroy(&tcp->bulk_lock);
     pthread_mutex_destroy(&tcp->land_lock);
     pthread_mutex_destroy(&tcp->break_lock);
     free(tcp->landing);
@@ -129,9 +129,11 @@ make_conn(struct tcp_link *tcp, int number, int sock, const struct fdc_link_key 
     struct tcp_conn *conn = &tcp->conn[number];
     struct stat status;
 
+    conn->tcp = tcp;
     conn->number = number;
     conn->fd = sock;
     pthread_mutex_init(&conn->out.lock, NULL);
+    pthread_mutex_init(&conn->in.lock, NULL);
     if (fstat(sock, &status) < 0)
         return -errno;
     conn->device = status.st_dev;
@@ -141,7 +143,7 @@ make_conn(struct tcp_link *tcp, int number, int sock, const struct fdc_link_key 
 }
 
 static int
-tcp_make(const int socks[2], const struct fdc_link_key *keys, bool worker,
+tcp_make(const int *socks, int count, const struct fdc_link_key *keys, bool worker,
          struct tcp_link **made)
 {
     struct tcp_link *tcp;
@@ -154,7 +156,6 @@ tcp_make(const int socks[2], const struct fdc_link_key *keys, bool worker,
     tcp->link.road = FDC_ROAD_TCP;
     tcp->link.worker = worker;
     pthread_mutex_init(&tcp->lead, NULL);
-    pthread_mutex_init(&tcp->bulk_lock, NULL);
     pthread_mutex_init(&tcp->land_lock, NULL);
     pthread_mutex_init(&tcp->break_lock, NULL);
     fdc_spin_init(&tcp->spin);
@@ -163,9 +164,8 @@ tcp_make(const int socks[2], const struct fdc_link_key *keys, bool worker,
     tcp->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (tcp->wake_fd < 0)
         err = -errno;
-    for (int i = 0; i < TCP_CONNS; i++)
-        if (!err)
-            err = make_conn(tcp, i, socks[i], keys);
+    for (; tcp->conns < count && !err; tcp->conns++)
+        err = make_conn(tcp, tcp->conns, socks[tcp->conns], keys);
     if (err) {
         drop(tcp);
         return err;
@@ -185,21 +185,50 @@ tcp_furnish(struct tcp_link *tcp, const struct fdc_link_size *size)
     err = make_buffers(&tcp->conn[TCP_COMMAND], size,
                        worker ? FDC_LANE_REPLY : FDC_LANE_COMMAND,
                        worker ? FDC_LANE_COMMAND : FDC_LANE_REPLY);
-    if (!err)
-        err = make_buffers(&tcp->conn[TCP_BULK], size, FDC_LANE_SIDE, FDC_LANE_SIDE);
+    for (int i = TCP_BULK; i < tcp->conns && !err; i++)
+        err = make_buffers(&tcp->conn[i], size, FDC_LANE_SIDE, FDC_LANE_SIDE);
     return err ? err : make_rings(tcp);
 }
 
+static void
+stop_readers(struct tcp_link *tcp)
+{
+    for (int i = TCP_BULK; i < tcp->conns; i++)
+        if (tcp->conn[i].in.has_thread)
+            pthread_join(tcp->conn[i].in.thread, NULL);
+}
+
+static int
+start_readers(struct tcp_link *tcp)
+{
+    sigset_t all, before;
+    struct receiver *from;
+    int err = 0;
+
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    for (int i = TCP_BULK; i < tcp->conns && !err; i++) {
+        from = &tcp->conn[i].in;
+        err = -pthread_create(&from->thread, NULL, tcp_bulk_thread, &tcp->conn[i]);
+        from->has_thread = err == 0;
+    }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (err) {
+        tcp_shutdown(&tcp->link);
+        stop_readers(tcp);
+    }
+    return err;
+}
+
 int
-tcp_link_worker(const int socks[2], const struct fdc_link_key *keys,
+tcp_link_worker(const int *socks, int count, const struct fdc_link_key *keys,
                 const struct fdc_link_size *size, struct fdc_link **link)
 {
     struct tcp_link *tcp = NULL;
     struct link_setup setup;
-    sigset_t all, before;
     int err;
 
-    err = tcp_make(socks, keys, true, &tcp);
+    err = tcp_make(socks, count, keys, true, &tcp);
     if (!err)
         err = tcp_furnish(tcp, size);
     if (err)
@@ -208,12 +237,7 @@ tcp_link_worker(const int socks[2], const struct fdc_link_key *keys,
     err = seal_write(tcp->conn[TCP_COMMAND].seal, socks[0], &setup, sizeof(setup));
     if (err)
         goto out;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    err = -pthread_create(&tcp->bulk_thread, NULL, tcp_bulk_thread, tcp);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (!err)
-        tcp->has_bulk_thread = true;
+    err = start_readers(tcp);
 
 out:
     if (err) {
@@ -227,7 +251,7 @@ out:
 }
 
 int
-tcp_link_client(const int socks[2], const struct fdc_link_key *keys,
+tcp_link_client(const int *socks, int count, const struct fdc_link_key *keys,
                 struct fdc_link **link)
 {
     struct link_emulation emulation;
@@ -236,7 +260,7 @@ tcp_link_client(const int socks[2], const struct fdc_link_key *keys,
     struct link_setup setup;
     int err;
 
-    err = tcp_make(socks, keys, false, &tcp);
+    err = tcp_make(socks, count, keys, false, &tcp);
     if (!err)
         err = seal_read(tcp->conn[TCP_COMMAND].seal, socks[0], &setup, sizeof(setup),
                         LINK_SETUP_TIMEOUT_US);
@@ -282,10 +306,9 @@ tcp_free(struct fdc_link *link, bool abandon)
         tcp_shutdown(link);
         if (tcp->has_flusher)
             pthread_join(tcp->flusher, NULL);
-        if (tcp->has_bulk_thread)
-            pthread_join(tcp->bulk_thread, NULL);
+        stop_readers(tcp);
     }
-    for (int i = 0; i < TCP_CONNS; i++)
+    for (int i = 0; i < tcp->conns; i++)
         close(tcp->conn[i].fd);
     drop(tcp);
 }

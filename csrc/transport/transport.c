@@ -125,8 +125,8 @@ fdc_link_client_sealed(enum fdc_road road, const int *socks, int nsocks,
 {
     if (road == FDC_ROAD_SHM && nsocks == 1 && !keys)
         return shm_link_client(socks[0], link);
-    if (road == FDC_ROAD_TCP && nsocks == 2)
-        return tcp_link_client(socks, keys, link);
+    if (road == FDC_ROAD_TCP && nsocks >= 2 && nsocks <= FDC_LINK_SOCKS)
+        return tcp_link_client(socks, nsocks, keys, link);
     if (road == FDC_ROAD_RDMA && nsocks == 1 && !keys)
         return rdma_link_client(socks[0], link);
     return -EINVAL;
@@ -156,8 +156,8 @@ fdc_link_worker_sealed(enum fdc_road road, const int *socks, int nsocks,
         return -EINVAL;
     if (road == FDC_ROAD_SHM && nsocks == 1 && !keys)
         return shm_link_worker(socks[0], size, link);
-    if (road == FDC_ROAD_TCP && nsocks == 2)
-        return tcp_link_worker(socks, keys, size, link);
+    if (road == FDC_ROAD_TCP && nsocks >= 2 && nsocks <= FDC_LINK_SOCKS)
+        return tcp_link_worker(socks, nsocks, keys, size, link);
     if (road == FDC_ROAD_RDMA && nsocks == 1 && !keys)
         return rdma_link_worker(socks[0], size, link);
     return -EINVAL;

@@ -34,6 +34,8 @@ struct fdc_link_size {
 };
 #define FDC_LINK_SIZE_DEFAULT {{1u << 20, 1u << 20, 1u << 16}, {8u << 20, 8u << 20}}
 
+enum { FDC_LINK_SOCKS = 5 }; /* at most */
+
 struct fdc_link;
 
 /*
@@ -45,8 +47,9 @@ struct fdc_link;
  *      end of file tells that the other side has gone.
  *
  * tcp: socks[0] is the command and reply connection, socks[1] the bulk connection
- *      (puts and the side lane to the worker). Puts to the client travel on socks[0]
- *      between the replies, which is what keeps them in order with the replies.
+ *      (puts and the side lane to the worker), and there may be more of those, for puts
+ *      alone. Puts to the client travel on socks[0] between the replies, which is what
+ *      keeps them in order with the replies.
  *
  * rdma: socks[0] is any stream socket. The two sides tell each other over it where their
  *      UCX workers are; it stays open for its end of file.

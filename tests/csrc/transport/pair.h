@@ -14,7 +14,7 @@
 
 struct pair {
     struct fdc_link *client, *worker;
-    int client_socks[2], worker_socks[2], nsocks;
+    int client_socks[FDC_LINK_SOCKS], worker_socks[FDC_LINK_SOCKS], nsocks;
 };
 
 static inline void

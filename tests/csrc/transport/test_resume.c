@@ -202,7 +202,8 @@ play_begin(struct play *play, bool sealed, uint64_t seed, uint64_t grace_us)
 {
     const struct fdc_link_size size = {{1 << 16, 1 << 16, 1 << 12},
                                        {WINDOW * CHUNK, WINDOW * CHUNK}};
-    struct fdc_link_key keys[2];
+    struct fdc_link_key keys[FDC_LINK_SOCKS];
+    int count = seed % 2 ? 2 : FDC_LINK_SOCKS;
     struct fdc_link_keep keep = {.grace_us = grace_us, .news_fd = -1};
     int err;
 
@@ -210,21 +211,21 @@ play_begin(struct play *play, bool sealed, uint64_t seed, uint64_t grace_us)
     play->sealed = sealed;
     play->seed = seed + 1;
     cutter_start(&play->cutter, seed);
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < count; i++) {
         cutter_connect(&play->cutter, &play->pair.client_socks[i],
                        &play->pair.worker_socks[i]);
         keys[i] = fresh_key(play);
     }
-    err = fdc_link_worker_sealed(FDC_ROAD_TCP, play->pair.worker_socks, 2,
+    err = fdc_link_worker_sealed(FDC_ROAD_TCP, play->pair.worker_socks, count,
                                  sealed ? keys : NULL, &size, &play->pair.worker);
     if (err == -ENOSYS) { /* no cipher here */
-        pair_close_sockets(play->pair.worker_socks, 2);
-        pair_close_sockets(play->pair.client_socks, 2);
+        pair_close_sockets(play->pair.worker_socks, count);
+        pair_close_sockets(play->pair.client_socks, count);
         cutter_stop(&play->cutter);
         return false;
     }
     CHECK_EQ(err, 0);
-    CHECK_EQ(fdc_link_client_sealed(FDC_ROAD_TCP, play->pair.client_socks, 2,
+    CHECK_EQ(fdc_link_client_sealed(FDC_ROAD_TCP, play->pair.client_socks, count,
                                     sealed ? keys : NULL, &play->pair.client),
              0);
     CHECK_EQ(pipe(play->orders), 0);
@@ -422,7 +423,7 @@ test_stale_and_wrong_resumes_are_refused(void)
     CHECK(play_begin(&play, false, 10, GRACE_S * UINT64_C(1000000)));
     fdc_store_relaxed(&play.refused, UINT32_MAX);
     pair_connect(&ours, &theirs);
-    CHECK_EQ(fdc_link_resume(play.pair.worker, 2, 1, theirs, NULL), -EINVAL);
+    CHECK_EQ(fdc_link_resume(play.pair.worker, FDC_LINK_SOCKS, 1, theirs, NULL), -EINVAL);
     close(ours);
     pair_connect(&ours, &theirs);
     CHECK_EQ(fdc_link_resume(play.pair.worker, 0, 0, theirs, NULL), -ESTALE);
