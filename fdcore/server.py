@@ -56,7 +56,16 @@ from fdcore.security.passes import Passes
 from fdcore.security.roles import WATCH, less
 from fdcore.selfcheck import SelfCheck, spec_of
 from fdcore.service import Service
-from fdcore.session import Hold, Session, calls_of, card_of, counters_of, did
+from fdcore.session import (
+    BULK_MOST,
+    Bulk,
+    Hold,
+    Session,
+    calls_of,
+    card_of,
+    counters_of,
+    did,
+)
 from fdcore.sockets import (
     comes_from_afar,
     is_own_user,
@@ -460,24 +469,21 @@ class Server:
         elif isinstance(admitted, Trunk | Resume):
             keep_alive(sock)
             admitted.hand_over(sock)
-        elif admitted.bulk is not None and admitted.command is not None:
-            if admitted.bulk.done():  # nobody waits for it any more
-                sock.close()
-            else:
-                admitted.bulk.set_result(sock)
+        elif isinstance(admitted, Bulk):
+            admitted.come(sock)
         else:
             admitted.command = sock
             await self.serve(admitted)
 
     async def handshake(
         self, sock: socket.socket, stranger: Stranger, nonce: bytes
-    ) -> "Session | Hold | Trunk | Resume":
+    ) -> "Session | Bulk | Hold | Trunk | Resume":
         """nonce: of the greeting, which it has been sent."""
         loop = asyncio.get_running_loop()
         request = attach.unpack_request(await receive(sock, attach.REQUEST.size))
         try:
             admitted = self.admit(request, nonce, sock)
-            if request.seal and isinstance(admitted, Session):
+            if request.seal and isinstance(admitted, Session | Bulk):
                 secret = admitted.lease.secret
                 admitted.keys.append(attach.seal_key(request, secret, nonce))
         except (ProtocolError, RefusedError) as error:
@@ -490,7 +496,7 @@ class Server:
         try:
             await loop.sock_sendall(sock, attach.pack_answer(0, proof, ""))
         except BaseException:
-            if request.kind != attach.BULK and isinstance(admitted, Session | Hold):
+            if isinstance(admitted, Session | Hold):
                 self.ended(admitted)
             raise
         return admitted
@@ -525,7 +531,7 @@ class Server:
 
     def admit(
         self, request: attach.Request, nonce: bytes, sock: socket.socket
-    ) -> "Session | Hold | Trunk | Resume":
+    ) -> "Session | Bulk | Hold | Trunk | Resume":
         """What the connection will belong to, standing for its lease already; or
         raises what is wrong with the request."""
         if request.protocol != self.protocol:
@@ -553,14 +559,16 @@ class Server:
         if request.kind == attach.RESUME:
             return admit_resume(request, known, lease, nonce)
         if request.kind == attach.BULK:
-            if known is None or known.lease is not lease or known.bulk is None:
+            if known is None or known.lease is not lease or not known.bulk:
                 raise RefusedError("that session waits for no bulk connection")
-            if known.bulk_admitted:
+            if known.bulk_admitted == len(known.bulk):
                 raise RefusedError("that session has its bulk connection already")
+            if known.bulk_admitted != request.more:
+                raise ProtocolError(f"bulk connection {request.more} is not the next")
             if request.seal != bool(known.keys):
                 raise ProtocolError("one of two connections is sealed")
-            known.bulk_admitted = True
-            return known
+            known.bulk_admitted += 1
+            return Bulk(known, request.more)
         if known is not None:
             raise RefusedError("that session is attached already")
         if sum(s.lease is lease for s in self.sessions.values()) >= SESSIONS_EACH:
@@ -568,9 +576,13 @@ class Server:
         self.check_room(1, 0)
         road = attach.ROAD_NAMES[request.road]
         session = Session(request.session, lease, request.pid, request.program, road)
-        session.lock = request.more == 1
+        session.lock = bool(request.more & 1)
         if road == "tcp":
-            session.bulk = asyncio.get_running_loop().create_future()
+            streams = 1 + (request.more >> 4)
+            if streams > BULK_MOST:
+                raise ProtocolError(f"{streams} bulk connections")
+            loop = asyncio.get_running_loop()
+            session.bulk = [loop.create_future() for _ in range(streams)]
         self.sessions[session.id] = session
         lease.sessions += 1
         self.book.stand(lease, session)
@@ -634,8 +646,8 @@ class Server:
         sockets = [session.command]
         how = "the server stopped"
         try:
-            if session.bulk is not None:
-                sockets.append(await bulk_of(session.bulk))
+            for coming in session.bulk:
+                sockets.append(await bulk_of(coming))
             worker = await self.workers.take()
             if session.lease.over:  # freed() has not ended what had no worker yet
                 await worker.stop()

@@ -20,8 +20,9 @@ class Session:
     program: str
     road: str
     command: socket.socket | None = None
-    bulk: "asyncio.Future[socket.socket] | None" = None  # of tcp sessions
-    bulk_admitted: bool = False
+    # Of tcp sessions: those that are to come, and how many have been admitted.
+    bulk: "list[asyncio.Future[socket.socket]]" = field(default_factory=list)
+    bulk_admitted: int = 0
     row: int = -1  # on the lease's board
     keys: list[bytes] = field(default_factory=list, repr=False)  # of sealed sockets
     worker: Worker | None = None
@@ -31,6 +32,32 @@ class Session:
 
     def __str__(self) -> str:
         return f"session {self.id.hex()[:8]} of lease {self.lease.name}"
+
+
+BULK_MOST = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Bulk:
+    """A tcp session's connection for bulk data, one of several."""
+
+    session: Session
+    number: int
+
+    @property
+    def lease(self) -> Lease:
+        return self.session.lease
+
+    @property
+    def keys(self) -> list[bytes]:
+        return self.session.keys
+
+    def come(self, sock: socket.socket) -> None:
+        coming = self.session.bulk[self.number]
+        if coming.done():  # nobody waits for it any more
+            sock.close()
+        else:
+            coming.set_result(sock)
 
 
 @dataclass(slots=True, eq=False)

@@ -36,6 +36,7 @@ VARIABLES = {
     "FD_SYNC": Variable("0 or 1", ("0", "1").__contains__),
     "FD_CPU_DEVICES": number(0, 16),
     "FD_CPU_MEMORY_MB": number(16, 1 << 22),
+    "FD_TCP_STREAMS": number(1, 4),
     "FD_RECONNECT": number(0, 86400),
     "FD_EMULATE_RTT_US": number(0, 10_000_000),
     "FD_EMULATE_MBPS": number(0, 1_000_000),

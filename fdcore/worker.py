@@ -34,7 +34,7 @@ from fdcore._core.session import (
 from fdcore.errors import FdcoreError
 
 MESSAGE_ROOM = 1 << 16
-DESCRIPTORS = 4
+DESCRIPTORS = 8
 # What cleaning up may take once the client has gone. The process's end frees whatever
 # the driver still holds.
 GRACE_MS = 700

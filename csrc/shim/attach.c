@@ -31,6 +31,7 @@
 #define HANDSHAKE_US 60000000 /* a worker may have to start */
 #define RESUME_US 10000000
 #define GRACE_S 60
+#define STREAMS_MAX (FDC_LINK_SOCKS - 1)
 #define FILE_MAX 65536
 
 #define RANGE_LO 0x400000000000ull /* device addresses of all sessions */
@@ -458,14 +459,26 @@ lock_life(const uint8_t session[16])
     return fd;
 }
 
+/* Connections for bulk data, of those over tcp. */
+static int
+bulk_streams(void)
+{
+    const char *value = getenv("FD_TCP_STREAMS");
+    int streams = value != NULL ? atoi(value) : 1;
+
+    return streams < 1 ? 1 : streams > STREAMS_MAX ? STREAMS_MAX : streams;
+}
+
 /* Sockets that are ready to be a link, and their keys if it is to be sealed. */
 static CUresult
-reach(struct place *place, enum fdc_road *road, int socks[2],
-      struct fdc_link_key keys[2], int *count, uint8_t session[16], int *life_fd)
+reach(struct place *place, enum fdc_road *road, int socks[FDC_LINK_SOCKS],
+      struct fdc_link_key keys[FDC_LINK_SOCKS], int *count, uint8_t session[16],
+      int *life_fd)
 {
     CUresult result;
     bool at_unix, refused;
-    int i;
+    uint32_t more;
+    int i, streams;
 
     *count = 0;
     if (place->fds > 0) {
@@ -491,6 +504,7 @@ reach(struct place *place, enum fdc_road *road, int socks[2],
         return no_session(place, "no random numbers", -errno);
     if (*road == FDC_ROAD_TCP)
         *life_fd = lock_life(session);
+    streams = *road == FDC_ROAD_TCP ? bulk_streams() : 0;
 
     do {
         socks[*count] = at_unix ? connect_unix(place->unix_path)
@@ -501,13 +515,15 @@ reach(struct place *place, enum fdc_road *road, int socks[2],
             goto err_close;
         }
         (*count)++;
+        more = *count > 1 ? (uint32_t)*count - 2
+               : streams > 1 ? (uint32_t)(streams - 1) << 4 | (*life_fd >= 0)
+                             : *life_fd >= 0;
         result = handshake(socks[*count - 1], place,
-                           *count == 1 ? FDC_ATTACH_COMMAND : FDC_ATTACH_BULK,
-                           *count == 1 && *life_fd >= 0, *road, session,
-                           &keys[*count - 1], &refused);
+                           *count == 1 ? FDC_ATTACH_COMMAND : FDC_ATTACH_BULK, more, *road,
+                           session, &keys[*count - 1], &refused);
         if (result != CUDA_SUCCESS)
             goto err_close;
-    } while (*road == FDC_ROAD_TCP && *count < 2);
+    } while (*count < 1 + streams);
     result = await_ready(place, socks[0]);
     if (result == CUDA_SUCCESS)
         return CUDA_SUCCESS;
@@ -712,8 +728,8 @@ attach_one(struct place *place, int number, const struct range *range,
            struct fdc_session **made)
 {
     struct fdc_session *session;
-    int socks[2] = {-1, -1}, count, err;
-    struct fdc_link_key keys[2];
+    struct fdc_link_key keys[FDC_LINK_SOCKS];
+    int socks[FDC_LINK_SOCKS], count, err;
     struct again again = {0};
     enum fdc_road road;
     CUresult result;

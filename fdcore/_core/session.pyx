@@ -124,11 +124,11 @@ cdef class Session:
         the sockets, whose bytes are sealed with them then. board: the lease's board, a
         file (0: none), and this session's row there; the caller keeps it open. memory: what an shm link
         is made of, made beforehand."""
-        cdef int socks[2]
+        cdef int socks[5]
         cdef int nsocks = len(fds)
         cdef fdc_road which = FDC_ROAD_SHM
         cdef const fdc_driver *table = &driver._table
-        cdef fdc_link_key sealed[2]
+        cdef fdc_link_key sealed[5]
         cdef const fdc_link_key *seal = NULL
         cdef int rc
 
@@ -140,7 +140,7 @@ cdef class Session:
             which = FDC_ROAD_TCP if road == "tcp" else FDC_ROAD_RDMA
         if not 1 <= len(devices) <= 64:
             raise ValueError("a session has 1 to 64 devices")
-        if nsocks != (2 if road == "tcp" else 1):
+        if not (2 <= nsocks <= 5 if road == "tcp" else nsocks == 1):
             raise ValueError(f"{nsocks} sockets for {road}")
         for i in range(nsocks):
             socks[i] = fds[i]

@@ -81,11 +81,15 @@ def agree(found: Outcome, expected: Outcome) -> None:
 
 
 # Few cuts in the middle of large copies; many, some before a message is over.
-@pytest.mark.parametrize("life", ((1_000_000, 6_000_000), (1, 1_500_000)))
-def test_a_program_whose_connections_are_cut(life: tuple[int, int], rough_server: Server,
-                                             expected: Outcome, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("life", "streams"), (((1_000_000, 6_000_000), "1"),
+                                                ((1, 1_500_000), "3")))
+def test_a_program_whose_connections_are_cut(life: tuple[int, int], streams: str,
+                                             rough_server: Server, expected: Outcome,
+                                             tmp_path: Path) -> None:
     wires = Wires(tmp_path / "meant", life[0], life)
-    agree(over(rough_server, wires, build_c("rough_road"), ROUNDS), expected)
+    found = over(rough_server, wires, build_c("rough_road"), ROUNDS,
+                 env={"FD_TCP_STREAMS": streams})
+    agree(found, expected)
     assert wires.cuts >= 4
 
 

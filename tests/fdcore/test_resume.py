@@ -79,3 +79,31 @@ def test_answers_may_come_in_pieces():
     for cut in range(len(said)):
         answers = Answers()
         assert answers.take(said[:cut]) + answers.take(said[cut:]) == [one, two]
+
+
+def asked(grant, kind, session, more):
+    """Why such a request is refused."""
+    with connection(grant) as sock:
+        hello = attach.read(sock, attach.HELLO.size)
+        _, _, protocol, server_nonce = attach.HELLO.unpack(hello)
+        nonce = os.urandom(32)
+        proof = attach.client_proof(
+            grant.secret, server_nonce, nonce, grant.lease, session, kind, 2, False
+        )
+        sock.sendall(attach.REQUEST.pack(
+            attach.MAGIC, kind, 2, os.getpid(), 0, more, grant.lease, session, protocol,
+            nonce, proof, b"a test",
+        ))  # fmt: skip
+        _, error, _, reason = attach.ANSWER.unpack(attach.read(sock, attach.ANSWER.size))
+        return attach.printable(reason) if error else ""
+
+
+def test_bulk_connections_come_in_order_and_are_few(server):
+    session = os.urandom(16)
+    with leased(server) as grant:
+        assert "5 bulk connections" in asked(grant, attach.COMMAND, session, 4 << 4)
+        with connection(grant) as sock:
+            attach.attach(sock, spoken(grant), attach.COMMAND, 2, session)
+            assert "1 is not the next" in asked(grant, attach.BULK, session, 1)
+            assert asked(grant, attach.BULK, session, 0) == ""
+            assert "bulk connection already" in asked(grant, attach.BULK, session, 0)

@@ -8,7 +8,7 @@
  *   server -> client   fdc_attach_answer    accepted, or why not (then it closes)
  *   worker -> client   fdc_attach_ready     on the command connection only: go
  *
- * Over tcp a second connection with kind BULK and the same session number follows.
+ * Over tcp connections with kind BULK and the same session number follow, one or more.
  *
  * Where the request says seal, what follows the ready on the connection is sealed
  * (transport/seal.h). Both ends make the connection's key of the lease's secret, which
@@ -60,8 +60,9 @@ struct fdc_attach_request {
     uint32_t pid;                   /* the client's, for the server's lists */
     uint32_t seal;                  /* 1: sealed, 0: not; of HOLD 0, nothing follows it */
     uint32_t more;                  /* COMMAND: 1 if the client has its lock, see
-                                       fdc_attach_lock(); RESUME: turn << 4 | connection;
-                                       else 0 */
+                                       fdc_attach_lock(), and 16 for each BULK but the
+                                       first; BULK: its number from 0 on; RESUME: turn << 4
+                                       | connection; else 0 */
     uint8_t lease[16];              /* lease id */
     uint8_t session[16];            /* chosen by the client, random; the same for BULK */
     uint8_t protocol[32];
