@@ -102,8 +102,8 @@ def test_reload_is_a_restart_that_no_program_notices(manager):
     for _ in range(2):
         manager.process.send_signal(signal.SIGHUP)
         manager.told("RELOADING=1")
-        said = manager.told("READY=1")
-        assert "STATUS=2 GPUs: 1 leases, 1 programs" in said
+        # The fresh one; on a busy machine a worker is found a moment later.
+        manager.told("STATUS=2 GPUs: 1 leases, 1 programs")
         program.stdin.write("\n")
         program.stdin.flush()
         assert program.stdout.readline() == "True\n"
