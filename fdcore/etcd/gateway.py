@@ -182,7 +182,7 @@ class Gateway:
     def closed_why(self) -> str:
         if self.context is None:
             return "if it speaks TLS, give the file of its CA (etcd.ca)"
-        return "is it etcd that listens there?"
+        return self.tls_cure()
 
     def exchange(self, host: Address, what: str, body: Mapping[str, Any]) -> Words:
         """One question and its answer, with the connection that is open, or a new one.
