@@ -67,6 +67,7 @@ from fdcore.session import (
     did,
 )
 from fdcore.sockets import (
+    check_name,
     comes_from_afar,
     is_own_user,
     keep_alive,
@@ -956,20 +957,6 @@ def find_driver(
         log.warning("no GPU found on this machine: serving the CPU device")
     path = str(library(CPU_DEVICE))
     return path, host_gpus.find(path, environment)
-
-
-def check_name(host: str) -> None:
-    """Before anything else is said of a name that is none."""
-    if is_loopback(host):
-        return
-    try:
-        socket.getaddrinfo(host, None)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot listen at {host}: no machine is known by this name "
-            f"({error.strerror}); --listen takes HOST:PORT of this one, as "
-            "127.0.0.1:56001, or none"
-        ) from None
 
 
 def open_door(environment: Mapping[str, str], control: ControlListener) -> "Door":

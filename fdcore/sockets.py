@@ -60,6 +60,20 @@ def rest(listener: socket.socket, accept: Callable[[socket.socket], None]) -> No
     loop.call_later(REST_SECONDS, again)
 
 
+def check_name(host: str) -> None:
+    """Before anything else is said of a name that is none."""
+    if is_loopback(host):
+        return
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot listen at {host}: no machine is known by this name "
+            f"({error.strerror}); --listen takes HOST:PORT of this one, as "
+            "127.0.0.1:56001, or none"
+        ) from None
+
+
 def comes_from_afar(sock: socket.socket) -> bool:
     """True where others could read or change what travels on the connection."""
     return sock.family != socket.AF_UNIX and not is_loopback(

@@ -57,9 +57,8 @@ def managers(servers, tmp_path_factory):
         own.mkdir()
         made.append(start_manager(own, listed, environment=server.environment))
     yield made
-    for manager in made:
-        assert manager.stop() == 0
-        assert "Traceback" not in manager.log
+    assert [manager.stop() for manager in made] == [0] * len(made)
+    assert [manager.log for manager in made if "Traceback" in manager.log] == []
 
 
 @pytest.fixture(scope="module")
