@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from fdcore.lease import Lease
 from fdcore.sched.queue import Quota, Usage
-from fdcore.store import QUOTA, StateStore
+from fdcore.store import QUOTA, Row
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,18 +70,18 @@ class Commons(Protocol):
 class Alone:
     """Quotas are the server's own, in its store."""
 
-    store: Callable[[], StateStore]
-    write: Callable[[Callable[[], None]], None]  # what happens if it cannot be written
+    # A row, or none; what happens if it cannot be written.
+    write: Callable[[str, str, Row | None], None]
     quotas: dict[str, Quota] = field(default_factory=dict)
     shared: bool = False
 
     async def set_quota(self, user: str, quota: Quota | None) -> None:
         if quota is None:
             self.quotas.pop(user, None)
-            self.write(lambda: self.store().drop(QUOTA, user))
+            self.write(QUOTA, user, None)
         else:
             self.quotas[user] = quota
-            self.write(lambda: self.store().put(QUOTA, user, asdict(quota)))
+            self.write(QUOTA, user, asdict(quota))
 
     def elsewhere(self) -> Mapping[str, Usage]:
         return {}

@@ -12,7 +12,7 @@ import logging
 import os
 import socket
 import struct
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +41,8 @@ DRAINED, POOL_QUOTAS = "drained", "pool quotas"
 NEAR_SECONDS, FAR_SECONDS = 2.0, 60.0
 # How often a worker is looked for that was just starting when its server ended.
 LOOK_SECONDS, LOOKS = 2.0, 30
+# Until what the store did not take is tried again.
+WRITE_SECONDS = 1.0
 
 
 class Grace:
@@ -155,9 +157,11 @@ class Heirloom:
         self.server = server
         self.graces: dict[bytes, Grace] = {}
         self.store: StateStore = Memory()
-        self.commons: Commons = Alone(lambda: self.store, self.change)
+        self.commons: Commons = Alone(self.change)
         self.lost = False
         self.remembered: dict[str, Any] = {}
+        # What could not be written yet: rows, or None for one that has to go.
+        self.pending: dict[tuple[str, str], dict[str, Any] | None] = {}
 
     async def take_over(self) -> None:
         """Before anybody is answered: nothing that is out is promised again."""
@@ -243,21 +247,35 @@ class Heirloom:
             self.put(LEASE, lease.id.hex(), row)
 
     def put(self, kind: str, key: str, row: dict[str, Any]) -> None:
-        self.change(lambda: self.store.put(kind, key, row))
+        self.change(kind, key, row)
 
     def drop(self, kind: str, key: str) -> None:
-        self.change(lambda: self.store.drop(kind, key))
+        self.change(kind, key, None)
 
-    def change(self, work: Callable[[], None]) -> None:
-        """What runs does not depend on whether the store could be written."""
+    def change(self, kind: str, key: str, row: dict[str, Any] | None) -> None:
+        """What runs does not depend on whether the store can be written now: it is
+        tried again."""
+        self.pending[kind, key] = row
+        if not self.lost:
+            self.write()
+
+    def write(self) -> None:
         try:
-            work()
+            for (kind, key), row in list(self.pending.items()):
+                if row is None:
+                    self.store.drop(kind, key)
+                else:
+                    self.store.put(kind, key, row)
+                del self.pending[kind, key]
         except StoreError as error:
             if not self.lost:
                 log.error("the store: %s; a restart would know nothing of now", error)
             self.lost = True
-        else:
-            self.lost = False
+            asyncio.get_running_loop().call_later(WRITE_SECONDS, self.write)
+            return
+        if self.lost:
+            log.info("the store is written again")
+        self.lost = False
 
     def quotas(self, commons: Alone) -> None:
         for user, row in self.store.rows(QUOTA).items():

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 HOLD_SECONDS = 5.0
 AGAIN_SECONDS = 1.0
+ENDING_SECONDS, ENDING_LOOK_SECONDS = 3.0, 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +107,8 @@ class Reserving:
         self.progress.info(f"Choosing GPUs from server list [{listed}]")
         for last in (False, True):
             parts = choose([self.room(link) for link in links], self.wish.ask)
+            if isinstance(parts, Refusal) and parts.later and not self.wish.wait:
+                parts = await self.see_out(links, parts)
             if isinstance(parts, Refusal):
                 if parts.later and self.wish.wait:
                     return await self.wait(links, parts.reason)
@@ -124,6 +127,27 @@ class Reserving:
                 for link in links:
                     link.pool = await client.pool_of(link.address, link.session)
         raise AssertionError
+
+    async def see_out(
+        self, links: Sequence["Link"], refused: Refusal
+    ) -> tuple[Part, ...] | Refusal:
+        """Programs that are over have their GPUs for a moment yet."""
+        from fdcore.rpc import client
+
+        until = time.monotonic() + ENDING_SECONDS
+        parts: tuple[Part, ...] | Refusal = refused
+        told = False
+        while any(link.pool.ending for link in links) and time.monotonic() < until:
+            if not told:
+                self.progress.info("Waiting for GPUs of programs that are just ending")
+            told = True
+            await asyncio.sleep(ENDING_LOOK_SECONDS)
+            for link in links:
+                link.pool = await client.pool_of(link.address, link.session)
+            parts = choose([self.room(link) for link in links], self.wish.ask)
+            if not isinstance(parts, Refusal):
+                break
+        return parts
 
     async def wait(self, links: Sequence["Link"], why: str) -> list[Held]:
         """Stands in the line of every server that could grant all of it alone; where

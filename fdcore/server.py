@@ -259,6 +259,20 @@ class Server:
         free = self.book.free()
         return [(gpu, free[gpu.ordinal]) for gpu in self.book.gpus]
 
+    def ending(self) -> int:
+        """Leases that only what is just ending stands for: holds of processes that are
+        over, and sessions that are left."""
+        now = time.monotonic()
+        return sum(
+            all(
+                isinstance(thing, Session)
+                or (isinstance(thing, Hold) and thing.is_ending(now))
+                for thing in lease.standing
+            )
+            and any(isinstance(thing, (Hold, Session)) for thing in lease.standing)
+            for lease in self.book.leases.values()
+        )
+
     def pool(self) -> Pool:
         used = self.figures.used(self.book.leases)
         return Pool(
@@ -270,7 +284,7 @@ class Server:
                 gpu.ordinal: self.figures.figures(gpu, used.get(gpu.ordinal, (0, 0))[1])
                 for gpu in self.book.gpus
             },
-            self.draining, self.figures.since,
+            self.draining, self.figures.since, ending=self.ending(),
         )  # fmt: skip
 
     # ---- what is shown of it, and to whom ----
@@ -618,6 +632,7 @@ class Server:
         lease = hold.lease
         pidfd = pidfd_of_peer(sock)
         self.holds[hold] = sock
+        hold.pidfd = pidfd
         keep_alive(sock)
         if pidfd < 0:
             lease.far = True
@@ -634,6 +649,7 @@ class Server:
         finally:
             self.holds.pop(hold)
             sock.close()
+            hold.pidfd = -1
             if pidfd >= 0:
                 os.close(pidfd)
                 lease.holders.discard(holder)
@@ -918,6 +934,7 @@ class Server:
         await self.workers.close()
         for lease in list(self.book.leases.values()):
             self.release(lease)
+        self.heirloom.write()
         self.heirloom.close()
         for name in (CONTROL_SOCKET, DATA_SOCKET):
             (self.options.state / name).unlink(missing_ok=True)

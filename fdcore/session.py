@@ -7,7 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fdcore.lease import Lease, LeaseBook
+from fdcore.sockets import has_come
 from fdcore.workers import Worker
+
+# What a lease needs at most to be free once its program is over.
+ENDING_SECONDS = 3.0
 
 
 @dataclass(slots=True, eq=False)
@@ -66,6 +70,16 @@ class Hold:
 
     lease: Lease
     pid: int
+    pidfd: int = -1  # of a process of this machine
+    over: float = 0.0  # when that was first found to have ended
+
+    def is_ending(self, now: float) -> bool:
+        """The process has ended, and not long ago: what it was for may go on, as a
+        reservation does, or a program's children."""
+        if self.pidfd < 0 or not has_come(self.pidfd):
+            return False
+        self.over = self.over or now
+        return now - self.over < ENDING_SECONDS
 
 
 def card_of(session: Session) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import select
 import socket
 import struct
 from collections.abc import Callable
@@ -176,6 +177,14 @@ async def receive(sock: socket.socket, size: int) -> bytes:
             raise ProtocolError("the client closed the connection while attaching")
         data += piece
     return bytes(data)
+
+
+def has_come(descriptor: int) -> bool:
+    """Whether there is something to read: of a pidfd, that its process has ended. Not
+    by select(), which knows no more than 1,024 descriptors."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 async def readable(descriptor: int) -> None:

@@ -19,6 +19,7 @@ from fdcore.errors import ConfigError, FdcoreError
 LEASE, QUOTA, MEMBER, META = KINDS = ("lease", "quota", "member", "meta")
 VERSION = 1
 BUSY_SECONDS = 5.0
+RUNNING_BUSY_MS = 200
 
 Row = dict[str, Any]
 
@@ -91,6 +92,8 @@ class Sqlite:
             "PRIMARY KEY (kind, key)) WITHOUT ROWID"
         )
         self.ask(f"PRAGMA user_version={VERSION}")
+        # From now on somebody's loop waits for it.
+        self.ask(f"PRAGMA busy_timeout={RUNNING_BUSY_MS}")
 
     def ask(self, words: str, *values: str) -> sqlite3.Cursor:
         if self.database is None:

@@ -32,7 +32,6 @@ import contextlib
 import json
 import logging
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -42,7 +41,7 @@ from pathlib import Path
 from typing import Any
 
 from fdcore._core.session import adopt
-from fdcore.sockets import readable
+from fdcore.sockets import has_come, readable
 
 log = logging.getLogger("fdserver")
 
@@ -259,7 +258,7 @@ class Adopted(Worker):
 
     @property
     def alive(self) -> bool:
-        return not select.select([self.descriptor], [], [], 0)[0]
+        return not has_come(self.descriptor)
 
     def terminate(self) -> None:
         self.send(signal.SIGTERM)

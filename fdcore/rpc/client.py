@@ -218,6 +218,7 @@ async def pool_of(address: Address, session: Any) -> Pool:
         bool(given.draining),
         float(given.since),
         float(given.now),
+        int(given.ending),
     )
 
 

@@ -314,6 +314,7 @@ struct Pool {
   draining @8 :Bool;      # nothing new is granted
   since @9 :Float64;      # when it began; seconds since 1970
   now @10 :Float64;       # its clock
+  ending @11 :UInt32;     # leases whose programs are over, and that are free in a moment
 }
 
 # One of health's.

@@ -341,6 +341,7 @@ class SessionServer(control.Session.Server):  # type: ignore[misc]
         ok.draining = pool.draining
         ok.since = pool.since
         ok.now = time.time()
+        ok.ending = pool.ending
 
     @answered
     async def sessions(self, result: Any) -> None:

@@ -21,7 +21,8 @@ class Gpu:
 class Pool:
     """A server as its clients see it; what is free and how many leases share it, by
     ordinal. tasks: attached client processes; waiting: requests in its queue; used:
-    bytes that programs have; figures: what is known of the moment."""
+    bytes that programs have; figures: what is known of the moment; ending: leases whose
+    programs are over."""
 
     hostname: str = ""
     release: str = ""
@@ -38,6 +39,7 @@ class Pool:
     draining: bool = False
     since: float = 0.0
     now: float = 0.0  # its clock
+    ending: int = 0
 
 
 @dataclass(frozen=True, slots=True)

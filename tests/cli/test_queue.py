@@ -12,6 +12,7 @@ import pytest
 from fdcore_cli.flexdirect import main
 
 from fdcore.rpc import client
+from tests.chaos.test_chaos import helpers
 from tests.cli.test_restart import CUDA, restarted
 from tests.support import until
 
@@ -51,6 +52,47 @@ def test_waiting_program_starts_when_the_gpu_is_free(make_server):
     holder.communicate("\n")
     assert waiter.communicate(timeout=60)[0] == "mine\n"
     until(lambda: server.free() == [1024])
+
+
+ENDING = "Waiting for GPUs of programs that are just ending"
+
+
+def test_lease_that_is_just_ending_is_waited_for_unasked(make_server):
+    """Whose program is over, while fdhold has the lease yet: here because it is stopped."""
+    server = make_server(devices=1)
+    holder = holding(server)
+    (helper,) = helpers({holder.pid})
+    os.kill(helper, signal.SIGSTOP)
+    try:
+        holder.kill()
+        holder.communicate()
+        behind = server.start("-v", "sh", "-c", "echo mine", stderr=subprocess.PIPE, **PIPES)
+        said = ""
+        while ENDING not in said:
+            line = behind.stderr.readline()
+            assert line, said
+            said += line
+    finally:
+        os.kill(helper, signal.SIGCONT)
+    assert behind.communicate(timeout=60)[0] == "mine\n"
+
+
+def test_lease_that_is_not_ending_is_not_waited_for(make_server):
+    server = make_server(devices=1)
+    holder = holding(server)
+    refused = server.run("-v", "true")
+    assert refused.returncode == 125
+    assert ENDING not in refused.stderr
+    holder.communicate("\n")
+    until(lambda: server.free() == [1024])
+    # A reservation, which no process of its own has: once it is taken for one that ends.
+    flexdirect(server, "request_gpus", "-n", "1")
+    server.run("true")
+    until(lambda: ENDING not in server.run("-v", "true").stderr, 60)
+    subprocess.run(
+        [sys.executable, "-m", "fdcore_cli.flexdirect", "release_gpus"],
+        env=server.environment, check=True, timeout=60,
+    )  # fmt: skip
 
 
 def test_wait_ends_after_its_time_and_says_why(make_server):

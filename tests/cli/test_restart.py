@@ -4,6 +4,7 @@ over, and programs do not notice."""
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -253,6 +254,21 @@ def test_server_serves_without_its_store(make_server):
     before = server.free()
     assert server.run("-m", "100", "true").returncode == 0
     until(lambda: server.free() == before)
+
+
+def test_what_a_locked_store_did_not_take_is_written_later(make_server):
+    server = make_server(devices=1)
+    locked = sqlite3.connect(state_of(server) / STORE, isolation_level=None)
+    locked.execute("BEGIN EXCLUSIVE")
+    program = holding(server, "-m", "600")
+    until(lambda: "a restart would know nothing of now" in server.log)
+    locked.execute("ROLLBACK")
+    locked.close()
+    until(lambda: "the store is written again" in server.log)
+    again = restarted(make_server, server)
+    assert again.free() == [424, 1024]  # the next one has two
+    program.communicate("\n")
+    until(lambda: again.free() == [1024, 1024])
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a mount namespace of one's own needs root")
