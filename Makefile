@@ -62,9 +62,10 @@ test: $(VENV)/.test build  ## every test that needs no GPU (ARGS='-k name' for p
 screenshots: $(VENV)/.test build  ## the manager's pages as pictures, into build/screenshots
 	$(BIN)/python -m tests.fdcore.web.pictures build/screenshots
 
-chaos: $(VENV)/.test build  ## kill programs, workers and servers at random (SEED=, STEPS=, ETCD=1)
+chaos: $(VENV)/.test build  ## what runs, its roads and stores hurt at random (SEED=, RUNS=, STEPS=, ETCD=1)
 	$(BIN)/python -m tests.chaos.test_chaos $(if $(SEED),--seed $(SEED)) \
-	    $(if $(STEPS),--steps $(STEPS)) $(if $(ETCD),--etcd)
+	    $(if $(RUNS),--runs $(RUNS)) $(if $(STEPS),--steps $(STEPS)) \
+	    $(if $(ETCD),--etcd)
 
 test-gpu: build  ## what is assumed of a driver, asked of this machine's (DRIVER=path)
 	$(CC) -Icsrc/include -Ibuild/gen -o build/assumptions tests/gpu/assumptions.c \

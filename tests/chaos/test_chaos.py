@@ -1,20 +1,27 @@
-"""Programs, workers, fdholds and servers killed at random: nothing is lost or left over.
+"""Programs, workers, fdholds, servers, connections and stores killed at random: nothing is
+lost or left over.
 
-    python -m tests.chaos.test_chaos [--seed N] [--steps N] [--etcd]
-                                              (make chaos SEED=N STEPS=N ETCD=1)
+    python -m tests.chaos.test_chaos [--seed N] [--runs N] [--steps N]
+    make chaos SEED=N RUNS=N STEPS=N ETCD=1
 
-Programs compute on slices and check what they get. At each step something is started or
-killed. A program may end only if it, or its worker, was killed. In the end all are told to
-stop, and within the grace time the server must be as it was: all memory free, no lease in
-the store, no worker, no fdhold, no session file in use. With --etcd the server's store is
-there, and etcd itself is killed, stopped, and brought back.
+Programs compute on slices and check what they get, over shm, over tcp, and over tcp
+through a proxy that delays, cuts and changes bytes (sealed connections, that is, since
+others trust the wire). At each step something is started, killed, cut or locked. A program
+may end only if it, its worker or its connection was hurt; a result is never wrong. After
+each run all are told to stop, and then the server has to be as it was: all memory free,
+no lease, in the store neither, no worker, no fdhold, no more descriptors, processes and
+shared memory than at first. What it took to get there is printed. With --etcd the server's
+store is there too, and etcd itself is killed, stopped, and brought back.
 """
 
 import argparse
 import contextlib
 import os
 import random
+import select
 import signal
+import sqlite3
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -23,37 +30,74 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from fdcore.config import STORE
+from fdcore.config import STORE, parse_address, protocol_hash
+from fdcore.rpc import client
+from fdcore.sched.slices import MIB, Ask
 from fdcore.store import LEASE, Sqlite
+from tests.chaos.proxy import Proxy
 from tests.etcd import Etcd, make_etcd
 from tests.support import Server, start_server, until
+from tests.tally import Tally, below, kinds, tally
 
 PROGRAM = """
 import ctypes, os, select, sys
+if os.environ.get("CHAOS_PORT"):
+    # Its data go through the proxy: another session file, for the library alone.
+    lines = [line for line in open(os.environ["FD_SESSION"]) if not line.startswith("unix ")]
+    lines = [f"tcp 127.0.0.1 {os.environ['CHAOS_PORT']}\\n" if line.startswith("tcp ") else line
+             for line in lines]
+    file = os.open(os.environ["CHAOS_FILE"], os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    os.write(file, "".join(lines).encode()); os.close(file)
+    os.environ["FD_SESSION"] = os.environ["CHAOS_FILE"]
 cuda = ctypes.CDLL("libcuda.so.1")
 def call(name, *arguments):
     code = getattr(cuda, name)(*arguments)
     if code:
         print(name, code, file=sys.stderr, flush=True); os._exit(4)
+SIZE = 100000
 context, memory = ctypes.c_void_p(), ctypes.c_uint64()
 call("cuInit", 0)
 call("cuDevicePrimaryCtxRetain", ctypes.byref(context), 0)
 call("cuCtxSetCurrent", context)
-call("cuMemAlloc_v2", ctypes.byref(memory), ctypes.c_size_t(4096))
+call("cuMemAlloc_v2", ctypes.byref(memory), ctypes.c_size_t(SIZE))
 print("up", flush=True)
 value = 0
 while not select.select([0], [], [], 0.05)[0]:
     value = (value + 1) % 256
-    call("cuMemsetD8_v2", memory, ctypes.c_ubyte(value), ctypes.c_size_t(4096))
-    back = ctypes.create_string_buffer(4096)
-    call("cuMemcpyDtoH_v2", back, memory, ctypes.c_size_t(4096))
-    if back.raw != bytes([value]) * 4096:
+    call("cuMemsetD8_v2", memory, ctypes.c_ubyte(value), ctypes.c_size_t(SIZE))
+    some = os.urandom(5000)
+    call("cuMemcpyHtoD_v2", ctypes.c_uint64(memory.value + 50000), some, ctypes.c_size_t(5000))
+    back = ctypes.create_string_buffer(SIZE)
+    call("cuMemcpyDtoH_v2", back, memory, ctypes.c_size_t(SIZE))
+    want = bytes([value]) * 50000 + some + bytes([value]) * (SIZE - 55000)
+    if back.raw != want:
         os._exit(3)
 os._exit(0)
 """
 DEVICES, MEMORY_MB, SLICE_MB = 2, 1024, 100
 MOST_PROGRAMS = 6
-SETTLE_SECONDS = 20.0  # a grace time of 2 s, and a busy machine
+START_SECONDS = 120.0
+# The length of a sealed record is not sealed: if it grows on its way, both sides wait for
+# what does not come, until one of them ends.
+STUCK_SECONDS, STUCK = 10.0, "programs that waited for the rest of a changed record"
+SETTLE_SECONDS = 60.0  # a grace time of 2 s, and a machine that may be very busy
+GREETED = 700  # bytes of an attach, which are not changed: they would be a refusal
+LOST, AGAIN = " the store: ", " the store is written again"
+WRONG_RESULT, CALL_FAILED, REFUSED = 3, 4, 125
+
+
+class Program:
+    """One that runs; road: shm, tcp, or proxy: tcp through ours, sealed."""
+
+    def __init__(self, process: "subprocess.Popen[str]", road: str) -> None:
+        self.process = process
+        self.road = road
+        self.hurt = False  # it may fail
+        self.changed = False  # a byte of its data may have been
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
 
 
 class Chaos:
@@ -63,77 +107,160 @@ class Chaos:
         self.folder = folder
         self.chance = random.Random(seed)
         self.counts: Counter[str] = Counter()
+        self.took: list[float] = []  # ms to the baseline, of each run
+        self.over: list[str] = []  # where something was left
+        self.programs: list[Program] = []
+        self.seen: set[int] = set()  # every process of every server
+        self.served: set[int] = set()  # pids of programs that were ever started
+        self.locked: sqlite3.Connection | None = None
+        self.storeless = False  # until the next server makes a new store
         self.server = self.start_server()
-        self.programs: list[subprocess.Popen[str]] = []
-        self.doomed: set[int] = set()  # programs that may fail
+        self.proxies = {"data": Proxy(0, seed), "control": Proxy(0, seed + 1)}
+        self.proxies["data"].spared = GREETED
+        self.aim()
+        self.base = self.settled()
 
     def start_server(self) -> Server:
         options = ["--store", self.etcd.url] if self.etcd else []
         return start_server(self.folder, *options, devices=DEVICES, memory_mb=MEMORY_MB)
 
+    def aim(self) -> None:
+        """The proxies at the server's ports, which a restart may change."""
+        control = parse_address(self.server.control)
+        self.proxies["control"].target = control.port
+        self.proxies["data"].target = client.reserve(
+            parse_address(self.server.unix), Ask(memory=MIB), protocol_hash(), "chaos",
+            lambda grant: grant.port,
+        )  # fmt: skip
+
     @property
     def state(self) -> Path:
         return Path(self.server.unix.removeprefix("unix:")).parent
 
-    # ---- steps ----
+    # ---- programs ----
 
     def start_program(self) -> None:
         if len(self.programs) >= MOST_PROGRAMS:
             return self.stop_program()
-        road = self.chance.choice(["shm", "tcp"])
-        program = self.server.start(
-            "--wait=30s", "-m", str(SLICE_MB), sys.executable, "-c", PROGRAM, road=road,
+        road = self.chance.choice(["shm", "tcp", "proxy"])
+        more = {}
+        command = self.server.command(
+            "--wait=60s", "-m", str(SLICE_MB), sys.executable, "-c", PROGRAM
+        )
+        if road == "proxy":
+            file = self.folder / f"session-{len(self.served)}"
+            more = {"CHAOS_PORT": str(self.proxies["data"].port), "CHAOS_FILE": str(file),
+                    "FD_ENCRYPT": "1", "FD_TRANSPORT": "tcp"}  # fmt: skip
+            at = command.index(self.server.unix)
+            command[at] = f"127.0.0.1:{self.proxies['control'].port}"
+        else:
+            more = {"FD_TRANSPORT": road}
+        bad = any(one.delay or one.corrupt for one in self.proxies.values())
+        process = subprocess.Popen(
+            command, env=self.server.environment | more, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
-        assert program.stdout is not None
-        if program.stdout.readline() != "up\n":
-            raise AssertionError(f"a program did not start: {program.communicate()[1]}")
-        self.programs.append(program)
+        self.served.add(process.pid)
+        if not came_up(process, STUCK_SECONDS if bad and road == "proxy" else START_SECONDS):
+            hangs = process.poll() is None
+            if hangs:
+                process.kill()
+                self.counts[STUCK] += 1
+            said = process.communicate()[1]
+            assert road == "proxy" and bad and process.returncode != WRONG_RESULT, (
+                road, process.returncode, said, self.server.log[-2000:],
+            )  # fmt: skip
+            self.counts["programs that a bad road kept from starting"] += 1
+            return
+        self.programs.append(Program(process, road))
+        # What is still to be changed may be this one's.
+        if road == "proxy" and self.proxies["data"].corrupt > 0:
+            self.programs[-1].hurt = self.programs[-1].changed = True
+
+    def one(self) -> Program | None:
+        if not self.programs:
+            return None
+        return self.programs.pop(self.chance.randrange(len(self.programs)))
 
     def stop_program(self) -> None:
-        if self.programs:
-            self.finish(self.programs.pop(self.chance.randrange(len(self.programs))))
+        if (program := self.one()) is not None:
+            self.finish(program)
 
-    def finish(self, program: "subprocess.Popen[str]") -> None:
-        _, said = program.communicate("\n", timeout=60)
-        status = program.returncode
-        if program.pid in self.doomed:
-            assert status in (0, 4, -9), (status, said)
-        else:
-            assert status == 0, (status, said, self.server.log[-2000:])
+    def finish(self, program: Program) -> None:
+        limit = STUCK_SECONDS if program.changed else START_SECONDS
+        try:
+            _, said = program.process.communicate("\n", timeout=limit)
+        except subprocess.TimeoutExpired:
+            program.process.kill()
+            program.process.communicate()
+            if program.changed:
+                self.counts[STUCK] += 1
+                return
+            raise AssertionError(f"a program over {program.road} hangs") from None
+        status = program.process.returncode
+        self.counts[f"programs that ended with {status}"] += 1
+        allowed = (0, CALL_FAILED, -signal.SIGKILL) if program.hurt else (0,)
+        assert status in allowed, (program.road, status, said, self.server.log[-2000:])
 
     def kill_program(self) -> None:
-        if self.programs:
-            program = self.programs.pop(self.chance.randrange(len(self.programs)))
-            program.kill()
-            program.communicate()
+        if (program := self.one()) is not None:
+            program.process.kill()
+            program.process.communicate()
 
     def kill_worker(self) -> None:
         if not self.programs:
             return
         victim = self.chance.choice(self.programs)
-        for line in reversed(self.server.log.splitlines()):
-            if f" pid {victim.pid} over " in line:
-                self.doomed.add(victim.pid)
+        for worker, pid in self.server.workers().items():
+            if pid == victim.pid:
+                victim.hurt = True
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(int(line.rpartition("worker ")[2]), signal.SIGKILL)
-                return
+                    os.kill(worker, signal.SIGKILL)
 
     def kill_helper(self) -> None:
-        found = helpers({program.pid for program in self.programs})
-        if found:
+        if found := helpers({program.pid for program in self.programs}):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.chance.choice(found), signal.SIGKILL)
 
+    # ---- servers and stores ----
+
     def restart(self, number: int = signal.SIGKILL) -> None:
+        self.look()
+        if self.locked is not None or self.storeless:
+            for program in self.programs:  # the next server may not know of them
+                program.hurt = True
         self.server.process.send_signal(number)
-        self.server.process.wait(20)
+        self.server.process.wait(60)
         if self.chance.random() < 0.3:
             self.kill_program()  # while nobody looks
+        self.unlock_store(dead=True)
+        self.storeless = False
         self.server = self.start_server()
+        self.aim()
 
     def leave(self) -> None:
         self.restart(signal.SIGUSR2)
+
+    def lock_store(self) -> None:
+        """Somebody else has the store for themselves, until the next step."""
+        self.unlock_store()
+        self.locked = sqlite3.connect(self.state / STORE, timeout=30, isolation_level=None)
+        self.locked.execute("BEGIN EXCLUSIVE")
+
+    def unlock_store(self, dead: bool = False) -> None:
+        locked, self.locked = self.locked, None
+        if locked is not None:
+            locked.execute("ROLLBACK")
+            locked.close()
+        if locked is not None and not dead and not self.storeless:
+            # What could not be written is written now.
+            until(lambda: self.server.log.count(AGAIN) == self.server.log.count(LOST), 60)
+
+    def remove_store(self) -> None:
+        """The files are gone: what runs goes on, and a restart would not know of it."""
+        for path in self.state.glob(f"{STORE}*"):
+            path.unlink(missing_ok=True)
+        self.storeless = True
 
     def disturb_etcd(self) -> None:
         assert self.etcd is not None
@@ -148,41 +275,6 @@ class Chaos:
             etcd.signal(signal.SIGSTOP)
             self.etcd_is_back = lambda: etcd.signal(signal.SIGCONT)
 
-    def step(self) -> None:
-        steps = {
-            self.start_program: 5, self.stop_program: 2, self.kill_program: 2,
-            self.kill_worker: 1, self.kill_helper: 1, self.restart: 2, self.leave: 1,
-        }  # fmt: skip
-        if self.etcd:
-            steps[self.disturb_etcd] = 4
-        taken = self.chance.choices(list(steps), list(steps.values()))[0]
-        self.counts[taken.__name__] += 1
-        taken()
-        # Never more promised than there is, never less than what runs has.
-        held = DEVICES * MEMORY_MB - sum(self.server.free())
-        alive = sum(p.poll() is None and p.pid not in self.doomed for p in self.programs)
-        assert held >= alive * SLICE_MB, (held, alive)
-
-    # ---- the end ----
-
-    def settle(self) -> None:
-        pids = {program.pid for program in self.programs}
-        for program in self.programs:
-            self.finish(program)
-        self.programs.clear()
-        begun = time.monotonic()
-        until(lambda: self.server.free() == [MEMORY_MB] * DEVICES, SETTLE_SECONDS)
-        until(lambda: not list((self.state / "workers").iterdir()), SETTLE_SECONDS)
-        until(lambda: not helpers(pids), SETTLE_SECONDS)
-        store = Sqlite(self.state / STORE)
-        until(lambda: store.rows(LEASE) == {}, SETTLE_SECONDS)
-        store.close()
-        if self.etcd:
-            if self.etcd_is_back:
-                self.disturb_etcd()
-            until(lambda: not self.left_in_etcd(), 3 * SETTLE_SECONDS)
-        self.counts["ms to the baseline"] = round(1000 * (time.monotonic() - begun))
-
     def left_in_etcd(self) -> list[str]:
         assert self.etcd is not None
         return [
@@ -191,11 +283,131 @@ class Chaos:
             if "/lease/" in key or key.startswith("fdcore/usage/")
         ]
 
-    def close(self) -> None:
+    # ---- roads ----
+
+    def cut(self) -> None:
+        self.proxies["data"].cut()  # it is survived
+
+    def cut_control(self) -> None:
+        self.proxies["control"].cut()
+
+    def corrupt(self) -> None:
+        self.proxies["data"].corrupt += 1
         for program in self.programs:
-            program.kill()
-            program.communicate()
+            if program.road == "proxy":
+                program.hurt = program.changed = True
+
+    def corrupt_control(self) -> None:
+        self.proxies["control"].corrupt += 1
+
+    def delay(self) -> None:
+        """Until the next one: of each piece up to so long."""
+        for proxy in self.proxies.values():
+            proxy.delay = self.chance.choice([0.0, 0.0, 0.002, 0.02])
+
+    def step(self) -> None:
+        steps = {
+            self.start_program: 7, self.stop_program: 2, self.kill_program: 2,
+            self.kill_worker: 1, self.kill_helper: 1, self.restart: 2, self.leave: 1,
+            self.lock_store: 1, self.remove_store: 0.5, self.delay: 1, self.cut: 1,
+            self.cut_control: 0.5, self.corrupt: 1, self.corrupt_control: 0.5,
+        }  # fmt: skip
+        if self.etcd:
+            steps[self.disturb_etcd] = 4
+        taken = self.chance.choices(list(steps), list(steps.values()))[0]
+        self.counts[taken.__name__] += 1
+        before = self.locked
+        taken()
+        if before is not None and before is self.locked:
+            self.unlock_store()
+        self.look()
+        # Never more promised than there is, never less than what runs has.
+        held = DEVICES * MEMORY_MB - sum(self.server.free())
+        alive = sum(p.process.poll() is None and not p.hurt for p in self.programs)
+        assert held >= alive * SLICE_MB, (held, alive)
+
+    # ---- the end of a run ----
+
+    def look(self) -> None:
+        self.seen.update(below(self.server.process.pid), self.server.workers())
+
+    def orphans(self) -> int:
+        """Processes of servers that are not there any more."""
+        ours = set(below(self.server.process.pid))
+        return sum(is_ours(pid) for pid in self.seen - ours)
+
+    def settled(self) -> Tally:
+        """The server when it has been quiet for a moment, its spare workers ready."""
+        last: list[Tally] = []
+
+        def quiet() -> bool:
+            now = tally(self.server.process.pid, len(self.server.leases()), self.server.free())
+            last.append(now)
+            return len(last) > 2 and last[-2] == now == last[-3] and now.processes > 2
+
+        until(quiet, SETTLE_SECONDS)
+        return last[-1]
+
+    def left(self) -> str:
+        """What is more than it was at first; nothing, in the end."""
+        now = tally(self.server.process.pid, len(self.server.leases()), self.server.free())
+        words = [now.over(self.base)] if now.over(self.base) else []
+        if sockets := list((self.state / "workers").iterdir()):
+            words.append(f"{len(sockets)} sockets of workers")
+        if held := helpers(self.served):
+            words.append(f"{len(held)} fdholds")
+        if orphans := self.orphans():
+            words.append(f"{orphans} processes of servers that have gone")
+        if (self.state / STORE).exists():
+            store = Sqlite(self.state / STORE)
+            if rows := store.rows(LEASE):
+                words.append(f"{len(rows)} leases in the store")
+            store.close()
+        return ", ".join(words)
+
+    def settle(self) -> None:
+        self.unlock_store()
+        for proxy in self.proxies.values():
+            proxy.delay, proxy.corrupt = 0.0, 0
+        programs, self.programs = self.programs, []
+        for program in programs:
+            self.finish(program)
+        self.look()
+        begun = time.monotonic()
+        said = "not looked"
+        while said and time.monotonic() < begun + SETTLE_SECONDS:
+            time.sleep(0.02)
+            said = self.left()
+        if said:
+            self.over.append(f"{said}; {dict(kinds(self.server.process.pid))}")
+        if self.etcd:
+            if self.etcd_is_back:
+                self.disturb_etcd()
+            until(lambda: not self.left_in_etcd(), SETTLE_SECONDS)
+        self.took.append(1000 * (time.monotonic() - begun))
+
+    def close(self) -> None:
+        self.unlock_store()
+        for program in self.programs:
+            program.process.kill()
+            program.process.communicate()
         self.server.stop()
+        for proxy in self.proxies.values():
+            proxy.close()
+
+
+def came_up(process: "subprocess.Popen[str]", seconds: float) -> bool:
+    assert process.stdout is not None
+    if not select.select([process.stdout], [], [], seconds)[0]:
+        return False
+    return process.stdout.readline() == "up\n"
+
+
+def is_ours(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip() in ("fdworker", "fdnurse")
+    except OSError:
+        return False
 
 
 def helpers(pids: set[int]) -> list[int]:
@@ -221,38 +433,56 @@ def chaos(seed: int, etcd: Etcd | None) -> Iterator[Chaos]:
             made.close()
 
 
-def run(seed: int, steps: int, etcd: Etcd | None = None) -> Counter[str]:
+def run(
+    seed: int, runs: int, steps: int, told: bool = False, etcd: Etcd | None = None
+) -> Chaos:
     with chaos(seed, etcd) as made:
-        for _ in range(steps):
-            made.step()
-        made.settle()
-        return made.counts
+        for number in range(runs):
+            for _ in range(steps):
+                made.step()
+            made.settle()
+            if told:
+                print(f"run {number + 1}: {made.took[-1]:.0f} ms to the baseline", flush=True)
+            assert not made.over, (made.over, made.server.log[-3000:])
+        return made
 
 
 def test_random_kills_leave_nothing_behind() -> None:
-    run(seed=6, steps=30)
+    run(seed=6, runs=2, steps=15)
 
 
 def test_random_ends_of_etcd_leave_nothing_behind(own_etcd: Etcd) -> None:
-    run(seed=3, steps=12, etcd=own_etcd)
+    run(seed=3, runs=1, steps=12, etcd=own_etcd)
+
+
+def report(made: Chaos) -> str:
+    lines = [f"  {name}: {count}" for name, count in sorted(made.counts.items())]
+    late = sum(took > 2000 for took in made.took)
+    lines += [
+        f"  to the baseline: {statistics.median(made.took):.0f} ms, "
+        f"{max(made.took):.0f} at most; over 2 s: {late} of {len(made.took)} runs",
+        f"  baseline: {made.base}",
+        f"  left over: {'; '.join(made.over) or 'nothing'}",
+    ]
+    return "\n".join(lines)
 
 
 def main() -> int:
     reader = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     reader.add_argument("--seed", type=int, default=int(time.time()))
-    reader.add_argument("--steps", type=int, default=200)
+    reader.add_argument("--runs", type=int, default=10)
+    reader.add_argument("--steps", type=int, default=15)
     reader.add_argument("--etcd", action="store_true")
     given = reader.parse_args()
-    print(f"seed {given.seed}, {given.steps} steps", flush=True)
+    print(f"seed {given.seed}, {given.runs} runs of {given.steps} steps", flush=True)
     with tempfile.TemporaryDirectory(prefix="etcd") as folder:
         etcd = make_etcd(Path(folder)) if given.etcd else None
         try:
-            counts = run(given.seed, given.steps, etcd)
+            made = run(given.seed, given.runs, given.steps, told=True, etcd=etcd)
         finally:
             if etcd:
                 etcd.kill()
-    for name, count in sorted(counts.items()):
-        print(f"  {name}: {count}")
+    print(report(made))
     return 0
 
 
