@@ -42,13 +42,12 @@ from tests.tally import Tally, below, kinds, tally
 PROGRAM = """
 import ctypes, os, select, sys
 if os.environ.get("CHAOS_PORT"):
-    # Its data go through the proxy: another session file, for the library alone.
+    # Its data go through the proxy. The file stays the same: fdhold looks at its locks.
     lines = [line for line in open(os.environ["FD_SESSION"]) if not line.startswith("unix ")]
     lines = [f"tcp 127.0.0.1 {os.environ['CHAOS_PORT']}\\n" if line.startswith("tcp ") else line
              for line in lines]
-    file = os.open(os.environ["CHAOS_FILE"], os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    os.write(file, "".join(lines).encode()); os.close(file)
-    os.environ["FD_SESSION"] = os.environ["CHAOS_FILE"]
+    with open(os.environ["FD_SESSION"], "r+") as file:
+        file.truncate(file.write("".join(lines)))
 cuda = ctypes.CDLL("libcuda.so.1")
 def call(name, *arguments):
     code = getattr(cuda, name)(*arguments)
@@ -148,9 +147,8 @@ class Chaos:
             "--wait=60s", "-m", str(SLICE_MB), sys.executable, "-c", PROGRAM
         )
         if road == "proxy":
-            file = self.folder / f"session-{len(self.served)}"
-            more = {"CHAOS_PORT": str(self.proxies["data"].port), "CHAOS_FILE": str(file),
-                    "FD_ENCRYPT": "1", "FD_TRANSPORT": "tcp"}  # fmt: skip
+            more = {"CHAOS_PORT": str(self.proxies["data"].port), "FD_ENCRYPT": "1",
+                    "FD_TRANSPORT": "tcp"}  # fmt: skip
             at = command.index(self.server.unix)
             command[at] = f"127.0.0.1:{self.proxies['control'].port}"
         else:
