@@ -104,12 +104,7 @@ fraction = checked(values.fraction)
 duration = checked(values.duration)
 
 
-def compute(text: str) -> Any:
-    # Accepted once the worker holds a program to it; silence would be a promise.
-    raise argparse.ArgumentTypeError(
-        "shares of computing time are not enforced yet, so none can be had; "
-        "without --compute the programs on a GPU compete for it"
-    )
+compute = checked(values.percent)
 
 
 def priority(text: str) -> int:
@@ -146,8 +141,9 @@ def add_slice(parser: argparse.ArgumentParser) -> None:
         help="share of each GPU's memory, above 0 and at most 1",
     )  # fmt: skip
     parser.add_argument(
-        "--compute", type=compute, metavar="PCT",
-        help="share of each GPU's computing time: refused until it is enforced",
+        "--compute", type=compute, default=0, metavar="PCT",
+        help="share of each GPU's computing time, in percent; more while nobody else "
+        "wants it",
     )  # fmt: skip
     parser.add_argument(
         "--transport", choices=("auto", "shm", "tcp", "rdma"), metavar="ROAD",
@@ -245,7 +241,8 @@ def wish_of(given: argparse.Namespace, pool: bool = True) -> "Wish":
 
     settings = load()
     memory, partial = settings.share(given.memory, given.partial)
-    ask = Ask(settings.get("num_gpus", given.num_gpus), memory, partial)
+    ask = Ask(settings.get("num_gpus", given.num_gpus), memory, partial,
+              compute=given.compute)  # fmt: skip
     road = settings.get("transport", given.transport)
     seconds = settings.get("connect_timeout")
     if not pool:

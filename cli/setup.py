@@ -108,6 +108,8 @@ def kernel(who: str, given: argparse.Namespace) -> int:
         words += ["-m", str(given.memory >> 20)]
     if given.partial:
         words += ["-p", f"{given.partial:g}"]
+    if given.compute:
+        words += ["--compute", str(given.compute)]
     if given.server_list:
         words += ["-l", given.server_list]
     if given.servers:

@@ -68,6 +68,10 @@ class LeaseBook:
         """Bytes free on each GPU, by ordinal."""
         return dict(self.index.free)
 
+    def kept(self) -> dict[int, int]:
+        """Percent of each GPU's time that leases have as their share, by ordinal."""
+        return dict(self.index.kept)
+
     def sharing(self) -> dict[int, int]:
         """How many leases have a part of each GPU, by ordinal."""
         count = dict.fromkeys((gpu.ordinal for gpu in self.gpus), 0)
@@ -91,7 +95,7 @@ class LeaseBook:
         """The best fit, whoever waits."""
         placed = self.index.find(ask)
         if placed is None:
-            refused = place(self.gpus, self.index.free, ask)
+            refused = place(self.gpus, self.index.free, ask, self.index.kept)
             assert isinstance(refused, Refusal)
             raise RefusedError(refused.reason)
         return self.grant(ask, owner, placed)
@@ -107,6 +111,10 @@ class LeaseBook:
         """Takes over a lease that an earlier server granted; False: it does not fit."""
         free = self.free()
         if any(free.get(part.ordinal, 0) < part.memory for part in lease.slices):
+            return False
+        if any(
+            part.compute + self.index.kept[part.ordinal] > 100 for part in lease.slices
+        ):
             return False
         self.index.take(lease.slices)
         self.leases[lease.id] = lease

@@ -123,6 +123,7 @@ class Line:
                 self.usages(),
                 self.commons.quotas,
                 now,
+                self.book.kept(),
             )
             if granted is None:
                 return
@@ -180,5 +181,6 @@ class Line:
                 self.usages(),
                 self.commons.quotas,
                 len(self.waiting) - 1,
+                self.book.kept(),
             ).reason
         )

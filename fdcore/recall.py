@@ -59,7 +59,10 @@ def lease_row(lease: Lease, gpus: Sequence[Gpu], boot: str) -> dict[str, Any]:
         "role": owner.role,
         "uid": owner.uid,
         "serial": owner.serial,
-        "slices": [[s.ordinal, uuids[s.ordinal], s.memory] for s in lease.slices],
+        "slices": [
+            [part.ordinal, uuids[part.ordinal], part.memory, part.compute]
+            for part in lease.slices
+        ],
         "idle": lease.idle,
         "since": lease.since,
         "holders": sorted(list(holder) for holder in lease.holders),
@@ -78,13 +81,13 @@ def lease_of(key: str, row: dict[str, Any], gpus: Sequence[Gpu]) -> Lease | None
             Owner(
                 user, host, pid, program, row["role"], row["serial"], row.get("uid", -1)
             ),
-            tuple(Slice(ordinal, memory) for ordinal, _, memory in row["slices"]),
+            tuple(Slice(n, memory, *share) for n, _, memory, *share in row["slices"]),
         )
         lease.idle = row["idle"]
         lease.since = row["since"]
         lease.holders = {(pid, start) for pid, start in row["holders"]}
         lease.far = row["far"]
-        same = all(uuids.get(n) == uuid for n, uuid, _ in row["slices"])
+        same = all(uuids.get(n) == uuid for n, uuid, *_ in row["slices"])
     except (KeyError, TypeError, ValueError):
         return None
     return lease if same else None
@@ -122,15 +125,15 @@ def find_workers(
     state: Path, known: Collection[Path]
 ) -> list[tuple[Adopted, dict[str, Any], list[int]]]:
     """The workers that wait for a server, each with what it says of its session and the
-    descriptor of its board. known: those that have one. Sockets that nobody listens at
-    are removed."""
+    descriptors of its board and of the server's shares. known: those that have one.
+    Sockets that nobody listens at are removed."""
     found = []
     for path in sorted(set((state / WORKERS).glob("*")) - set(known)):
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         sock.settimeout(1.0)
         try:
             sock.connect(str(path))
-            data, fds, _, _ = socket.recv_fds(sock, 1 << 16, 1)
+            data, fds, _, _ = socket.recv_fds(sock, 1 << 16, 2)
             said = Adopted.card(data)
             credentials = sock.getsockopt(
                 socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")
@@ -173,6 +176,7 @@ class Heirloom:
         self.leases()
         self.commons.settle()
         await self.workers()
+        self.server.shares.settle()
 
     def open(self) -> None:
         options = self.server.options
@@ -343,8 +347,11 @@ class Heirloom:
         found = await asyncio.get_running_loop().run_in_executor(
             None, find_workers, self.server.options.state, known
         )
-        for worker, card, fds in found:
-            session = session_of(card, self.server.book)
+        sessions = [session_of(card, self.server.book) for _, card, _ in found]
+        for session, (_, card, fds) in zip(sessions, found, strict=True):
+            if session is not None:
+                self.shares(session, card, fds)
+        for session, (worker, card, fds) in zip(sessions, found, strict=True):
             if session is None:
                 for fd in fds:
                     os.close(fd)
@@ -361,11 +368,20 @@ class Heirloom:
     def board(self, session: Session, card: dict[str, Any], fds: list[int]) -> None:
         """The lease's board as its workers have it, so that it has what it had."""
         row = card.get("row", -1)
-        boards = self.server.boards
-        if len(fds) == 1 and boards.adopt(session.lease.id, fds[0]):
+        lease, boards = session.lease, self.server.boards
+        self.server.shares.begin(session)
+        if fds and boards.adopt(lease.id, fds[0]):
             session.row = int(row)
             return
         log.warning("%s: its memory is counted apart from others'", session)
+
+    def shares(self, session: Session, card: dict[str, Any], fds: list[int]) -> None:
+        """The account of computing time, before anybody is noted in a new one."""
+        rows = card.get("shares")
+        if len(fds) < 2 or not isinstance(rows, list):
+            return
+        if not self.server.shares.adopt(session.lease, fds[1], rows):
+            log.warning("%s: its time is counted apart from others'", session)
 
     async def serve_adopted(self, session: Session, worker: Worker) -> None:
         how = "the server stopped"

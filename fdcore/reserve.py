@@ -216,7 +216,7 @@ class Reserving:
         if self.wish.filters:
             passing = chosen(self.wish.filters, str(link.address), link.pool)
             gpus = tuple(gpu for gpu in gpus if gpu.ordinal in passing)
-        return Room(str(link.address), gpus, link.pool.free)
+        return Room(str(link.address), gpus, link.pool.free, link.pool.kept)
 
     def part(self, link: "Link", part: Part) -> Ask:
         ask = replace(self.wish.ask, count=part.count)
@@ -229,7 +229,7 @@ class Reserving:
         self, asks: Sequence[tuple["Link", Ask]], parts: Sequence[Part]
     ) -> None:
         for (link, ask), part in zip(asks, parts, strict=True):
-            taken = place(self.room(link).gpus, link.pool.free, ask)
+            taken = place(self.room(link).gpus, link.pool.free, ask, link.pool.kept)
             if isinstance(taken, Refusal):
                 continue
             gpus = ",".join(str(slice.ordinal) for slice in taken)
@@ -265,7 +265,7 @@ def choose(rooms: Sequence[Room], ask: Ask) -> tuple[Part, ...] | Refusal:
     reason of a refusal names every server."""
     reasons, later = [], False
     for number, room in enumerate(rooms):
-        taken = place(room.gpus, room.free, ask)
+        taken = place(room.gpus, room.free, ask, room.kept)
         if not isinstance(taken, Refusal):
             return (Part(number, ask.count),)
         reasons.append(f"{room.name}: {taken.reason}")

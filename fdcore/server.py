@@ -66,6 +66,7 @@ from fdcore.session import (
     counters_of,
     did,
 )
+from fdcore.shares import Shares
 from fdcore.sockets import (
     check_name,
     comes_from_afar,
@@ -170,6 +171,7 @@ class Server:
         self.passes: Passes[Owner] = Passes()
         self.selfcheck = SelfCheck(self.environment)
         self.away = Away(self)
+        self.shares = Shares()
         self.tasks: set[asyncio.Task[None]] = set()
         self.listeners: list[socket.socket] = []
         self.control: socket.socket | None = None  # until somebody is answered there
@@ -238,6 +240,7 @@ class Server:
         self.heirloom.graces.pop(lease.id, None)
         self.figures.freed(lease)
         self.boards.drop(lease.id)
+        self.shares.over(lease)
         self.heirloom.drop(LEASE, lease.id.hex())
         self.line.commons.give(lease)
         self.line.serve()
@@ -284,7 +287,7 @@ class Server:
                 gpu.ordinal: self.figures.figures(gpu, used.get(gpu.ordinal, (0, 0))[1])
                 for gpu in self.book.gpus
             },
-            self.draining, self.figures.since, ending=self.ending(),
+            self.draining, self.figures.since, ending=self.ending(), kept=self.book.kept(),
         )  # fmt: skip
 
     # ---- what is shown of it, and to whom ----
@@ -619,6 +622,7 @@ class Server:
             if heir is not None:  # a worker that is somebody else cannot do it
                 heir.unlink(missing_ok=True)
             self.boards.give_back(thing.lease.id, thing.row)
+            self.shares.leave(thing)
         self.leave(thing.lease, thing)
         if isinstance(thing, Session):
             self.watch_idle(thing.lease)
@@ -678,7 +682,7 @@ class Server:
                     self.options.cache_room,
                     self.heir_of(session), card_of(session), session.keys,
                     self.user_of(session.lease.owner), self.options.confine,
-                    self.board_of(session),
+                    self.board_of(session), self.shares.take(session),
                 )  # fmt: skip
             except (FdcoreError, OSError):
                 await worker.stop()

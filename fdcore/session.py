@@ -28,6 +28,7 @@ class Session:
     bulk: "list[asyncio.Future[socket.socket]]" = field(default_factory=list)
     bulk_admitted: int = 0
     row: int = -1  # on the lease's board
+    counted: bool = False  # among the users of its GPUs
     keys: list[bytes] = field(default_factory=list, repr=False)  # of sealed sockets
     worker: Worker | None = None
     lock: bool = False  # fdhold can tell whether the client lives

@@ -76,6 +76,12 @@ def fraction(text: str) -> float:
     return value
 
 
+def percent(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,3}%?", text) or not 1 <= int(text.rstrip("%")) <= 100:
+        raise ConfigError(f"'{text}' is not a percentage from 1 to 100")
+    return int(text.rstrip("%"))
+
+
 def count(text: str, most: int = MOST_GPUS, what: str = "GPUs") -> int:
     if not (text.isascii() and text.isdigit()) or not 1 <= int(text) <= most:
         raise ConfigError(f"'{text}' is not a number of {what}, 1 to {most}")

@@ -138,7 +138,7 @@ class Worker:
         self.heirs: socket.socket | None = None
         self.card: dict[str, Any] = {}
         # Kept open: closing any descriptor of the file gives up the process's locks.
-        self.board = 0
+        self.board = self.shares = 0
         self.using = threading.Lock()  # the session, which close() frees
         self.news = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.away = False
@@ -176,6 +176,8 @@ class Worker:
         """Makes the driver ready, tells the client, and makes the link with it."""
         devices = [(int(d["ordinal"]), int(d["memory"])) for d in order["devices"]]
         row = int(order.get("board", -1))
+        shares = [int(n) for n in order.get("shares", ())]
+        self.shares = fds.pop() if shares else 0
         self.board = fds.pop() if row >= 0 else 0
         road = str(order["road"])
         try:
@@ -200,7 +202,7 @@ class Worker:
         session = Session(
             driver, road, fds, devices, number, host_memory,
             cache, int(order.get("cache_room", 0)), keys, self.board, max(row, 0),
-            self.memory,
+            self.memory, self.shares, shares,
         )  # fmt: skip
         session.keep(away_seconds(), self.news)
         if cache:
@@ -219,6 +221,7 @@ class Worker:
             return
         self.card = {"op": "heir", "session": order["session"], **order["card"]}
         self.card["row"] = order.get("board", -1)
+        self.card["shares"] = order.get("shares", [])
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             sock.bind(path)
@@ -245,7 +248,8 @@ class Worker:
             sock.close()
             return False
         self.control.become(sock)
-        self.control.introduce(self.card, [self.board] if self.board else [])
+        kept = [fd for fd in (self.board, self.shares) if fd]
+        self.control.introduce(self.card, kept)
         if self.away:
             self.control.say(op="away")
         return True

@@ -1,8 +1,8 @@
 """Worker processes: one a session, never used twice, the next ones started beforehand.
 
 A worker whose server has gone waits at the socket "heir" for the next one, and begins
-there with {"op": "heir", "session", "row", ...}, what the card says, and the lease's
-board beside it.
+there with {"op": "heir", "session", "row", "shares", ...}, what the card says, and the
+lease's board beside it, with the file of shares if it has one.
 
 The server speaks with a worker over a SOCK_SEQPACKET pair: one JSON object a message,
 with descriptors beside it.
@@ -11,9 +11,10 @@ with descriptors beside it.
                       will pin the memory that a session shares with its client
                       {"op": "start", "session", "driver", "road", "devices",
                       "host_memory", "cache", "cache_room", "heir", "card", "keys",
-                      "board"} and
-                      the session's sockets: command[, bulk], and the lease's board
-                      where "board", the session's row there, is not -1
+                      "board", "shares"} and
+                      the session's sockets: command[, bulk], the lease's board
+                      where "board", the session's row there, is not -1, and the shares
+                      of computing time where there are rows in "shares"
                       {"op": "trunk", "number", "key"} and a socket: another server's
                       worker; its key if it is sealed
                       {"op": "resume", "which", "turn", "key"} and a socket: the client
@@ -123,11 +124,13 @@ class Worker:
         user: tuple[int, int] | None = None,
         confine: bool = True,
         board: tuple[int, int] | None = None,
+        shares: tuple[int, Sequence[int]] = (-1, ()),
     ) -> None:
         """Gives it its session. The sockets are the worker's from then on. heir: where
         it waits for another server should this one go; card: what it tells that one.
         user: whom it becomes; confine: whether it gives up system calls. board: the
-        lease's, a descriptor that stays the caller's, and the session's row."""
+        lease's, a descriptor that stays the caller's, and the session's row. shares: of
+        computing time, likewise, with a row for each device, or none."""
         order = {
             "op": "start",
             "session": session.hex(),
@@ -143,12 +146,15 @@ class Worker:
             "user": user,
             "confine": confine,
             "board": -1 if board is None else board[1],
+            "shares": list(shares[1]),
         }
         for sock in sockets:
             sock.setblocking(True)
         descriptors = [sock.fileno() for sock in sockets]
         if board is not None:
             descriptors.append(board[0])
+        if shares[1]:
+            descriptors.append(shares[0])
         socket.send_fds(self.control, [json.dumps(order).encode()], descriptors)
         for sock in sockets:
             sock.close()

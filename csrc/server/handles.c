@@ -248,6 +248,8 @@ stream_of(struct fdc_serve *serve, uint64_t handle, bool work, CUstream *value)
         if (work && ctx != NULL && !fdc_load_relaxed(&ctx->legacy_work))
             __atomic_store_n(&ctx->legacy_work, 1, __ATOMIC_RELAXED);
         *value = CU_STREAM_LEGACY;
+        if (FDC_UNLIKELY(serve->meter != NULL))
+            fdc_meter_enter(serve, CU_STREAM_LEGACY);
         if (ctx != NULL && FDC_UNLIKELY(fdc_load_acquire(&serve->ordered) != ctx->ordered))
             return fdc_order_follow(serve, CU_STREAM_LEGACY, &ctx->ordered);
         return CUDA_SUCCESS;
@@ -262,6 +264,8 @@ stream_of(struct fdc_serve *serve, uint64_t handle, bool work, CUstream *value)
     if (fdc_load_relaxed(&slot->state) != (IN_USE | (uint32_t)(handle >> 24 & 0xffff)))
         return CUDA_ERROR_INVALID_HANDLE;
     *value = got;
+    if (FDC_UNLIKELY(serve->meter != NULL))
+        fdc_meter_enter(serve, got);
     /* pairs with the release in fdc_order_copied() */
     if (FDC_UNLIKELY(fdc_load_acquire(&serve->ordered) != fdc_load_relaxed(&slot->ordered)))
         return fdc_order_follow(serve, got, &slot->ordered);

@@ -75,6 +75,8 @@ trampoline(void *user)
             at = &(*at)->next;
         *at = &me;
         fns->inside++;
+        if (serve->meter != NULL)
+            fdc_meter_stall(serve, true);
         __atomic_store_n(&fns->due, 1, __ATOMIC_RELEASE);
         fdc_poller_kick(serve);
         while (!me.done && !fns->over)
@@ -83,6 +85,8 @@ trampoline(void *user)
             ;
         *at = me.next;
         fns->inside--;
+        if (serve->meter != NULL)
+            fdc_meter_stall(serve, false);
         pthread_cond_broadcast(&fns->answered);
     }
     if (!place->captured)
@@ -191,6 +195,7 @@ side_main(void *arg)
     }
     if (err == -EPROTO)
         fdc_serve_break(serve, err, "a side message that cannot be true");
+    fdc_store_relaxed(&serve->gone, 1);
     fdc_hostfns_cancel(serve);
     fdc_gates_cancel(serve);
     fdc_trunks_cancel(serve);

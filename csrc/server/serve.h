@@ -297,6 +297,26 @@ void fdc_monitor_lost(struct fdc_serve *serve, int device, CUresult result);
  * slow: asking takes long, which nobody should do often. */
 bool fdc_monitor_taken(struct fdc_serve *serve, int device, uint64_t *bytes, bool *slow);
 
+/* ---- meter.c: shares of computing time; only where serve->meter is there ---- */
+
+struct fdc_meter;
+int fdc_meter_new(struct fdc_serve *serve);     /* 0: it is there if it is needed */
+void fdc_meter_stop(struct fdc_serve *serve);   /* before contexts are closed */
+void fdc_meter_free(struct fdc_serve *serve);   /* after host functions are */
+/* This thread is the executor, or is it no longer. */
+void fdc_meter_executes(bool on);
+/* The executor is about to give this stream of the current context work: waits for the
+ * device's turn. */
+void fdc_meter_enter(struct fdc_serve *serve, CUstream stream);
+/* There is no such stream any more. */
+void fdc_meter_gone(struct fdc_serve *serve, CUstream stream);
+/* The executor has nothing to do. */
+void fdc_meter_idle(struct fdc_serve *serve);
+/* The device waits for the program, or does no longer. */
+void fdc_meter_stall(struct fdc_serve *serve, bool on);
+/* Device time of the lease's parts, ns. */
+uint64_t fdc_meter_spent(const struct fdc_serve *serve);
+
 /* ---- memory.c ---- */
 
 struct fdc_memory;
@@ -553,6 +573,8 @@ struct fdc_serve {
     struct fdc_serve_counters counters; /* atomic adds, relaxed */
     struct fdc_serve_tally *ledger;     /* by id; the executor's */
     struct fdc_board *board;
+    struct fdc_meter *meter;            /* NULL: no share of computing time */
+    uint32_t gone;                      /* the client has gone, atomic */
     uint16_t weighed;                   /* counts changes of fdc_memory_beside(), atomic */
     struct fdc_monitor *monitor;
 };

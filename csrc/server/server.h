@@ -26,12 +26,15 @@ struct fdc_serve_limits {               /* the slice, per device of the lease */
     uint64_t cache_room;                /* bytes of it */
     int board;                          /* the lease's board (fdc/monitor.h), or 0: none */
     uint32_t board_row;                 /* this session's there */
+    int shares;                         /* shares of computing time (fdc/share.h), or 0 */
+    uint32_t share_row[64];             /* 1 + the row of each device; 0: it has no share */
 };
 
 struct fdc_serve_counters {
     uint64_t messages, replies, dones, host_functions, failures, slow, waits;
     uint64_t up_bytes, down_bytes, launches, memory_used;
     uint64_t host_memory_used;
+    uint64_t device_ns;                 /* what was charged to the lease, if it has a share */
     uint64_t waited;                    /* messages whose caller waits: the client counts
                                            as many */
 };

@@ -99,7 +99,9 @@ fdc_serve_new(const struct fdc_driver *driver, struct fdc_link *link,
         serve->greens == NULL || serve->order == NULL || serve->gates == NULL ||
         serve->trunks == NULL || serve->ledger == NULL)
         goto err_free;
-    err = fdc_poller_start(serve);
+    err = fdc_meter_new(serve);
+    if (err == 0)
+        err = fdc_poller_start(serve);
     if (err == 0)
         err = fdc_side_start(serve);
     if (err)
@@ -225,6 +227,7 @@ fdc_serve_run(struct fdc_serve *serve)
 {
     int err = 0;
 
+    fdc_meter_executes(true);
     fdc_turns_idle(serve, false);
     while (!fdc_load_relaxed(&serve->stop)) {
         uint32_t size;
@@ -232,6 +235,8 @@ fdc_serve_run(struct fdc_serve *serve)
 
         if (at == NULL) {
             if (err == 0) {
+                if (FDC_UNLIKELY(serve->meter != NULL))
+                    fdc_meter_idle(serve);
                 fdc_turns_idle(serve, true);
                 err = idle(serve);
                 fdc_turns_idle(serve, false);
@@ -256,6 +261,7 @@ fdc_serve_run(struct fdc_serve *serve)
             break;
     }
     fdc_turns_idle(serve, true);
+    fdc_meter_executes(false);
     if (err == -EPROTO)
         fdc_serve_break(serve, err, "the client broke the %s lane", "command");
     fdc_hostfns_cancel(serve);
@@ -293,6 +299,7 @@ fdc_serve_free(struct fdc_serve *serve)
     fdc_wait_hand_over(serve);
     fdc_pool_stop(serve);
     fdc_poller_stop(serve);
+    fdc_meter_stop(serve);
     if (serve->slots != NULL)
         fdc_handles_cleanup(serve);
     fdc_done_cancel(serve, NULL, CUDA_ERROR_DEINITIALIZED);
@@ -306,6 +313,7 @@ fdc_serve_free(struct fdc_serve *serve)
         fdc_host_free(serve);
     if (serve->hostfns != NULL)
         fdc_hostfns_free(serve);
+    fdc_meter_free(serve);
     fdc_gates_free(serve->gates);
     fdc_trunks_free(serve->trunks);
     fdc_print_stop(serve);
@@ -343,6 +351,7 @@ fdc_serve_get_counters(struct fdc_serve *serve, struct fdc_serve_counters *count
     for (int i = 0; i < serve->limits.devices; i++)
         counters->memory_used += fdc_memory_used(serve, i);
     counters->host_memory_used = fdc_host_used(serve->host);
+    counters->device_ns = fdc_meter_spent(serve);
 }
 
 const struct fdc_serve_entry *

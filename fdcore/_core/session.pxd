@@ -74,6 +74,8 @@ cdef extern from "server/server.h" nogil:
         uint64_t cache_room
         int board
         uint32_t board_row
+        int shares
+        uint32_t share_row[64]
     struct fdc_serve_counters:
         uint64_t messages
         uint64_t replies
@@ -87,6 +89,7 @@ cdef extern from "server/server.h" nogil:
         uint64_t launches
         uint64_t memory_used
         uint64_t host_memory_used
+        uint64_t device_ns
         uint64_t waited
     struct fdc_serve_tally:
         uint64_t messages

@@ -116,14 +116,16 @@ cdef class Session:
 
     def __init__(self, Driver driver, str road, fds, devices, bytes number=b"",
                  uint64_t host_memory=0, int cache=0, uint64_t cache_room=0, keys=(),
-                 int board=0, uint32_t board_row=0, LinkMemory memory=None):
+                 int board=0, uint32_t board_row=0, LinkMemory memory=None,
+                 int shares=0, share_rows=()):
         """The sockets in fds belong to the session from now on. devices: pairs of the
         driver's ordinal and the bytes of the slice (0: all). host_memory: the pinned
         bytes of this machine's that it may have (0: half of it). cache: the folder of the
         tenant's module cache, open (0: none), and the bytes that it may have. keys: of
         the sockets, whose bytes are sealed with them then. board: the lease's board, a
         file (0: none), and this session's row there; the caller keeps it open. memory: what an shm link
-        is made of, made beforehand."""
+        is made of, made beforehand. shares: of computing time, a file that the caller
+        keeps open, and 1 + the row of each device there."""
         cdef int socks[5]
         cdef int nsocks = len(fds)
         cdef fdc_road which = FDC_ROAD_SHM
@@ -160,6 +162,9 @@ cdef class Session:
         self._limits.cache_room = cache_room
         self._limits.board = board
         self._limits.board_row = board_row
+        self._limits.shares = shares
+        for i, row in enumerate(share_rows[:len(devices)]):
+            self._limits.share_row[i] = row
         if len(number) == 16:
             memcpy(self._limits.session, <const char *>number, 16)
         self._driver = driver
@@ -294,6 +299,7 @@ cdef class Session:
             "launches": did.launches,
             "memory_used": did.memory_used,
             "host_memory_used": did.host_memory_used,
+            "device_ns": did.device_ns,
             "sleeps": sum(stats.sleeps),
             "system_calls": stats.system_calls,
             "resumes": stats.resumes,

@@ -219,6 +219,7 @@ async def pool_of(address: Address, session: Any) -> Pool:
         float(given.since),
         float(given.now),
         int(given.ending),
+        {int(row.ordinal): int(row.kept) for row in given.gpus},
     )
 
 
@@ -294,6 +295,7 @@ async def granted(
             "idle": ask.idle,
             "wait": wait,
             "priority": ask.priority,
+            "compute": ask.compute,
         }
     )
     given = ok(address, response)

@@ -287,6 +287,7 @@ struct Ask {
   wait @6 :UInt32;        # seconds to wait for it; 0: granted at once or refused
   priority @7 :Int32;     # -100 to 100; above a user's own it is refused
   idle @5 :UInt32;        # seconds without a session after which the lease is freed; 0: never
+  compute @8 :UInt32;     # percent of each one's time; 0: no share of it
 }
 
 struct Gpu {
@@ -299,6 +300,7 @@ struct Gpu {
   leases @6 :UInt32;      # that have a part of it
   used @7 :UInt64;        # bytes that programs have of it
   figures @8 :List(Figure);       # what is known of the moment: see host/gauges.py
+  kept @9 :UInt32;        # percent of its time that leases have as their share
 }
 
 # A server as people see it, and as filters choose it.

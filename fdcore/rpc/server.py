@@ -278,7 +278,10 @@ class SessionServer(control.Session.Server):  # type: ignore[misc]
             raise CallError("limit", f"more than {LEASES_EACH} leases at once")
         if len(ask.only) > MOST_GPUS:
             raise CallError("invalid", f"more than {MOST_GPUS} GPUs are named")
-        wanted = Ask(ask.count, ask.memory, ask.fraction, frozenset(ask.only), ask.idle)
+        wanted = Ask(
+            ask.count, ask.memory, ask.fraction, frozenset(ask.only), ask.idle,
+            compute=ask.compute,
+        )  # fmt: skip
         problem = wanted.problem()
         if problem:
             raise CallError("invalid", problem)
@@ -337,6 +340,7 @@ class SessionServer(control.Session.Server):  # type: ignore[misc]
             fill_gpu(row, gpu, pool.free[gpu.ordinal])
             row.leases = pool.leases[gpu.ordinal]
             row.used = pool.used.get(gpu.ordinal, 0)
+            row.kept = pool.kept.get(gpu.ordinal, 0)
             fill_figures(row, "figures", pool.figures.get(gpu.ordinal, {}))
         ok.draining = pool.draining
         ok.since = pool.since

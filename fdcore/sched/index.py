@@ -15,6 +15,8 @@ class FreeIndex:
     def __init__(self, gpus: Sequence[Gpu]) -> None:
         self.gpus = {gpu.ordinal: gpu for gpu in gpus}
         self.free = {gpu.ordinal: gpu.memory for gpu in gpus}
+        # Percent of their time that is somebody's share.
+        self.kept = dict.fromkeys(self.gpus, 0)
         # GPUs of one size compare by what is free of them: (free, ordinal), sorted.
         self.sizes: dict[int, list[tuple[int, int]]] = {}
         for gpu in gpus:
@@ -24,8 +26,8 @@ class FreeIndex:
 
     def find(self, ask: Ask) -> tuple[Slice, ...] | None:
         """What place() gives; None where it refuses."""
-        if ask.only:
-            placed = place(tuple(self.gpus.values()), self.free, ask)
+        if ask.only or ask.compute:
+            placed = place(tuple(self.gpus.values()), self.free, ask, self.kept)
             return None if isinstance(placed, Refusal) else placed
         if ask.problem():
             return None
@@ -48,10 +50,12 @@ class FreeIndex:
     def take(self, slices: Iterable[Slice]) -> None:
         for part in slices:
             self.change(part.ordinal, -part.memory)
+            self.kept[part.ordinal] += part.compute
 
     def give(self, slices: Iterable[Slice]) -> None:
         for part in slices:
             self.change(part.ordinal, part.memory)
+            self.kept[part.ordinal] -= part.compute
 
     def change(self, ordinal: int, by: int) -> None:
         rows = self.sizes[self.gpus[ordinal].memory]

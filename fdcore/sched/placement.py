@@ -1,13 +1,15 @@
 """Which GPUs a request is given.
 
 Best fit: of the GPUs with room the fullest first, so that whole ones stay free. A lease
-gets each GPU once, and no GPU's memory is ever promised twice.
+gets each GPU once, and no GPU's memory or time is ever promised twice.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fdcore.sched.slices import Ask, Gpu, Slice, mib
+
+NOTHING: Mapping[int, int] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +21,12 @@ class Refusal:
 
 
 def place(
-    gpus: Sequence[Gpu], free: Mapping[int, int], ask: Ask
+    gpus: Sequence[Gpu],
+    free: Mapping[int, int],
+    ask: Ask,
+    kept: Mapping[int, int] = NOTHING,
 ) -> tuple[Slice, ...] | Refusal:
+    """kept: percent of each GPU's time that leases have as their share; none: 0."""
     problem = ask.problem()
     if problem:
         return Refusal(problem, later=False)
@@ -34,9 +40,23 @@ def place(
     fitting = [gpu for gpu in gpus if ask.share(gpu) <= free[gpu.ordinal]]
     if ask.count > len(fitting):
         return refusal(gpus, free, ask, later=True)
+    fitting = [gpu for gpu in fitting if has_time(gpu, ask, kept)]
+    if ask.count > len(fitting):
+        return too_little_time(gpus, ask, kept)
     fitting.sort(key=lambda gpu: (free[gpu.ordinal] - ask.share(gpu), gpu.ordinal))
     taken = sorted(fitting[: ask.count], key=lambda gpu: gpu.ordinal)
-    return tuple(Slice(gpu.ordinal, ask.share(gpu)) for gpu in taken)
+    return tuple(Slice(gpu.ordinal, ask.share(gpu), ask.compute) for gpu in taken)
+
+
+def has_time(gpu: Gpu, ask: Ask, kept: Mapping[int, int]) -> bool:
+    return ask.compute + kept.get(gpu.ordinal, 0) <= 100
+
+
+def too_little_time(gpus: Sequence[Gpu], ask: Ask, kept: Mapping[int, int]) -> Refusal:
+    each = ", ".join(
+        f"GPU {gpu.ordinal} {100 - kept.get(gpu.ordinal, 0)} %" for gpu in gpus
+    )
+    return Refusal(f"{ask} asked for; time that nobody has: {each}", later=True)
 
 
 def refusal(

@@ -49,6 +49,7 @@ Quotas = Mapping[str, Quota]
 NOTHING = Usage()
 DEFAULT = "*"  # whose quota is everybody's who has none
 UNLIMITED = Quota()
+NO_TIME: Mapping[int, int] = {}
 
 
 def quota_of(user: str, quotas: Quotas) -> Quota:
@@ -89,26 +90,38 @@ def next_grant(
     usages: Usages,
     quotas: Quotas,
     now: float,
+    times: Mapping[int, int] = NO_TIME,
 ) -> tuple[Request, tuple[Slice, ...]] | None:
-    """The request that is granted now, with its slices."""
+    """The request that is granted now, with its slices. times: percent of each GPU's
+    time that leases have."""
     kept: set[int] = set()
     for request in in_order(waiting, usages, now):
         left = [gpu for gpu in gpus if gpu.ordinal not in kept]
-        placed = place(left, free, request.ask)
+        placed = place(left, free, request.ask, times)
         used = usages.get(request.user, NOTHING)
         if not isinstance(placed, Refusal):
             if over_quota(placed, request.user, used, quotas) is None:
                 return request, placed
             continue  # it waits for its own user's leases, and keeps nobody out
         if now - request.since >= PATIENCE:
-            kept |= nearest(left, free, request.ask)
+            kept |= nearest(left, free, request.ask, times)
     return None
 
 
-def nearest(gpus: Sequence[Gpu], free: Mapping[int, int], ask: Ask) -> set[int]:
+def nearest(
+    gpus: Sequence[Gpu],
+    free: Mapping[int, int],
+    ask: Ask,
+    times: Mapping[int, int] = NO_TIME,
+) -> set[int]:
     """The GPUs that lack least for a request: they are kept until it has them."""
+
+    def lacks(gpu: Gpu) -> tuple[int, int, int]:
+        time = max(ask.compute + times.get(gpu.ordinal, 0) - 100, 0)
+        return (time, ask.share(gpu) - free[gpu.ordinal], gpu.ordinal)
+
     able = [gpu for gpu in gpus if ask.allows(gpu) and 0 < ask.share(gpu) <= gpu.memory]
-    able.sort(key=lambda gpu: (ask.share(gpu) - free[gpu.ordinal], gpu.ordinal))
+    able.sort(key=lacks)
     if len(able) < ask.count:
         return set()
     return {gpu.ordinal for gpu in able[: ask.count]}
@@ -121,9 +134,10 @@ def refusal(
     usages: Usages,
     quotas: Quotas,
     before: int,
+    times: Mapping[int, int] = NO_TIME,
 ) -> Refusal:
     """Why a request is not granted at once. before: how many others wait."""
-    placed = place(gpus, free, request.ask)
+    placed = place(gpus, free, request.ask, times)
     if isinstance(placed, Refusal):
         return placed
     used = usages.get(request.user, NOTHING)

@@ -40,21 +40,24 @@ class Pool:
     since: float = 0.0
     now: float = 0.0  # its clock
     ending: int = 0
+    kept: Mapping[int, int] = field(default_factory=dict)  # percent of their time
 
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """The part of one GPU that a lease has."""
+    """The part of one GPU that a lease has. compute: percent of its time, or 0."""
 
     ordinal: int
     memory: int
+    compute: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
     """count GPUs with this much of each: bytes, or a fraction of each one's memory.
     only: the ordinals it may be; empty: any. idle: seconds without a CUDA program after
-    which the lease is free again; 0: never. priority: who has more of it waits less."""
+    which the lease is free again; 0: never. priority: who has more of it waits less.
+    compute: percent of each one's time; 0: no share of it is kept."""
 
     count: int = 1
     memory: int = 0
@@ -62,6 +65,7 @@ class Ask:
     only: frozenset[int] = frozenset()
     idle: int = 0
     priority: int = 0
+    compute: int = 0
 
     def allows(self, gpu: Gpu) -> bool:
         return not self.only or gpu.ordinal in self.only
@@ -76,6 +80,10 @@ class Ask:
             return "the amount of memory is not a possible one"
         if not 0.0 <= self.fraction <= 1.0:  # also refuses NaN
             return f"the fraction {self.fraction:g} is not above 0 and at most 1"
+        if not 0 <= self.compute <= 100:
+            return (
+                f"{self.compute} percent of the time cannot be asked for; 1 to 100 can"
+            )
         return ""
 
     def share(self, gpu: Gpu) -> int:
@@ -90,10 +98,13 @@ class Ask:
         kind = "GPU" if self.count == 1 else "GPUs"
         gpus = f"{self.count} {kind}"
         each = " each" if self.count != 1 else ""
+        time = f" and {self.compute} % of the time" if self.compute else ""
         if self.memory:
-            return f"{gpus} with {mib(self.memory)} MiB{each}"
+            return f"{gpus} with {mib(self.memory)} MiB{time}{each}"
         if 0.0 < self.fraction < 1.0:
-            return f"{gpus} with {self.fraction:g} of the memory{each}"
+            return f"{gpus} with {self.fraction:g} of the memory{time}{each}"
+        if self.compute:
+            return f"{gpus} with all memory{time}{each}"
         return f"{self.count} whole {kind}"
 
 

@@ -6,9 +6,9 @@ cancelled.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from fdcore.sched.placement import Refusal
+from fdcore.sched.placement import Refusal, has_time
 from fdcore.sched.slices import Ask, Gpu
 
 
@@ -19,11 +19,13 @@ class Room:
     name: str
     gpus: tuple[Gpu, ...]
     free: Mapping[int, int]
+    kept: Mapping[int, int] = field(default_factory=dict)  # percent of their time
 
     def fits(self, ask: Ask) -> int:
         """How many of its GPUs have this much."""
         return sum(
             0 < ask.share(gpu) <= self.free[gpu.ordinal]
+            and has_time(gpu, ask, self.kept)
             for gpu in self.gpus
             if ask.allows(gpu)
         )

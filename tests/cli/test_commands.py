@@ -169,8 +169,12 @@ def test_filters_choose_the_gpu_or_refuse(flexdirect, server):
     assert "no key of a filter" in done.stderr
 
 
-def test_compute_share_is_refused_until_it_is_enforced(flexdirect):
-    assert "not enforced yet" in flexdirect("run", "--compute", "50", "true", status=125).stderr
+def test_compute_share_is_a_percentage(flexdirect):
+    done = flexdirect("run", "-m", "64", "--compute", "50", "sh", "-c", "echo hi")
+    assert done.stdout == "hi\n"
+    for wrong in ("0", "101", "half"):
+        said = flexdirect("run", "--compute", wrong, "true", status=125).stderr
+        assert f"'{wrong}' is not a percentage from 1 to 100" in said
 
 
 def test_servers_file_and_transport_of_the_command_line_win(flexdirect, server, tmp_path):

@@ -9,6 +9,7 @@ from fdcore.errors import RefusedError
 from fdcore.lease import LeaseBook, Owner
 from fdcore.sched.placement import Refusal, place
 from fdcore.sched.slices import MIB, Ask, Gpu, Slice
+from fdcore.sched.spread import Room
 
 GIB = 1024 * MIB
 OWNER = Owner("somebody", "")
@@ -136,6 +137,38 @@ def test_no_memory_is_ever_promised_twice(sizes, steps):
     for lease in live:
         book.end(lease)
     assert list(book.free().values()) == sizes
+
+
+def test_a_share_of_the_time_goes_where_it_is_left():
+    pool = gpus(GIB, GIB)
+    kept = {0: 60, 1: 0}
+    half = Ask(memory=MIB, compute=50)
+    assert place(pool, {0: GIB // 2, 1: GIB}, half, kept) == (Slice(1, MIB, 50),)
+    refused = place(pool, all_free(pool), Ask(count=2, memory=MIB, compute=50), kept)
+    assert isinstance(refused, Refusal) and refused.later
+    assert "GPU 0 40 %, GPU 1 100 %" in refused.reason
+    assert place(pool, all_free(pool), Ask(memory=MIB, compute=101)).later is False
+    assert Room("a", pool, all_free(pool), kept).fits(half) == 1
+
+
+@given(some.lists(some.tuples(some.integers(1, 3), some.integers(0, 100), some.booleans())))
+def test_no_time_is_ever_promised_twice(steps):
+    book = LeaseBook(gpus(GIB, GIB, GIB))
+    out = []
+    for count, compute, end in steps:
+        if end and out:
+            book.end(out.pop(0))
+        else:
+            try:
+                ask = Ask(count=count, memory=MIB, compute=compute)
+                out.append(book.reserve(ask, Owner("u", "h")))
+            except RefusedError:
+                pass
+        sums = dict.fromkeys(range(3), 0)
+        for lease in out:
+            for part in lease.slices:
+                sums[part.ordinal] += part.compute
+        assert book.kept() == sums and max(sums.values()) <= 100
 
 
 def test_lease_lives_while_anything_stands_for_it():
