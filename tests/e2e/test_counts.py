@@ -82,14 +82,16 @@ def warm(server: Server) -> None:
 @pytest.mark.parametrize("road", ROADS)
 @pytest.mark.parametrize("what", WHAT)
 def test_counts_of_a_call(what: str, road: str, remote: Run, tmp_path: Path) -> None:
-    few = session(remote, tmp_path / "stats", road, what, FEW)
+    few = session(remote, tmp_path / "stats", road, what, 1 if what in AT_MOST else FEW)
     many = session(remote, tmp_path / "stats", road, what, MANY)
     found = {}
     for name in COUNTED:
-        each, rest = divmod(many[name] - few[name], MANY - FEW)
         if what in AT_MOST:
-            assert each + (rest > 0) <= baseline()[road][what][name], name
+            # The one call of the short session may have been cheaper than most.
+            most = baseline()[road][what][name] * MANY
+            assert many[name] - few[name] <= most, name
             continue
+        each, rest = divmod(many[name] - few[name], MANY - FEW)
         assert rest == 0, f"{name} differs from call to call: {few[name]}, {many[name]}"
         found[name] = each
     if found:
