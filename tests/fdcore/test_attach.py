@@ -294,3 +294,33 @@ def test_trunk_key_is_the_same_in_c(tmp_path):
     said = subprocess.check_output([made], text=True)
     key = attach.trunk_key(bytes(range(32)), bytes(range(100, 132)))
     assert bytes.fromhex(said) == key
+
+
+def test_connections_that_come_late_belong_to_nobody(server):
+    """A bulk connection after its session was given up, and one of a lease that ended in
+    the middle of attaching."""
+    tcp, workers = attach.ROADS["tcp"], len(server.workers())
+
+    def begun(grant):
+        sock, number = connection(grant), os.urandom(16)
+        attach.attach(sock, spoken(grant), attach.COMMAND, tcp, number)
+        return sock, number
+
+    def bulk(grant, number):
+        with connection(grant) as sock, pytest.raises(RefusedError) as hit:
+            attach.attach(sock, spoken(grant), attach.BULK, tcp, number)
+        return str(hit.value)
+
+    with leased(server) as grant:
+        with leased(server) as other:
+            late, late_number = begun(grant)
+            ended, ended_number = begun(other)
+            client.end_lease(parse_address(server.unix), protocol_hash(), other.lease.hex())
+            assert "is over" in bulk(other, ended_number)
+        for sock in (late, ended):
+            sock.settimeout(60)
+            assert sock.recv(1) == b""  # nobody waits for its other half any more
+            sock.close()
+        assert "waits for no bulk connection" in bulk(grant, late_number)
+    assert server.log.count("no bulk connection came") >= 2
+    assert len(server.workers()) == workers

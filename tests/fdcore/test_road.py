@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -11,6 +13,7 @@ from fdcore.check import MARGINAL, PASS
 from fdcore.config import Address
 from fdcore.host import network
 from fdcore.host.network import Interface, Port
+from tests.support import until
 
 SLOW = Interface("eth0", "10.0.0.3", "255.255.255.0", 1500, 1000)
 FAST = Interface("eth1", "10.0.1.3", "255.255.255.0", 9000, 100_000)
@@ -95,3 +98,31 @@ def test_the_long_form_is_written_for_people_and_by_size():
     assert f"      1 {'#' * 14}\n" in text
     (flat,) = netperf.by_size([row])
     assert tuple(flat) == netperf.SIZE_COLUMNS
+
+
+HANGS = """
+import sys
+from fdcore import netperf, trial
+from fdcore.config import parse_address
+from fdcore.errors import FdcoreError
+from fdcore.reserve import Wish
+from fdcore.sched.slices import MIB, Ask
+netperf.SECONDS = 1
+netperf.Child = lambda _, env: trial.Child(["-c", "import time; time.sleep(600)"], env)
+address = parse_address(sys.argv[1])
+try:
+    netperf.measure(address, Wish(Ask(memory=96 * MIB), [address]))
+except FdcoreError as error:
+    print(error)
+"""
+
+
+def test_measuring_ends_after_its_time_and_its_lease_with_it(server):
+    """The program hangs: netperf says so, kills it and gives the GPU back."""
+    before = server.free()
+    done = subprocess.run(
+        [sys.executable, "-c", HANGS, server.unix], env=server.environment,
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert "was not done after 1 s" in done.stdout, done.stdout + done.stderr
+    until(lambda: server.free() == before, 60)
