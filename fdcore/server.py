@@ -287,7 +287,8 @@ class Server:
                 gpu.ordinal: self.figures.figures(gpu, used.get(gpu.ordinal, (0, 0))[1])
                 for gpu in self.book.gpus
             },
-            self.draining, self.figures.since, ending=self.ending(), kept=self.book.kept(),
+            self.draining, self.figures.since, ending=self.ending(),
+            kept=self.book.kept(),
         )  # fmt: skip
 
     # ---- what is shown of it, and to whom ----
