@@ -196,7 +196,8 @@ class Heirloom:
         from fdcore.etcd.store import EtcdStore, self_in
 
         server = self.server
-        me = self_in(server.options.state / SELF)
+        options = server.options
+        me = self_in(options.store.parent / SELF, options.state / SELF)
         known = self.remembered = local.rows(META).get(POOL_QUOTAS, {})
 
         def changed() -> None:

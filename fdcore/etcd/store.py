@@ -32,9 +32,12 @@ class Self:
     key: bytes
 
 
-def self_in(path: Path) -> Self:
-    """Reads it, or makes a new one."""
+def self_in(path: Path, before: Path) -> Self:
+    """Reads it, or makes a new one. before: where older releases had it."""
     try:
+        if not path.exists() and before.exists():
+            files.write(path, files.read(before))
+            before.unlink()
         said = files.read_json(path, {})
         if said:
             return Self(str(said["id"]), bytes.fromhex(said["key"]))

@@ -10,7 +10,7 @@ import pytest
 
 from fdcore.config import Address
 from fdcore.etcd.scribe import Scribe
-from fdcore.etcd.store import MARK, EtcdStore, Self
+from fdcore.etcd.store import MARK, EtcdStore, Self, self_in
 from fdcore.store import KINDS, LEASE, QUOTA, Memory, Sqlite, StoreError
 from tests.etcd import free_port
 
@@ -146,6 +146,17 @@ def test_rows_that_were_sealed_with_another_key_are_nobodys(etcd):
         store.put(LEASE, "k", {})
         assert store.scribe.flush(60)
         store.close()
+
+
+def test_server_stays_who_it_was_though_its_state_folder_is_emptied(tmp_path):
+    kept, old = tmp_path / "lib" / "self.json", tmp_path / "run" / "self.json"
+    kept.parent.mkdir()
+    old.parent.mkdir()
+    before = self_in(old, old)  # as older releases did
+    assert self_in(kept, old) == before
+    assert not old.exists()
+    self_in(old, old)  # somebody else
+    assert self_in(kept, old) == before
 
 
 # ---- of the file ----
