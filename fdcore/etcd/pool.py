@@ -142,37 +142,45 @@ class EtcdPool:
 
     def held_up(self, user: str) -> str:
         """Who has no quota is not held up by an etcd that does not answer."""
-        trouble = self.scribe.trouble
+        return self.uncounted(user, self.scribe.trouble)
+
+    def uncounted(self, user: str, trouble: str) -> str:
+        """Why that keeps the user from having more."""
         quota = quota_of(user, self.quotas)
         if not trouble or not (quota.gpus or quota.memory):
             return ""
         return f"{user} has a quota of the pool, and nobody can count now: {trouble}"
 
     async def take(self, lease: Lease) -> str:
-        if not self.scribe.trouble:
-            why = await self.loop.run_in_executor(self.thread, self.take_now, lease)
-            if why is not None:
+        trouble = self.scribe.trouble
+        if not trouble:
+            take = self.take_now
+            why, trouble = await self.loop.run_in_executor(self.thread, take, lease)
+            if not trouble:
                 return why
-        why = self.held_up(lease.owner.user)
+        # Not what is the trouble by now: etcd may be back, and this was not counted.
+        why = self.uncounted(lease.owner.user, trouble)
         if not why:
             self.note(lease)
         return why
 
-    def take_now(self, lease: Lease) -> str | None:
-        """In a thread. None: etcd does not answer."""
+    def take_now(self, lease: Lease) -> tuple[str, str]:
+        """In a thread. Why it may not be granted, and why nobody could count it."""
         key, value = self.usage(lease)
-        if self.scribe.trouble:  # found out by who was before us
-            return None
+        trouble = self.scribe.trouble
+        if trouble:  # found out by who was before us
+            return "", trouble
         with self.scribe.lock:
             self.scribe.pending.add(key)
         try:
             why = self.transact(lease, key, value)
             if not why:
                 self.scribe.has_written(key, value)
-            return why
+            return why, ""
         except EtcdError as error:
-            self.scribe.doubt(str(error))
-            return None
+            trouble = str(error) or "etcd does not answer"
+            self.scribe.doubt(trouble)
+            return "", trouble
         finally:
             with self.scribe.lock:
                 self.scribe.pending.discard(key)

@@ -211,9 +211,12 @@ class Scribe:
             self.compare(found)
         self.write()
         with self.lock:
-            was, self.trouble = self.trouble, ""
+            was = self.trouble
+            if self.written is not None:  # else doubted meanwhile
+                self.trouble = ""
+            answers = not self.trouble
             self.wake.notify_all()
-        if self.told:
+        if self.told and answers:
             log.warning("the store: etcd answers again")
             self.told = ""
         if found or was:

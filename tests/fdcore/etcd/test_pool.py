@@ -16,6 +16,7 @@ from fdcore.errors import RefusedError
 from fdcore.etcd import gateway
 from fdcore.etcd.gateway import EtcdError, Gateway, get_below
 from fdcore.etcd.pool import EtcdPool, peers
+from fdcore.etcd.scribe import Scribe
 from fdcore.lease import LeaseBook, Owner
 from fdcore.line import Line
 from fdcore.sched.queue import Quota
@@ -312,6 +313,44 @@ def test_lost_etcd_holds_up_only_who_has_a_quota(own_etcd, number):
         one.end()
 
     asyncio.run(work())
+
+
+def test_etcd_that_is_back_at_once_has_not_counted_what_it_did_not_answer(access, monkeypatch):
+    async def work():
+        one = Station(access, "one")
+        await one.pool.set_quota("ann", Quota(gpus=2))
+        doubt = one.pool.scribe.doubt
+
+        def fails(*asked):
+            raise EtcdError("hung up")
+
+        def doubted_and_back(trouble=""):
+            doubt(trouble)
+            assert one.pool.scribe.flush(SECONDS)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(one.pool, "transact", fails)
+            patch.setattr(one.pool.scribe, "doubt", doubted_and_back)
+            with pytest.raises(RefusedError, match="nobody can count now: hung up"):
+                await one.ask("ann")
+        assert usages(access) == {}
+        (await one.ask("ann"))()
+        one.end()
+
+    asyncio.run(work())
+
+
+def test_turn_that_is_doubted_meanwhile_ends_no_trouble(access):
+    one = Scribe(access, f"{access.prefix}/server/me/", [f"{access.prefix}/member/"])
+    one.first()
+    one.put(f"{access.prefix}/server/me/x", "1")
+    one.write = lambda: one.doubt("hung up")
+    one.turn()
+    assert one.trouble == "hung up"
+    del one.write
+    one.turn()
+    assert one.trouble == ""
+    one.close(5)
 
 
 def test_etcd_that_has_lost_everything_is_told_again(own_etcd):
