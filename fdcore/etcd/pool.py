@@ -10,9 +10,11 @@ Below the prefix are, each a row of JSON:
     server/SERVER/...  what a server keeps for its own next start (store.py)
 
 Members and usages hang on a lease of etcd's and go within the TTL when their server is
-dead. A lease is granted by a transaction that holds only if the user's guard and quota
-are still as they were when the usages were read. So however many servers are asked at
-once, all of them together grant no more than the quota; who comes second reads again.
+dead; guards, whose users may never come again, a week after the server that wrote them
+last: by then nobody holds what was read before. A lease is granted by a transaction
+that holds only if the user's guard and quota are still as they were when the usages
+were read. So however many servers are asked at once, all of them together grant no more
+than the quota; who comes second reads again.
 A transaction whose answer was lost may be sent again: it finds its own row then.
 """
 
@@ -200,7 +202,10 @@ class EtcdPool:
                 return why
             known = {name: each for keys in seen for name, each in keys.items()}
             done, _ = self.gateway.transact(
-                [put(guard, self.me), put(key, value, self.scribe.alive.id)],
+                [
+                    put(guard, self.me, self.scribe.kept.id),
+                    put(key, value, self.scribe.alive.id),
+                ],
                 [unchanged(name, known) for name in (guard, *quotas)],
             )
             if done:

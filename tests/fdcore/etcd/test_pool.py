@@ -225,6 +225,25 @@ def test_what_an_earlier_life_has_counted_stays_until_it_is_found_again(access):
     asyncio.run(work())
 
 
+def test_guard_goes_with_the_week_of_who_wrote_it_last(access):
+    async def work():
+        one = Station(access, "one")
+        (await one.ask("whoever"))()
+        asked = Gateway(access)
+        ((_, guard),) = asked.read(get_below(f"{access.prefix}/guard/"))[0].items()
+        assert guard.lease == one.pool.scribe.kept.id != 0
+        one.end()  # says good-bye, and what others have read still counts
+        assert asked.read(get_below(f"{access.prefix}/guard/")) != [{}]
+        asked.revoke(guard.lease)
+        assert asked.read(get_below(f"{access.prefix}/guard/")) == [{}]
+        two = Station(access, "two")
+        (await two.ask("whoever"))()
+        two.end()
+        asked.close()
+
+    asyncio.run(work())
+
+
 # ---- members ----
 
 
