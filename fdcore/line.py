@@ -144,7 +144,11 @@ class Line:
     async def on_trial(self, waiting: Waiting, lease: Lease) -> None:
         """Has the lease counted in the pool: then it is granted, else it was none."""
         loop = asyncio.get_running_loop()
-        waiting.why = await self.commons.take(lease)
+        try:
+            waiting.why = await self.commons.take(lease)
+        except Exception as error:  # nobody's GPUs for good, otherwise
+            log.exception("counting %s in the pool", lease)
+            waiting.why = f"nobody can count now: {error!r}"
         waiting.trial = None
         wanted = self.waiting.get(waiting.request.number) is waiting
         if not waiting.why and wanted and not lease.over:
