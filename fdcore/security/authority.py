@@ -35,6 +35,8 @@ OTHER_DAYS = 30
 # How old the list of revoked certificates may be where a server still grants anything.
 REVOKED_SECONDS = 600
 CLOCK_SKEW = 300
+# Of a certificate's life; holders renew later than that (identity.RENEW_AFTER).
+YOUNG = 0.5
 ISSUED = "issued.json"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,62}")
 LONGEST_REQUEST = 8192
@@ -145,8 +147,19 @@ class Authority:
             return self.issue(public, name, str(allowed["role"]), id)
 
     def renew(self, holder: Holder, request: bytes) -> tuple[Holder, bytes]:
+        """What has been revoked since its holder was let in is not renewed; nor what is
+        so young that nobody has a reason to."""
         public = requested(request)
         with files.locked(self.folder):
+            for row in self.issued():
+                if row["serial"] != holder.serial:
+                    continue
+                if row.get("revoked"):
+                    name = holder.name
+                    raise RefusedError(f"the certificate of {name} has been revoked")
+                life = row["expires"] - row["issued"]
+                if time.time() < row["issued"] + YOUNG * life:
+                    raise RefusedError("the certificate is too young to be renewed")
             return self.issue(public, holder.name, holder.role, holder.serial)
 
     def unused(self, name: str) -> str:
@@ -216,15 +229,18 @@ class Authority:
     # ---- revoking ----
 
     def revoke(self, who: str) -> list[dict[str, Any]]:
-        """What was given to that name, or the one with that serial number; what is left
-        of the tokens that it was given for is good no more."""
+        """What was given to that name, or the one with that serial number and what it
+        was renewed to; what is left of the tokens that it was given for is good no
+        more."""
         now = time.time()
         with files.locked(self.folder):
             rows = self.issued()
+            meant = descent(rows, who)
             hit = [
                 row
                 for row in rows
-                if who in (row["name"], row["serial"]) and not row.get("revoked")
+                if (who == row["name"] or row["serial"] in meant)
+                and not row.get("revoked")
             ]
             if not hit:
                 raise ConfigError(f"'{who}' names no certificate that is in use")
@@ -263,6 +279,15 @@ class Authority:
         """The list as other servers of the pool get it: fresh."""
         with files.locked(self.folder):
             return self.write_revoked()
+
+
+def descent(rows: Sequence[dict[str, Any]], serial: str) -> set[str]:
+    """The serial numbers of what was renewed from that one, and its own."""
+    found: set[str] = set()
+    for row in rows:  # in the order in which they were issued
+        if row["serial"] == serial or row["by"] in found:
+            found.add(row["serial"])
+    return found
 
 
 def origins(rows: Sequence[dict[str, Any]], of: Sequence[dict[str, Any]]) -> set[str]:

@@ -74,3 +74,17 @@ def own_pem(pool):
         return (who.folder / files.OWN).read_bytes()
 
     return read
+
+
+@pytest.fixture
+def aged():
+    """Has a certificate been issued long ago: aged(folder, serial)."""
+
+    def age(folder, serial):
+        with files.locked(folder):
+            rows = files.read_json(folder / authority.ISSUED, [])
+            (row,) = (row for row in rows if row["serial"] == serial)
+            row["issued"] -= row["expires"] - row["issued"]
+            files.write_json(folder / authority.ISSUED, rows)
+
+    return age

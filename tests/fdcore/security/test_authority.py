@@ -112,7 +112,7 @@ def test_revoked_is_known_to_who_reads_the_list(founded):
         founded.revoke(holder.serial)
 
 
-def test_token_of_who_is_revoked_is_good_no_more(founded):
+def test_token_of_who_is_revoked_is_good_no_more(founded, aged):
     shared, other = token(founded, uses=5), token(founded, uses=2)
 
     def joined(by, name):
@@ -122,11 +122,44 @@ def test_token_of_who_is_revoked_is_good_no_more(founded):
     holder = joined(shared, "thief")
     joined(other, "carol")
     request = authority.request_bytes(authority.fresh_key())
+    aged(founded.folder, holder.serial)
     renewed, _ = founded.renew(holder, request)
     founded.revoke(renewed.serial)  # the certificate that the first one became
     with pytest.raises(RefusedError, match="is not known"):
         joined(shared, "somebody else")
     joined(other, "dave")
+
+
+def test_certificate_that_is_revoked_or_young_is_not_renewed(founded, aged):
+    holder, _ = enrol(founded, "bob")
+    request = authority.request_bytes(authority.fresh_key())
+    with pytest.raises(RefusedError, match="too young"):
+        founded.renew(holder, request)
+    aged(founded.folder, holder.serial)
+    renewed, _ = founded.renew(holder, request)
+    with pytest.raises(RefusedError, match="too young"):
+        founded.renew(renewed, request)
+    founded.revoke(holder.serial)  # after whoever lets in has looked
+    before = founded.issued()
+    with pytest.raises(RefusedError, match="the certificate of bob has been revoked"):
+        founded.renew(holder, request)
+    assert founded.issued() == before
+
+
+def test_serial_number_is_revoked_with_what_was_renewed_from_it(founded, aged):
+    first, _ = enrol(founded, "bob")
+    other, _ = enrol(founded, "bob")
+    request = authority.request_bytes(authority.fresh_key())
+    line = [first]
+    for _ in range(3):
+        aged(founded.folder, line[-1].serial)
+        line.append(founded.renew(line[-1], request)[0])
+    assert [row["serial"] for row in founded.revoke(line[1].serial)] == [one.serial for one in line[1:]]
+    known = authority.Revoked(founded.folder)
+    assert known.serials == {one.serial for one in line[1:]}
+    founded.revoke(first.serial)
+    known.load()
+    assert known.has(first.serial) and not known.has(other.serial)
 
 
 def test_list_of_another_authority_and_an_old_one_are_not_taken(founded, tmp_path):

@@ -255,9 +255,14 @@ def test_revoked_loses_connection_lease_and_the_way_back(pool, be):
     assert "thief@127.0.0.1" in pool.server.log
 
 
-def test_renewed_certificate_has_the_same_name(pool, be):
+def test_renewed_certificate_has_the_same_name(pool, be, aged):
     who = pool.join("renewer")
     before = (who.folder / files.OWN).read_bytes()
+    with pytest.raises(RefusedError, match="too young"):
+        join.renew(who)
+    assert (who.folder / files.OWN).read_bytes() == before
+    serial = f"{authority.certificate_in(who.folder / files.OWN).serial_number:x}"
+    aged(pool.authority.folder, serial)
     again = join.renew(who)
     assert (again.name, again.role) == (who.name, who.role)
     assert (who.folder / files.OWN).read_bytes() != before
