@@ -249,14 +249,18 @@ mark_of(struct fdc_serve *serve, struct fdc_ctx *ctx, CUstream stream)
     struct fdc_ctx *here = fdc_context_here();
     struct fdc_mark *made = NULL;
 
-    if (!fdc_load_acquire(&ctx->open) || fdc_context_use_ctx(serve, ctx) != CUDA_SUCCESS)
-        return NULL;
+    /* First this, then whether it is open; context_shut() does it the other way round. */
+    __atomic_add_fetch(&ctx->waits, 1, __ATOMIC_SEQ_CST);
+    if (!__atomic_load_n(&ctx->open, __ATOMIC_SEQ_CST) ||
+        fdc_context_use_ctx(serve, ctx) != CUDA_SUCCESS)
+        goto out;
     if (captures(serve, ctx, stream) || fdc_mark_stream(ctx, stream, &made) != CUDA_SUCCESS)
         made = NULL;
     if (here != NULL && here != ctx && fdc_load_acquire(&here->open))
         (void)fdc_context_use_ctx(serve, here);
-    if (made != NULL)
-        __atomic_add_fetch(&ctx->waits, 1, __ATOMIC_RELAXED);
+out:
+    if (made == NULL)
+        __atomic_sub_fetch(&ctx->waits, 1, __ATOMIC_RELEASE);
     return made;
 }
 
@@ -422,6 +426,38 @@ fdc_meter_idle(struct fdc_serve *serve)
     pthread_mutex_unlock(&meter->lock);
 }
 
+/* A stream that is about to go: what it still does goes on behind its end, and is charged.
+ * Another one may have its address soon. */
+static void
+mark_leaving(struct fdc_meter *meter, struct metered *m, CUstream stream)
+{
+    struct fdc_ctx *owing = NULL;
+    struct fdc_mark *made;
+
+    if (m->last == stream) {
+        if (m->unmarked)
+            owing = m->last_ctx;
+        m->unmarked = false;
+        m->last = NULL;
+    }
+    for (int n = 0; n < m->marks; n++)
+        if (m->out[n].stream == stream) {
+            if (m->out[n].owed)
+                owing = m->out[n].mark->ctx;
+            m->out[n].owed = false;
+            m->out[n].stream = NULL;
+        }
+    if (owing == NULL || m->marks == MARKS)
+        return;
+    made = mark_of(meter->serve, owing, stream);
+    if (made == NULL)
+        return;
+    m->out[m->marks].mark = made;
+    m->out[m->marks].owed = false;
+    m->out[m->marks++].stream = NULL;
+    pthread_cond_broadcast(&meter->changed);
+}
+
 void
 fdc_meter_gone(struct fdc_serve *serve, CUstream stream)
 {
@@ -430,17 +466,8 @@ fdc_meter_gone(struct fdc_serve *serve, CUstream stream)
     if (meter == NULL)
         return;
     pthread_mutex_lock(&meter->lock);
-    for (int i = 0; i < serve->limits.devices; i++) {
-        struct metered *m = &meter->device[i];
-
-        if (m->last == stream) {
-            m->unmarked = false;
-            m->last = NULL;
-        }
-        for (int n = 0; n < m->marks; n++)
-            if (m->out[n].stream == stream)
-                m->out[n].owed = false;
-    }
+    for (int i = 0; i < serve->limits.devices; i++)
+        mark_leaving(meter, &meter->device[i], stream);
     pthread_mutex_unlock(&meter->lock);
 }
 

@@ -160,7 +160,6 @@ fdc_order_gone(struct fdc_serve *serve, CUstream stream)
 {
     struct fdc_order *order = serve->order;
 
-    fdc_meter_gone(serve, stream);
     pthread_mutex_lock(&order->lock);
     for (int i = 0; i < order->count; i++)
         if (order->out[i].stream == stream)

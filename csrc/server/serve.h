@@ -308,7 +308,7 @@ void fdc_meter_executes(bool on);
 /* The executor is about to give this stream of the current context work: waits for the
  * device's turn. */
 void fdc_meter_enter(struct fdc_serve *serve, CUstream stream);
-/* There is no such stream any more. */
+/* This stream is about to be destroyed. */
 void fdc_meter_gone(struct fdc_serve *serve, CUstream stream);
 /* The executor has nothing to do. */
 void fdc_meter_idle(struct fdc_serve *serve);

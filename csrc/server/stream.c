@@ -27,6 +27,7 @@ fdc_server_call_cuStreamDestroy_v2(struct fdc_request *request,
 
     result = fdc_handle_drop(request->serve, FDC_KIND_STREAM, req->hStream, &stream);
     if (result == CUDA_SUCCESS) {
+        fdc_meter_gone(request->serve, stream);
         result = request->driver->cuStreamDestroy_v2(stream);
         fdc_capture_gone(request->serve, stream);
         fdc_order_gone(request->serve, stream);

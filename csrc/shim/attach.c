@@ -592,6 +592,7 @@ keep_link(struct fdc_session *session, const struct again *again)
     *kept = *again; /* as long as the process lives */
     if (fdc_link_keep(session->link, &keep) != 0) {
         fdc_log(FDC_LOG_WARN, "a connection that breaks will end the session");
+        explicit_bzero(kept, sizeof(*kept));
         free(kept);
     }
 }
@@ -737,8 +738,10 @@ attach_one(struct place *place, int number, const struct range *range,
 
     place->seal = place->seal || said("FD_ENCRYPT");
     result = reach(place, &road, socks, keys, &count, again.session, &life_fd);
-    if (result != CUDA_SUCCESS)
+    if (result != CUDA_SUCCESS) {
+        explicit_bzero(keys, sizeof(keys));
         return result;
+    }
     again.place = *place;
     fdc_attach_resume_key(place->secret, again.session, again.place.secret);
 
@@ -783,6 +786,7 @@ err_close:
     if (life_fd >= 0)
         close(life_fd);
     explicit_bzero(&again, sizeof(again));
+    explicit_bzero(keys, sizeof(keys));
     return result;
 }
 

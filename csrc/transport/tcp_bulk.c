@@ -70,6 +70,21 @@ put_place(struct tcp_link *tcp, const struct receiver *from, const struct landin
                    : tcp->link.region[from->put_region] + from->put_offset;
 }
 
+/* A worker has no landings: what its connections bring does not wait for each other. */
+static void
+lock_landings(struct tcp_link *tcp)
+{
+    if (!tcp->link.worker)
+        pthread_mutex_lock(&tcp->land_lock);
+}
+
+static void
+unlock_landings(struct tcp_link *tcp)
+{
+    if (!tcp->link.worker)
+        pthread_mutex_unlock(&tcp->land_lock);
+}
+
 /* Bytes of the put that were read with messages. */
 void
 tcp_place_bytes(struct tcp_link *tcp, struct receiver *from, const uint8_t *bytes,
@@ -77,12 +92,12 @@ tcp_place_bytes(struct tcp_link *tcp, struct receiver *from, const uint8_t *byte
 {
     struct landing *landing;
 
-    pthread_mutex_lock(&tcp->land_lock);
+    lock_landings(tcp);
     landing = landing_of(tcp, from);
     memcpy(put_place(tcp, from, landing), bytes, size);
     if (landing)
         landing->landed += size;
-    pthread_mutex_unlock(&tcp->land_lock);
+    unlock_landings(tcp);
     advance_put(tcp, from, size);
 }
 
@@ -104,11 +119,11 @@ tcp_read_put(struct tcp_link *tcp, struct tcp_conn *conn, int flags, size_t *wan
     struct landing *landing;
     size_t got = 0;
     ssize_t n;
+    int err;
 
     *want = from->put_left + (conn->seal ? 0 : READ_BEHIND);
     from->start = from->end = 0;
-    /* A worker, whose bulk thread sleeps here, has no landings, and nobody else wants this. */
-    pthread_mutex_lock(&tcp->land_lock);
+    lock_landings(tcp); /* not of a worker, whose bulk threads sleep here, each for itself */
     landing = landing_of(tcp, from);
     part[0].iov_base = put_place(tcp, from, landing);
     n = conn->seal ? seal_receive(conn->seal, conn->fd, part[0].iov_base, *want, flags)
@@ -123,7 +138,9 @@ tcp_read_put(struct tcp_link *tcp, struct tcp_conn *conn, int flags, size_t *wan
         landing->to = NULL;
         errno = EAGAIN;
     }
-    pthread_mutex_unlock(&tcp->land_lock);
+    err = errno;
+    unlock_landings(tcp);
+    errno = err;
     if (n <= 0)
         return n;
     from->end = (size_t)n - got;
