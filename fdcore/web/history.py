@@ -50,8 +50,7 @@ class History:
                 "most REAL NOT NULL, PRIMARY KEY (level, series, time)) WITHOUT ROWID",
             ):
                 self.database.execute(words)
-            rows = self.database.execute("SELECT name, id FROM series")
-            self.ids: dict[str, int] = dict(rows.fetchall())
+            self.ids = known_series(self.database)
         except (OSError, sqlite3.Error) as error:
             raise ConfigError(f"{path}: {error}; move it away to begin anew") from None
 
@@ -64,7 +63,10 @@ class History:
                 self.write(self.database, now, sample)
                 self.database.execute("COMMIT")
             except sqlite3.Error:
-                self.database.execute("ROLLBACK")
+                if self.database.in_transaction:  # SQLite ends some of them itself
+                    self.database.execute("ROLLBACK")
+                # Series that were begun in it are not there.
+                self.ids = known_series(self.database)
                 raise
 
     def write(
@@ -114,8 +116,7 @@ class History:
         )
         longest = max(step * count for step, count in LEVELS)
         database.execute("DELETE FROM series WHERE seen < ?", (now - longest,))
-        rows = database.execute("SELECT name, id FROM series")
-        self.ids = dict(rows.fetchall())
+        self.ids = known_series(database)
 
     def read(self, name: str, begin: float, end: float, most: int) -> list[Point]:
         """At most so many points, of the finest level that goes back to begin."""
@@ -142,6 +143,10 @@ class History:
             if database is not None:
                 with contextlib.suppress(sqlite3.Error):
                     database.close()
+
+
+def known_series(database: sqlite3.Connection) -> dict[str, int]:
+    return dict(database.execute("SELECT name, id FROM series").fetchall())
 
 
 def level_for(seconds: float, most: int) -> int:

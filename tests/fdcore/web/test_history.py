@@ -72,6 +72,20 @@ def test_history_is_there_again_after_a_restart(history):
     again.close()
 
 
+def test_series_of_a_sample_that_was_not_written_is_begun_again(history):
+    history.database.execute(
+        "CREATE TRIGGER full BEFORE INSERT ON buckets BEGIN SELECT RAISE(ABORT, 'full'); END")
+    history.add(NOON, {"pool/use": 0.25})
+    assert history.names() == []
+    history.database.execute("DROP TRIGGER full")
+    history.add(NOON, {"pool/use": 0.75})
+    assert history.names() == ["pool/use"]
+    history.close()
+    again = History(history.path)
+    assert again.read("pool/use", NOON - 900, NOON, 1500) == [Point(NOON, 0.75, 0.75)]
+    again.close()
+
+
 def test_file_that_is_none_is_refused_by_its_name(tmp_path):
     path = tmp_path / "history.db"
     path.write_bytes(b"this is no database" * 100)
