@@ -123,9 +123,10 @@ class Logins:
         return login.name
 
     def find(self, name: str) -> Login | None:
+        said = name.encode()
         with self.lock:
             for known, login in self.open.items():
-                if hmac.compare_digest(known, name) and login.valid():
+                if hmac.compare_digest(known.encode(), said) and login.valid():
                     return login
         return None
 

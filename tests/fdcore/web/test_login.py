@@ -14,7 +14,7 @@ from fdcore.security import authority
 from fdcore.security.tokens import parse
 from fdcore.sockets import in_table, uid_of_peer
 from fdcore.web.guard import own_names, refusal
-from fdcore.web.logins import code_of, code_text
+from fdcore.web.logins import Logins, code_of, code_text
 from tests.fdcore.web.browsing import (
     CHROMIUM,
     PATIENCE,
@@ -183,6 +183,13 @@ def test_code_is_read_as_people_paste_it():
     code = bytes(range(32))
     for text in (code_text(code), f" {code_text(code)}\n", f"http://gpu1:54000/login#{code_text(code)}"):
         assert code_of(text) == code
+
+
+def test_cookie_of_other_letters_is_nobodys():
+    logins = Logins(b"")
+    name = logins.keep({})
+    assert logins.find(name) is not None
+    assert logins.find("\xe4" * len(name)) is None
 
 
 NAMES = own_names(["gpu1.example"])
