@@ -3,7 +3,6 @@
 It waits and knows no NiceGUI; pages call it in threads.
 """
 
-import contextlib
 import os
 import socket
 import threading
@@ -13,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from fdcore import health, papers, pools, reach, road, whole
+from fdcore.check import FAIL, Check
 from fdcore.config import Address, Servers
 from fdcore.errors import ConfigError, FdcoreError, RefusedError
 from fdcore.lists import Row
@@ -35,7 +35,19 @@ class Health:
     running: bool = False
 
 
+def unchecked(error: Exception) -> Check:
+    return Check(FAIL, "checks", str(error), "correct what is said")
+
+
 def checks_of(name: str, seen: pools.Seen) -> list[whole.Group]:
+    """What keeps one server from being checked is told, and keeps no other from it."""
+    try:
+        return checked(name, seen)
+    except (FdcoreError, OSError) as error:
+        return [(name, [unchecked(error)])]
+
+
+def checked(name: str, seen: pools.Seen) -> list[whole.Group]:
     checks = [
         *reach.server(seen.address),
         *road.server(seen.address),
@@ -106,8 +118,11 @@ class Manager:
             known = one_each(self.cluster.known())
             found = [(name_of(one), self.cluster.address(one.key)) for one in known]
             there = [(name, address) for name, address in found if address is not None]
-            with contextlib.suppress(FdcoreError, OSError):
+            try:
                 looked = pools.look(Servers(tuple(at for _, at in there)), 3.0)
+            except (FdcoreError, OSError) as error:
+                groups += [(name, [unchecked(error)]) for name, _ in there]
+            else:
                 for (name, _), seen in zip(there, looked, strict=True):
                     groups += checks_of(name, seen)
             self.health = Health(time.time(), health.rows(groups))
