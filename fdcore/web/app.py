@@ -25,7 +25,7 @@ from fdcore.security.identity import is_loopback, tls_wish
 from fdcore.sockets import tcp_listener, uid_of_peer
 from fdcore.web import metrics
 from fdcore.web.cluster import Cluster
-from fdcore.web.guard import Guard, own_names
+from fdcore.web.guard import Guard, own_names, passed_on
 from fdcore.web.history import History
 from fdcore.web.logins import Login
 from fdcore.web.manager import Manager, members_from
@@ -224,7 +224,8 @@ def install_routes(
 
     async def measured(request: Request) -> Response:
         client = request.client.host if request.client else ""
-        known = is_loopback(client) or request.state.login is not None
+        near = is_loopback(client) and not passed_on(request.scope["headers"])
+        known = near or request.state.login is not None
         if not known and not options.open_metrics:
             text = "from this machine, or with --open-metrics\n"
             return Response(text, 403, media_type="text/plain")

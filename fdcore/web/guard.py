@@ -89,6 +89,10 @@ def cookie_of(headers: Iterable[tuple[bytes, bytes]], name: str) -> str:
     return ""
 
 
+def passed_on(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    return any(key in PASSED_ON for key, _ in headers)
+
+
 class Guard:
     """find: the login of a cookie. ours: that of this process's own user, for who is
     them; it is given both ends of the connection."""
@@ -125,7 +129,7 @@ class Guard:
             await refuse(scope, send, 403, why)
             return
         login = self.find(cookie_of(headers, self.cookie))
-        if login is None and not any(key in PASSED_ON for key, _ in headers):
+        if login is None and not passed_on(headers):
             login = await self.own(scope)
         scope.setdefault("state", {})["login"] = login
         open_to_all = scope["path"].startswith(OPEN)

@@ -44,9 +44,9 @@ class Browser:
         self.opener = urllib.request.build_opener(
             urllib.request.HTTPSHandler(context=context), urllib.request.HTTPCookieProcessor())
 
-    def open(self, path, form=None):
+    def open(self, path, form=None, headers=FAR):
         body = None if form is None else urllib.parse.urlencode(form).encode()
-        asked = urllib.request.Request(self.url + path, body, FAR)
+        asked = urllib.request.Request(self.url + path, body, headers)
         with self.opener.open(asked, timeout=60) as answer:
             return answer.read().decode()
 
@@ -138,7 +138,10 @@ def test_who_has_not_logged_in_is_shown_nothing(pool, path):
 
 
 def test_metrics_are_for_this_machine(pool):
-    assert 'fd_up{server=' in Browser(pool[1].url).open("metrics")
+    assert 'fd_up{server=' in Browser(pool[1].url).open("metrics", headers={})
+    with pytest.raises(urllib.error.HTTPError) as caught:  # of a proxy on this machine
+        Browser(pool[1].url).open("metrics")
+    assert caught.value.code == 403
 
 
 @pytest.mark.skipif(not CHROMIUM, reason="there is no chromium (apt)")
