@@ -128,6 +128,7 @@ def code(who: str, given: argparse.Namespace) -> int:
     from fdcore.errors import FdcoreError
     from fdcore.reserve import joined
     from fdcore.rpc import watching
+    from fdcore.security.identity import identity_for
     from fdcore.settings import load
     from fdcore.web.logins import code_text
 
@@ -149,5 +150,7 @@ def code(who: str, given: argparse.Namespace) -> int:
     if sys.stderr.isatty():
         host = next((one.host for one in places if one.host), "127.0.0.1")
         there = Address(host, PORT)
-        print(f"as at http://{there}/login#{text}", file=sys.stderr)
+        # A manager speaks TLS where its server does.
+        scheme = "http" if identity_for(there) is None else "https"
+        print(f"as at {scheme}://{there}/login#{text}", file=sys.stderr)
     return 0
