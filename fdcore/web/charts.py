@@ -58,6 +58,17 @@ def charts(where: str) -> list[Chart]:
     return made
 
 
+# What ECharts is told of a chart, and whether there is anything to see.
+Drawing = tuple[Chart, Cells, bool]
+
+
+def drawings(history: History, where: str, seconds: float, end: float) -> list[Drawing]:
+    """All of them, of so long until then. It waits for SQLite."""
+    return [
+        (chart, *drawing(chart, history, end - seconds, end)) for chart in charts(where)
+    ]
+
+
 def drawing(
     chart: Chart, history: History, begin: float, end: float
 ) -> tuple[Cells, bool]:

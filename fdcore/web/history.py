@@ -5,6 +5,7 @@ nothing has to be thinned out later, and a level forgets what is older than its 
 """
 
 import contextlib
+import logging
 import os
 import sqlite3
 import threading
@@ -13,6 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fdcore.errors import ConfigError
+from fdcore.security.limits import Seldom
+
+log = logging.getLogger("fdserver.web")
 
 # Seconds of a bucket, and how many of them are kept.
 LEVELS = ((5, 720), (60, 1440), (600, 1008), (3600, 2160))
@@ -35,6 +39,7 @@ class History:
         self.path = path
         self.lock = threading.Lock()
         self.added = 0
+        self.warnings = Seldom(log)
         try:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600))
             self.database: sqlite3.Connection | None = sqlite3.connect(
@@ -119,18 +124,23 @@ class History:
         self.ids = known_series(database)
 
     def read(self, name: str, begin: float, end: float, most: int) -> list[Point]:
-        """At most so many points, of the finest level that goes back to begin."""
+        """At most so many points, of the finest level that goes back to begin; none
+        where the file cannot be read any more."""
         with self.lock:
             number = self.ids.get(name)
             if self.database is None or number is None:
                 return []
             level = level_for(end - begin, most)
             step = LEVELS[level][0]
-            rows = self.database.execute(
-                "SELECT time, sum / n, most FROM buckets WHERE level = ? "
-                "AND series = ? AND time > ? AND time <= ? ORDER BY time",
-                (level, number, begin - step, end),
-            ).fetchall()
+            try:
+                rows = self.database.execute(
+                    "SELECT time, sum / n, most FROM buckets WHERE level = ? "
+                    "AND series = ? AND time > ? AND time <= ? ORDER BY time",
+                    (level, number, begin - step, end),
+                ).fetchall()
+            except sqlite3.Error as error:
+                self.warnings.warn(str(error), f"{self.path}: {error}")
+                return []
         return [Point(float(time), mean, top) for time, mean, top in rows]
 
     def names(self) -> list[str]:

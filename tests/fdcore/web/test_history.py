@@ -86,6 +86,13 @@ def test_series_of_a_sample_that_was_not_written_is_begun_again(history):
     again.close()
 
 
+def test_file_that_cannot_be_read_any_more_is_an_empty_one(history, caplog):
+    history.add(NOON, {"pool/use": 0.25})
+    history.database.execute("DROP TABLE buckets")
+    assert history.read("pool/use", NOON - 900, NOON, 1500) == []
+    assert "no such table" in caplog.text
+
+
 def test_file_that_is_none_is_refused_by_its_name(tmp_path):
     path = tmp_path / "history.db"
     path.write_bytes(b"this is no database" * 100)
