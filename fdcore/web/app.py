@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -22,12 +23,13 @@ from fdcore.errors import ConfigError, FdcoreError
 from fdcore.lists import written
 from fdcore.security import files
 from fdcore.security.identity import is_loopback, tls_wish
+from fdcore.security.limits import Rate
 from fdcore.sockets import tcp_listener, uid_of_peer
 from fdcore.web import metrics
 from fdcore.web.cluster import Cluster
 from fdcore.web.guard import Guard, own_names, passed_on
 from fdcore.web.history import History
-from fdcore.web.logins import Login
+from fdcore.web.logins import Login, code_of
 from fdcore.web.manager import Manager, members_from
 from fdcore.web.rows import EXPORTS, safe_for_sheets
 
@@ -37,6 +39,9 @@ HERE = Path(__file__).parent
 LONGEST_FORM = 8192
 COOKIE_SECONDS = 12 * 3600
 CLOSE_SECONDS = 1
+# Of login codes from one address: each is shown to every server.
+TRIES_A_SECOND, TRIES_AT_ONCE = 0.2, 20
+LOGIN_THREADS = 2
 FIRST_LOOK_SECONDS = 2.0
 
 
@@ -168,6 +173,9 @@ def install_routes(
 
     page = (HERE / "login.html").read_text(encoding="utf-8")
     metrics_text = metrics.text(manager.cluster.known)
+    # Whatever strangers try, others' requests have threads, and servers some peace.
+    entering = ThreadPoolExecutor(LOGIN_THREADS, "login")
+    tries = Rate(TRIES_A_SECOND, TRIES_AT_ONCE)
 
     def login_page(problem: str = "", status: int = 200) -> Response:
         text = page.replace("{problem}", escape(problem))
@@ -181,7 +189,7 @@ def install_routes(
             return RedirectResponse("/", 303)
         return login_page()
 
-    async def enter(request: Request) -> Response:
+    async def log_in(request: Request) -> Response:
         body = b""
         async for piece in request.stream():
             body += piece
@@ -189,8 +197,12 @@ def install_routes(
                 return login_page("that is no login code", 400)
         code = parse_qs(body.decode("utf-8", "replace")).get("code", [""])[0]
         try:
-            places = manager.places()
-            name = await asyncio.to_thread(manager.logins.enter, code, places)
+            code_of(code)
+            if not tries.take(request.client.host if request.client else ""):
+                return login_page("too many tries: wait a little", 429)
+            enter, places = manager.logins.enter, manager.places()
+            loop = asyncio.get_running_loop()
+            name = await loop.run_in_executor(entering, enter, code, places)
         except FdcoreError as error:
             return login_page(str(error), 403)
         answer = RedirectResponse("/", 303)
@@ -234,7 +246,7 @@ def install_routes(
 
     inner.add_api_route("/fd/style.css", style)
     inner.add_api_route("/login", show_login)
-    inner.add_api_route("/login", enter, methods=["POST"])
+    inner.add_api_route("/login", log_in, methods=["POST"])
     inner.add_api_route("/logout", leave, methods=["POST"])
     inner.add_api_route("/export/{what}.{form}", export)
     inner.add_api_route("/metrics", measured)

@@ -7,6 +7,7 @@ the user whose process this is. What a browser keeps is a random name of it.
 import base64
 import contextlib
 import hmac
+import logging
 import secrets
 import threading
 import time
@@ -18,9 +19,12 @@ from fdcore.config import Address
 from fdcore.errors import FdcoreError, RefusedError
 from fdcore.rpc import watching
 from fdcore.rpc.watching import Key, Who
+from fdcore.security.limits import Seldom
 from fdcore.security.passes import LONGEST, SECRET_BYTES
 from fdcore.security.roles import ADMIN, NODE, USER, VIEWER
 from fdcore.web.model import Eyes
+
+log = logging.getLogger("fdserver.web")
 
 T = TypeVar("T")
 MOST_LOGINS = 256
@@ -99,6 +103,7 @@ class Logins:
         self.protocol = protocol
         self.lock = threading.Lock()
         self.open: dict[str, Login] = {}
+        self.warnings = Seldom(log)
 
     def enter(self, text: str, servers: Sequence[tuple[str, Address]]) -> str:
         """Spends a code at every server that knows it; the browser's name of it."""
@@ -110,7 +115,15 @@ class Logins:
             except FdcoreError as error:
                 failures.append(str(error))
         if not places:
-            raise RefusedError("; ".join(failures) or "no server is known")
+            # Strangers are not told which servers there are.
+            self.warnings.warn(
+                "login",
+                "a login code is no server's: "
+                + ("; ".join(failures) or "no server is known"),
+            )
+            raise RefusedError(
+                "this code was used, or is too old: 'flexdirect web' prints another"
+            )
         return self.keep(places)
 
     def keep(self, places: Mapping[str, tuple[Address, Who, Key]]) -> str:

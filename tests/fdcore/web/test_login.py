@@ -132,6 +132,25 @@ def test_wrong_code_is_refused(pool, code):
     assert caught.value.code in (400, 403)
 
 
+def test_strangers_are_told_no_addresses_and_may_not_try_for_ever(pool):
+    folder = pool[1].log_path.parent / "tries"
+    folder.mkdir()
+    manager = start_manager(folder, pool[0].control, environment=pool[0].environment)
+    answers = []
+    try:
+        while 429 not in [code for code, _ in answers] and len(answers) < 100:
+            with pytest.raises(urllib.error.HTTPError) as caught:
+                Browser(manager.url).log_in(code_text(bytes(32)))
+            answers.append((caught.value.code, caught.value.read().decode()))
+        assert "Login code" in Browser(manager.url).open("")  # only trying is refused
+    finally:
+        assert manager.stop() == 0
+    assert answers[0][0] == 403
+    assert answers[-1][0] == 429
+    assert [text for _, text in answers if pool[0].control in text] == []
+    assert pool[0].control in manager.log
+
+
 @pytest.mark.parametrize("path", ["export/leases.csv", "", "servers", "logout"])
 def test_who_has_not_logged_in_is_shown_nothing(pool, path):
     assert "Login code" in Browser(pool[1].url).open(path)
