@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import socket
+import ssl
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ HERE = Path(__file__).parent
 LONGEST_FORM = 8192
 COOKIE_SECONDS = 12 * 3600
 CLOSE_SECONDS = 1
+RENEW_SECONDS = 60.0  # between two looks for another certificate
 # Of login codes from one address: each is shown to every server.
 TRIES_A_SECOND, TRIES_AT_ONCE = 0.2, 20
 LOGIN_THREADS = 2
@@ -80,6 +82,37 @@ def tls_files(options: Options) -> tuple[Path, Path] | None:
     return own, own
 
 
+class Shown:
+    """What browsers are shown, which is renewed on disk beside us: the pool's every
+    some weeks. Connections that are open keep what they have seen."""
+
+    def __init__(self, certificate: Path, key: Path) -> None:
+        self.certificate = certificate
+        self.key = key
+        self.state = self.on_disk()
+
+    def on_disk(self) -> list[tuple[int, int]]:
+        found = [path.stat() for path in (self.certificate, self.key)]
+        return [(one.st_mtime_ns, one.st_ino) for one in found]
+
+    def renew(self, context: ssl.SSLContext) -> None:
+        """Loads it where it is another one; what cannot be is tried again."""
+        try:
+            now = self.on_disk()
+            if now != self.state:
+                context.load_cert_chain(self.certificate, self.key)
+                self.state = now
+                log.info("browsers are shown a new certificate")
+        except (OSError, ssl.SSLError) as error:
+            log.warning("%s: %s", self.certificate, error)
+
+    async def keep(self, config: Any) -> None:
+        while True:
+            await asyncio.sleep(RENEW_SECONDS)
+            if config.ssl is not None:
+                self.renew(config.ssl)
+
+
 def serve(options: Options) -> None:
     """Runs the manager in this process until it is told to stop."""
     state = private_folder(options.state)
@@ -92,6 +125,7 @@ def serve(options: Options) -> None:
             "the manager's packages are missing: pip install 'fdcore[web]'"
         ) from None
     tls = tls_files(options)
+    shown = None if tls is None else Shown(*tls)
     sock = tcp_listener(options.listen.host, options.listen.port)
     port = sock.getsockname()[1]
     history = History(state / "history.db")
@@ -117,13 +151,15 @@ def serve(options: Options) -> None:
     try:
         # uvicorn would end the process by the signal again once all is closed.
         server.capture_signals = contextlib.nullcontext
-        asyncio.run(answer(server, sock, where, options.ready_fd))
+        asyncio.run(answer(server, sock, where, options.ready_fd, shown))
     finally:
         cluster.stop()
         history.close()
 
 
-async def answer(server: Any, sock: socket.socket, where: str, ready_fd: int) -> None:
+async def answer(
+    server: Any, sock: socket.socket, where: str, ready_fd: int, shown: Shown | None
+) -> None:
     loop = asyncio.get_running_loop()
     kind = type(loop).__module__
     assert kind.startswith("asyncio."), f"the loop is one of {kind}"
@@ -136,7 +172,12 @@ async def answer(server: Any, sock: socket.socket, where: str, ready_fd: int) ->
         said = {"pid": os.getpid(), "web": where}
         os.write(ready_fd, json.dumps(said).encode() + b"\n")
         os.close(ready_fd)
-    await serving
+    renewing = shown and asyncio.create_task(shown.keep(server.config))
+    try:
+        await serving
+    finally:
+        if renewing:
+            renewing.cancel()
 
 
 def application(manager: Manager, options: Options, port: int, tls: bool) -> Guard:

@@ -13,6 +13,7 @@ import pytest
 from fdcore.security import authority
 from fdcore.security.tokens import parse
 from fdcore.sockets import in_table, uid_of_peer
+from fdcore.web import app
 from fdcore.web.guard import own_names, refusal
 from fdcore.web.logins import Logins, code_of, code_text
 from tests.fdcore.web.browsing import (
@@ -205,6 +206,40 @@ def test_code_is_read_as_people_paste_it():
     code = bytes(range(32))
     for text in (code_text(code), f" {code_text(code)}\n", f"http://gpu1:54000/login#{code_text(code)}"):
         assert code_of(text) == code
+
+
+def certificate_of(context):
+    """What a server with that context shows."""
+    theirs, ours = ssl.MemoryBIO(), ssl.MemoryBIO()
+    asking = ssl.create_default_context()
+    asking.check_hostname, asking.verify_mode = False, ssl.CERT_NONE
+    client = asking.wrap_bio(theirs, ours)
+    server = context.wrap_bio(ours, theirs, server_side=True)
+    for side in (client, server, client):
+        try:
+            side.do_handshake()
+        except ssl.SSLWantReadError:
+            pass
+    return client.getpeercert(binary_form=True)
+
+
+def test_renewed_certificate_is_shown(tmp_path, caplog):
+    founder = authority.found(tmp_path / "founder")
+    own = founder.folder / "own.pem"
+    shown, context = app.Shown(own, own), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(own)
+    first = certificate_of(context)
+    shown.renew(context)
+    assert certificate_of(context) == first
+    authority.renew_own(founder)
+    assert certificate_of(context) == first
+    shown.renew(context)
+    second = certificate_of(context)
+    assert second not in (None, first)
+    own.write_text("half of it")
+    shown.renew(context)
+    assert "own.pem" in caplog.text
+    assert certificate_of(context) == second
 
 
 def test_cookie_of_other_letters_is_nobodys():
