@@ -22,7 +22,7 @@ from fdcore.rpc.watching import Key, Who
 from fdcore.security.limits import Seldom
 from fdcore.security.passes import LONGEST, SECRET_BYTES
 from fdcore.security.roles import ADMIN, NODE, USER, VIEWER
-from fdcore.web.model import Eyes
+from fdcore.web.model import Eyes, Station
 
 log = logging.getLogger("fdserver.web")
 
@@ -64,9 +64,19 @@ class Login:
         found = [who for _, who, _ in self.places.values()]
         return max(found, key=lambda who: RANKS.index(who.role)) if found else NOBODY
 
-    @property
-    def eyes(self) -> Eyes:
-        return Eyes(self.who.user, self.who.host, self.who.role)
+    def eyes(self, stations: Sequence[Station]) -> dict[str, Eyes]:
+        """How they see each server where they have logged in, by its key; a server of
+        two addresses is the same by either."""
+        by_server = {
+            one.server: self.places[one.key][1]
+            for one in stations
+            if one.key in self.places and one.server
+        }
+        found = {name: who for name, (_, who, _) in self.places.items()}
+        for one in stations:
+            if one.key not in found and one.server in by_server:
+                found[one.key] = by_server[one.server]
+        return {key: Eyes(who.user, who.host, who.role) for key, who in found.items()}
 
     def manages(self, server: str) -> bool:
         place = self.places.get(server)

@@ -76,7 +76,10 @@ class Manager:
 
     def view(self, login: Login) -> View:
         self.cluster.somebody_looks()
-        return sight(self.cluster.known(), login.eyes, time.time(), self.hues)
+        known = self.cluster.known()
+        if login.local and self.ours is not None:
+            login = self.ours  # as it is now: servers come and go
+        return sight(known, login.eyes(known), time.time(), self.hues)
 
     def places(self) -> list[tuple[str, Address]]:
         """Each server that answers, once, by its name in views."""

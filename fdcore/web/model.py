@@ -52,10 +52,18 @@ class Eyes:
     role: str
 
     def see(self, user: str, host: str) -> bool:
-        return self.role != USER or (self.user, self.host) == (user, host)
+        if self.role != USER:
+            return True
+        return bool(self.user) and (self.user, self.host) == (user, host)
 
 
 ALL = Eyes("", "", ADMIN)
+NONE = Eyes("", "", USER)
+
+
+def eyes_at(station: Station, eyes: Eyes | Mapping[str, Eyes]) -> Eyes:
+    """By the server's key, who looks is somebody else at each, and nobody at others."""
+    return eyes if isinstance(eyes, Eyes) else eyes.get(station.key, NONE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,18 +279,23 @@ def lease_rates(now: Snapshot, before: Snapshot | None) -> dict[bytes, Rates]:
 
 
 def sight(
-    stations: Sequence[Station], eyes: Eyes, now: float, hues: Hues | None = None
+    stations: Sequence[Station],
+    eyes: Eyes | Mapping[str, Eyes],
+    now: float,
+    hues: Hues | None = None,
 ) -> View:
     stations = one_each(stations)
     hues = hues or Hues()
     hues.keep(stations)
-    servers = tuple(server_view(station, eyes, hues) for station in stations)
+    servers = tuple(
+        server_view(station, eyes_at(station, eyes), hues) for station in stations
+    )
     leases = tuple(
         sorted(
             (
                 each
                 for station in stations
-                for each in lease_views(station, eyes, now, hues)
+                for each in lease_views(station, eyes_at(station, eyes), now, hues)
             ),
             key=lambda lease: (lease.since, lease.id),
         )
@@ -291,14 +304,14 @@ def sight(
         wait_view(station, wait)
         for station in answering(stations)
         for wait in snapshot_of(station).queue
-        if eyes.see(wait.user, wait.host)
+        if eyes_at(station, eyes).see(wait.user, wait.host)
     )
     log = sorted(
         (
             LogView(name_of(station), line.time, line.level, line.text)
             for station in stations
             for line in station.log
-            if eyes.role != USER
+            if eyes_at(station, eyes).role != USER
         ),
         key=lambda line: line.time,
     )

@@ -70,7 +70,7 @@ class Page:
                 ui.element("span").classes("fd-mark")
                 tag("span", "", "fdcore")
             for path, label, icon in LINKS:
-                if path == "/log" and self.login.eyes.role == USER:
+                if path == "/log" and self.login.who.role == USER:
                     continue
                 link = ui.element("a").classes("fd-link").props(f'href="{path}"')
                 if path == self.path:

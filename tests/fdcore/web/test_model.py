@@ -7,9 +7,10 @@ import pytest
 from fdcore.config import Address
 from fdcore.lists import written
 from fdcore.rpc.client import Activity
-from fdcore.rpc.watching import LeaseSeen, LogSeen, Snapshot, WaitSeen
+from fdcore.rpc.watching import LeaseSeen, LogSeen, Snapshot, WaitSeen, Who
 from fdcore.sched.slices import MIB, Gpu, Pool, Slice
 from fdcore.web import rows
+from fdcore.web.logins import Login
 from fdcore.web.model import (
     ALL,
     DEAD,
@@ -80,6 +81,34 @@ def test_user_sees_own_programs_and_that_others_have_something():
     assert [one.user for one in made.leases] == ["ann"]
     assert made.queue == made.log == ()
     assert [client.user for client in made.clients] == ["ann"]
+
+
+def test_who_looks_is_somebody_at_each_server_and_nobody_at_others():
+    """An admin of one is no admin of another, nor does a name there count here."""
+    log = (LogSeen(1, 5.0, "info", "somebody was here"),)
+    both = [lease(1), lease(2, user="bob", parts=((1, GIB),))]
+    wait = WaitSeen(1, "ann", "laptop", 7, "eval.py", 1, GIB, 0.0, 0, 5.0)
+    stations = [
+        station(snapshot(both, hostname=name, queue=[wait]), key=name, server=name.encode(), log=log)
+        for name in ("own", "theirs", "strange")]
+    ann, boss = Eyes("ann", "laptop", "user"), Eyes("ann", "laptop", "admin")
+    made = sight(stations, {"own": boss, "theirs": ann}, 1000.0)
+    assert sorted((one.server, one.user) for one in made.leases) == [
+        ("own", "ann"), ("own", "bob"), ("theirs", "ann")]
+    assert [one.server for one in made.queue] == ["own", "theirs"]
+    assert [one.server for one in made.log] == ["own"]
+    shown = [[len(gpu.slices) for gpu in server.gpus] for server in made.servers]
+    assert shown == [[1, 1], [1, 0], [0, 0]]
+
+
+def test_login_sees_a_server_by_either_of_its_addresses():
+    who = Who("ann", "laptop", "user")
+    login = Login("", {"gpu1:56001": (None, who, None)}, 0.0)
+    now = snapshot([lease(1)])
+    stations = [station(now), station(now, key="gpu1.example:56001"),
+                station(now, key="gpu2:56001", server=b"2")]
+    assert login.eyes(stations) == dict.fromkeys(
+        ("gpu1:56001", "gpu1.example:56001"), Eyes("ann", "laptop", "user"))
 
 
 def test_same_user_name_on_another_machine_is_somebody_else():
