@@ -89,7 +89,8 @@ class Shares:
             if row < 0:
                 raise OSError("there are too many leases to keep account of")
             percent = part.compute if part.compute < WHOLE else 0
-            os.pwrite(self.fd, struct.pack("=I", percent), row * ROW + 4)
+            fresh = struct.pack("=II", 0, percent).ljust(ROW, b"\0")
+            os.pwrite(self.fd, fresh, row * ROW)
             os.pwrite(self.fd, struct.pack("=I", part.ordinal + 1), row * ROW)
             self.rows[key] = row
         return self.rows[key]
@@ -102,14 +103,17 @@ class Shares:
         self.sessions[lease.id] -= 1
         if self.sessions[lease.id] <= 0:
             del self.sessions[lease.id]
-            if not has_share(lease.slices):
+            if lease.over or not has_share(lease.slices):
                 self.drop(lease)
 
     def over(self, lease: Lease) -> None:
+        """Its rows are nobody else's before its last worker has ended, which still
+        writes there."""
         if has_share(lease.slices):
             spent = self.spent_ns(lease) / 1e9
             log.info("lease %s: %.3f s of its GPUs' time", lease.name, spent)
-        self.drop(lease)
+        if lease.id not in self.sessions:
+            self.drop(lease)
 
     def drop(self, lease: Lease) -> None:
         """Nobody uses its GPUs by it."""
