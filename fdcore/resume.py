@@ -11,8 +11,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from fdcore import attach
+from fdcore.away import away_seconds
 from fdcore.errors import RefusedError
 from fdcore.lease import Lease
+from fdcore.recall import Grace
 from fdcore.session import Hold, Session
 
 if TYPE_CHECKING:
@@ -94,15 +96,35 @@ class Away:
     def __init__(self, server: "Server") -> None:
         self.server = server
 
-    async def hear(self, hold: Hold, sock: socket.socket) -> None:
-        """What comes on a hold, until its end: answers to whether clients live."""
+    async def hear(self, hold: Hold, sock: socket.socket) -> bool:
+        """What comes on a hold, until its end: answers to whether clients live. True:
+        it broke, nobody has closed it."""
         answers = Answers()
-        with contextlib.suppress(OSError):
+        try:
             while data := await asyncio.get_running_loop().sock_recv(sock, 4096):
                 for number in answers.take(data):
                     session = self.server.sessions.get(number)
                     if session is not None and session.lease is hold.lease:
                         self.end(session, "its program has ended")
+        except OSError:
+            return True
+        return False
+
+    def broke(self, hold: Hold) -> None:
+        """What cuts a hold from another machine may have cut all of its connections at
+        once: the lease stands for a while, in which fdhold dials again."""
+        server, lease = self.server, hold.lease
+        others = any(other.lease is lease for other in server.holds if other != hold)
+        seconds = away_seconds(server.environment)
+        if lease.over or others or not seconds:
+            return
+        log.info("lease %s: its hold broke: kept for %d s", lease.name, seconds)
+        grace, before = Grace(), server.heirloom.graces.get(lease.id)
+        server.book.stand(lease, grace)
+        server.heirloom.graces[lease.id] = grace
+        server.book.leave(lease, before)
+        loop = asyncio.get_running_loop()
+        loop.call_later(seconds, server.leave, lease, grace)
 
     def note(self, session: Session, away: bool) -> None:
         log.info("%s: its client is %s", session, "away" if away else "back")

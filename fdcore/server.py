@@ -648,9 +648,11 @@ class Server:
         self.heirloom.keep(lease)
         self.leave(lease, self.heirloom.graces.pop(lease.id, None))
         try:
-            await self.away.hear(hold, sock)
+            broke = await self.away.hear(hold, sock)
             if pidfd >= 0:
                 await readable(pidfd)
+            elif broke:
+                self.away.broke(hold)
         finally:
             self.holds.pop(hold)
             sock.close()

@@ -31,6 +31,7 @@ from fdcore._core.session import (
     settle,
     tell_ready,
 )
+from fdcore.away import away_seconds
 from fdcore.errors import FdcoreError
 
 MESSAGE_ROOM = 1 << 16
@@ -38,8 +39,6 @@ DESCRIPTORS = 8
 # What cleaning up may take once the client has gone. The process's end frees whatever
 # the driver still holds.
 GRACE_MS = 700
-# How long a client may be away whose connection broke; FD_RECONNECT says it otherwise.
-AWAY_SECONDS = 60
 # Until memory that was made for another road is given back: that takes a processor for
 # 4 ms, and a session that begins wants it.
 UNUSED_MS = 1000
@@ -82,13 +81,6 @@ class Control:
             return {}, []
         order = json.loads(data)
         return order if isinstance(order, dict) else {}, fds
-
-
-def away_seconds() -> int:
-    try:
-        return max(0, int(os.environ.get("FD_RECONNECT") or AWAY_SECONDS))
-    except ValueError:
-        return AWAY_SECONDS
 
 
 def open_folder(path: str) -> int:

@@ -347,6 +347,18 @@ turn(struct hold *hold)
     }
 }
 
+/* The servers learn that this is the end, and no break: a question that nobody has read
+ * would make a reset of closing alone. */
+static void
+say_goodbye(const struct hold *hold)
+{
+    int i;
+
+    for (i = 0; i < hold->servers; i++)
+        if (hold->server[i].fd >= 0)
+            shutdown(hold->server[i].fd, SHUT_WR);
+}
+
 static void
 settle(int session)
 {
@@ -389,5 +401,6 @@ main(int argc, char **argv)
     hold.pidfd = hold.pid != 0 ? (int)syscall(SYS_pidfd_open, hold.pid, 0) : -1;
     while (!is_over(&hold))
         turn(&hold);
+    say_goodbye(&hold);
     return 0;
 }

@@ -1,15 +1,21 @@
 """Who may come again to a session, and what fdhold's answers mean."""
 
 import os
+import signal
+import socket
+import struct
 import subprocess
 
 import pytest
 
 from fdcore import attach
+from fdcore.config import parse_address, protocol_hash
 from fdcore.errors import RefusedError
 from fdcore.resume import Answers
+from fdcore.rpc import client
+from fdcore.sched.slices import MIB, Ask
 from tests.fdcore.test_attach import attached, connection, leased, spoken
-from tests.support import ROOT
+from tests.support import ROOT, until
 
 
 def refused(grant, key, session, kind=attach.RESUME, road=2):
@@ -107,3 +113,114 @@ def test_bulk_connections_come_in_order_and_are_few(server):
             assert "1 is not the next" in asked(grant, attach.BULK, session, 1)
             assert asked(grant, attach.BULK, session, 0) == ""
             assert "bulk connection already" in asked(grant, attach.BULK, session, 0)
+
+
+def far(server):
+    """A connection as from another machine, which is known by no pid."""
+    port = server.log.rpartition("data at port ")[2].split()[0]
+    return socket.create_connection(("127.0.0.1", int(port)), timeout=60)
+
+
+def held_from_afar(server, grant):
+    sock = far(server)
+    attach.attach(sock, spoken(grant), attach.HOLD, 0, bytes(16))
+    return sock
+
+
+def lease_held_from_afar(server):
+    """A lease for which only that stands, and the connection."""
+    made = []
+
+    def take(grant):
+        made.append((grant, held_from_afar(server, grant)))
+
+    ask = Ask(memory=100 * MIB)
+    client.reserve(parse_address(server.unix), ask, protocol_hash(), "", take)
+    return made[0]
+
+
+def cut(*connections):
+    """As what lies between does it: a reset, where who ends in order says so."""
+    for sock in connections:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        sock.close()
+
+
+def logged(server, said, lease):
+    return any(said in line and lease in line for line in server.log.splitlines())
+
+
+def test_a_hold_that_broke_may_come_again(make_server):
+    server = make_server()
+    before = server.free()
+    grant, hold = lease_held_from_afar(server)
+    cut(hold)
+    until(lambda: logged(server, "its hold broke", grant.lease.hex()[:8]))
+    assert server.free() != before
+    # An orderly end is one at once, long before the minute is over.
+    held_from_afar(server, grant).close()
+    until(lambda: server.free() == before, 40)
+
+
+@pytest.mark.parametrize(("seconds", "kept"), (("1", True), ("0", False)))
+def test_a_hold_that_broke_is_not_waited_for_longer_than_that(make_server, seconds, kept):
+    server = make_server(FD_RECONNECT=seconds)
+    before = server.free()
+    grant, hold = lease_held_from_afar(server)
+    cut(hold)
+    until(lambda: server.free() == before, 40)
+    assert logged(server, "its hold broke", grant.lease.hex()[:8]) == kept
+
+
+def test_data_and_hold_that_broke_at_once(make_server):
+    server = make_server()
+    before = server.free()
+    grant, hold = lease_held_from_afar(server)
+    session = os.urandom(16)
+    command, bulk = far(server), far(server)
+    attach.attach(command, spoken(grant), attach.COMMAND, 2, session)
+    attach.attach(bulk, spoken(grant), attach.BULK, 2, session)
+    _, error, _ = attach.READY.unpack(attach.read(command, attach.READY.size))
+    assert error == 0
+    name = session.hex()[:8]
+    until(lambda: logged(server, "over tcp, worker", name), 40)  # its link is made
+    cut(hold, command, bulk)
+    until(lambda: logged(server, "its client is away", name), 40)
+    until(lambda: logged(server, "its hold broke", grant.lease.hex()[:8]), 40)
+    hold = held_from_afar(server, grant)
+    assert not logged(server, "nobody holds its lease", name)
+    assert server.free() != before
+    hold.close()
+    until(lambda: logged(server, "nobody holds its lease", name), 40)
+    until(lambda: server.free() == before, 40)
+
+
+def test_fdhold_ends_a_hold_in_order(tmp_path):
+    """Also where it has not read what it was asked: that alone would be a reset."""
+    session = tmp_path / "session"
+    session.write_text(f"server a\nlease {bytes(16).hex()}\nsecret {bytes(32).hex()}\n")
+    program = subprocess.Popen(["sleep", "600"])
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        theirs = socket.create_connection(listener.getsockname())
+        ours = listener.accept()[0]
+    ours.settimeout(60)
+    try:
+        with open(session) as file, theirs:
+            ends = [file.fileno(), theirs.fileno()]
+            words = [ends[0], program.pid, -1, ends[1]]
+            hold = subprocess.Popen(
+                [ROOT / "build" / "lib" / "fdhold", *map(str, words)], pass_fds=ends
+            )
+        question = attach.LIFE.pack(attach.MAGIC, attach.ASKED, bytes(16))
+        ours.sendall(question)
+        assert len(attach.read(ours, attach.LIFE.size)) == attach.LIFE.size
+        hold.send_signal(signal.SIGSTOP)
+        ours.sendall(2 * question)  # it reads one more
+    finally:
+        program.kill()
+        program.wait()
+    hold.send_signal(signal.SIGCONT)
+    assert hold.wait(60) == 0
+    while ours.recv(4096):
+        pass
+    ours.close()
