@@ -11,6 +11,7 @@ import fcntl
 import os
 import struct
 import time
+from collections.abc import Collection
 
 ROWS = 256
 ROW = 2048
@@ -82,6 +83,13 @@ class Board:
                 if xid:
                     self.failed(device, xid)
 
+    def look_again(self, known: Collection[int]) -> None:
+        """known: the rows of sessions, which give them back themselves. Others had one
+        when the board was found, and nobody says when they end."""
+        for row in self.taken - set(known):
+            if not self.is_alive(row):
+                self.give_back(row)
+
     def failed(self, device: int, xid: int) -> None:
         """Keeps the failure for those of the lease who go on."""
         count = LAST * ROW + 8 + 8 * device
@@ -137,6 +145,10 @@ class Boards:
         same = os.path.sameopenfile(fd, self.boards[lease].fd)
         os.close(fd)
         return same
+
+    def look_again(self, lease: bytes, known: Collection[int]) -> None:
+        if lease in self.boards:
+            self.boards[lease].look_again(known)
 
     def give_back(self, lease: bytes, row: int) -> None:
         if lease in self.boards:

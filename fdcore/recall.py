@@ -397,3 +397,11 @@ class Heirloom:
         for _ in range(LOOKS):
             await asyncio.sleep(LOOK_SECONDS)
             await self.workers()
+            self.look_again()
+
+    def look_again(self) -> None:
+        """A worker that was not taken over gives its row back to nobody."""
+        sessions = self.server.sessions.values()
+        for lease in self.server.book.leases.values():
+            rows = [each.row for each in sessions if each.lease is lease]
+            self.server.boards.look_again(lease.id, rows)

@@ -95,8 +95,15 @@ def test_another_server_keeps_the_rows_of_who_lives() -> None:
         # A second worker brings the same board; one with another comes too late.
         assert again.adopt(b"lease", os.dup(fd))
         assert not again.adopt(b"lease", os.dup(boards.take(b"other", 72)[0]))
+        again.look_again(b"lease", [])
+        assert again.boards[b"lease"].taken == {row}, "its worker lives"
     finally:
         worker.communicate(b"")
+    again.look_again(b"lease", [row])
+    assert again.boards[b"lease"].taken == {row}, "its session gives it back"
+    again.look_again(b"lease", [])
+    assert not again.boards[b"lease"].taken
+    assert os.pread(given, board.ROW, row * board.ROW) == bytes(board.ROW)
 
 
 def test_its_size_is_for_good() -> None:
