@@ -277,7 +277,11 @@ def wait_until_ready(
 def main_pid(name: str) -> int:
     path = UNITS / name
     pid = int(path.read_text()) if path.exists() else 0
-    return pid if pid and Path(f"/proc/{pid}/stat").exists() else 0
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return 0
+    return 0 if state == "Z" else pid  # not every init takes its dead away at once
 
 
 def stop(name: str) -> None:
