@@ -250,7 +250,7 @@ class Reserving:
                 held.append(self.hold(grant))
             except FdcoreError as error:
                 for one in held:
-                    one.hold.close()
+                    attach.let_go(one.hold)
                 raise type(error)(f"{grant.address}: {error}") from None
         return held
 

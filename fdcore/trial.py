@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 
-from fdcore import launch
+from fdcore import attach, launch
 from fdcore.progress import Progress
 from fdcore.reserve import Wish, reserve, same_machine
 
@@ -38,7 +38,7 @@ def lease(wish: Wish, name: str) -> Iterator[Trial]:
             os.close(descriptor)
     finally:
         for one in held:
-            one.hold.close()
+            attach.let_go(one.hold)
 
 
 class Child:
