@@ -16,8 +16,6 @@ from tests.e2e.test_programs import SEMANTICS, same
 pytestmark = pytest.mark.cpu_device
 
 KINDS = ("hints", "novmm")
-# What a driver takes for a hint does not depend on the road.
-KIND_AND_ROAD = [("hints", "shm"), ("novmm", "shm"), ("novmm", "tcp")]
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -35,8 +33,8 @@ def through(server: Server, *program: object, road: str,
     return run(server.command(*program, options=options), {"FD_TRANSPORT": road})
 
 
+@pytest.mark.parametrize("road", ROADS)
 @pytest.mark.parametrize("name", (*SEMANTICS, "demo_driver"))
-@pytest.mark.parametrize(("other", "road"), KIND_AND_ROAD, indirect=["other"])
 def test_semantics(name: str, road: str, direct: Run, other: Server,
                    request: pytest.FixtureRequest) -> None:
     needs_vmm = name in ("managed", "printing_held")
