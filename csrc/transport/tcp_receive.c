@@ -239,24 +239,26 @@ tcp_what_broke(int err)
                              : strerror(-err);
 }
 
-/* Takes in what has arrived, without waiting. The caller leads. */
+/* Takes in what has arrived, without waiting; of a connection that broke all that had come
+ * before, a goodbye among it. The caller leads. */
 void
 tcp_pump(struct tcp_link *tcp)
 {
     struct tcp_conn *conn = &tcp->conn[TCP_COMMAND];
     enum fdc_lane lane = tcp->link.worker ? FDC_LANE_COMMAND : FDC_LANE_REPLY;
+    bool broken = is_broken(conn);
     int saved = errno, got = 2, ready;
 
     /* Nothing more is read while a ring is full: the sender has to wait. */
     ready = sort_frames(tcp, conn);
-    while (ready == 1 && got == 2 && !is_broken(conn)) {
+    while (ready == 1 && (got == 2 || (got == 1 && is_broken(conn)))) {
         got = read_more(tcp, conn, MSG_DONTWAIT);
         ready = got < 0 ? got : sort_frames(tcp, conn);
     }
     if (ready >= 0 || ready == -EAGAIN) {
         /* nothing is wrong */
     } else if ((ready == -EPIPE || ready == -EBADMSG) && tcp_break(tcp, conn)) {
-        if (ready == -EBADMSG)
+        if (ready == -EBADMSG && !broken)
             fdc_log(FDC_LOG_WARN, "a connection is given up: %s", tcp_what_broke(ready));
     } else if (ready == -EPIPE) {
         fdc_ring_close(&tcp->link.ring[lane]);
@@ -346,7 +348,8 @@ lead_sleep(struct tcp_link *tcp, const uint32_t *word, uint32_t seen,
     uint64_t drained;
 
     fdc_exchange_ordered(&tcp->polling, 1);
-    if ((!word || fdc_load_acquire(word) == seen) && !fdc_load_ordered(&tcp->dead)) {
+    /* A link that has been shut has sockets that tell of it at once. */
+    if (!word || fdc_load_acquire(word) == seen) {
         timeout.tv_sec = timeout_us / 1000000;
         timeout.tv_nsec = timeout_us % 1000000 * 1000;
         count_call(tcp);
@@ -431,6 +434,13 @@ tcp_wait_word(struct fdc_link *link, enum fdc_lane lane, const uint32_t *word,
         if (ready)
             return ready;
         if (FDC_UNLIKELY(is_broken(&tcp->conn[TCP_COMMAND]))) {
+            if (tcp_try_lead(tcp)) {
+                tcp_pump(tcp);
+                tcp_stop_leading(tcp);
+                ready = look(ring, word, seen);
+                if (ready)
+                    return ready;
+            }
             if (limit_ns && fdc_now_ns() >= limit_ns)
                 return 0;
             tcp_await_road(tcp, &tcp->conn[TCP_COMMAND], limit_ns);

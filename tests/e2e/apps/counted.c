@@ -129,7 +129,9 @@ main(int argc, char **argv)
     CHECK(cuCtxSynchronize());
     for (int i = 0; i < count; i++)
         once(&w, what);
-    CHECK(cuStreamSynchronize(w.stream));
+    /* Behind everything: what is on its way when a program ends may not be sent any more. */
+    CHECK(cuEventRecord(w.event, w.stream));
+    CHECK(cuEventSynchronize(w.event));
     free(w.host);
     return app_end();
 }

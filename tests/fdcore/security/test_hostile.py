@@ -122,6 +122,11 @@ def test_more_bytes_than_anybody_needs_are_not_taken(ports, name):
     assert resident() < before + 32 * 1024
 
 
+def minutes(began):
+    """So many that have begun since then: who goes on is told of once in each."""
+    return 1 + int((time.monotonic() - began) / 60)
+
+
 def silent_from(host, port, count):
     """So many connections that are opened and say nothing."""
     opened = []
@@ -140,6 +145,7 @@ def silent_from(host, port, count):
 @pytest.mark.parametrize("name", ["tls", "data", "plain"])
 def test_silent_crowd_is_logged_once_and_holds_nobody_up(ports, name, pool, demo):
     server, port = ports[name]
+    began = time.monotonic()
     before, logged = descriptors(server), len(server.log.splitlines())
     crowd = silent_from("127.0.0.3", port, SILENT)
     try:
@@ -159,7 +165,7 @@ def test_silent_crowd_is_logged_once_and_holds_nobody_up(ports, name, pool, demo
             sock.close()
     until(lambda: descriptors(server) <= before + 4, 40)
     fresh = [line for line in server.log.splitlines()[logged:] if "127.0.0.3" in line]
-    assert 1 <= len(fresh) <= 20, fresh
+    assert 1 <= len(fresh) <= 6 * minutes(began), fresh
 
 
 def ended(sock):
@@ -207,6 +213,7 @@ def test_ten_thousand_that_say_nothing_cost_little_and_hold_nobody_up(make_serve
     """From ten addresses, at the control and the data port. What runs computes on, who
     comes is served, and in the end the server has what it had."""
     server = make_server()
+    began = time.monotonic()
     program = many.build("pulse")
     with contextlib.ExitStack() as opened:
         pulses = {
@@ -225,6 +232,5 @@ def test_ten_thousand_that_say_nothing_cost_little_and_hold_nobody_up(make_serve
         assert found.kib < 32 * 1024
         until(lambda: descriptors(server) <= before + 4, 60)
     crowds = [line for line in found.logged if "127.0.0." in line]
-    # Of each address at each port: a crowd, and silence; again after a minute, where
-    # the machine is slow.
-    assert 1 <= len(crowds) <= 200, crowds
+    # Of each address at each port: a crowd, and silence.
+    assert 1 <= len(crowds) <= 40 * minutes(began), crowds
