@@ -1,15 +1,13 @@
 /*
  * Device memory. The worker reserves address pieces that the client agrees on, and creates,
- * maps and clears memory inside them where the client says, up to the lease's slice, which
- * its processes share (board.c): over it is CUDA_ERROR_OUT_OF_MEMORY, always at the same
- * byte. Where the driver has no virtual
- * memory management, blocks are the driver's own allocations. What the program does with
- * the public calls (cuMemCreate, cuMemMap ...) happens in the same pieces and counts too.
+ * maps and clears memory inside them where the client says, up to the lease's slice
+ * (quota.c). Where the driver has no virtual memory management, blocks are the driver's own
+ * allocations. What the program does with the public calls (vmm.c) happens in the same
+ * pieces and counts too.
  */
-#include "server/serve.h"
+#include "server/memory.h"
 #include "server_hooks.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -18,50 +16,9 @@
 #define PER_DEVICE (1ull << 40)
 #define PIECE (64ull << 30)
 #define PIECE_MIN (256ull << 20)
-#define PIECES_MAX 256
-#define LOOK_NS 200000000ull            /* where the driver takes long to say what it has */
 
-struct piece {
-    uint64_t base, size;
-    int device;
-};
-
-/* Created memory. Its own mapping (grown, plain) or a public allocation with mappings. */
-struct memory {
-    CUmemGenericAllocationHandle handle;
-    uint64_t size;
-    int device;
-    uint32_t refs;                      /* its handle and each mapping */
-    bool plain;                         /* of cuMemAlloc */
-};
-
-struct mapping {                        /* sorted by address, never overlapping */
-    uint64_t address, size;
-    struct memory *memory;
-    bool ready, public;
-};
-
-struct fdc_memory {
-    struct fdc_serve *serve;
-    pthread_mutex_t lock;
-    struct piece piece[PIECES_MAX];
-    int pieces;
-    struct mapping *map;
-    size_t maps, room;
-    struct piece *global;               /* module variables that were asked for */
-    size_t globals;
-    uint64_t base, part;                /* addresses: of device 0's part on, of each part */
-    uint64_t used[FDC_DEVICES_MAX];     /* the session's own allocations */
-    uint64_t beside[FDC_DEVICES_MAX];   /* contexts and code, as the driver says */
-    uint64_t limit[FDC_DEVICES_MAX];    /* the lease's */
-    uint64_t refunds, looked_ns;
-    uint64_t granularity[FDC_DEVICES_MAX];
-    /* By owner and reader: how often access was asked for. */
-    uint32_t shared[FDC_DEVICES_MAX][FDC_DEVICES_MAX];
-};
-
-static CUmemAllocationProp
-pinned_on(struct fdc_serve *serve, int device)
+CUmemAllocationProp
+fdc_memory_on(struct fdc_serve *serve, int device)
 {
     CUmemAllocationProp prop;
 
@@ -76,7 +33,7 @@ static uint64_t
 granularity_of(struct fdc_serve *serve, int device)
 {
     const struct fdc_driver *driver = serve->driver;
-    CUmemAllocationProp prop = pinned_on(serve, device);
+    CUmemAllocationProp prop = fdc_memory_on(serve, device);
     size_t granularity = 0;
     int has = 0;
 
@@ -150,155 +107,6 @@ fdc_memory_granularity(struct fdc_serve *serve, int device)
     return serve->memory->granularity[device];
 }
 
-uint64_t
-fdc_memory_limit(struct fdc_serve *serve, int device)
-{
-    return serve->memory->limit[device];
-}
-
-uint64_t
-fdc_memory_used(struct fdc_serve *serve, int device)
-{
-    return __atomic_load_n(&serve->memory->used[device], __ATOMIC_RELAXED);
-}
-
-/* ---- quota; under the lock ---- */
-
-static CUresult
-charge(struct fdc_memory *memory, int device, uint64_t size)
-{
-    if (!fdc_board_take(memory->serve->board, device, size, memory->limit[device]))
-        return CUDA_ERROR_OUT_OF_MEMORY;
-    __atomic_store_n(&memory->used[device], memory->used[device] + size, __ATOMIC_RELAXED);
-    return CUDA_SUCCESS;
-}
-
-static void
-refund(struct fdc_memory *memory, int device, uint64_t size)
-{
-    __atomic_store_n(&memory->used[device], memory->used[device] - size, __ATOMIC_RELAXED);
-    memory->refunds++;
-    fdc_board_give(memory->serve->board, device, size);
-}
-
-CUresult
-fdc_memory_charge(struct fdc_serve *serve, int device, uint64_t size)
-{
-    CUresult result;
-
-    pthread_mutex_lock(&serve->memory->lock);
-    result = charge(serve->memory, device, size);
-    pthread_mutex_unlock(&serve->memory->lock);
-    return result;
-}
-
-void
-fdc_memory_refund(struct fdc_serve *serve, int device, uint64_t size)
-{
-    pthread_mutex_lock(&serve->memory->lock);
-    refund(serve->memory, device, size);
-    pthread_mutex_unlock(&serve->memory->lock);
-}
-
-/* ---- what the driver takes for itself ---- */
-
-/* What is beside the session's own allocations, as it was at one moment: what is being
- * allocated is charged already, and where something was refunded meanwhile we look again. */
-static bool
-look(struct fdc_memory *memory, int device, uint64_t *beside, bool *slow)
-{
-    uint64_t refunds, taken, used;
-
-    for (int tries = 0; tries < 4; tries++) {
-        pthread_mutex_lock(&memory->lock);
-        refunds = memory->refunds;
-        pthread_mutex_unlock(&memory->lock);
-        if (!fdc_monitor_taken(memory->serve, device, &taken, slow))
-            return false;
-        pthread_mutex_lock(&memory->lock);
-        used = memory->used[device];
-        if (memory->refunds == refunds) {
-            *beside = taken > used ? taken - used : 0;
-            return true;                /* with the lock */
-        }
-        pthread_mutex_unlock(&memory->lock);
-    }
-    return false;
-}
-
-CUresult
-fdc_memory_look(struct fdc_serve *serve, int device, bool often)
-{
-    struct fdc_memory *memory = serve->memory;
-    CUresult result = CUDA_SUCCESS;
-    uint64_t beside, had, now = fdc_now_ns();
-    bool slow = false;
-
-    if (memory == NULL)
-        return CUDA_SUCCESS;            /* the session ends */
-    if (often && now - fdc_load_relaxed(&memory->looked_ns) < LOOK_NS)
-        return CUDA_SUCCESS;
-    if (!look(memory, device, &beside, &slow))
-        return CUDA_SUCCESS;
-    if (slow)
-        fdc_store_relaxed(&memory->looked_ns, fdc_now_ns());
-    had = memory->beside[device];
-    __atomic_store_n(&memory->beside[device], beside, __ATOMIC_RELAXED);
-    if (beside != had)
-        __atomic_add_fetch(&serve->weighed, 1, __ATOMIC_RELAXED);
-    if (beside < had) {
-        fdc_board_give(serve->board, device, had - beside);
-    } else if (!fdc_board_take(serve->board, device, beside - had, memory->limit[device])) {
-        fdc_board_add(serve->board, device, beside - had); /* it is taken, for now */
-        result = CUDA_ERROR_OUT_OF_MEMORY;
-    }
-    pthread_mutex_unlock(&memory->lock);
-    return result;
-}
-
-uint64_t
-fdc_memory_beside(struct fdc_serve *serve, int device)
-{
-    return __atomic_load_n(&serve->memory->beside[device], __ATOMIC_RELAXED);
-}
-
-struct fdc_memory_held {
-    uint64_t size;
-    int device;
-    bool whole;
-};
-
-CUresult
-fdc_memory_hold(struct fdc_serve *serve, int device, uint64_t size, bool whole,
-                struct fdc_memory_held **made)
-{
-    struct fdc_memory_held *held = malloc(sizeof(*held));
-    CUresult result;
-
-    if (held == NULL)
-        return CUDA_ERROR_OUT_OF_MEMORY;
-    *held = (struct fdc_memory_held){ size, device, whole };
-    result = fdc_memory_charge(serve, device, size);
-    if (result == CUDA_SUCCESS)
-        *made = held;
-    else
-        free(held);
-    return result;
-}
-
-bool
-fdc_memory_is_whole(const struct fdc_memory_held *held)
-{
-    return held->whole;
-}
-
-void
-fdc_memory_let_go(struct fdc_serve *serve, struct fdc_memory_held *held)
-{
-    fdc_memory_refund(serve, held->device, held->size);
-    free(held);
-}
-
 /* ---- pieces ---- */
 
 /* Reserves at the hint. Takes what the driver gives if it lies in the session's range, or at
@@ -337,7 +145,7 @@ fdc_memory_piece(struct fdc_serve *serve, int device, uint64_t size, uint64_t *b
     pthread_mutex_lock(&memory->lock);
     part = memory->part;
     start = memory->base + (uint64_t)device * part;
-    if (memory->pieces == PIECES_MAX || size > part)
+    if (memory->pieces == FDC_PIECES_MAX || size > part)
         goto unlock;
     floor = FDC_ALIGN_UP(size > PIECE_MIN ? size : PIECE_MIN, 2ull << 20);
     size = 2 * memory->limit[device] > PIECE ? 2 * memory->limit[device] : PIECE;
@@ -359,7 +167,7 @@ fdc_memory_piece(struct fdc_serve *serve, int device, uint64_t size, uint64_t *b
     }
     if (result == CUDA_SUCCESS) {
         *got = size;
-        memory->piece[memory->pieces++] = (struct piece){ *base, size, device };
+        memory->piece[memory->pieces++] = (struct fdc_piece){ *base, size, device };
         fdc_log(FDC_LOG_DEBUG, "device %d: piece at 0x%llx, %llu MiB", device,
                 (unsigned long long)*base, (unsigned long long)(size >> 20));
     } else {
@@ -387,9 +195,8 @@ fdc_server_call_fdcMemPiece(struct fdc_request *request,
 
 /* ---- the sorted list of mappings; under the lock ---- */
 
-/* The first mapping that ends above the address. */
-static size_t
-map_above(const struct fdc_memory *memory, uint64_t address)
+size_t
+fdc_map_above(const struct fdc_memory *memory, uint64_t address)
 {
     size_t lo = 0, hi = memory->maps, mid;
 
@@ -403,24 +210,24 @@ map_above(const struct fdc_memory *memory, uint64_t address)
     return lo;
 }
 
-static struct mapping *
-map_at(const struct fdc_memory *memory, uint64_t address)
+struct fdc_mapping *
+fdc_map_at(const struct fdc_memory *memory, uint64_t address)
 {
-    size_t i = map_above(memory, address);
+    size_t i = fdc_map_above(memory, address);
 
     return i < memory->maps && memory->map[i].address == address ? &memory->map[i] : NULL;
 }
 
-static CUresult
-map_insert(struct fdc_memory *memory, const struct mapping *entry)
+CUresult
+fdc_map_insert(struct fdc_memory *memory, const struct fdc_mapping *entry)
 {
-    size_t i = map_above(memory, entry->address);
+    size_t i = fdc_map_above(memory, entry->address);
 
     if (i < memory->maps && memory->map[i].address < entry->address + entry->size)
         return CUDA_ERROR_INVALID_VALUE;
     if (memory->maps == memory->room) {
         size_t room = memory->room ? 2 * memory->room : 64;
-        struct mapping *map = realloc(memory->map, room * sizeof(*map));
+        struct fdc_mapping *map = realloc(memory->map, room * sizeof(*map));
 
         if (map == NULL)
             return CUDA_ERROR_OUT_OF_MEMORY;
@@ -434,8 +241,8 @@ map_insert(struct fdc_memory *memory, const struct mapping *entry)
     return CUDA_SUCCESS;
 }
 
-static void
-map_remove(struct fdc_memory *memory, struct mapping *entry)
+void
+fdc_map_remove(struct fdc_memory *memory, struct fdc_mapping *entry)
 {
     size_t i = (size_t)(entry - memory->map);
 
@@ -444,11 +251,11 @@ map_remove(struct fdc_memory *memory, struct mapping *entry)
             (memory->maps - i) * sizeof(*memory->map));
 }
 
-static bool
-in_piece(const struct fdc_memory *memory, int device, uint64_t address, uint64_t size)
+bool
+fdc_memory_in_piece(const struct fdc_memory *memory, int device, uint64_t address, uint64_t size)
 {
     for (int i = 0; i < memory->pieces; i++) {
-        const struct piece *piece = &memory->piece[i];
+        const struct fdc_piece *piece = &memory->piece[i];
 
         if ((device < 0 || piece->device == device) && address >= piece->base &&
             size <= piece->size && address - piece->base <= piece->size - size)
@@ -460,7 +267,7 @@ in_piece(const struct fdc_memory *memory, int device, uint64_t address, uint64_t
 static bool
 in_mapping(const struct fdc_memory *memory, uint64_t address, uint64_t size)
 {
-    size_t i = map_above(memory, address);
+    size_t i = fdc_map_above(memory, address);
 
     return i < memory->maps && memory->map[i].address <= address &&
            size <= memory->map[i].size - (address - memory->map[i].address);
@@ -473,7 +280,7 @@ fdc_memory_check(struct fdc_serve *serve, uint64_t address, uint64_t size)
     bool ours;
 
     pthread_mutex_lock(&memory->lock);
-    ours = in_piece(memory, -1, address, size) || in_mapping(memory, address, size);
+    ours = fdc_memory_in_piece(memory, -1, address, size) || in_mapping(memory, address, size);
     for (size_t i = 0; i < memory->globals && !ours; i++)
         ours = address >= memory->global[i].base &&
                address - memory->global[i].base <= memory->global[i].size &&
@@ -496,7 +303,7 @@ fdc_memory_allow(struct fdc_serve *serve, uint64_t address, uint64_t size)
 {
     struct fdc_memory *memory = serve->memory;
     CUresult result = CUDA_SUCCESS;
-    struct piece *grown;
+    struct fdc_piece *grown;
 
     pthread_mutex_lock(&memory->lock);
     for (size_t i = 0; i < memory->globals; i++)
@@ -505,7 +312,7 @@ fdc_memory_allow(struct fdc_serve *serve, uint64_t address, uint64_t size)
     grown = realloc(memory->global, (memory->globals + 1) * sizeof(*grown));
     if (grown != NULL) {
         memory->global = grown;
-        grown[memory->globals++] = (struct piece){ address, size, 0 };
+        grown[memory->globals++] = (struct fdc_piece){ address, size, 0 };
     } else {
         result = CUDA_ERROR_OUT_OF_MEMORY;
     }
@@ -514,13 +321,12 @@ unlock:
     return result;
 }
 
-/* One holder less; the last one gives the memory back. Under the lock. */
-static void
-memory_put(struct fdc_serve *serve, struct memory *memory)
+void
+fdc_backing_put(struct fdc_serve *serve, struct fdc_backing *memory)
 {
     if (--memory->refs != 0)
         return;
-    refund(serve->memory, memory->device, memory->size);
+    fdc_quota_give(serve->memory, memory->device, memory->size);
     free(memory);
 }
 
@@ -565,7 +371,7 @@ clear(struct fdc_serve *serve, int device, uint64_t address, uint64_t size)
 /* ---- other devices' access to what is mapped; under the lock ---- */
 
 static CUresult
-set_access(struct fdc_serve *serve, const struct mapping *at, int reader, bool enable)
+set_access(struct fdc_serve *serve, const struct fdc_mapping *at, int reader, bool enable)
 {
     CUmemAccessDesc access;
 
@@ -579,7 +385,7 @@ set_access(struct fdc_serve *serve, const struct mapping *at, int reader, bool e
 
 /* New memory: who reaches the device's reaches it too. */
 static CUresult
-share_new(struct fdc_serve *serve, const struct mapping *at)
+share_new(struct fdc_serve *serve, const struct fdc_mapping *at)
 {
     CUresult result = CUDA_SUCCESS;
 
@@ -599,7 +405,7 @@ share_all(struct fdc_serve *serve, int owner, int reader, bool enable)
     CUresult result = CUDA_SUCCESS, one;
 
     for (size_t i = 0; i < memory->maps && (result == CUDA_SUCCESS || !enable); i++) {
-        const struct mapping *at = &memory->map[i];
+        const struct fdc_mapping *at = &memory->map[i];
 
         if (!at->ready || at->public || at->memory->plain || at->memory->device != owner)
             continue;
@@ -638,7 +444,7 @@ back(struct fdc_serve *serve, int device, uint64_t address, uint64_t size,
      CUmemGenericAllocationHandle *handle)
 {
     const struct fdc_driver *driver = serve->driver;
-    CUmemAllocationProp prop = pinned_on(serve, device);
+    CUmemAllocationProp prop = fdc_memory_on(serve, device);
     CUmemAccessDesc access;
     CUresult result;
 
@@ -666,7 +472,7 @@ static CUresult
 grow(struct fdc_serve *serve, int device, uint64_t address, uint64_t size)
 {
     struct fdc_memory *memory = serve->memory;
-    struct mapping entry = { .address = address, .size = size }, *at;
+    struct fdc_mapping entry = { .address = address, .size = size }, *at;
     CUmemGenericAllocationHandle handle = 0;
     uint64_t granularity = memory->granularity[device];
     CUresult result = CUDA_ERROR_INVALID_VALUE;
@@ -676,15 +482,15 @@ grow(struct fdc_serve *serve, int device, uint64_t address, uint64_t size)
     entry.memory = calloc(1, sizeof(*entry.memory));
     if (entry.memory == NULL)
         return CUDA_ERROR_OUT_OF_MEMORY;
-    *entry.memory = (struct memory){ .size = size, .device = device, .refs = 1 };
+    *entry.memory = (struct fdc_backing){ .size = size, .device = device, .refs = 1 };
 
     pthread_mutex_lock(&memory->lock);
-    if (in_piece(memory, device, address, size))
-        result = charge(memory, device, size);
+    if (fdc_memory_in_piece(memory, device, address, size))
+        result = fdc_quota_take(memory, device, size);
     if (result == CUDA_SUCCESS) {
-        result = map_insert(memory, &entry);
+        result = fdc_map_insert(memory, &entry);
         if (result != CUDA_SUCCESS)
-            refund(memory, device, size);
+            fdc_quota_give(memory, device, size);
     }
     pthread_mutex_unlock(&memory->lock);
     if (result != CUDA_SUCCESS) {
@@ -694,7 +500,7 @@ grow(struct fdc_serve *serve, int device, uint64_t address, uint64_t size)
 
     result = back(serve, device, address, size, &handle);
     pthread_mutex_lock(&memory->lock);
-    at = map_at(memory, address);
+    at = fdc_map_at(memory, address);
     if (result == CUDA_SUCCESS) {
         result = share_new(serve, at);
         if (result != CUDA_SUCCESS) {
@@ -706,8 +512,8 @@ grow(struct fdc_serve *serve, int device, uint64_t address, uint64_t size)
         at->memory->handle = handle;
         at->ready = true;
     } else {
-        map_remove(memory, at);
-        memory_put(serve, entry.memory);
+        fdc_map_remove(memory, at);
+        fdc_backing_put(serve, entry.memory);
     }
     pthread_mutex_unlock(&memory->lock);
     return result;
@@ -727,28 +533,28 @@ fdc_server_call_fdcMemGrow(struct fdc_request *request, const struct fdc_req_fdc
 
 /* Takes a whole former grow (or plain allocation) out of the list. */
 static CUresult
-take_out(struct fdc_serve *serve, uint64_t address, bool plain, struct mapping *entry)
+take_out(struct fdc_serve *serve, uint64_t address, bool plain, struct fdc_mapping *entry)
 {
     struct fdc_memory *memory = serve->memory;
     CUresult result = CUDA_ERROR_INVALID_VALUE;
-    struct mapping *at;
+    struct fdc_mapping *at;
 
     pthread_mutex_lock(&memory->lock);
-    at = map_at(memory, address);
+    at = fdc_map_at(memory, address);
     if (at != NULL && at->ready && !at->public && at->memory->plain == plain) {
         *entry = *at;
-        map_remove(memory, at);
+        fdc_map_remove(memory, at);
         result = CUDA_SUCCESS;
     }
     pthread_mutex_unlock(&memory->lock);
     return result;
 }
 
-static void
-give_back(struct fdc_serve *serve, struct memory *memory)
+void
+fdc_backing_let_go(struct fdc_serve *serve, struct fdc_backing *memory)
 {
     pthread_mutex_lock(&serve->memory->lock);
-    memory_put(serve, memory);
+    fdc_backing_put(serve, memory);
     pthread_mutex_unlock(&serve->memory->lock);
 }
 
@@ -757,14 +563,14 @@ fdc_server_call_fdcMemShrink(struct fdc_request *request,
                              const struct fdc_req_fdcMemShrink *req)
 {
     struct fdc_serve *serve = request->serve;
-    struct mapping entry;
+    struct fdc_mapping entry;
     CUresult result;
 
     result = take_out(serve, req->address, false, &entry);
     if (result == CUDA_SUCCESS) {
         result = serve->driver->cuMemUnmap(entry.address, entry.size);
         serve->driver->cuMemRelease(entry.memory->handle);
-        give_back(serve, entry.memory);
+        fdc_backing_let_go(serve, entry.memory);
     }
     fdc_request_answer(request, result, NULL, 0);
     return 0;
@@ -779,7 +585,7 @@ fdc_server_call_fdcMemAllocPlain(struct fdc_request *request,
     struct fdc_serve *serve = request->serve;
     struct fdc_memory *memory = serve->memory;
     struct fdc_rep_fdcMemAllocPlain reply = { 0 };
-    struct mapping entry = { .size = req->size, .ready = true };
+    struct fdc_mapping entry = { .size = req->size, .ready = true };
     CUdeviceptr address = 0;
     CUresult result = CUDA_ERROR_INVALID_DEVICE;
 
@@ -792,7 +598,7 @@ fdc_server_call_fdcMemAllocPlain(struct fdc_request *request,
     entry.memory = calloc(1, sizeof(*entry.memory));
     if (entry.memory == NULL)
         goto answer;
-    *entry.memory = (struct memory){
+    *entry.memory = (struct fdc_backing){
         .size = req->size, .device = req->device, .refs = 1, .plain = true,
     };
     result = fdc_memory_charge(serve, req->device, req->size);
@@ -809,9 +615,9 @@ fdc_server_call_fdcMemAllocPlain(struct fdc_request *request,
     }
     pthread_mutex_lock(&memory->lock);
     if (result == CUDA_SUCCESS)
-        result = map_insert(memory, &entry);
+        result = fdc_map_insert(memory, &entry);
     if (result != CUDA_SUCCESS)
-        memory_put(serve, entry.memory);
+        fdc_backing_put(serve, entry.memory);
     pthread_mutex_unlock(&memory->lock);
     if (result != CUDA_SUCCESS && address != 0)
         serve->driver->cuMemFree_v2(address);
@@ -827,7 +633,7 @@ fdc_server_call_fdcMemFreePlain(struct fdc_request *request,
                                 const struct fdc_req_fdcMemFreePlain *req)
 {
     struct fdc_serve *serve = request->serve;
-    struct mapping entry;
+    struct fdc_mapping entry;
     CUresult result;
 
     result = take_out(serve, req->address, true, &entry);
@@ -835,181 +641,13 @@ fdc_server_call_fdcMemFreePlain(struct fdc_request *request,
         use_device(serve, entry.memory->device);
         result = serve->driver->cuMemFree_v2(entry.address);
         fdc_serve_lost(serve, entry.memory->device, result);
-        give_back(serve, entry.memory);
+        fdc_backing_let_go(serve, entry.memory);
     }
-    fdc_request_answer(request, result, NULL, 0);
-    return 0;
-}
-
-/* ---- the program's own virtual memory management ---- */
-
-int
-fdc_server_call_fdcMemCreate(struct fdc_request *request,
-                             const struct fdc_req_fdcMemCreate *req)
-{
-    struct fdc_serve *serve = request->serve;
-    CUmemGenericAllocationHandle handle;
-    CUmemAllocationProp prop;
-    struct memory *memory;
-    CUresult result = CUDA_ERROR_INVALID_DEVICE;
-
-    if (req->device < 0 || req->device >= serve->limits.devices)
-        goto answer;
-    result = CUDA_ERROR_NOT_SUPPORTED;
-    if (serve->memory->granularity[req->device] == 0)
-        goto answer;
-    result = CUDA_ERROR_INVALID_VALUE;
-    if (req->size == 0 || req->size % serve->memory->granularity[req->device])
-        goto answer;
-    result = fdc_memory_charge(serve, req->device, req->size);
-    if (result != CUDA_SUCCESS)
-        goto answer;
-    memory = calloc(1, sizeof(*memory));
-    if (memory == NULL) {
-        fdc_memory_refund(serve, req->device, req->size);
-        result = CUDA_ERROR_OUT_OF_MEMORY;
-        goto answer;
-    }
-    *memory = (struct memory){ .size = req->size, .device = req->device, .refs = 1 };
-    prop = pinned_on(serve, req->device);
-    if (req->flags & 1)
-        prop.allocFlags.compressionType = CU_MEM_ALLOCATION_COMP_GENERIC;
-    result = serve->driver->cuMemCreate(&handle, req->size, &prop, 0);
-    if (result == CUDA_SUCCESS) {
-        memory->handle = handle;
-        result = fdc_handle_put_aux(serve, FDC_KIND_MEMORY, req->memory,
-                                    (void *)(uintptr_t)handle, memory, 0);
-        if (result != CUDA_SUCCESS)
-            serve->driver->cuMemRelease(handle);
-    }
-    if (result != CUDA_SUCCESS)
-        give_back(serve, memory);
-answer:
-    fdc_request_answer(request, result, NULL, 0);
-    return 0;
-}
-
-int
-fdc_server_call_fdcMemRelease(struct fdc_request *request,
-                              const struct fdc_req_fdcMemRelease *req)
-{
-    struct fdc_serve *serve = request->serve;
-    void *value, *aux;
-    CUresult result;
-
-    result = fdc_handle_drop_aux(serve, FDC_KIND_MEMORY, req->memory, &value, &aux);
-    if (result == CUDA_SUCCESS) {
-        result = serve->driver->cuMemRelease((CUmemGenericAllocationHandle)(uintptr_t)value);
-        give_back(serve, aux);
-    }
-    fdc_request_answer(request, result, NULL, 0);
-    return 0;
-}
-
-int
-fdc_server_call_fdcMemMap(struct fdc_request *request, const struct fdc_req_fdcMemMap *req)
-{
-    struct fdc_serve *serve = request->serve;
-    struct fdc_memory *memory = serve->memory;
-    struct fdc_slot *slot = fdc_slot_find(serve, FDC_KIND_MEMORY, req->memory);
-    struct mapping entry = {
-        .address = req->address, .size = req->size, .ready = true, .public = true,
-    };
-    CUresult result = CUDA_ERROR_INVALID_VALUE;
-
-    if (slot == NULL) {
-        result = CUDA_ERROR_INVALID_HANDLE;
-        goto answer;
-    }
-    entry.memory = fdc_slot_aux(slot);
-    pthread_mutex_lock(&memory->lock);
-    if (req->size != 0 && in_piece(memory, -1, req->address, req->size))
-        result = map_insert(memory, &entry);
-    if (result == CUDA_SUCCESS) {
-        result = serve->driver->cuMemMap(req->address, req->size, req->offset,
-                                         entry.memory->handle, req->flags);
-        if (result == CUDA_SUCCESS)
-            entry.memory->refs++;
-        else
-            map_remove(memory, map_at(memory, req->address));
-    }
-    pthread_mutex_unlock(&memory->lock);
-answer:
-    fdc_request_answer(request, result, NULL, 0);
-    return 0;
-}
-
-/* Whole mappings of the program's, one or several side by side. */
-int
-fdc_server_call_fdcMemUnmap(struct fdc_request *request,
-                            const struct fdc_req_fdcMemUnmap *req)
-{
-    struct fdc_serve *serve = request->serve;
-    struct fdc_memory *memory = serve->memory;
-    CUresult result = CUDA_ERROR_INVALID_VALUE;
-    uint64_t end;
-    size_t i;
-
-    if (req->size == 0 || __builtin_add_overflow(req->address, req->size, &end))
-        goto answer;
-    pthread_mutex_lock(&memory->lock);
-    i = map_above(memory, req->address);
-    if (i < memory->maps && memory->map[i].address == req->address) {
-        result = CUDA_SUCCESS;
-        for (size_t j = i; j < memory->maps && memory->map[j].address < end; j++)
-            if (!memory->map[j].public || memory->map[j].address + memory->map[j].size > end)
-                result = CUDA_ERROR_INVALID_VALUE;
-    }
-    if (result == CUDA_SUCCESS)
-        result = serve->driver->cuMemUnmap(req->address, req->size);
-    while (result == CUDA_SUCCESS && i < memory->maps && memory->map[i].address < end) {
-        struct memory *behind = memory->map[i].memory;
-
-        map_remove(memory, &memory->map[i]);
-        memory_put(serve, behind);
-    }
-    pthread_mutex_unlock(&memory->lock);
-answer:
-    fdc_request_answer(request, result, NULL, 0);
-    return 0;
-}
-
-int
-fdc_server_call_fdcMemAccess(struct fdc_request *request,
-                             const struct fdc_req_fdcMemAccess *req)
-{
-    struct fdc_serve *serve = request->serve;
-    CUmemAccessDesc access;
-    CUresult result = CUDA_ERROR_INVALID_DEVICE;
-    bool ours;
-
-    if (req->device < 0 || req->device >= serve->limits.devices)
-        goto answer;
-    pthread_mutex_lock(&serve->memory->lock);
-    ours = in_piece(serve->memory, -1, req->address, req->size);
-    pthread_mutex_unlock(&serve->memory->lock);
-    result = CUDA_ERROR_INVALID_VALUE;
-    if (!ours)
-        goto answer;
-    memset(&access, 0, sizeof(access));
-    access.location.type = CU_MEM_LOCATION_TYPE_DEVICE;
-    access.location.id = serve->device[req->device];
-    access.flags = req->flags;
-    result = serve->driver->cuMemSetAccess(req->address, req->size, &access, 1);
-answer:
     fdc_request_answer(request, result, NULL, 0);
     return 0;
 }
 
 /* ---- the end ---- */
-
-static void
-drop_memory(struct fdc_serve *serve, void *value, void *aux)
-{
-    serve->driver->cuMemRelease((CUmemGenericAllocationHandle)(uintptr_t)value);
-    if (aux != NULL)
-        give_back(serve, aux);
-}
 
 void
 fdc_memory_free(struct fdc_serve *serve)
@@ -1018,7 +656,7 @@ fdc_memory_free(struct fdc_serve *serve)
     struct fdc_memory *memory = serve->memory;
 
     for (size_t i = 0; i < memory->maps; i++) {
-        struct mapping *at = &memory->map[i];
+        struct fdc_mapping *at = &memory->map[i];
 
         if (!at->ready)
             continue;
@@ -1028,11 +666,11 @@ fdc_memory_free(struct fdc_serve *serve)
             driver->cuMemUnmap(at->address, at->size);
         if (!at->memory->plain && !at->public)
             driver->cuMemRelease(at->memory->handle);
-        memory_put(serve, at->memory);
+        fdc_backing_put(serve, at->memory);
     }
     memory->maps = 0;
     if (serve->slots != NULL)
-        fdc_handle_sweep(serve, FDC_KIND_MEMORY, 0, drop_memory);
+        fdc_vmm_free(serve);
     for (int i = 0; i < memory->pieces; i++)
         driver->cuMemAddressFree(memory->piece[i].base, memory->piece[i].size);
     free(memory->map);
@@ -1040,36 +678,4 @@ fdc_memory_free(struct fdc_serve *serve)
     pthread_mutex_destroy(&memory->lock);
     free(memory);
     serve->memory = NULL;
-}
-
-/* ---- regions ---- */
-
-/* Registered regions make copies from and to them truly asynchronous; where the driver
- * refuses, copies still work. */
-void
-fdc_regions_register(struct fdc_serve *serve)
-{
-    for (int i = 0; i < FDC_REGIONS; i++) {
-        CUresult result;
-
-        if (serve->registered[i] != NULL || serve->region[i] == NULL ||
-            !FDC_HAS(serve->driver, cuMemHostRegister_v2))
-            continue;
-        result = serve->driver->cuMemHostRegister_v2(serve->region[i], serve->region_size[i],
-                                                     CU_MEMHOSTREGISTER_PORTABLE);
-        if (result == CUDA_SUCCESS)
-            serve->registered[i] = fdc_context_here();
-        else
-            fdc_log(FDC_LOG_INFO, "region %d cannot be registered: result %d", i, result);
-    }
-}
-
-void
-fdc_regions_release_ctx(struct fdc_serve *serve, struct fdc_ctx *ctx)
-{
-    for (int i = 0; i < FDC_REGIONS; i++)
-        if (serve->registered[i] == ctx) {
-            serve->driver->cuMemHostUnregister(serve->region[i]);
-            serve->registered[i] = NULL;
-        }
 }

@@ -327,13 +327,19 @@ void fdc_memory_free(struct fdc_serve *serve);          /* gives everything back
 void fdc_memory_piece(struct fdc_serve *serve, int device, uint64_t size, uint64_t *base,
                       uint64_t *got);
 uint64_t fdc_memory_granularity(struct fdc_serve *serve, int device);
-uint64_t fdc_memory_used(struct fdc_serve *serve, int device);
-uint64_t fdc_memory_limit(struct fdc_serve *serve, int device);
 /* Whether a copy may name these addresses: the session's pieces, blocks and globals, and
  * host memory that it shares. */
 CUresult fdc_memory_check(struct fdc_serve *serve, uint64_t address, uint64_t size);
 /* Addresses that the driver chose (a module's globals) may be named from now on. */
 CUresult fdc_memory_allow(struct fdc_serve *serve, uint64_t address, uint64_t size);
+/* The reader may reach what is mapped of the owner, now and later; counted. Enabling
+ * fails as a whole; disabling counts even if it fails in parts. */
+CUresult fdc_memory_share(struct fdc_serve *serve, int owner, int reader, bool enable);
+
+/* ---- quota.c ---- */
+
+uint64_t fdc_memory_used(struct fdc_serve *serve, int device);
+uint64_t fdc_memory_limit(struct fdc_serve *serve, int device);
 CUresult fdc_memory_charge(struct fdc_serve *serve, int device, uint64_t size);
 void fdc_memory_refund(struct fdc_serve *serve, int device, uint64_t size);
 /* A context or code has come or gone: what the driver has taken beside the session's own
@@ -350,9 +356,9 @@ CUresult fdc_memory_hold(struct fdc_serve *serve, int device, uint64_t size, boo
 /* Of something that has parts, which name it too. */
 bool fdc_memory_is_whole(const struct fdc_memory_held *held);
 void fdc_memory_let_go(struct fdc_serve *serve, struct fdc_memory_held *held);
-/* The reader may reach what is mapped of the owner, now and later; counted. Enabling
- * fails as a whole; disabling counts even if it fails in parts. */
-CUresult fdc_memory_share(struct fdc_serve *serve, int owner, int reader, bool enable);
+
+/* ---- region.c ---- */
+
 void fdc_regions_register(struct fdc_serve *serve);
 void fdc_regions_release_ctx(struct fdc_serve *serve, struct fdc_ctx *ctx);
 
