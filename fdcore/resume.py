@@ -15,7 +15,7 @@ from fdcore.away import away_seconds
 from fdcore.errors import RefusedError
 from fdcore.lease import Lease
 from fdcore.recall import Grace
-from fdcore.session import Hold, Session
+from fdcore.session import Arrival, Hold, Session
 
 if TYPE_CHECKING:
     from fdcore.server import Server
@@ -27,27 +27,17 @@ ASK_FIRST, ASK_MOST = 0.02, 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Resume:
-    """A connection in place of one that broke."""
+class Resume(Arrival):
+    """A connection in place of one that broke; the worker refuses what is no newer
+    try."""
 
-    session: Session
     which: int
     turn: int
     key: bytes = field(repr=False)  # if it is sealed, else nothing
 
-    @property
-    def lease(self) -> Lease:
-        return self.session.lease
-
-    def hand_over(self, sock: socket.socket) -> None:
-        """The socket is the worker's from here on; it refuses what is no newer try."""
-        try:
-            if self.session.worker is not None:
-                self.session.worker.resume(self.which, self.turn, self.key, sock)
-        except OSError as error:
-            log.warning("%s: its worker is not there: %s", self.session, error)
-        finally:
-            sock.close()
+    def order(self) -> dict[str, object]:
+        key = self.key.hex()
+        return {"op": "resume", "which": self.which, "turn": self.turn, "key": key}
 
 
 def admit_resume(

@@ -44,7 +44,7 @@ from fdcore.host import gpus as host_gpus
 from fdcore.lease import Lease, LeaseBook, Owner
 from fdcore.line import Line
 from fdcore.recall import Heirloom, socket_of, started
-from fdcore.resume import Away, Resume, admit_resume
+from fdcore.resume import Away, admit_resume
 from fdcore.room import raised
 from fdcore.rpc.server import Activity, ControlListener, Place, run_loop
 from fdcore.sched.queue import Quota, Request
@@ -58,6 +58,7 @@ from fdcore.selfcheck import SelfCheck, spec_of
 from fdcore.service import Service
 from fdcore.session import (
     BULK_MOST,
+    Arrival,
     Bulk,
     Hold,
     Session,
@@ -82,7 +83,7 @@ from fdcore.sockets import (
 )
 from fdcore.store import LEASE, META, StateLock
 from fdcore.tenants import Tenants, give
-from fdcore.trunks import Trunk, admit_trunk
+from fdcore.trunks import admit_trunk
 from fdcore.watch import LogLine, Watch
 from fdcore.workers import (
     REFILL_SECONDS,
@@ -485,7 +486,7 @@ class Server:
             self.waiting.leave(stranger)
         if isinstance(admitted, Hold):
             await self.held(admitted, sock)
-        elif isinstance(admitted, Trunk | Resume):
+        elif isinstance(admitted, Arrival):
             keep_alive(sock)
             admitted.hand_over(sock)
         elif isinstance(admitted, Bulk):
@@ -496,7 +497,7 @@ class Server:
 
     async def handshake(
         self, sock: socket.socket, stranger: Stranger, nonce: bytes
-    ) -> "Session | Bulk | Hold | Trunk | Resume":
+    ) -> "Session | Bulk | Hold | Arrival":
         """nonce: of the greeting, which it has been sent."""
         loop = asyncio.get_running_loop()
         request = attach.unpack_request(await receive(sock, attach.REQUEST.size))
@@ -550,7 +551,7 @@ class Server:
 
     def admit(
         self, request: attach.Request, nonce: bytes, sock: socket.socket
-    ) -> "Session | Bulk | Hold | Trunk | Resume":
+    ) -> "Session | Bulk | Hold | Arrival":
         """What the connection will belong to, standing for its lease already; or
         raises what is wrong with the request."""
         if request.protocol != self.protocol:

@@ -1,6 +1,7 @@
 """What belongs to a lease on its server: attached programs, and who only holds it."""
 
 import asyncio
+import logging
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,6 +10,8 @@ from typing import Any
 from fdcore.lease import Lease, LeaseBook
 from fdcore.sockets import has_come
 from fdcore.workers import Worker
+
+log = logging.getLogger("fdserver")
 
 # What a lease needs at most to be free once its program is over.
 ENDING_SECONDS = 3.0
@@ -37,6 +40,31 @@ class Session:
 
     def __str__(self) -> str:
         return f"session {self.id.hex()[:8]} of lease {self.lease.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A connection that comes to the worker of a session which is under way."""
+
+    session: Session
+
+    @property
+    def lease(self) -> Lease:
+        return self.session.lease
+
+    def order(self) -> dict[str, object]:
+        raise NotImplementedError
+
+    def hand_over(self, sock: socket.socket) -> None:
+        """The socket is the worker's from here on."""
+        order = self.order()
+        try:
+            if self.session.worker is not None:
+                self.session.worker.hand_over(order, sock)
+        except OSError as error:
+            log.warning("%s: no %s: %s", self.session, order["op"], error)
+        finally:
+            sock.close()
 
 
 BULK_MOST = 4

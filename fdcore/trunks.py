@@ -1,40 +1,26 @@
 """Trunks as the server sees them: another server's worker has dialled, and its
 connection goes to the worker of a session here (csrc/include/fdc/trunk.h)."""
 
-import logging
-import socket
 from dataclasses import dataclass, field
 
 from fdcore import attach
 from fdcore.errors import RefusedError
 from fdcore.lease import Lease
-from fdcore.session import Session
-
-log = logging.getLogger("fdserver")
+from fdcore.session import Arrival, Session
 
 # To one session, over its life: it has one from each server beside it.
 TRUNKS_EACH = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Trunk:
-    session: Session
+class Trunk(Arrival):
+    """Another server's worker has come."""
+
     number: int
     key: bytes = field(repr=False)  # if it is sealed, else nothing
 
-    @property
-    def lease(self) -> Lease:
-        return self.session.lease
-
-    def hand_over(self, sock: socket.socket) -> None:
-        """The socket is the worker's from here on."""
-        try:
-            if self.session.worker is not None:
-                self.session.worker.trunk(self.number, self.key, sock)
-        except OSError as error:
-            log.warning("%s: its worker takes no trunk: %s", self.session, error)
-        finally:
-            sock.close()
+    def order(self) -> dict[str, object]:
+        return {"op": "trunk", "number": self.number, "key": self.key.hex()}
 
 
 def admit_trunk(

@@ -159,17 +159,8 @@ class Worker:
         for sock in sockets:
             sock.close()
 
-    def trunk(self, number: int, key: bytes, sock: socket.socket) -> None:
-        """Another server's worker has come to its session. The socket is the worker's
-        from then on."""
-        order = {"op": "trunk", "number": number, "key": key.hex()}
-        with sock:
-            sock.setblocking(True)
-            socket.send_fds(self.control, [json.dumps(order).encode()], [sock.fileno()])
-
-    def resume(self, which: int, turn: int, key: bytes, sock: socket.socket) -> None:
-        """The client has come again. The socket is the worker's from then on."""
-        order = {"op": "resume", "which": which, "turn": turn, "key": key.hex()}
+    def hand_over(self, order: Mapping[str, object], sock: socket.socket) -> None:
+        """What the order is about is the worker's from then on."""
         with sock:
             sock.setblocking(True)
             socket.send_fds(self.control, [json.dumps(order).encode()], [sock.fileno()])
