@@ -37,15 +37,11 @@ def streams(bench: Bench) -> Found:
     for host, lane, words in zip(hosts, lanes, there, strict=True):
         words.copy_to_host(host, stream=lane)
     bench.at(0.5)
-    wrong = []
+    wrong: list[str] = []
     for n, lane in enumerate(lanes):
         lane.synchronize()
         reference.steps(should[n], factors, mores)
-        unlike, first = reference.differing(hosts[n], should[n])
-        if unlike:
-            wrong.append(
-                f"stream {n}: {unlike} of {WORDS} differ, the first is {first}"
-            )
+        wrong += reference.unlike(f"stream {n}", hosts[n], should[n])
     return Found(f"{STREAMS} streams, {STEPS} kernels each, exact", wrong)
 
 
@@ -75,7 +71,5 @@ def events(bench: Bench) -> Found:
     if back:
         wrong.append(f"event {back[0] + 1} was before event {back[0]}")
     reference.steps(should, factors, mores)
-    unlike, first = reference.differing(words.copy_to_host(), should)
-    if unlike:
-        wrong.append(f"{unlike} of {WORDS} words differ, the first is {first}")
+    wrong += reference.unlike("words", words.copy_to_host(), should)
     return Found(f"{TURNS} turns of two streams, exact", wrong)

@@ -36,6 +36,14 @@ def differing(a, b):
     return count, first
 
 
+def unlike(name: str, got: np.ndarray, should: np.ndarray) -> list[str]:
+    """What a check says of values that are not as they should be."""
+    count, first = differing(got, should)
+    if not count:
+        return []
+    return [f"{name}: {count} of {should.size} differ, the first is {first}"]
+
+
 @njit
 def atomics(threads, whole, wide, bins):
     whole[0] = threads

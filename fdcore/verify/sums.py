@@ -65,13 +65,8 @@ def reductions(bench: Bench) -> Found:
     bench.at(0.5)
     got, want = int(total.copy_to_host()[0]), int(reference.sum_of(numbers))
     wrong = [] if got == want else [f"sum by warps: {got}, not {want}"]
-    unlike, first = reference.differing(
-        parts.copy_to_host(), reference.block_sums(reals)
-    )
-    if unlike:
-        wrong.append(
-            f"sums by blocks: {unlike} of {count} differ, the first is {first}"
-        )
+    blocked = reference.block_sums(reals)
+    wrong += reference.unlike("sums by blocks", parts.copy_to_host(), blocked)
     return Found(f"{NUMBERS} numbers, by warps and by blocks, exact", wrong)
 
 
@@ -85,16 +80,12 @@ def barriers(bench: Bench) -> Found:
     kernels.scan[count, THREADS](there, sums)
     bench.at(0.4)
     kernels.sort[count, THREADS](there)
-    wrong = []
+    wrong: list[str] = []
     should = reference.scan(numbers)
-    unlike, first = reference.differing(sums.copy_to_host(), should)
-    if unlike:
-        wrong.append(f"scan: {unlike} of {numbers.size} differ, the first is {first}")
+    wrong += reference.unlike("scan", sums.copy_to_host(), should)
     bench.at(0.8)
     reference.sort(numbers)
-    unlike, first = reference.differing(there.copy_to_host(), numbers)
-    if unlike:
-        wrong.append(f"sort: {unlike} of {numbers.size} differ, the first is {first}")
+    wrong += reference.unlike("sort", there.copy_to_host(), numbers)
     return Found(f"scan and sort of {count} blocks of {THREADS}, exact", wrong)
 
 
