@@ -23,22 +23,23 @@ def made(tmp_path_factory):
     return work, environment.make(work / "root", dependencies=False)
 
 
+def packed(kind, made):
+    """The packages of a kind, by name."""
+    if shutil.which(MADE[kind]) is None:
+        pytest.skip(f"{MADE[kind]} is not installed")
+    work, inside = made
+    paths = packages.of(kind, inside, work, work, fast=True)
+    return {re.match("[a-z-]+[a-z]", path.name)[0]: path for path in paths}
+
+
 @pytest.fixture(scope="module")
 def debs(made):
-    if shutil.which("dpkg-deb") is None:
-        pytest.skip("dpkg-deb is not installed")
-    work, inside = made
-    paths = packages.of("deb", inside, work, work, fast=True)
-    return {path.name.split("_")[0]: path for path in paths}
+    return packed("deb", made)
 
 
 @pytest.fixture(scope="module")
 def rpms(made):
-    if shutil.which("rpmbuild") is None:
-        pytest.skip("rpmbuild is not installed")
-    work, inside = made
-    paths = packages.of("rpm", inside, work, work, fast=True)
-    return {path.name.rpartition("-0")[0]: path for path in paths}
+    return packed("rpm", made)
 
 
 def said(*words):
