@@ -3,23 +3,11 @@
  * waits for a line, computes again and says "done". A wrong result is status 3, a call
  * that fails status 4. bench/many.py has many of them at once.
  */
-#include <stdio.h>
-#include <stdlib.h>
-
-#include "cuda_calls.h"
+#include "session.h"
 
 enum { SIZE = 1 << 20 };
 
 static unsigned char back[SIZE];
-
-static void
-check(CUresult result, const char *what)
-{
-    if (result == CUDA_SUCCESS)
-        return;
-    fprintf(stderr, "%s: error %d\n", what, (int)result);
-    exit(4);
-}
 
 static void
 work(CUdeviceptr memory, unsigned char value)
@@ -36,17 +24,11 @@ work(CUdeviceptr memory, unsigned char value)
 int
 main(void)
 {
-    CUcontext context;
-    CUdeviceptr memory;
+    CUdeviceptr memory = begin(SIZE);
     char line[16];
 
-    check(cuInit(0), "cuInit");
-    check(cuDevicePrimaryCtxRetain(&context, 0), "cuDevicePrimaryCtxRetain");
-    check(cuCtxSetCurrent(context), "cuCtxSetCurrent");
-    check(cuMemAlloc_v2(&memory, SIZE), "cuMemAlloc");
     work(memory, 7);
-    puts("up");
-    fflush(stdout);
+    say_up();
     if (fgets(line, sizeof(line), stdin) == NULL)
         return 0;
     work(memory, 9);

@@ -7,24 +7,13 @@
  * A call is a copy of four bytes to the host, checked against what they were set to.
  */
 #include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <time.h>
 
-#include "cuda_calls.h"
+#include "session.h"
 
 enum { MOST = 1 << 20, EVERY_NS = 200000 };
 
 static uint64_t took[MOST];
-
-static void
-check(CUresult result, const char *what)
-{
-    if (result == CUDA_SUCCESS)
-        return;
-    fprintf(stderr, "%s: error %d\n", what, (int)result);
-    exit(4);
-}
 
 static uint64_t
 now_ns(void)
@@ -69,19 +58,13 @@ measure(CUdeviceptr memory, uint32_t expected, uint64_t until)
 int
 main(void)
 {
-    CUcontext context;
-    CUdeviceptr memory;
+    CUdeviceptr memory = begin(4096);
     uint32_t count, value = 0xfdc0ffee;
     char line[32];
 
-    check(cuInit(0), "cuInit");
-    check(cuDevicePrimaryCtxRetain(&context, 0), "cuDevicePrimaryCtxRetain");
-    check(cuCtxSetCurrent(context), "cuCtxSetCurrent");
-    check(cuMemAlloc_v2(&memory, 4096), "cuMemAlloc");
     check(cuMemsetD32_v2(memory, value, 1024), "cuMemsetD32");
     check(cuCtxSynchronize(), "cuCtxSynchronize");
-    puts("up");
-    fflush(stdout);
+    say_up();
     while (fgets(line, sizeof(line), stdin) != NULL) {
         count = measure(memory, value, now_ns() + (uint64_t)atoi(line) * 1000000u);
         if (count == 0)
