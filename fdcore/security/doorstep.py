@@ -49,11 +49,13 @@ class Doorstep:
         self.listeners: list[socket.socket] = []
         self.silent: dict[Caller, None] = {}  # by when they came
         self.sweeping = False
+        self.loop: asyncio.AbstractEventLoop
 
     def listen(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         self.listeners.append(sock)
-        asyncio.get_running_loop().add_reader(sock, self.accept, sock)
+        self.loop = asyncio.get_running_loop()
+        self.loop.add_reader(sock, self.accept, sock)
 
     def accept(self, listener: socket.socket) -> None:
         """One of them, then others have the loop."""
@@ -89,20 +91,21 @@ class Doorstep:
             sock.close()
             return
         self.silent[caller] = None
-        asyncio.get_running_loop().add_reader(sock, self.speaks, caller)
+        # By its number: asyncio describes a socket that it does not find, in words.
+        self.loop.add_reader(sock.fileno(), self.speaks, caller)
         self.sweep_later()
 
     def warn(self, what: Hashable, source: str, text: str) -> None:
         self.seldom.warn((what, source), f"{source}: {text}")
 
     def speaks(self, caller: Caller) -> None:
-        asyncio.get_running_loop().remove_reader(caller.sock)
+        self.loop.remove_reader(caller.sock.fileno())
         self.silent.pop(caller, None)
         self.spoken(caller)
 
     def turn_out(self, caller: Caller) -> None:
         """Its place is another's already."""
-        asyncio.get_running_loop().remove_reader(caller.sock)
+        self.loop.remove_reader(caller.sock.fileno())
         self.silent.pop(caller, None)
         caller.stranger = None
         caller.sock.close()
@@ -112,7 +115,7 @@ class Doorstep:
             first = next(iter(self.silent))
             after = max(0.05, first.came + self.seconds - time.monotonic())
             self.sweeping = True
-            asyncio.get_running_loop().call_later(after, self.sweep)
+            self.loop.call_later(after, self.sweep)
 
     def sweep(self) -> None:
         """Closes those who have said nothing for too long."""
@@ -128,9 +131,8 @@ class Doorstep:
         self.sweep_later()
 
     def close(self) -> None:
-        loop = asyncio.get_running_loop()
         for sock in self.listeners:
-            loop.remove_reader(sock)
+            self.loop.remove_reader(sock)
             sock.close()
         for caller in list(self.silent):
             with contextlib.suppress(OSError):
