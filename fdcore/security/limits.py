@@ -10,7 +10,10 @@ import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 
+from fdcore.precedence import ours
+
 SOURCES = 4096
+CROWD = 32
 
 
 @dataclass(slots=True, eq=False)
@@ -20,11 +23,19 @@ class Stranger:
 
 
 class Waiting:
-    """Those who have not said yet who they are: most in all, each from one source."""
+    """Those who have not said yet who they are: most in all, each from one source.
+    crowd(self, there) is told when they have become one, and when they no more are."""
 
-    def __init__(self, most: int, each: int) -> None:
+    def __init__(
+        self,
+        most: int,
+        each: int,
+        crowd: Callable[["Waiting", bool], object] = ours.crowd,
+    ) -> None:
         self.most = most
         self.each = each
+        self.crowd = crowd
+        self.crowded = False
         self.by_source: dict[Hashable, dict[Stranger, None]] = {}
         self.count = 0
 
@@ -45,7 +56,14 @@ class Waiting:
         stranger = Stranger(source, end)
         self.by_source.setdefault(source, {})[stranger] = None
         self.count += 1
+        self.look_round()
         return stranger, ended is not None
+
+    def look_round(self) -> None:
+        there = self.count >= (CROWD // 2 if self.crowded else CROWD)
+        if there != self.crowded:
+            self.crowded = there
+            self.crowd(self, there)
 
     def leave(self, stranger: Stranger) -> None:
         own = self.by_source.get(stranger.source)
@@ -55,6 +73,7 @@ class Waiting:
         self.count -= 1
         if not own:
             del self.by_source[stranger.source]
+        self.look_round()
 
 
 class Rate:
