@@ -38,9 +38,9 @@ LOWER = 10
 # ---- the crowd ----
 
 
-def crowd(ports: Sequence[int], count: int, again: bool) -> None:
+def crowd(ports: Sequence[int], count: int, again: bool, a_second: float = 0) -> None:
     """Opens so many connections and says "all" once; then says how many are open for
-    each line that it reads. Runs until its input ends."""
+    each line that it reads. Runs until its input ends. a_second: 0, as many as it can."""
     if os.sched_getscheduler(0) == os.SCHED_OTHER:
         os.nice(LOWER)
     else:  # everybody else runs under chrt, in place of a quiet machine
@@ -52,6 +52,7 @@ def crowd(ports: Sequence[int], count: int, again: bool) -> None:
     people: dict[int, socket.socket] = {}
     number = 0
     told = False
+    began = time.monotonic()
 
     def come() -> None:
         nonlocal number
@@ -79,7 +80,8 @@ def crowd(ports: Sequence[int], count: int, again: bool) -> None:
 
     while True:
         for _ in range(10):
-            if number < count or (again and len(people) < count):
+            due = not a_second or number < (time.monotonic() - began) * a_second
+            if due and (number < count or (again and len(people) < count)):
                 come()
         if number >= count and not told:
             print("all", flush=True)
@@ -106,9 +108,9 @@ class Pulse:
     coming: list[tuple[int, int]] = field(default_factory=list)
     there: list[tuple[int, int]] = field(default_factory=list)
 
-    def begin(self) -> None:
+    def begin(self, milliseconds: int = ROUND_MS) -> None:
         assert self.process.stdin is not None
-        self.process.stdin.write(f"{ROUND_MS}\n")
+        self.process.stdin.write(f"{milliseconds}\n")
         self.process.stdin.flush()
 
     def end(self) -> tuple[int, int]:
@@ -138,9 +140,19 @@ class Outcome:
     spent: float = 0.0  # CPU seconds of the server
     kib: int = 0
     most_descriptors: int = 0
+    most_slice: int = 0  # of the server's main thread; 0: the kernel does not say
     logged: list[str] = field(default_factory=list)
     newcomers: list[float] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
+
+
+def time_slice(pid: int) -> int:
+    """In ns, of the process's main thread; 0: the kernel does not say."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/sched").read_text().splitlines():
+            if line.startswith("se.slice"):
+                return int(line.split()[-1])
+    return 0
 
 
 def flood(server: Server, ports: Sequence[int], count: int, seconds: float,
@@ -166,6 +178,7 @@ def flood(server: Server, ports: Sequence[int], count: int, seconds: float,
         if not pulses:
             time.sleep(0.2)
         found.most_descriptors = max(found.most_descriptors, descriptors(pid))
+        found.most_slice = max(found.most_slice, time_slice(pid))
         with contextlib.suppress(TypeError):
             said += people.stdout.read() or ""
         if "all" in said and not found.opened_after:
@@ -239,10 +252,11 @@ def main() -> int:
     reader.add_argument("--connections", type=int, default=10000)
     reader.add_argument("--seconds", type=float, default=5.0)
     reader.add_argument("--again", action="store_true")
+    reader.add_argument("--a-second", type=float, default=0.0, help=argparse.SUPPRESS)
     reader.add_argument("--crowd", nargs="+", type=int, help=argparse.SUPPRESS)
     given = reader.parse_args()
     if given.crowd:
-        crowd(given.crowd, given.connections, given.again)
+        crowd(given.crowd, given.connections, given.again, given.a_second)
         return 0
     from tests.support import start_server
 
