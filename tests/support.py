@@ -46,14 +46,11 @@ def until(true: Callable[[], object], seconds: float = 20.0) -> None:
 
 
 @dataclass
-class Server:
-    """A running fdserver, its control addresses and what it has logged."""
+class Daemon:
+    """A running program, and what it has logged."""
 
     process: "subprocess.Popen[bytes]"
-    unix: str
-    control: str
     log_path: Path
-    environment: dict[str, str]
 
     @property
     def log(self) -> str:
@@ -63,11 +60,20 @@ class Server:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:
-            return self.process.wait(20)
+            return self.process.wait(30)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
             raise
+
+
+@dataclass
+class Server(Daemon):
+    """A running fdserver, with its control addresses."""
+
+    unix: str
+    control: str
+    environment: dict[str, str]
 
     def free(self) -> list[int]:
         """MiB free on each GPU, as the server says."""
@@ -127,27 +133,14 @@ class Server:
         return self.environment | ({"FD_TRANSPORT": road} if road else {})
 
 
-def start_server(
-    folder: Path,
-    *options: str,
-    devices: int = 2,
-    memory_mb: int = 1024,
-    prefix: Sequence[str] = (),
-    **more: str,
-) -> Server:
-    if not (LIBRARIES / "libfdcpu.so").exists():
-        pytest.fail("fdcore is not built: make build")
-    env = environment(folder, FD_CPU_MEMORY_MB=str(memory_mb), **more)
-    log = folder / "server.log"
+def start_daemon(
+    words: Sequence[str], log: Path, env: dict[str, str]
+) -> tuple["subprocess.Popen[bytes]", Any]:
+    """fdserver with these words, once it has said that it is ready, and what it said."""
     ready, theirs = os.pipe()
-    command = [*prefix, sys.executable, "-m", "fdcore_cli.fdserver"]
-    command += ["--listen", "127.0.0.1:0", "--state", str(folder / "state")]
-    command += ["--ready-fd", str(theirs)]
-    if "--driver" not in options:
-        command += ["--cpu-devices", str(devices)]
     with open(log, "wb") as output:
         process = subprocess.Popen(
-            [*command, *options],
+            [*words, "--ready-fd", str(theirs)],
             env=env,
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -165,8 +158,27 @@ def start_server(
         process.kill()
         process.wait()
         pytest.fail(f"fdserver did not start:\n{log.read_text(errors='replace')}")
-    told = json.loads(said)
-    return Server(process, f"unix:{told['unix']}", told["control"], log, env)
+    return process, json.loads(said)
+
+
+def start_server(
+    folder: Path,
+    *options: str,
+    devices: int = 2,
+    memory_mb: int = 1024,
+    prefix: Sequence[str] = (),
+    **more: str,
+) -> Server:
+    if not (LIBRARIES / "libfdcpu.so").exists():
+        pytest.fail("fdcore is not built: make build")
+    env = environment(folder, FD_CPU_MEMORY_MB=str(memory_mb), **more)
+    log = folder / "server.log"
+    command = [*prefix, sys.executable, "-m", "fdcore_cli.fdserver"]
+    command += ["--listen", "127.0.0.1:0", "--state", str(folder / "state")]
+    if "--driver" not in options:
+        command += ["--cpu-devices", str(devices)]
+    process, told = start_daemon([*command, *options], log, env)
+    return Server(process, log, f"unix:{told['unix']}", told["control"], env)
 
 
 def compile_c(name: str, folder: Path, flags: Sequence[str] = ("-ldl",)) -> Path:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
-import select
 import shutil
-import signal
 import subprocess
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.support import START_SECONDS, Server, start_server
+from tests.support import Daemon, Server, start_daemon, start_server
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or ""
 WORK = Path(__file__).with_name("work.py")
@@ -22,50 +18,20 @@ PATIENCE = 60_000
 
 
 @dataclass
-class Manager:
+class Manager(Daemon):
     """A running fdserver web."""
 
-    process: subprocess.Popen[bytes]
     url: str
-    log_path: Path
-
-    @property
-    def log(self) -> str:
-        return self.log_path.read_text(errors="replace")
-
-    def stop(self) -> int:
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-        try:
-            return self.process.wait(30)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-            raise
 
 
 def start_manager(folder: Path, servers: str, *options: str, environment: dict[str, str]) -> Manager:
-    ready, theirs = os.pipe()
     log = folder / "web.log"
     command = [sys.executable, "-m", "fdcore_cli.fdserver", "web", "-l", servers]
-    command += ["--state", str(folder / "state"), "--ready-fd", str(theirs)]
+    command += ["--state", str(folder / "state")]
     if "--listen" not in options:
         command += ["--listen", "127.0.0.1:0"]
-    with open(log, "wb") as output:
-        process = subprocess.Popen(
-            [*command, *options], env=environment, stdin=subprocess.DEVNULL, stdout=output,
-            stderr=output, pass_fds=[theirs], start_new_session=True)
-    os.close(theirs)
-    try:
-        can_read = select.select([ready], [], [], START_SECONDS)[0]
-        said = os.read(ready, 4096) if can_read else b""
-    finally:
-        os.close(ready)
-    if not said:
-        process.kill()
-        process.wait()
-        raise RuntimeError(f"fdserver web did not start:\n{log.read_text(errors='replace')}")
-    return Manager(process, json.loads(said)["web"], log)
+    process, told = start_daemon([*command, *options], log, environment)
+    return Manager(process, log, told["web"])
 
 
 @dataclass
