@@ -225,10 +225,13 @@ fdc_server_call_cuStreamWaitEvent(struct fdc_request *request,
     }
     if (result == CUDA_SUCCESS && req->Flags != 0)
         __atomic_store_n(&box->pinned, 1, __ATOMIC_RELAXED);
-    if (result == CUDA_SUCCESS)
+    if (result == CUDA_SUCCESS) {
+        fdc_meter_stands(serve);
         result = request->driver->cuStreamWaitEvent(stream, box->event, req->Flags);
+    }
     if (may_join)
         fdc_capture_joined(serve, stream, flags);
+    fdc_meter_stood(serve);
     fdc_request_answer(request, result, NULL, 0);
     return 0;
 }

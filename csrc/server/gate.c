@@ -205,9 +205,12 @@ stand(struct fdc_request *request, const struct fdc_req_fdcGate *req, CUstream s
     result = ask(serve->gates, ctx->index, req->word, req->value, &device);
     if (result == CUDA_SUCCESS && request->flags & FDC_MSG_DONE)
         result = fdc_mark_stream(ctx, stream, &mark);
-    if (result == CUDA_SUCCESS)
+    if (result == CUDA_SUCCESS) {
+        fdc_meter_stands(serve);
         result = serve->driver->cuStreamWaitValue32_v2(stream, device, req->value,
                                                        CU_STREAM_WAIT_VALUE_GEQ);
+        fdc_meter_stood(serve);
+    }
     if (result == CUDA_SUCCESS && mark != NULL) {
         if (fdc_done_add(serve, request->ticket, mark, stream, (struct fdc_chunk){ 0 }))
             result = CUDA_ERROR_OUT_OF_MEMORY;

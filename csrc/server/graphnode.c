@@ -156,7 +156,7 @@ body_read(struct fdc_request *request, uint32_t type, struct fdc_span span,
     case CU_GRAPH_NODE_TYPE_MEMSET:
         return (int)memset_read(serve, &bytes->memset, body);
     case CU_GRAPH_NODE_TYPE_HOST:
-        return (int)fdc_hostfn_place(serve, bytes->host.number, true, &body->host.fn,
+        return (int)fdc_hostfn_place(serve, bytes->host.number, NULL, &body->host.fn,
                                      &body->host.userData);
     case CU_GRAPH_NODE_TYPE_WAIT_EVENT:
     case CU_GRAPH_NODE_TYPE_EVENT_RECORD:

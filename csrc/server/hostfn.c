@@ -15,7 +15,8 @@ struct place {                          /* one cuLaunchHostFunc; may run again i
     struct place *next;
     struct fdc_serve *serve;
     uint64_t number;
-    bool captured;                      /* lives as long as the session */
+    struct fdc_ctx *ctx;
+    CUstream stream;                    /* NULL: in a graph; lives as long as the session */
 };
 
 struct running {                        /* on the trampoline's stack */
@@ -75,8 +76,7 @@ trampoline(void *user)
             at = &(*at)->next;
         *at = &me;
         fns->inside++;
-        if (serve->meter != NULL)
-            fdc_meter_stall(serve, true);
+        fdc_meter_host(serve, place->ctx, place->stream, true);
         __atomic_store_n(&fns->due, 1, __ATOMIC_RELEASE);
         fdc_poller_kick(serve);
         while (!me.done && !fns->over)
@@ -85,11 +85,10 @@ trampoline(void *user)
             ;
         *at = me.next;
         fns->inside--;
-        if (serve->meter != NULL)
-            fdc_meter_stall(serve, false);
+        fdc_meter_host(serve, place->ctx, place->stream, false);
         pthread_cond_broadcast(&fns->answered);
     }
-    if (!place->captured)
+    if (place->stream != NULL)
         place_free(fns, place);
     pthread_mutex_unlock(&fns->lock);
 }
@@ -212,9 +211,9 @@ fdc_side_start(struct fdc_serve *serve)
     return 0;
 }
 
-/* The address for cuLaunchHostFunc and host nodes; captured: kept for replays. */
+/* The address for cuLaunchHostFunc and host nodes, which are kept for replays. */
 CUresult
-fdc_hostfn_place(struct fdc_serve *serve, uint64_t number, bool captured, CUhostFn *fn,
+fdc_hostfn_place(struct fdc_serve *serve, uint64_t number, CUstream stream, CUhostFn *fn,
                  void **user)
 {
     struct fdc_hostfns *fns = serve->hostfns;
@@ -222,7 +221,9 @@ fdc_hostfn_place(struct fdc_serve *serve, uint64_t number, bool captured, CUhost
 
     if (place == NULL)
         return CUDA_ERROR_OUT_OF_MEMORY;
-    *place = (struct place){ .serve = serve, .number = number, .captured = captured };
+    *place = (struct place){
+        .serve = serve, .number = number, .ctx = fdc_context_here(), .stream = stream,
+    };
     pthread_mutex_lock(&fns->lock);
     place->next = fns->places;
     fns->places = place;
@@ -268,7 +269,8 @@ fdc_server_call_fdcHostFn(struct fdc_request *request, const struct fdc_req_fdcH
     result = fdc_handle_stream(serve, req->stream, &stream);
     if (result == CUDA_SUCCESS)
         result = fdc_hostfn_place(serve, req->number,
-                                  fdc_stream_is_capturing(serve, stream), &fn, &user);
+                                  fdc_stream_is_capturing(serve, stream) ? NULL : stream,
+                                  &fn, &user);
     if (result == CUDA_SUCCESS) {
         result = request->driver->cuLaunchHostFunc(stream, fn, user);
         if (result != CUDA_SUCCESS)

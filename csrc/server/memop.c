@@ -1,7 +1,7 @@
 /*
- * Words of memory that a stream waits for or writes, several at a time. Each address has to
- * be the session's. The driver takes the array before it returns, and waiting is the
- * stream's: the executor goes on.
+ * Words of memory that a stream waits for, or writes several of at a time. Each address has
+ * to be the session's. The driver takes an array before it returns, and waiting is the
+ * stream's: the executor goes on, and no device time is charged.
  */
 #include "server/serve.h"
 #include "server_hooks.h"
@@ -33,6 +33,16 @@ reaches(struct fdc_serve *serve, const CUstreamBatchMemOpParams *op)
     }
 }
 
+static bool
+any_waits(const CUstreamBatchMemOpParams *ops, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++)
+        if ((int)ops[i].operation == CU_STREAM_MEM_OP_WAIT_VALUE_32 ||
+            (int)ops[i].operation == CU_STREAM_MEM_OP_WAIT_VALUE_64)
+            return true;
+    return false;
+}
+
 int
 fdc_server_call_cuStreamBatchMemOp_v2(struct fdc_request *request,
                                       const struct fdc_req_cuStreamBatchMemOp_v2 *req)
@@ -57,8 +67,56 @@ fdc_server_call_cuStreamBatchMemOp_v2(struct fdc_request *request,
         result = CUDA_ERROR_NOT_SUPPORTED;
     for (uint32_t i = 0; i < req->count && result == CUDA_SUCCESS; i++)
         result = reaches(request->serve, &ops[i]);
-    if (result == CUDA_SUCCESS)
+    if (result == CUDA_SUCCESS) {
+        if (any_waits(ops, req->count))
+            fdc_meter_stands(request->serve);
         result = driver->cuStreamBatchMemOp_v2(stream, req->count, ops, req->flags);
+        fdc_meter_stood(request->serve);
+    }
+    fdc_request_answer(request, result, NULL, 0);
+    return 0;
+}
+
+int
+fdc_server_call_cuStreamWaitValue32_v2(struct fdc_request *request,
+                                       const struct fdc_req_cuStreamWaitValue32_v2 *req)
+{
+    CUstream stream;
+    CUresult result;
+
+    result = fdc_handle_stream(request->serve, req->stream, &stream);
+    if (result == CUDA_SUCCESS)
+        result = fdc_memory_reach(request->serve, req->addr, 4);
+    if (result == CUDA_SUCCESS && !FDC_HAS(request->driver, cuStreamWaitValue32_v2))
+        result = CUDA_ERROR_NOT_SUPPORTED;
+    if (result == CUDA_SUCCESS) {
+        fdc_meter_stands(request->serve);
+        result = request->driver->cuStreamWaitValue32_v2(stream, req->addr, req->value,
+                                                         req->flags);
+        fdc_meter_stood(request->serve);
+    }
+    fdc_request_answer(request, result, NULL, 0);
+    return 0;
+}
+
+int
+fdc_server_call_cuStreamWaitValue64_v2(struct fdc_request *request,
+                                       const struct fdc_req_cuStreamWaitValue64_v2 *req)
+{
+    CUstream stream;
+    CUresult result;
+
+    result = fdc_handle_stream(request->serve, req->stream, &stream);
+    if (result == CUDA_SUCCESS)
+        result = fdc_memory_reach(request->serve, req->addr, 8);
+    if (result == CUDA_SUCCESS && !FDC_HAS(request->driver, cuStreamWaitValue64_v2))
+        result = CUDA_ERROR_NOT_SUPPORTED;
+    if (result == CUDA_SUCCESS) {
+        fdc_meter_stands(request->serve);
+        result = request->driver->cuStreamWaitValue64_v2(stream, req->addr, req->value,
+                                                         req->flags);
+        fdc_meter_stood(request->serve);
+    }
     fdc_request_answer(request, result, NULL, 0);
     return 0;
 }

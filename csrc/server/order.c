@@ -77,7 +77,9 @@ wait_for_others(struct fdc_serve *serve, CUstream stream, uint64_t seen)
         if (is_of(order, i, stream) || order->out[i].number <= seen ||
             !is_out(serve, order, i))
             continue;
+        fdc_meter_stands(serve);
         one = serve->driver->cuStreamWaitEvent(stream, order->out[i].mark->event, 0);
+        fdc_meter_stood(serve);
         if (one != CUDA_SUCCESS)
             result = one;
     }

@@ -312,8 +312,13 @@ void fdc_meter_enter(struct fdc_serve *serve, CUstream stream);
 void fdc_meter_gone(struct fdc_serve *serve, CUstream stream);
 /* The executor has nothing to do. */
 void fdc_meter_idle(struct fdc_serve *serve);
-/* The device waits for the program, or does no longer. */
-void fdc_meter_stall(struct fdc_serve *serve, bool on);
+/* What the executor gives a stream now, after fdc_meter_enter(), is a place to stand at: before
+ * the driver gets it, and after. */
+void fdc_meter_stands(struct fdc_serve *serve);
+void fdc_meter_stood(struct fdc_serve *serve);
+/* A host function of the program's begins in this stream, or ends; NULL: in a graph. Any
+ * thread. */
+void fdc_meter_host(struct fdc_serve *serve, struct fdc_ctx *ctx, CUstream stream, bool on);
 /* Device time of the lease's parts, ns. */
 uint64_t fdc_meter_spent(const struct fdc_serve *serve);
 
@@ -442,9 +447,10 @@ int fdc_side_start(struct fdc_serve *serve);
 bool fdc_hostfns_turn(struct fdc_serve *serve);
 void fdc_hostfns_cancel(struct fdc_serve *serve);
 void fdc_hostfns_free(struct fdc_serve *serve);
-/* What to give the driver for the client's function of this number; captured: it may run
- * again, and lives as long as the session. */
-CUresult fdc_hostfn_place(struct fdc_serve *serve, uint64_t number, bool captured,
+/* What to give the driver for the client's function of this number, once, in this stream of
+ * the current context; stream NULL: in a graph, it may run again, and lives as long as the
+ * session. */
+CUresult fdc_hostfn_place(struct fdc_serve *serve, uint64_t number, CUstream stream,
                           CUhostFn *fn, void **user);
 /* The number that what fdc_hostfn_place() gave stands for. */
 CUresult fdc_hostfn_number(struct fdc_serve *serve, CUhostFn fn, void *user,

@@ -222,6 +222,22 @@ client_answer_host_fn(struct client *client, uint64_t number)
     fdc_link_flush(client->link, FDC_LANE_SIDE);
 }
 
+static inline void
+client_open_gate(struct client *client, uint32_t word, uint32_t value)
+{
+    struct fdc_msg *message;
+    int err;
+
+    message = fdc_link_claim(client->link, FDC_LANE_SIDE, sizeof(*message), &err);
+    CHECK(message != NULL);
+    *message = (struct fdc_msg){
+        .size = sizeof(*message), .id = FDC_SIDE_GATE, .ctx = 1,
+        .ticket = (uint64_t)word << 32 | value,
+    };
+    fdc_link_commit(client->link, FDC_LANE_SIDE);
+    fdc_link_flush(client->link, FDC_LANE_SIDE);
+}
+
 /* Attaches and opens the first device; gives the start of its address piece. */
 static inline uint64_t
 client_attach(struct client *client)

@@ -487,22 +487,6 @@ test_copy_comes_before_later_work_elsewhere(void)
 }
 
 static void
-open_gate(struct client *client, uint32_t word, uint32_t value)
-{
-    struct fdc_msg *message;
-    int err;
-
-    message = fdc_link_claim(client->link, FDC_LANE_SIDE, sizeof(*message), &err);
-    CHECK(message != NULL);
-    *message = (struct fdc_msg){
-        .size = sizeof(*message), .id = FDC_SIDE_GATE, .ctx = 1,
-        .ticket = (uint64_t)word << 32 | value,
-    };
-    fdc_link_commit(client->link, FDC_LANE_SIDE);
-    fdc_link_flush(client->link, FDC_LANE_SIDE);
-}
-
-static void
 test_stream_stands_still_at_a_gate(void)
 {
     static struct client client;
@@ -521,19 +505,19 @@ test_stream_stands_still_at_a_gate(void)
     SEND(&client, fdcGate, 0, .stream = STREAM(2), .word = FDC_GATE_WORDS - 1, .value = 7);
     mark[1] = SEND(&client, fdcMark, FDC_MSG_DONE, .stream = STREAM(2));
     CHECK_EQ(client_wait_done(&client, there), 0);
-    open_gate(&client, 2, 1);
-    open_gate(&client, FDC_GATE_WORDS - 1, 6);
+    client_open_gate(&client, 2, 1);
+    client_open_gate(&client, FDC_GATE_WORDS - 1, 6);
     CHECK_EQ(CALL(&client, cuStreamQuery, .hStream = STREAM(1)), CUDA_ERROR_NOT_READY);
     CHECK(!client_is_done(&client, mark[0]) && !client_is_done(&client, mark[1]));
-    open_gate(&client, FDC_GATE_WORDS - 1, 7);
+    client_open_gate(&client, FDC_GATE_WORDS - 1, 7);
     CHECK_EQ(client_wait_done(&client, mark[1]), 0);
     CHECK(!client_is_done(&client, mark[0]));
-    open_gate(&client, 1, 1);
+    client_open_gate(&client, 1, 1);
     CHECK_EQ(client_wait_done(&client, mark[0]), 0);
 
     /* The opening is there before the gate is; an older one takes nothing back. */
-    open_gate(&client, 3, 5);
-    open_gate(&client, 3, 4);
+    client_open_gate(&client, 3, 5);
+    client_open_gate(&client, 3, 4);
     SEND(&client, fdcGate, 0, .stream = STREAM(1), .word = 3, .value = 5);
     CHECK_EQ(CALL(&client, cuStreamSynchronize, .hStream = STREAM(1)), 0);
     client_close(&client, 0);
@@ -571,7 +555,7 @@ test_gates_that_cannot_be_end_the_session(void)
         if (i == 0)
             SEND(&client, fdcGate, 0, .stream = LEGACY, .word = FDC_GATE_WORDS, .value = 1);
         else
-            open_gate(&client, i == 1 ? 0 : 1, 1); /* 2: a context without words */
+            client_open_gate(&client, i == 1 ? 0 : 1, 1); /* 2: a context without words */
         while (client_take(&client, -1) >= 0)
             continue;
         client_close(&client, -EPROTO);
