@@ -285,8 +285,7 @@ class Worker:
                     poll.register(heard, select.POLLIN)
                 continue
             if self.wake in ready:
-                self.stopped = "told to end"
-                self.session.stop()
+                self.end()
                 return
             if self.news in ready:
                 self.look_for_client()
@@ -310,15 +309,18 @@ class Worker:
                 with self.using:
                     self.session.company()
             elif order.get("op") == "stats":
-                self.control.say(
-                    op="stats",
-                    counters=self.session.counters(),
-                    calls=self.session.calls(),
-                )
+                with self.using:
+                    counters, calls = self.session.counters(), self.session.calls()
+                self.control.say(op="stats", counters=counters, calls=calls)
             elif order.get("op") == "stop":
-                self.stopped = "told to end"
-                self.session.stop()
+                self.end()
                 return
+
+    def end(self) -> None:
+        assert self.session is not None
+        self.stopped = "told to end"
+        with self.using:
+            self.session.stop()
 
     def resume(self, which: int, turn: int, fd: int, key: bytes) -> None:
         assert self.session is not None

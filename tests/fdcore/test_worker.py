@@ -8,6 +8,7 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 
 from fdcore.config import CPU_DEVICE, library
+from fdcore.worker import Worker
 
 READY = struct.Struct("<Ii248s")
 MAGIC = 0x31434446
@@ -179,6 +181,36 @@ def test_worker_outlives_its_server(hand: Hand) -> None:
 def test_spare_worker_ends_with_its_server(hand: Hand) -> None:
     hand.control.close()
     assert hand.process.wait(60) == 0
+
+
+class Guarded:
+    """A session that may be freed by another thread."""
+
+    def __init__(self, guard: threading.Lock) -> None:
+        self.guard = guard
+        self.used: list[str] = []
+
+    def use(self, name: str) -> dict[str, Any]:
+        self.used.append(name if self.guard.locked() else f"{name} unguarded")
+        return {}
+
+    def __getattr__(self, name: str) -> Callable[[], dict[str, Any]]:
+        return lambda: self.use(name)
+
+
+def test_session_is_not_looked_at_while_it_is_freed() -> None:
+    """The server may ask what a session did, or end it, as the session ends by itself."""
+    control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    worker = Worker(theirs.detach())
+    worker.session = session = Guarded(worker.using)
+    control.send(json.dumps({"op": "stats"}).encode())
+    control.send(json.dumps({"op": "stop"}).encode())
+    worker.listen()
+    assert session.used == ["counters", "calls", "stop"]
+    control.close()
+    worker.control.sock.close()
+    for fd in (worker.wake, worker.woken, worker.news):
+        os.close(fd)
 
 
 def test_worker_starts_with_few_modules() -> None:
