@@ -116,8 +116,8 @@ struct rdma_link {
     uint32_t free_count;
     uint8_t *pool;
 
-    uint64_t puts, puts_done, puts_told; /* of this side */
-    uint64_t landed;                     /* of the other side's; atomic */
+    uint64_t puts, puts_flushing, puts_done, puts_told; /* of this side; 0: no flush */
+    uint64_t landed;                                    /* of the other side's; atomic */
 
     /* Who leads, and what the others sleep on; see rdma.c. */
     pthread_mutex_t lead;

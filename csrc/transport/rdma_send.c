@@ -9,7 +9,7 @@
  *
  * Puts are RDMA writes out of this side's own view of the region, which is registered, so
  * the caller's bytes are copied there first. No order holds between a write and an active
- * message: the flush of the endpoint after each put tells when the other side has it, and
+ * message: a flush of the endpoint tells when the other side has what was put before it, and
  * then a note says so (LANDED). Towards the client a batch names the puts that were made
  * before it, and its receiver holds it back until then; towards the worker the message does.
  */
@@ -29,6 +29,7 @@ enum {
 };
 
 static void arm_pusher(struct rdma_link *rdma);
+static void flush_puts(struct rdma_link *rdma);
 
 /* ---- batches ---- */
 
@@ -179,6 +180,7 @@ rdma_send_notes(struct rdma_link *rdma)
 
     if (fdc_load_relaxed(&rdma->dead) || !fdc_load_relaxed(&rdma->met))
         return;
+    flush_puts(rdma);
     if (rdma->puts_told < rdma->puts_done) {
         batch = batch_take(rdma, 0, 0);
         if (!batch)
@@ -349,11 +351,6 @@ rdma_has_room(struct rdma_link *rdma, enum fdc_lane lane, uint32_t size)
 
 /* ---- puts ---- */
 
-struct put {
-    struct rdma_link *rdma;
-    uint64_t ticket;
-};
-
 static void
 put_written(void *request, ucx_status status, void *user_data)
 {
@@ -366,32 +363,49 @@ put_written(void *request, ucx_status status, void *user_data)
 }
 
 static void
-put_done(struct put *put, ucx_status status)
-{
-    struct rdma_link *rdma = put->rdma;
-
-    if (status != UCX_OK)
-        fdc_store_ordered(&rdma->dead, 1);
-    else if (put->ticket > rdma->puts_done)
-        rdma->puts_done = put->ticket;
-    free(put);
-}
-
-static void
 put_flushed(void *request, ucx_status status, void *user_data)
 {
-    struct put *put = user_data;
-    struct rdma_link *rdma = put->rdma;
+    struct rdma_link *rdma = user_data;
 
     rdma->pending--;
-    put_done(put, status);
+    if (status != UCX_OK)
+        fdc_store_ordered(&rdma->dead, 1);
+    else
+        rdma->puts_done = rdma->puts_flushing;
+    rdma->puts_flushing = 0;
     rdma->ucx.request_free(request);
+}
+
+/* One flush at a time: it covers all that was written before it, and what is written
+ * meanwhile is the next one's. Locked. */
+static void
+flush_puts(struct rdma_link *rdma)
+{
+    struct ucx_op op = {
+        .mask = UCX_OP_CALLBACK | UCX_OP_USER_DATA,
+        .cb = put_flushed,
+        .user_data = rdma,
+    };
+    ucx_pending pending;
+
+    if (rdma->puts_flushing || rdma->puts_done == rdma->puts)
+        return;
+    rdma->puts_flushing = rdma->puts;
+    pending = rdma->ucx.ep_flush_nbx(rdma->ep, &op);
+    if (UCX_IS_ERROR(pending)) {
+        fdc_store_ordered(&rdma->dead, 1);
+    } else if (pending) {
+        rdma->pending++;
+    } else {
+        rdma->puts_done = rdma->puts_flushing;
+        rdma->puts_flushing = 0;
+    }
 }
 
 /* Locked. 0 or -EPIPE. */
 static int
 put_start(struct rdma_link *rdma, enum fdc_region region, uint64_t offset,
-          uint64_t size, struct put *put)
+          uint64_t size)
 {
     struct ucx_op op = {
         .mask = UCX_OP_CALLBACK | UCX_OP_USER_DATA | UCX_OP_MEMH,
@@ -407,19 +421,7 @@ put_start(struct rdma_link *rdma, enum fdc_region region, uint64_t offset,
         return -EPIPE;
     if (pending)
         rdma->pending++;
-    put->ticket = ++rdma->puts;
-    op.mask = UCX_OP_CALLBACK | UCX_OP_USER_DATA;
-    op.cb = put_flushed;
-    op.user_data = put;
-    pending = rdma->ucx.ep_flush_nbx(rdma->ep, &op);
-    if (UCX_IS_ERROR(pending)) {
-        free(put);
-        fdc_store_ordered(&rdma->dead, 1);
-    } else if (pending) {
-        rdma->pending++;
-    } else {
-        put_done(put, UCX_OK);
-    }
+    rdma->puts++;
     return 0;
 }
 
@@ -429,13 +431,8 @@ rdma_put(struct fdc_link *link, enum fdc_region region, uint64_t offset,
 {
     uint8_t *view = link->region[region] + offset;
     struct rdma_link *rdma = rdma_of(link);
-    struct put *put;
     int err;
 
-    put = malloc(sizeof(*put));
-    if (!put)
-        return -ENOMEM;
-    put->rdma = rdma;
     /* Outside the lock: reading the program's memory may need this link. */
     if (view != bytes)
         memmove(view, bytes, size);
@@ -444,16 +441,14 @@ rdma_put(struct fdc_link *link, enum fdc_region region, uint64_t offset,
     if (!err && fdc_load_acquire(&rdma->dead))
         err = -EPIPE;
     if (!err)
-        err = put_start(rdma, region, offset, size, put);
+        err = put_start(rdma, region, offset, size);
     if (!err) {
         if (!link->worker)
             *ticket = rdma->puts;
         rdma_send_notes(rdma);
     }
     rdma_unlock(rdma);
-    if (err)
-        free(put);
-    else
+    if (!err)
         arm_pusher(rdma);
     return err == -EAGAIN ? -EPIPE : err;
 }
@@ -463,7 +458,7 @@ rdma_put(struct fdc_link *link, enum fdc_region region, uint64_t offset,
 bool
 rdma_is_idle(struct rdma_link *rdma)
 {
-    return rdma->pending == 0 && rdma->puts_told == rdma->puts_done;
+    return rdma->pending == 0 && rdma->puts_told == rdma->puts;
 }
 
 static void *

@@ -112,7 +112,9 @@ library_settle(const struct ucx *ucx)
  * No cache of registrations: what is sent is registered for good, and the cache would
  * watch every mmap() of the program. And no shared memory, unless it is asked for: the
  * worker's memory is closed to others, and there is a road for that. Where the other side
- * is on this machine UCX listens on its loopback device alone.
+ * is on this machine UCX listens on its loopback device alone. Its tcp copies what it sends
+ * into pieces of 8 KiB, a system call each; 64 KiB is the most that a receiver takes that
+ * has not been told of more.
  */
 static void
 config_settle(const struct ucx *ucx, struct ucx_config *config, bool local)
@@ -121,6 +123,8 @@ config_settle(const struct ucx *ucx, struct ucx_config *config, bool local)
         ucx->config_modify(config, "RCACHE_ENABLE", "n");
     if (!getenv("UCX_TLS"))
         ucx->config_modify(config, "TLS", "^sm");
+    if (!getenv("UCX_TCP_TX_SEG_SIZE"))
+        ucx->config_modify(config, "TCP_TX_SEG_SIZE", "64k");
     if (local && !getenv("UCX_NET_DEVICES"))
         ucx->config_modify(config, "NET_DEVICES", "lo");
 }
