@@ -33,6 +33,7 @@
 #define GRACE_S 60
 #define STREAMS_MAX (FDC_LINK_SOCKS - 1)
 #define FILE_MAX 65536
+#define WHY_ROOM 512
 
 #define RANGE_LO 0x400000000000ull /* device addresses of all sessions */
 #define RANGE_HI 0x500000000000ull
@@ -50,6 +51,7 @@ struct place {
     int fd[2], fds;     /* connected sockets that were inherited */
     enum fdc_road road; /* 0: whatever there is */
     bool rdma;          /* the server has a device and UCX */
+    char *why;          /* where the reason of a failure goes; NULL: into the log */
 };
 
 struct range {
@@ -67,6 +69,11 @@ no_session(const struct place *place, const char *what, int err)
 {
     const char *server = place != NULL ? place->server : "";
 
+    if (place != NULL && place->why != NULL) {
+        snprintf(place->why, WHY_ROOM, "%s%s%s", what, err != 0 ? ": " : "",
+                 err != 0 ? strerror(-err) : "");
+        return CUDA_ERROR_NO_DEVICE;
+    }
     fdc_log(FDC_LOG_ERROR, "no session%s%s: %s%s%s", server[0] != '\0' ? " with " : "",
             server, what, err != 0 ? ": " : "", err != 0 ? strerror(-err) : "");
     return CUDA_ERROR_NO_DEVICE;
@@ -413,34 +420,31 @@ await_ready(const struct place *place, int fd)
     return CUDA_SUCCESS;
 }
 
-/* The road to this server, and whether it begins at its Unix socket: rdma's handshake does
- * where there is one. */
-static CUresult
-choose_road(const struct place *place, enum fdc_road *road, bool *at_unix)
+/* True: rdma shall be tried with this server. *road: what is taken instead where that fails,
+ * rdma itself where it was asked for. */
+static bool
+choose_road(const struct place *place, enum fdc_road *road)
 {
-    bool may_rdma = place->rdma && !place->seal && !fdc_process.ucx_lost;
     bool here = place->unix_path[0] != '\0';
-    char why[512] = "";
 
     *road = place->road;
-    if (*road == FDC_ROAD_RDMA && fdc_process.ucx_lost) {
+    if (place->fds > 0) {
+        if (*road == 0)
+            *road = place->fds == 2 ? FDC_ROAD_TCP : FDC_ROAD_SHM;
+        return false;
+    }
+    if (*road == FDC_ROAD_RDMA && !fdc_process.ucx_lost)
+        return true;
+    if (*road == FDC_ROAD_RDMA) {
         fdc_log(FDC_LOG_WARN, "a child cannot use its parent's UCX: %s instead of rdma",
                 here ? "shared memory" : "tcp");
         *road = 0;
     }
-    if (*road == 0 && here)
-        *road = FDC_ROAD_SHM;
-    else if (*road == 0 && may_rdma && fdc_rdma_device() &&
-             fdc_rdma_probe(why, sizeof(why)) == 0)
-        *road = FDC_ROAD_RDMA;
-    else if (*road == 0)
-        *road = FDC_ROAD_TCP;
-    if (*road == FDC_ROAD_RDMA && fdc_rdma_probe(why, sizeof(why)) != 0)
-        return no_session(place, why, 0);
-    if (place->road == 0 && why[0] != '\0')
-        fdc_log(FDC_LOG_INFO, "%s: tcp instead", why);
-    *at_unix = *road == FDC_ROAD_SHM || (*road == FDC_ROAD_RDMA && here);
-    return CUDA_SUCCESS;
+    if (*road != 0)
+        return false;
+    *road = here ? FDC_ROAD_SHM : FDC_ROAD_TCP;
+    return !here && place->rdma && !place->seal && !fdc_process.ucx_lost &&
+           fdc_rdma_device();
 }
 
 /* The session file with a lock that tells whether this process lives; -1: there is none. */
@@ -471,20 +475,18 @@ bulk_streams(void)
 
 /* Sockets that are ready to be a link, and their keys if it is to be sealed. */
 static CUresult
-reach(struct place *place, enum fdc_road *road, int socks[FDC_LINK_SOCKS],
+reach(struct place *place, enum fdc_road road, int socks[FDC_LINK_SOCKS],
       struct fdc_link_key keys[FDC_LINK_SOCKS], int *count, uint8_t session[16],
       int *life_fd)
 {
+    bool at_unix = road == FDC_ROAD_SHM, refused;
+    char why[WHY_ROOM];
     CUresult result;
-    bool at_unix, refused;
     uint32_t more;
     int i, streams;
 
     *count = 0;
     if (place->fds > 0) {
-        *road = place->road != 0  ? place->road
-                : place->fds == 2 ? FDC_ROAD_TCP
-                                  : FDC_ROAD_SHM;
         *count = place->fds;
         for (i = 0; i < place->fds; i++) {
             socks[i] = place->fd[i];
@@ -492,9 +494,11 @@ reach(struct place *place, enum fdc_road *road, int socks[FDC_LINK_SOCKS],
         }
         return CUDA_SUCCESS;
     }
-    result = choose_road(place, road, &at_unix);
-    if (result != CUDA_SUCCESS)
-        return result;
+    if (road == FDC_ROAD_RDMA) { /* at its Unix socket where there is one */
+        at_unix = place->unix_path[0] != '\0';
+        if (fdc_rdma_probe(why, sizeof(why)) != 0)
+            return no_session(place, why, 0);
+    }
     if (!place->lease_known || !place->secret_known)
         return no_session(place, "the file of FD_SESSION names no lease and secret", 0);
     if (at_unix ? place->unix_path[0] == '\0' : place->host[0] == '\0')
@@ -502,9 +506,9 @@ reach(struct place *place, enum fdc_road *road, int socks[FDC_LINK_SOCKS],
                           0);
     if (getrandom(session, 16, 0) != 16)
         return no_session(place, "no random numbers", -errno);
-    if (*road == FDC_ROAD_TCP)
+    if (road == FDC_ROAD_TCP)
         *life_fd = lock_life(session);
-    streams = *road == FDC_ROAD_TCP ? bulk_streams() : 0;
+    streams = road == FDC_ROAD_TCP ? bulk_streams() : 0;
 
     do {
         socks[*count] = at_unix ? connect_unix(place->unix_path)
@@ -519,7 +523,7 @@ reach(struct place *place, enum fdc_road *road, int socks[FDC_LINK_SOCKS],
                : streams > 1 ? (uint32_t)(streams - 1) << 4 | (*life_fd >= 0)
                              : *life_fd >= 0;
         result = handshake(socks[*count - 1], place,
-                           *count == 1 ? FDC_ATTACH_COMMAND : FDC_ATTACH_BULK, more, *road,
+                           *count == 1 ? FDC_ATTACH_COMMAND : FDC_ATTACH_BULK, more, road,
                            session, &keys[*count - 1], &refused);
         if (result != CUDA_SUCCESS)
             goto err_close;
@@ -724,25 +728,33 @@ note_door(struct fdc_session *session, const struct place *place, enum fdc_road 
         session->door = fdc_door_new(&facts);
 }
 
+static int
+make_link(const struct place *place, enum fdc_road road, const int *socks, int count,
+          const struct fdc_link_key *keys, struct fdc_link **link)
+{
+    if (road == FDC_ROAD_RDMA && place->why != NULL)
+        return fdc_rdma_client(socks[0], link, place->why, WHY_ROOM);
+    return fdc_link_client_sealed(road, socks, count, keys, link);
+}
+
 static CUresult
-attach_one(struct place *place, int number, const struct range *range,
-           struct fdc_session **made)
+attach_over(struct place *place, enum fdc_road road, int number,
+            const struct range *range, struct fdc_session **made)
 {
     struct fdc_session *session;
     struct fdc_link_key keys[FDC_LINK_SOCKS];
     int socks[FDC_LINK_SOCKS], count, err;
     struct again again = {0};
-    enum fdc_road road;
     CUresult result;
     int life_fd = -1;
 
-    place->seal = place->seal || said("FD_ENCRYPT");
-    result = reach(place, &road, socks, keys, &count, again.session, &life_fd);
+    result = reach(place, road, socks, keys, &count, again.session, &life_fd);
     if (result != CUDA_SUCCESS) {
         explicit_bzero(keys, sizeof(keys));
         return result;
     }
     again.place = *place;
+    again.place.why = NULL;
     fdc_attach_resume_key(place->secret, again.session, again.place.secret);
 
     session = calloc(1, sizeof(*session));
@@ -760,13 +772,16 @@ attach_one(struct place *place, int number, const struct range *range,
     session->life_fd = life_fd;
     memcpy(session->server, place->server, sizeof(session->server));
     session->sync = is_one("FD_SYNC") || said("CUDA_LAUNCH_BLOCKING");
-    err = fdc_link_client_sealed(road, socks, count, place->seal ? keys : NULL,
-                                 &session->link);
+    err = make_link(place, road, socks, count, place->seal ? keys : NULL,
+                    &session->link);
     explicit_bzero(keys, sizeof(keys));
     if (err) {
-        result = no_session(place, "the data connection", err);
+        result = CUDA_ERROR_NO_DEVICE;
+        if (place->why == NULL)
+            no_session(place, "the data connection", err);
         goto err_free;
     }
+    place->why = NULL; /* from here on no other road helps */
     if (place->fds == 0 && road == FDC_ROAD_TCP)
         keep_link(session, &again);
     explicit_bzero(&again, sizeof(again));
@@ -779,6 +794,7 @@ attach_one(struct place *place, int number, const struct range *range,
     return result;
 
 err_free:
+    free(session->door);
     free(session);
 err_close:
     while (count > 0)
@@ -788,6 +804,37 @@ err_close:
     explicit_bzero(&again, sizeof(again));
     explicit_bzero(keys, sizeof(keys));
     return result;
+}
+
+/* rdma, where it is asked for or where there is hope; another road where it does not work and
+ * was not asked for. */
+static CUresult
+attach_one(struct place *place, int number, const struct range *range,
+           struct fdc_session **made)
+{
+    char why[WHY_ROOM] = "";
+    struct place by_rdma;
+    enum fdc_road road;
+    CUresult result;
+
+    place->seal = place->seal || said("FD_ENCRYPT");
+    if (!choose_road(place, &road))
+        return attach_over(place, road, number, range, made);
+    by_rdma = *place;
+    by_rdma.why = why;
+    result = attach_over(&by_rdma, FDC_ROAD_RDMA, number, range, made);
+    explicit_bzero(&by_rdma, sizeof(by_rdma));
+    if (result == CUDA_SUCCESS || why[0] == '\0')
+        return result;
+    if (road == FDC_ROAD_RDMA) {
+        fdc_log(FDC_LOG_ERROR, "no session%s%s over rdma: %s (FD_TRANSPORT=auto takes "
+                "another road)", place->server[0] != '\0' ? " with " : "", place->server,
+                why);
+        return result;
+    }
+    fdc_log(FDC_LOG_WARN, "tcp instead of rdma%s%s: %s",
+            place->server[0] != '\0' ? " with " : "", place->server, why);
+    return attach_over(place, road, number, range, made);
 }
 
 /* Each server has a part of the addresses that goes with how many GPUs it lends. */

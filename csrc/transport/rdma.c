@@ -201,6 +201,15 @@ look_put(struct rdma_link *rdma, const struct want *want)
     return fdc_load_ordered(&rdma->dead) ? -EPIPE : 0;
 }
 
+static int
+look_heard(struct rdma_link *rdma, const struct want *want)
+{
+    (void)want;
+    if (fdc_load_ordered(&rdma->heard)) /* pairs with the store in take() */
+        return 1;
+    return fdc_load_ordered(&rdma->dead) ? -EPIPE : 0;
+}
+
 static bool
 try_lead(struct rdma_link *rdma)
 {
@@ -391,6 +400,21 @@ rdma_put_wait(struct fdc_link *link, uint64_t ticket, int64_t timeout_us)
     return ready ? ready : -ETIMEDOUT;
 }
 
+int
+rdma_try(struct rdma_link *rdma, int64_t timeout_us)
+{
+    struct want want = {.look = look_heard};
+    int ready;
+
+    rdma_lock(rdma);
+    rdma_send_word(rdma, RDMA_TRY);
+    rdma_unlock(rdma);
+    ready = wait_for(rdma, &want, timeout_us);
+    if (ready == 1)
+        return 0;
+    return ready ? ready : -ETIMEDOUT;
+}
+
 static void
 rdma_poke(struct fdc_link *link, enum fdc_lane lane)
 {
@@ -447,7 +471,7 @@ send_rest(struct rdma_link *rdma)
 
     rdma_send_open(rdma);
     rdma_lock(rdma);
-    rdma_send_ask(rdma);
+    rdma_send_word(rdma, RDMA_ASK);
     rdma_unlock(rdma);
     while (!fdc_load_acquire(&rdma->dead) && fdc_now_ns() < limit_ns) {
         if (rdma_send_open(rdma) && is_all_taken(rdma))

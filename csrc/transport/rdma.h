@@ -15,6 +15,7 @@ enum {
     RDMA_BATCH_ROOM = 32 << 10, /* of a batch in the pool, with its head */
     RDMA_BATCHES = 64,
     RDMA_RESERVE = 8, /* of them for notes */
+    RDMA_WHY_ROOM = 512,
 };
 
 enum rdma_kind {
@@ -22,6 +23,8 @@ enum rdma_kind {
     RDMA_LANDED,    /* all puts up to this one are in your region */
     RDMA_TAKEN,     /* so many bytes of your lane are out of the way */
     RDMA_ASK,       /* say TAKEN now: I am leaving */
+    RDMA_TRY,       /* of a client: say HEARD */
+    RDMA_HEARD,
 };
 
 /* What every active message begins with. */
@@ -107,6 +110,8 @@ struct rdma_link {
     bool gone;            /* nothing will arrive any more */
     bool news;            /* something arrived since this was cleared */
     bool asked;           /* for TAKEN, of however little */
+    bool tried;           /* HEARD is due */
+    uint32_t heard;       /* the worker has said so; atomic */
     uint32_t pending;     /* requests that UCX has not finished */
 
     struct rdma_out out[FDC_LANES];
@@ -129,6 +134,8 @@ struct rdma_link {
     pthread_mutex_t pusher_lock;
     pthread_t pusher;
     bool has_pusher;
+
+    char why[RDMA_WHY_ROOM]; /* there is no link, in words */
 };
 
 static inline struct rdma_link *
@@ -145,6 +152,8 @@ void rdma_broken(struct rdma_link *rdma, const char *what);
 void rdma_wake_turn(struct rdma_link *rdma);
 /* Lets UCX work and sends what became due. Locked. False: it had nothing to do. */
 bool rdma_progress(struct rdma_link *rdma);
+/* Of a client: waits until the worker has been heard. 0, -ETIMEDOUT, -EPIPE. */
+int rdma_try(struct rdma_link *rdma, int64_t timeout_us);
 extern const struct fdc_link_ops rdma_ops;
 
 /* rdma_setup.c: 0 when both ends know each other, -EAGAIN: the other side has not said
@@ -164,7 +173,8 @@ bool rdma_has_room(struct rdma_link *rdma, enum fdc_lane lane, uint32_t size);
 bool rdma_send_open(struct rdma_link *rdma);
 /* Tells the other side what has landed and what was taken. Locked. */
 void rdma_send_notes(struct rdma_link *rdma);
-void rdma_send_ask(struct rdma_link *rdma);
+/* A note that is its kind alone. False: it cannot be sent now. Locked. */
+bool rdma_send_word(struct rdma_link *rdma, enum rdma_kind kind);
 bool rdma_is_idle(struct rdma_link *rdma); /* nothing on its way; locked */
 void rdma_stop_pusher(struct rdma_link *rdma);
 

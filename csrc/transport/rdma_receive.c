@@ -181,6 +181,12 @@ take(struct rdma_link *rdma, const struct rdma_head *head, const uint8_t *bytes,
     case RDMA_ASK:
         rdma->asked = true;
         return size == 0 ? 0 : -EPROTO;
+    case RDMA_TRY:
+        rdma->tried = true;
+        return size == 0 && link->worker ? 0 : -EPROTO;
+    case RDMA_HEARD:
+        fdc_store_ordered(&rdma->heard, 1); /* look_heard() */
+        return size == 0 && !link->worker ? 0 : -EPROTO;
     case RDMA_TAKEN:
         if (size != 0 || !link_sends(link, head->lane))
             return -EPROTO;

@@ -172,6 +172,19 @@ rdma_send_open(struct rdma_link *rdma)
     return all;
 }
 
+bool
+rdma_send_word(struct rdma_link *rdma, enum rdma_kind kind)
+{
+    struct rdma_head head = {.kind = (uint16_t)kind};
+    struct rdma_batch *batch = NULL;
+
+    if (!fdc_load_relaxed(&rdma->dead) && fdc_load_relaxed(&rdma->met))
+        batch = batch_take(rdma, 0, 0);
+    if (batch)
+        batch_send(rdma, batch, head);
+    return batch != NULL;
+}
+
 void
 rdma_send_notes(struct rdma_link *rdma)
 {
@@ -180,6 +193,8 @@ rdma_send_notes(struct rdma_link *rdma)
 
     if (fdc_load_relaxed(&rdma->dead) || !fdc_load_relaxed(&rdma->met))
         return;
+    if (FDC_UNLIKELY(rdma->tried))
+        rdma->tried = !rdma_send_word(rdma, RDMA_HEARD);
     flush_puts(rdma);
     if (rdma->puts_told < rdma->puts_done) {
         batch = batch_take(rdma, 0, 0);
@@ -205,18 +220,6 @@ rdma_send_notes(struct rdma_link *rdma)
         };
         batch_send(rdma, batch, head);
     }
-}
-
-void
-rdma_send_ask(struct rdma_link *rdma)
-{
-    struct rdma_head head = {.kind = RDMA_ASK};
-    struct rdma_batch *batch = NULL;
-
-    if (!fdc_load_relaxed(&rdma->dead) && fdc_load_relaxed(&rdma->met))
-        batch = batch_take(rdma, 0, 0);
-    if (batch)
-        batch_send(rdma, batch, head);
 }
 
 /* ---- lanes ---- */

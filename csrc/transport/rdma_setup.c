@@ -3,7 +3,8 @@
  * proved who they are, each side says where its UCX worker is and gives the key to the
  * region that the other side puts into:
  *
- *   worker -> client   the sizes (struct link_setup), then struct hello and its parts
+ *   worker -> client   the sizes (struct link_setup), then struct hello and its parts;
+ *                      or, with the magic number REFUSAL_MAGIC, why it cannot
  *   client -> worker   struct hello and its parts
  *
  * The worker does not wait for the client's: it takes it when it first needs it. Lengths are
@@ -14,16 +15,20 @@
 #include <netinet/in.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "fdc/rdma.h"
 #include "rdma.h"
 
 enum {
     HELLO_MAGIC = 0x55434446,
+    REFUSAL_MAGIC = 0x4e434446,
     ADDRESS_MAX = 64 << 10,
     KEY_MAX = 16 << 10,
     VERSION_MAX = 24,
@@ -43,11 +48,21 @@ region_in(const struct rdma_link *rdma) /* that the other side puts into */
 }
 
 static int
-failed(const struct rdma_link *rdma, const char *what, ucx_status status)
+failed(struct rdma_link *rdma, const char *what, ucx_status status)
 {
-    fdc_log(FDC_LOG_ERROR, "UCX %s: %s: %s", rdma->ucx.get_version_string(), what,
-            rdma->ucx.status_string(status));
+    snprintf(rdma->why, sizeof(rdma->why), "UCX %s: %s: %s",
+             rdma->ucx.get_version_string(), what, rdma->ucx.status_string(status));
     return -EIO;
+}
+
+/* What the other side says goes into logs. */
+static void
+make_printable(char *text, size_t size)
+{
+    for (size_t i = 0; i < size; i++)
+        if (text[i] != '\0' && (text[i] < ' ' || text[i] > '~'))
+            text[i] = '?';
+    text[size - 1] = '\0';
 }
 
 static void
@@ -102,11 +117,13 @@ say_hello(struct rdma_link *rdma)
 
 /* Releases of UCX that are far apart do not find each other. */
 static int
-unreached(const struct rdma_link *rdma, const struct hello *hello, ucx_status status)
+unreached(struct rdma_link *rdma, const struct hello *hello, ucx_status status)
 {
-    fdc_log(FDC_LOG_ERROR, "UCX %s cannot reach the other side's UCX %.*s: %s",
-            rdma->ucx.get_version_string(), VERSION_MAX - 1, hello->ucx,
-            rdma->ucx.status_string(status));
+    snprintf(rdma->why, sizeof(rdma->why),
+             "UCX %s cannot reach the other side's UCX %s: %s (the same UCX and the same "
+             "UCX_TLS at both ends can)",
+             rdma->ucx.get_version_string(), hello->ucx,
+             rdma->ucx.status_string(status));
     return -EHOSTUNREACH;
 }
 
@@ -152,9 +169,7 @@ hear_hello(struct rdma_link *rdma, int64_t timeout_us)
         hello.key_size > KEY_MAX ||
         hello.base > UINT64_MAX - rdma->link.size.region[!region_in(rdma)])
         return -EPROTO;
-    for (int i = 0; i < VERSION_MAX; i++) /* it goes into logs */
-        if (hello.ucx[i] != '\0' && (hello.ucx[i] < ' ' || hello.ucx[i] > '~'))
-            hello.ucx[i] = '?';
+    make_printable(hello.ucx, sizeof(hello.ucx));
     /* UCX finds the ends of both by itself; zeros behind them end its search. */
     parts = calloc(1, (size_t)hello.address_size + hello.key_size + 2 * FDC_CACHE_LINE);
     if (!parts)
@@ -173,8 +188,8 @@ hear_hello(struct rdma_link *rdma, int64_t timeout_us)
     }
     free(parts);
     if (!err)
-        fdc_log(FDC_LOG_DEBUG, "rdma link: UCX %s, the other side's is %.*s",
-                rdma->ucx.get_version_string(), VERSION_MAX - 1, hello.ucx);
+        fdc_log(FDC_LOG_DEBUG, "rdma link: UCX %s, the other side's is %s",
+                rdma->ucx.get_version_string(), hello.ucx);
     return err;
 }
 
@@ -192,8 +207,10 @@ rdma_meet(struct rdma_link *rdma, int64_t timeout_us)
         return -EAGAIN;
     err = hear_hello(rdma, LINK_SETUP_TIMEOUT_US);
     if (err) {
-        rdma_broken(rdma, err == -EPIPE ? "the client has gone before it began"
-                                        : "the client's half of the set-up is broken");
+        rdma_broken(rdma, rdma->why[0] ? rdma->why
+                          : err == -EPIPE
+                              ? "the client has gone before it began"
+                              : "the client's half of the set-up is broken");
         return -EPIPE;
     }
     fdc_store_release(&rdma->met, 1); /* the loads without the lock */
@@ -218,6 +235,26 @@ make_rings(struct rdma_link *rdma)
     return 0;
 }
 
+/* Network cards want their memory locked, and most systems allow a little of that. */
+static int
+unregistered(struct rdma_link *rdma, ucx_status status)
+{
+    uint64_t need = RDMA_BATCHES * RDMA_BATCH_ROOM;
+    struct rlimit limit;
+    size_t said;
+
+    for (int region = 0; region < FDC_REGIONS; region++)
+        need += rdma->link.size.region[region];
+    failed(rdma, "memory cannot be registered", status);
+    said = strlen(rdma->why);
+    if (getrlimit(RLIMIT_MEMLOCK, &limit) == 0 && limit.rlim_cur < need)
+        snprintf(rdma->why + said, sizeof(rdma->why) - said,
+                 "; a session locks %llu KiB, and `ulimit -l` allows %llu",
+                 (unsigned long long)need >> 10,
+                 (unsigned long long)limit.rlim_cur >> 10);
+    return -ENOMEM;
+}
+
 static int
 memory_register(struct rdma_link *rdma, void *memory, size_t size, unsigned prot,
                 struct ucx_mem **mem)
@@ -230,7 +267,7 @@ memory_register(struct rdma_link *rdma, void *memory, size_t size, unsigned prot
     };
     ucx_status status = rdma->ucx.mem_map(rdma->context, &params, mem);
 
-    return status == UCX_OK ? 0 : failed(rdma, "memory cannot be registered", status);
+    return status == UCX_OK ? 0 : unregistered(rdma, status);
 }
 
 static int
@@ -316,64 +353,86 @@ is_local(int sock)
            (peer.ss_family == AF_INET && ntohl(v4->s_addr) >> 24 == 127);
 }
 
-static int
-rdma_make(int sock, bool worker, const struct fdc_link_size *size,
-          struct rdma_link **made)
+static struct rdma_link *
+rdma_new(int sock, bool worker, const struct fdc_link_size *size)
 {
-    struct rdma_link *rdma;
-    sigset_t all, before;
-    int err;
+    struct rdma_link *rdma = calloc(1, sizeof(*rdma));
 
-    rdma = calloc(1, sizeof(*rdma));
     if (!rdma)
-        return -ENOMEM;
+        return NULL;
     rdma->link.ops = &rdma_ops;
     rdma->link.road = FDC_ROAD_RDMA;
     rdma->link.worker = worker;
     rdma->link.size = *size;
     rdma->sock = sock;
-    rdma->efd = -1;
+    rdma->efd = rdma->wake_fd = -1;
     pthread_mutex_init(&rdma->lock, NULL);
     pthread_mutex_init(&rdma->lead, NULL);
     pthread_mutex_init(&rdma->pusher_lock, NULL);
     for (int lane = 0; lane < FDC_LANES; lane++)
         pthread_mutex_init(&rdma->out[lane].lock, NULL);
     fdc_spin_init(&rdma->spin);
+    return rdma;
+}
+
+static int
+rdma_make(struct rdma_link *rdma)
+{
+    sigset_t all, before;
+    int err;
+
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     rdma->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     err = rdma->wake_fd < 0 ? -errno : make_rings(rdma);
     if (!err)
-        err = ucx_open(&rdma->ucx, &rdma->context, is_local(sock));
+        err = ucx_open(&rdma->ucx, &rdma->context, is_local(rdma->sock), rdma->why,
+                       sizeof(rdma->why));
     if (!err)
         err = make_memory(rdma);
     if (!err)
         err = make_worker(rdma);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (err) {
-        rdma_drop(rdma);
-        return err;
-    }
-    *made = rdma;
-    return 0;
+    return err;
+}
+
+/* In words; made ones go before the system's. */
+static const char *
+reason(const struct rdma_link *rdma, int err)
+{
+    return rdma && rdma->why[0] ? rdma->why : strerror(-err);
+}
+
+static void
+refuse(int sock, const char *why)
+{
+    struct {
+        struct link_setup setup;
+        char why[RDMA_WHY_ROOM];
+    } refusal = {.setup = {.magic = REFUSAL_MAGIC, .road = FDC_ROAD_RDMA}};
+
+    snprintf(refusal.why, sizeof(refusal.why), "%s", why);
+    fdc_sock_write(sock, &refusal, sizeof(refusal)); /* if there is still anybody */
 }
 
 int
 rdma_link_worker(int sock, const struct fdc_link_size *size, struct fdc_link **link)
 {
-    struct rdma_link *rdma = NULL;
+    struct rdma_link *rdma = rdma_new(sock, true, size);
     struct link_setup setup;
     int err;
 
-    err = rdma_make(sock, true, size, &rdma);
-    if (!err) {
+    err = rdma ? rdma_make(rdma) : -ENOMEM;
+    if (err) {
+        refuse(sock, reason(rdma, err));
+    } else {
         link_setup_fill(&setup, &rdma->link);
         err = fdc_sock_write(sock, &setup, sizeof(setup));
+        if (!err)
+            err = say_hello(rdma);
     }
-    if (!err)
-        err = say_hello(rdma);
     if (err) {
-        fdc_log(FDC_LOG_ERROR, "cannot make an rdma link: %s", strerror(-err));
+        fdc_log(FDC_LOG_ERROR, "cannot make an rdma link: %s", reason(rdma, err));
         rdma_drop(rdma);
         return err;
     }
@@ -381,20 +440,44 @@ rdma_link_worker(int sock, const struct fdc_link_size *size, struct fdc_link **l
     return 0;
 }
 
-int
-rdma_link_client(int sock, struct fdc_link **link)
+/* The worker's first word. */
+static int
+hear_setup(int sock, struct fdc_link_size *size, struct link_emulation *emulation,
+           char *why, size_t room)
 {
-    struct link_emulation emulation;
-    struct rdma_link *rdma = NULL;
-    struct fdc_link_size size;
+    char theirs[RDMA_WHY_ROOM];
     struct link_setup setup;
     int err;
 
     err = fdc_sock_read(sock, &setup, sizeof(setup), LINK_SETUP_TIMEOUT_US);
+    if (!err && setup.magic == REFUSAL_MAGIC) {
+        err = fdc_sock_read(sock, theirs, sizeof(theirs), LINK_SETUP_TIMEOUT_US);
+        if (!err) {
+            make_printable(theirs, sizeof(theirs));
+            snprintf(why, room, "on the server: %s", theirs);
+            return -ECONNREFUSED;
+        }
+    }
     if (!err)
-        err = link_setup_take(&setup, FDC_ROAD_RDMA, &size, &emulation);
-    if (!err)
-        err = rdma_make(sock, false, &size, &rdma);
+        err = link_setup_take(&setup, FDC_ROAD_RDMA, size, emulation);
+    if (err)
+        snprintf(why, room, "the server's half of the set-up: %s", strerror(-err));
+    return err;
+}
+
+static int
+client_make(int sock, struct rdma_link **made, char *why, size_t room)
+{
+    struct link_emulation emulation;
+    struct fdc_link_size size;
+    struct rdma_link *rdma;
+    int err;
+
+    err = hear_setup(sock, &size, &emulation, why, room);
+    if (err)
+        return err;
+    rdma = rdma_new(sock, false, &size);
+    err = rdma ? rdma_make(rdma) : -ENOMEM;
     if (!err) {
         rdma->link.emulation = emulation;
         err = hear_hello(rdma, LINK_SETUP_TIMEOUT_US);
@@ -402,11 +485,45 @@ rdma_link_client(int sock, struct fdc_link **link)
     if (!err)
         err = say_hello(rdma);
     if (err) {
-        fdc_log(FDC_LOG_ERROR, "cannot take over an rdma link: %s", strerror(-err));
+        snprintf(why, room, "%s", reason(rdma, err));
         rdma_drop(rdma);
         return err;
     }
     fdc_store_release(&rdma->met, 1); /* the loads without the lock */
+    *made = rdma;
+    return 0;
+}
+
+int
+rdma_link_client(int sock, struct fdc_link **link)
+{
+    struct rdma_link *rdma = NULL;
+    char why[RDMA_WHY_ROOM];
+    int err = client_make(sock, &rdma, why, sizeof(why));
+
+    if (err)
+        fdc_log(FDC_LOG_ERROR, "cannot take over an rdma link: %s", why);
+    else
+        *link = &rdma->link;
+    return err;
+}
+
+int
+fdc_rdma_client(int sock, struct fdc_link **link, char *why, size_t room)
+{
+    struct rdma_link *rdma = NULL;
+    int err = client_make(sock, &rdma, why, room);
+
+    if (err)
+        return err;
+    err = rdma_try(rdma, LINK_SETUP_TIMEOUT_US);
+    if (err) {
+        snprintf(why, room, "UCX %s has found a way to the server that nothing comes by: %s",
+                 rdma->ucx.get_version_string(), strerror(-err));
+        rdma_end(rdma);
+        rdma_drop(rdma);
+        return err;
+    }
     *link = &rdma->link;
     return 0;
 }

@@ -130,7 +130,8 @@ config_settle(const struct ucx *ucx, struct ucx_config *config, bool local)
 }
 
 static int
-context_make(const struct ucx *ucx, struct ucx_context **context, bool local)
+context_make(const struct ucx *ucx, struct ucx_context **context, bool local, char *why,
+             size_t room)
 {
     struct ucx_params params = {
         .mask = UCX_PARAM_FEATURES,
@@ -148,25 +149,25 @@ context_make(const struct ucx *ucx, struct ucx_context **context, bool local)
     }
     if (status == UCX_OK)
         return 0;
-    fdc_log(FDC_LOG_ERROR, "UCX %s does not start: %s", ucx->get_version_string(),
-            ucx->status_string(status));
+    snprintf(why, room,
+             "UCX %s does not start: %s (look at UCX_TLS and UCX_NET_DEVICES; "
+             "UCX_LOG_LEVEL=info says more)",
+             ucx->get_version_string(), ucx->status_string(status));
     return -ENODEV;
 }
 
 int
-ucx_open(struct ucx *ucx, struct ucx_context **context, bool local)
+ucx_open(struct ucx *ucx, struct ucx_context **context, bool local, char *why,
+         size_t room)
 {
     struct held_signals held;
-    char why[512];
     int err;
 
     signals_hold(&held);
-    err = library_open(ucx, why, sizeof(why));
-    if (err) {
-        fdc_log(FDC_LOG_ERROR, "%s", why);
-    } else {
+    err = library_open(ucx, why, room);
+    if (!err) {
         library_settle(ucx);
-        err = context_make(ucx, context, local);
+        err = context_make(ucx, context, local, why, room);
     }
     signals_give_back(&held);
     return err;

@@ -16,9 +16,10 @@ struct ucx {
 
 /*
  * Opens FD_UCX_LIB, or libucp.so.0 of the machine, and makes a context. 0, -ELIBACC (no
- * such library, or not one of ours; said in the log), or another -errno. local: the other side is
- * on this machine, and nobody else needs to reach us.
+ * such library, or not one of ours), or another -errno; why says it in words. local: the
+ * other side is on this machine, and nobody else needs to reach us.
  */
-int ucx_open(struct ucx *ucx, struct ucx_context **context, bool local);
+int ucx_open(struct ucx *ucx, struct ucx_context **context, bool local, char *why,
+             size_t room);
 
 #endif

@@ -4,12 +4,14 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from fdcore import attach, ucx
 from fdcore.config import protocol_hash
+from tests.support import Server, start_server
 
 needs_ucx = pytest.mark.skipif(
     not ucx.is_here(), reason="there is no UCX (libucx-cu13 is in the test extra)"
@@ -44,6 +46,102 @@ def test_library_that_the_server_misses_is_named_to_the_client(make_server, demo
     assert NOWHERE in done.stderr
     # Nothing else is lost with it.
     assert "PASS" in server.run(str(demo), road="tcp").stdout
+
+
+# ---- where nobody has asked for it ----
+
+# As on another machine than the server's, where both have a device.
+AFAR = """
+text=$(grep -v '^unix ' "$FD_SESSION")
+printf '%s\\nrdma yes\\n' "$text" > "$FD_SESSION"
+LD_PRELOAD=$DEVICE exec "$0"
+"""
+DEVICE = """
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <dlfcn.h>
+#include <string.h>
+
+DIR *opendir(const char *name)
+{
+    DIR *(*next)(const char *) = dlsym(RTLD_NEXT, "opendir");
+
+    return next(strcmp(name, "/sys/class/infiniband") == 0 ? "/proc/self" : name);
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def device(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("device")
+    source, made = folder / "device.c", folder / "device.so"
+    source.write_text(DEVICE)
+    cc = os.environ.get("CC", "gcc")
+    subprocess.run([cc, "-shared", "-fPIC", "-o", made, source, "-ldl"], check=True)
+    return made
+
+
+@pytest.fixture(scope="module")
+def trusting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("fd")
+    running = start_server(folder, "--trusted-network", UCX_TLS="tcp")
+    yield running
+    running.stop()
+
+
+def from_afar(
+    server: Server, demo: Path, device: Path, **more: str
+) -> "subprocess.CompletedProcess[str]":
+    env = {ucx.VARIABLE: ucx.in_wheel(), "DEVICE": str(device), "FD_LOG": "warn"}
+    done = server.run("sh", "-c", AFAR, str(demo), env=env | {"UCX_TLS": "tcp"} | more)
+    assert "PASS" in done.stdout.splitlines(), done.stderr
+    return done
+
+
+@needs_ucx
+def test_machines_with_devices_take_rdma(trusting, demo, device):
+    done = from_afar(trusting, demo, device)
+    assert done.stderr == ""
+    assert "over rdma" in trusting.log
+
+
+@needs_ucx
+@pytest.mark.parametrize(
+    "more, cause",
+    [({ucx.VARIABLE: NOWHERE}, NOWHERE),
+     ({"UCX_TLS": "none_such"}, "does not start"),
+     ({"UCX_TLS": "sysv,self"}, "cannot reach the other side's UCX")],
+)  # fmt: skip
+def test_what_nobody_asked_for_may_fail(trusting, demo, device, more, cause):
+    before = trusting.log.count("over tcp")
+    done = from_afar(trusting, demo, device, **more)
+    assert "tcp instead of rdma" in done.stderr and cause in done.stderr
+    assert done.stderr.count("fdcore[") == 1  # said once
+    assert trusting.log.count("over tcp") == before + 1
+
+
+@needs_ucx
+def test_server_that_refuses_is_reached_over_tcp(server, demo, device):
+    done = from_afar(server, demo, device)
+    assert "tcp instead of rdma" in done.stderr
+    assert "--trusted-network" in done.stderr
+    assert done.stderr.count("fdcore[") == 1
+
+
+@needs_ucx
+def test_worker_says_why_it_makes_no_link(make_server, demo, device):
+    server = make_server("--trusted-network", UCX_TLS="none_such")
+    done = from_afar(server, demo, device)
+    assert "tcp instead of rdma" in done.stderr
+    assert "on the server: UCX" in done.stderr and "UCX_TLS" in done.stderr
+    assert done.stderr.count("fdcore[") == 1
+    # Asked for, it is an error, with a way out.
+    env = {"UCX_TLS": "tcp", "FD_LOG": "error"}
+    done = server.run(str(demo), road="rdma", env=env)
+    assert done.returncode != 0
+    assert "over rdma: on the server: UCX" in done.stderr
+    assert "FD_TRANSPORT=auto" in done.stderr
+    assert done.stderr.count("fdcore[") == 1
 
 
 def test_library_is_not_loaded_on_other_roads(server):

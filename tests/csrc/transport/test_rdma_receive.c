@@ -152,6 +152,8 @@ test_lies_end_the_link(void)
     lies[n++].head.kind = RDMA_LANDED;
     lies[n++].head.kind = RDMA_ASK;
     lies[n++].head.kind = RDMA_TAKEN;
+    lies[n++].head.kind = RDMA_TRY;
+    lies[n++].head.kind = RDMA_HEARD;
     lies[n++].bytes[0] = 0;
     lies[n++].bytes[0] = 9; /* beyond the batch */
     memset(lies[n++].bytes, 0xff, 4);
@@ -186,6 +188,20 @@ test_lies_end_the_link(void)
 }
 
 static void
+test_client_tries_and_the_worker_is_heard(void)
+{
+    struct rdma_head try = {.kind = RDMA_TRY}, heard = {.kind = RDMA_HEARD};
+    struct rdma_link *rdma = receiver_new(WINDOW);
+
+    receiver_hears(rdma, &try, sizeof(try));
+    CHECK(rdma->tried);
+    CHECK_EQ(rdma->dead, 0);
+    receiver_hears(rdma, &heard, sizeof(heard)); /* which is the worker's to say */
+    CHECK_EQ(rdma->dead, 1);
+    receiver_free(rdma);
+}
+
+static void
 test_more_than_may_be_on_its_way_ends_the_link(void)
 {
     struct rdma_link *rdma = receiver_new(WINDOW);
@@ -213,6 +229,7 @@ main(void)
     RUN(test_batch_waits_for_the_puts_it_names);
     RUN(test_full_ring_keeps_the_rest);
     RUN(test_lies_end_the_link);
+    RUN(test_client_tries_and_the_worker_is_heard);
     RUN(test_more_than_may_be_on_its_way_ends_the_link);
     return failed;
 }
