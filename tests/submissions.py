@@ -16,7 +16,8 @@ design another way of saying the same is brought to one form first, and nothing 
   the one before ended are one copy, and the hashes of the pieces give the hash of the whole;
 * the host's addresses are left out: a server has the bytes in memory of its own;
 * a worker clears memory before a program has it, on a stream of its own: streams of the
-  remoted log that do nothing but write zeroes over whole granules are left out;
+  remoted log that do nothing but write zeroes over whole granules, and copy zeroes of the
+  host into arrays and on from there, are left out;
 * structures that kernels are given have gaps, and what lies in these is left over from
   something else: for programs that pass such (`parameters`) only their size counts;
 * where a graph copies from or to the program's memory, or has functions of the program's
@@ -109,15 +110,24 @@ def canonical(lines: list[list[str]], form: Form) -> tuple[Line, ...]:
     return tuple(out)
 
 
-def clears_only(sequence: tuple[Line, ...]) -> bool:
-    return all(line[0] == "set" and line[2:4] == ("1", "0") and int(line[4]) % GRANULE == 0
-               for line in sequence)
+def clears_only(lines: list[list[str]]) -> bool:
+    cleared = {"host"}  # where zeroes may be copied from
+    for words in lines:
+        if words[0] == "copy" and words[2] in cleared and words[1] != "host" and (
+            words[4] == "0"  # the hash of zeroes
+        ):
+            cleared.add(words[1])
+        elif words[0] != "record" and not (
+            words[0] == "set" and words[2:4] == ["1", "0"] and int(words[4]) % GRANULE == 0
+        ):
+            return False
+    return True
 
 
 def collection(prefix: Path, form: Form, remoted: bool) -> Counter[tuple[Line, ...]]:
-    sequences = (canonical(lines, form) for lines in read(logs(prefix)))
-    return Counter(sequence for sequence in sequences
-                   if sequence and not (remoted and clears_only(sequence)))
+    sequences = (canonical(lines, form) for lines in read(logs(prefix))
+                 if not (remoted and clears_only(lines)))
+    return Counter(sequence for sequence in sequences if sequence)
 
 
 def difference(direct: Path, remote: Path, loose: bool = False, results: bool = True,

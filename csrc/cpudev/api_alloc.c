@@ -278,6 +278,8 @@ fdcpu_alloc_device(struct fdcpu_ctx *ctx, enum fdcpu_alloc_kind kind, size_t siz
     if (alloc.lo == 0)
         goto err_uncharge;
     alloc.hi = alloc.lo + size;
+    if ((fdcpu.opt.strict & FDCPU_STRICT_DIRTY) != 0)
+        memset((void *)alloc.lo, FDCPU_DIRT, size);
     if (fdcpu_alloc_add(&alloc) != 0)
         goto err_free;
     *addr = alloc.lo;

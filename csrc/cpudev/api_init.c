@@ -62,6 +62,7 @@ strict_words(const char *text)
         {"pageable", FDCPU_STRICT_PAGEABLE},
         {"host", FDCPU_STRICT_HOST},
         {"novalues", FDCPU_STRICT_NOVALUES},
+        {"dirty", FDCPU_STRICT_DIRTY},
     };
     uint32_t bits = 0;
     size_t i, n;

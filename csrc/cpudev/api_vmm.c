@@ -175,6 +175,19 @@ make(int fd, size_t size, struct fdcpu_device *device, const CUmemAllocationProp
     return CUDA_SUCCESS;
 }
 
+/* Fills new memory with what might have been there before. */
+static bool
+dirty(int fd, size_t size)
+{
+    void *view = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+
+    if (view == MAP_FAILED)
+        return false;
+    memset(view, FDCPU_DIRT, size);
+    munmap(view, size);
+    return true;
+}
+
 FDC_EXPORT CUresult
 cuMemCreate(CUmemGenericAllocationHandle *handle, size_t size,
             const CUmemAllocationProp *prop, unsigned long long flags)
@@ -194,6 +207,8 @@ cuMemCreate(CUmemGenericAllocationHandle *handle, size_t size,
         return CUDA_ERROR_OUT_OF_MEMORY;
     fd = memfd_create("fdcpu", MFD_CLOEXEC);
     if (fd < 0 || ftruncate(fd, (off_t)size) != 0)
+        goto err;
+    if ((fdcpu.opt.strict & FDCPU_STRICT_DIRTY) != 0 && !dirty(fd, size))
         goto err;
     result = make(fd, size, device, prop, handle);
     if (result == CUDA_SUCCESS)

@@ -66,7 +66,10 @@ enum fdcpu_strict {
     FDCPU_STRICT_HOST = 128, /* host functions of all streams run one after the other */
     FDCPU_STRICT_PAGEABLE = 64, /* big pageable copies wait for their stream */
     FDCPU_STRICT_NOVALUES = 256, /* streams neither wait for words nor write them */
+    FDCPU_STRICT_DIRTY = 512, /* new memory is full of FDCPU_DIRT */
 };
+
+#define FDCPU_DIRT 0xD1 /* as somebody else might have left it */
 
 struct fdcpu_options {
     int version;     /* what cuDriverGetVersion says */

@@ -50,6 +50,11 @@ fdc_server_call_cuArray3DCreate_v2(struct fdc_request *request,
     result = hold(request, &req->pAllocateArray, 1, false, &held);
     if (result == CUDA_SUCCESS) {
         result = request->driver->cuArray3DCreate_v2(&array, &req->pAllocateArray);
+        if (result == CUDA_SUCCESS) {
+            result = fdc_zero_array(request->serve, array);
+            if (result != CUDA_SUCCESS)
+                request->driver->cuArrayDestroy(array);
+        }
         result = made(request, FDC_KIND_ARRAY, req->pHandle, array, held, result);
     }
     fdc_request_answer(request, result, &reply, sizeof(reply));
@@ -69,6 +74,11 @@ fdc_server_call_cuMipmappedArrayCreate(struct fdc_request *request,
     if (result == CUDA_SUCCESS) {
         result = request->driver->cuMipmappedArrayCreate(
             &array, &req->pMipmappedArrayDesc, req->numMipmapLevels);
+        if (result == CUDA_SUCCESS) {
+            result = fdc_zero_mipmap(request->serve, array, req->numMipmapLevels);
+            if (result != CUDA_SUCCESS)
+                request->driver->cuMipmappedArrayDestroy(array);
+        }
         result = made(request, FDC_KIND_MIPMAP, req->pHandle, array, held, result);
     }
     fdc_request_answer(request, result, &reply, sizeof(reply));

@@ -322,19 +322,29 @@ unlock:
 }
 
 void
+fdc_backing_unmap(struct fdc_serve *serve, struct fdc_backing *backing)
+{
+    if (backing->scratch == 0)
+        return;
+    serve->driver->cuMemUnmap(backing->scratch, backing->size);
+    serve->driver->cuMemAddressFree(backing->scratch, backing->size);
+    backing->scratch = 0;
+}
+
+void
 fdc_backing_put(struct fdc_serve *serve, struct fdc_backing *memory)
 {
     if (--memory->refs != 0)
         return;
+    fdc_backing_unmap(serve, memory);
     fdc_quota_give(serve->memory, memory->device, memory->size);
     free(memory);
 }
 
 /* ---- grow and shrink ---- */
 
-/* A context of the device made current here: the primary one, or any. */
-static CUresult
-use_device(struct fdc_serve *serve, int device)
+CUresult
+fdc_memory_use(struct fdc_serve *serve, int device)
 {
     struct fdc_ctx *ctx = fdc_context_of_device(serve, device);
 
@@ -344,28 +354,6 @@ use_device(struct fdc_serve *serve, int device)
             ctx = at;
     pthread_mutex_unlock(&serve->context_lock);
     return ctx != NULL ? fdc_context_use_ctx(serve, ctx) : CUDA_ERROR_INVALID_CONTEXT;
-}
-
-/* Zeroes; waits for it, on a stream of the worker's own. */
-static CUresult
-clear(struct fdc_serve *serve, int device, uint64_t address, uint64_t size)
-{
-    struct fdc_ctx *ctx;
-    struct fdc_mark *mark;
-    CUresult result;
-
-    result = use_device(serve, device);
-    if (result != CUDA_SUCCESS)
-        return result;
-    ctx = fdc_context_here();
-    result = serve->driver->cuMemsetD8Async(address, 0, size, ctx->clear);
-    if (result == CUDA_SUCCESS)
-        result = fdc_mark_stream(ctx, ctx->clear, &mark);
-    if (result != CUDA_SUCCESS)
-        return result;
-    result = serve->driver->cuEventSynchronize(mark->event);
-    fdc_mark_put(mark);
-    return result;
 }
 
 /* ---- other devices' access to what is mapped; under the lock ---- */
@@ -439,32 +427,60 @@ fdc_memory_share(struct fdc_serve *serve, int owner, int reader, bool enable)
     return result;
 }
 
+/* Maps created memory for its own device, and zeroes it. */
+static CUresult
+map_zeroed(struct fdc_serve *serve, int device, uint64_t address, uint64_t size,
+           CUmemGenericAllocationHandle handle)
+{
+    const struct fdc_driver *driver = serve->driver;
+    CUmemAccessDesc access;
+    CUresult result;
+
+    result = driver->cuMemMap(address, size, 0, handle, 0);
+    if (result != CUDA_SUCCESS)
+        return result;
+    memset(&access, 0, sizeof(access));
+    access.location = fdc_memory_on(serve, device).location;
+    access.flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE;
+    result = driver->cuMemSetAccess(address, size, &access, 1);
+    if (result == CUDA_SUCCESS)
+        result = fdc_zero_memory(serve, device, address, size);
+    if (result != CUDA_SUCCESS)
+        driver->cuMemUnmap(address, size);
+    return result;
+}
+
+CUresult
+fdc_backing_zero(struct fdc_serve *serve, struct fdc_backing *backing)
+{
+    CUdeviceptr address = 0;
+    CUresult result;
+
+    result = serve->driver->cuMemAddressReserve(&address, backing->size, 0, 0, 0);
+    if (result != CUDA_SUCCESS)
+        return result;
+    result = map_zeroed(serve, backing->device, address, backing->size, backing->handle);
+    if (result == CUDA_SUCCESS)
+        backing->scratch = address;
+    else
+        serve->driver->cuMemAddressFree(address, backing->size);
+    return result;
+}
+
 static CUresult
 back(struct fdc_serve *serve, int device, uint64_t address, uint64_t size,
      CUmemGenericAllocationHandle *handle)
 {
     const struct fdc_driver *driver = serve->driver;
     CUmemAllocationProp prop = fdc_memory_on(serve, device);
-    CUmemAccessDesc access;
     CUresult result;
 
     result = driver->cuMemCreate(handle, size, &prop, 0);
     if (result != CUDA_SUCCESS)
         return result;
-    result = driver->cuMemMap(address, size, 0, *handle, 0);
+    result = map_zeroed(serve, device, address, size, *handle);
     if (result != CUDA_SUCCESS)
-        goto err_release;
-    memset(&access, 0, sizeof(access));
-    access.location = prop.location;
-    access.flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE;
-    result = driver->cuMemSetAccess(address, size, &access, 1);
-    if (result == CUDA_SUCCESS)
-        result = clear(serve, device, address, size);
-    if (result == CUDA_SUCCESS)
-        return CUDA_SUCCESS;
-    driver->cuMemUnmap(address, size);
-err_release:
-    driver->cuMemRelease(*handle);
+        driver->cuMemRelease(*handle);
     return result;
 }
 
@@ -606,11 +622,11 @@ fdc_server_call_fdcMemAllocPlain(struct fdc_request *request,
         free(entry.memory);
         goto answer;
     }
-    result = use_device(serve, req->device);
+    result = fdc_memory_use(serve, req->device);
     if (result == CUDA_SUCCESS)
         result = serve->driver->cuMemAlloc_v2(&address, req->size);
     if (result == CUDA_SUCCESS) {
-        result = clear(serve, req->device, address, req->size);
+        result = fdc_zero_memory(serve, req->device, address, req->size);
         entry.address = address;
     }
     pthread_mutex_lock(&memory->lock);
@@ -638,7 +654,7 @@ fdc_server_call_fdcMemFreePlain(struct fdc_request *request,
 
     result = take_out(serve, req->address, true, &entry);
     if (result == CUDA_SUCCESS) {
-        use_device(serve, entry.memory->device);
+        fdc_memory_use(serve, entry.memory->device);
         result = serve->driver->cuMemFree_v2(entry.address);
         fdc_serve_lost(serve, entry.memory->device, result);
         fdc_backing_let_go(serve, entry.memory);

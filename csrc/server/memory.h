@@ -19,6 +19,7 @@ struct fdc_piece {
 struct fdc_backing {
     CUmemGenericAllocationHandle handle;
     uint64_t size;
+    uint64_t scratch;                   /* where the worker has it mapped for itself, or 0 */
     int device;
     uint32_t refs;                      /* its handle and each mapping */
     bool plain;                         /* of cuMemAlloc */
@@ -51,8 +52,13 @@ struct fdc_memory {
 
 /* ---- memory.c ---- */
 
+/* Makes a context of the device current here: the primary one, or any. */
+CUresult fdc_memory_use(struct fdc_serve *serve, int device);
 /* Memory that lies on the device. */
 CUmemAllocationProp fdc_memory_on(struct fdc_serve *serve, int device);
+/* Zeroes created memory, where nobody else sees it yet. The mapping that this needs stays,
+ * since to unmap may wait for all work: until the program unmaps the memory, or lets it go. */
+CUresult fdc_backing_zero(struct fdc_serve *serve, struct fdc_backing *backing);
 /* What follows is under the lock. device -1: in any of the session's pieces. */
 bool fdc_memory_in_piece(const struct fdc_memory *memory, int device, uint64_t address,
                          uint64_t size);
@@ -63,7 +69,9 @@ CUresult fdc_map_insert(struct fdc_memory *memory, const struct fdc_mapping *ent
 void fdc_map_remove(struct fdc_memory *memory, struct fdc_mapping *entry);
 /* One holder less; the last one gives the bytes back to the slice. */
 void fdc_backing_put(struct fdc_serve *serve, struct fdc_backing *backing);
-/* The same, without the lock. */
+/* The worker's own mapping goes, if it is there. */
+void fdc_backing_unmap(struct fdc_serve *serve, struct fdc_backing *backing);
+/* As fdc_backing_put(), without the lock. */
 void fdc_backing_let_go(struct fdc_serve *serve, struct fdc_backing *backing);
 
 /* ---- quota.c; under the lock ---- */

@@ -11,20 +11,6 @@
 #include <errno.h>
 #include <string.h>
 
-/* Waits for what the worker's own stream was given. */
-static CUresult
-own_wait(struct fdc_serve *serve, struct fdc_ctx *ctx)
-{
-    struct fdc_mark *mark;
-    CUresult result = fdc_mark_stream(ctx, ctx->clear, &mark);
-
-    if (result != CUDA_SUCCESS)
-        return result;
-    result = serve->driver->cuEventSynchronize(mark->event);
-    fdc_mark_put(mark);
-    return result;
-}
-
 static CUresult
 push(struct fdc_serve *serve, CUdeviceptr dst, const void *bytes, uint64_t size)
 {
@@ -42,7 +28,7 @@ push(struct fdc_serve *serve, CUdeviceptr dst, const void *bytes, uint64_t size)
         return CUDA_SUCCESS;
     }
     result = serve->driver->cuMemcpyHtoDAsync_v2(dst, bytes, size, ctx->clear);
-    return result == CUDA_SUCCESS ? own_wait(serve, ctx) : result;
+    return result == CUDA_SUCCESS ? fdc_zero_settle(serve, ctx) : result;
 }
 
 int
@@ -87,7 +73,7 @@ pull(struct fdc_serve *serve, struct fdc_ctx *ctx, void *to, CUdeviceptr src,
     if (result != CUDA_SUCCESS)
         return result;
     result = serve->driver->cuMemcpyDtoHAsync_v2(to, src, size, ctx->clear);
-    return result == CUDA_SUCCESS ? own_wait(serve, ctx) : result;
+    return result == CUDA_SUCCESS ? fdc_zero_settle(serve, ctx) : result;
 }
 
 static void

@@ -362,6 +362,16 @@ CUresult fdc_memory_hold(struct fdc_serve *serve, int device, uint64_t size, boo
 bool fdc_memory_is_whole(const struct fdc_memory_held *held);
 void fdc_memory_let_go(struct fdc_serve *serve, struct fdc_memory_held *held);
 
+/* ---- zero.c: before a client's first use; each waits for it ---- */
+
+CUresult fdc_zero_memory(struct fdc_serve *serve, int device, uint64_t address, uint64_t size);
+/* Of the current context. */
+CUresult fdc_zero_array(struct fdc_serve *serve, CUarray array);
+CUresult fdc_zero_mipmap(struct fdc_serve *serve, CUmipmappedArray mipmap,
+                         unsigned int levels);
+/* Waits for what the context's stream `clear` was given. */
+CUresult fdc_zero_settle(struct fdc_serve *serve, struct fdc_ctx *ctx);
+
 /* ---- region.c ---- */
 
 void fdc_regions_register(struct fdc_serve *serve);

@@ -43,13 +43,16 @@ fdc_server_call_fdcMemCreate(struct fdc_request *request,
     result = serve->driver->cuMemCreate(&handle, req->size, &prop, 0);
     if (result == CUDA_SUCCESS) {
         memory->handle = handle;
-        result = fdc_handle_put_aux(serve, FDC_KIND_MEMORY, req->memory,
-                                    (void *)(uintptr_t)handle, memory, 0);
+        result = fdc_backing_zero(serve, memory);
+        if (result == CUDA_SUCCESS)
+            result = fdc_handle_put_aux(serve, FDC_KIND_MEMORY, req->memory,
+                                        (void *)(uintptr_t)handle, memory, 0);
         if (result != CUDA_SUCCESS)
             serve->driver->cuMemRelease(handle);
     }
     if (result != CUDA_SUCCESS)
         fdc_backing_let_go(serve, memory);
+    fdc_serve_lost(serve, req->device, result);
 answer:
     fdc_request_answer(request, result, NULL, 0);
     return 0;
@@ -132,6 +135,7 @@ fdc_server_call_fdcMemUnmap(struct fdc_request *request,
         struct fdc_backing *behind = memory->map[i].memory;
 
         fdc_map_remove(memory, &memory->map[i]);
+        fdc_backing_unmap(serve, behind);
         fdc_backing_put(serve, behind);
     }
     pthread_mutex_unlock(&memory->lock);

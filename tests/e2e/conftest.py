@@ -32,6 +32,8 @@ BIN = Path(sysconfig.get_path("scripts"))
 ROADS = tuple(os.environ.get("FD_TEST_ROADS", "shm,tcp").split(","))
 # The CPU device is as unkind as a driver here: what remoting must not rely on.
 STRICT = {"FD_CPU_STRICT": "1"}
+# ... and of a server it hands out memory that is full of what others have left.
+DIRTY = {"FD_CPU_STRICT": "1,dirty"}
 DRIVER = os.environ.get("FD_TEST_DRIVER", "")
 DEVICES = 2
 MEMORY_MB = 1024
@@ -136,7 +138,7 @@ class Server:
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 [BIN / "fdserver", "--listen", self.address, *gpus, "--state", state],
-                env={**os.environ, **STRICT, "FD_CPU_MEMORY_MB": str(MEMORY_MB), **(env or {})},
+                env={**os.environ, **DIRTY, "FD_CPU_MEMORY_MB": str(MEMORY_MB), **(env or {})},
                 stdout=log, stderr=log,
             )
         host, port = self.address.rsplit(":", 1)

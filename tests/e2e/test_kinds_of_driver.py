@@ -12,6 +12,7 @@ import pytest
 
 from tests.e2e.conftest import MEMORY_MB, ROADS, Outcome, Run, Server, build_c, run
 from tests.e2e.test_programs import SEMANTICS, same
+from tests.e2e.test_zeroed import findings
 
 pytestmark = pytest.mark.cpu_device
 
@@ -22,7 +23,7 @@ KINDS = ("hints", "novmm")
 def other(request: pytest.FixtureRequest,
           tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server = Server(tmp_path_factory.mktemp(request.param),
-                    env={"FD_CPU_STRICT": f"1,{request.param}"})
+                    env={"FD_CPU_STRICT": f"1,dirty,{request.param}"})
     yield server
     status = server.stop()
     assert status == 0, f"fdserver ended with {status}:\n{server.text()}"
@@ -49,3 +50,11 @@ def test_slice_is_the_limit(road: str, direct: Run, other: Server) -> None:
     program, half = build_c("out_of_memory"), MEMORY_MB // 2
     same(direct(program, str(half), memory=half),
          through(other, program, str(half), road=road, options=("-m", str(half))))
+
+
+def test_new_memory_is_zero(other: Server, request: pytest.FixtureRequest) -> None:
+    found = findings(through(other, build_c("zeroed"), road=ROADS[0]))
+    missing = {"managed", "managed, in the program", "created and mapped"}
+    without = request.node.callspec.params["other"] == "novmm"
+    assert {kind for kind, held in found.items() if held != "zero"} == (
+        missing if without else set()), found
