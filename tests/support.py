@@ -138,7 +138,9 @@ def start_daemon(
 ) -> tuple["subprocess.Popen[bytes]", Any]:
     """fdserver with these words, once it has said that it is ready, and what it said."""
     ready, theirs = os.pipe()
-    with open(log, "wb") as output:
+    log.write_bytes(b"")
+    # Appended: workers of the server before write there as well, each at its own place.
+    with open(log, "ab") as output:
         process = subprocess.Popen(
             [*words, "--ready-fd", str(theirs)],
             env=env,
