@@ -28,7 +28,7 @@ REQUEST = struct.Struct("<IIIIII16s16s32s32s32s64s")
 ANSWER = struct.Struct("<Ii32s216s")
 READY = struct.Struct("<Ii248s")
 LIFE = struct.Struct("<II16s")
-ASKED, LIVES, GONE = 0, 1, 2
+ASKED, LIVES, GONE, KEEPS = 0, 1, 2, 3
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from fdcore.errors import RefusedError
 from fdcore.sched.index import FreeIndex
@@ -34,6 +35,14 @@ class Owner:
         return f"{where} pid {self.pid}" if self.pid else where
 
 
+class Holder(NamedTuple):
+    """A process that holds a lease, known for good by its start; program: for whom."""
+
+    pid: int
+    start: int
+    program: int
+
+
 @dataclass(slots=True, eq=False)
 class Lease:
     id: bytes
@@ -47,10 +56,12 @@ class Lease:
     # has begun anew.
     idle: int = 0
     sessions: int = 0
-    # Processes of this machine that opened a hold, by pid and start; whether one of
-    # another machine did.
-    holders: set[tuple[int, int]] = field(default_factory=set)
+    # Processes of this machine that opened a hold or keep it; whether one of another
+    # machine did.
+    holders: set[Holder] = field(default_factory=set)
     far: bool = False
+    # What holds it on this machine and has not said which process keeps it (fdhold).
+    strays: set[object] = field(default_factory=set)
 
     @property
     def name(self) -> str:

@@ -1,10 +1,10 @@
 """What a restarted fdserver finds again: the leases that are out, and their workers.
 
 A lease is written down when something first holds it. The next server takes the leases
-of this boot over: whoever held one on this machine is known by pid and start time, each
-worker waits at a socket in the state folder and says whose it is, and everybody else
-has a grace time in which their fdhold dials again. What nobody stands for after that is
-free.
+of this boot over: whoever held one on this machine is known by pid and start time, also
+the fdhold that keeps it; each worker waits at a socket in the state folder and says
+whose it is. Where more may come than is known, as from other machines, there is a grace
+time in which their fdhold dials again. What nobody stands for then is free.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from fdcore.commons import Alone, Commons, Peer, machine
 from fdcore.config import Address, private_folder
 from fdcore.etcd.access import Access
-from fdcore.lease import Lease, Owner
+from fdcore.lease import Holder, Lease, Owner
 from fdcore.sched.queue import Quota
 from fdcore.sched.slices import Gpu, Slice
 from fdcore.session import Hold, Session, session_of
@@ -40,7 +40,7 @@ DRAINED, POOL_QUOTAS = "drained", "pool quotas"
 # In which an fdhold of this machine, or of another, dials again.
 NEAR_SECONDS, FAR_SECONDS = 2.0, 60.0
 # How often a worker is looked for that was just starting when its server ended.
-LOOK_SECONDS, LOOKS = 2.0, 30
+LOOK_SECONDS, LOOKS = 0.5, 120
 # Until what the store did not take is tried again.
 WRITE_SECONDS = 1.0
 
@@ -67,7 +67,13 @@ def lease_row(lease: Lease, gpus: Sequence[Gpu], boot: str) -> dict[str, Any]:
         "since": lease.since,
         "holders": sorted(list(holder) for holder in lease.holders),
         "far": lease.far,
+        "strays": bool(lease.strays),
     }
+
+
+def holder_of(pid: int, start: int, program: int | None = None) -> Holder:
+    """Older servers knew only those that are the program themselves."""
+    return Holder(pid, start, pid if program is None else program)
 
 
 def lease_of(key: str, row: dict[str, Any], gpus: Sequence[Gpu]) -> Lease | None:
@@ -85,8 +91,10 @@ def lease_of(key: str, row: dict[str, Any], gpus: Sequence[Gpu]) -> Lease | None
         )
         lease.idle = row["idle"]
         lease.since = row["since"]
-        lease.holders = {(pid, start) for pid, start in row["holders"]}
+        lease.holders = {holder_of(*each) for each in row["holders"]}
         lease.far = row["far"]
+        if row.get("strays", True):
+            lease.strays.add(Grace)
         same = all(uuids.get(n) == uuid for n, uuid, *_ in row["slices"])
     except (KeyError, TypeError, ValueError):
         return None
@@ -308,28 +316,37 @@ class Heirloom:
         grace = Grace()
         self.server.book.stand(lease, grace)
         self.graces[lease.id] = grace
-        for pid, start in list(lease.holders):
-            descriptor = pidfd_of(pid, start)
+        for holder in list(lease.holders):
+            descriptor = pidfd_of(holder.pid, holder.start)
             if descriptor < 0:
-                lease.holders.discard((pid, start))
+                lease.holders.discard(holder)
                 continue
-            hold = Hold(lease, pid)
+            hold = Hold(lease, holder.program)
             self.server.book.stand(lease, hold)
-            self.server.spawn(self.outlive(hold, (pid, start), descriptor))
+            self.server.spawn(self.outlive(hold, holder, descriptor))
         self.server.watch_idle(lease)
 
     def begin_graces(self) -> None:
-        """From now on an fdhold that dials is answered."""
+        """From now on an fdhold that dials is answered. Where all that may come are
+        known and none is there any more, nobody is waited for."""
         loop = asyncio.get_running_loop()
-        for number, grace in self.graces.items():
+        for number, grace in list(self.graces.items()):
             lease = self.server.book.leases[number]
-            seconds = FAR_SECONDS if lease.far else NEAR_SECONDS
-            loop.call_later(seconds, self.server.leave, lease, grace)
+            if lease.far or lease.strays:
+                seconds = FAR_SECONDS if lease.far else NEAR_SECONDS
+                loop.call_later(seconds, self.end_grace, lease, grace)
+            else:
+                self.end_grace(lease, grace)
 
-    async def outlive(
-        self, hold: Hold, holder: tuple[int, int], descriptor: int
-    ) -> None:
-        """Keeps a lease while a process lives that opened a hold of it."""
+    def end_grace(self, lease: Lease, grace: Grace | None) -> None:
+        """Somebody holds it again, or nobody has come in time."""
+        lease.strays.discard(Grace)
+        if self.graces.get(lease.id) is grace:
+            self.graces.pop(lease.id, None)
+        self.server.leave(lease, grace)
+
+    async def outlive(self, hold: Hold, holder: Holder, descriptor: int) -> None:
+        """Keeps a lease while a process lives that opened a hold of it or keeps it."""
         hold.lease.holders.add(holder)
         self.keep(hold.lease)
         try:

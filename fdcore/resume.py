@@ -11,11 +11,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from fdcore import attach
-from fdcore.away import away_seconds
 from fdcore.errors import RefusedError
 from fdcore.lease import Lease
-from fdcore.recall import Grace
-from fdcore.session import Arrival, Hold, Session
+from fdcore.session import Arrival, Session
 
 if TYPE_CHECKING:
     from fdcore.server import Server
@@ -62,59 +60,11 @@ def ask_life(session: Session, holds: Iterable[socket.socket]) -> None:
             sock.send(question)
 
 
-class Answers:
-    """What comes on a hold connection."""
-
-    def __init__(self) -> None:
-        self.held = b""
-
-    def take(self, data: bytes) -> list[bytes]:
-        """The sessions whose clients are gone."""
-        self.held += data
-        gone = []
-        while len(self.held) >= attach.LIFE.size:
-            magic, life, session = attach.LIFE.unpack(self.held[: attach.LIFE.size])
-            self.held = self.held[attach.LIFE.size :]
-            if magic == attach.MAGIC and life == attach.GONE:
-                gone.append(session)
-        return gone
-
-
 class Away:
     """The server's part: what it knows of clients that are away."""
 
     def __init__(self, server: "Server") -> None:
         self.server = server
-
-    async def hear(self, hold: Hold, sock: socket.socket) -> bool:
-        """What comes on a hold, until its end: answers to whether clients live. True:
-        it broke, nobody has closed it."""
-        answers = Answers()
-        try:
-            while data := await asyncio.get_running_loop().sock_recv(sock, 4096):
-                for number in answers.take(data):
-                    session = self.server.sessions.get(number)
-                    if session is not None and session.lease is hold.lease:
-                        self.end(session, "its program has ended")
-        except OSError:
-            return True
-        return False
-
-    def broke(self, hold: Hold) -> None:
-        """What cuts a hold from another machine may have cut all of its connections at
-        once: the lease stands for a while, in which fdhold dials again."""
-        server, lease = self.server, hold.lease
-        others = any(other.lease is lease for other in server.holds if other != hold)
-        seconds = away_seconds(server.environment)
-        if lease.over or others or not seconds:
-            return
-        log.info("lease %s: its hold broke: kept for %d s", lease.name, seconds)
-        grace, before = Grace(), server.heirloom.graces.get(lease.id)
-        server.book.stand(lease, grace)
-        server.heirloom.graces[lease.id] = grace
-        server.book.leave(lease, before)
-        loop = asyncio.get_running_loop()
-        loop.call_later(seconds, server.leave, lease, grace)
 
     def note(self, session: Session, away: bool) -> None:
         log.info("%s: its client is %s", session, "away" if away else "back")

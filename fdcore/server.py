@@ -40,10 +40,11 @@ from fdcore.config import (
 )
 from fdcore.errors import ConfigError, FdcoreError, ProtocolError, RefusedError
 from fdcore.etcd.access import Access
+from fdcore.holding import Holding
 from fdcore.host import gpus as host_gpus
 from fdcore.lease import Lease, LeaseBook, Owner
 from fdcore.line import Line
-from fdcore.recall import Heirloom, socket_of, started
+from fdcore.recall import Heirloom, socket_of
 from fdcore.resume import Away, admit_resume
 from fdcore.room import raised
 from fdcore.rpc.server import Activity, ControlListener, Place, run_loop
@@ -73,9 +74,8 @@ from fdcore.sockets import (
     comes_from_afar,
     is_own_user,
     keep_alive,
-    peer_credentials,
+    pass_credentials,
     peer_name,
-    pidfd_of_peer,
     readable,
     receive,
     tcp_listener,
@@ -172,6 +172,7 @@ class Server:
         self.passes: Passes[Owner] = Passes()
         self.selfcheck = SelfCheck(self.environment)
         self.away = Away(self)
+        self.holding = Holding(self)
         self.shares = Shares()
         self.tasks: set[asyncio.Task[None]] = set()
         self.listeners: list[socket.socket] = []
@@ -485,7 +486,7 @@ class Server:
         finally:
             self.waiting.leave(stranger)
         if isinstance(admitted, Hold):
-            await self.held(admitted, sock)
+            await self.holding.serve(admitted, sock)
         elif isinstance(admitted, Arrival):
             keep_alive(sock)
             admitted.hand_over(sock)
@@ -569,6 +570,7 @@ class Server:
             self.check_room(0, 1)
             hold = Hold(lease, request.pid)
             self.book.stand(lease, hold)
+            pass_credentials(sock)
             return hold
         if request.kind == attach.TRUNK:
             if self.environment.get("FD_TRUNKS") == "0":
@@ -628,40 +630,6 @@ class Server:
         self.leave(thing.lease, thing)
         if isinstance(thing, Session):
             self.watch_idle(thing.lease)
-
-    async def held(self, hold: Hold, sock: socket.socket) -> None:
-        """Keeps the lease until the other end's last holder is gone.
-
-        A program may close descriptors that it does not know (daemons do), so on one
-        machine the lease also lives while the process that opened the connection does.
-        """
-        lease = hold.lease
-        pidfd = pidfd_of_peer(sock)
-        self.holds[hold] = sock
-        hold.pidfd = pidfd
-        keep_alive(sock)
-        if pidfd < 0:
-            lease.far = True
-        opener = peer_credentials(sock)[0] if pidfd >= 0 else 0
-        holder = (opener, started(opener))
-        if pidfd >= 0:
-            lease.holders.add(holder)
-        self.heirloom.keep(lease)
-        self.leave(lease, self.heirloom.graces.pop(lease.id, None))
-        try:
-            broke = await self.away.hear(hold, sock)
-            if pidfd >= 0:
-                await readable(pidfd)
-            elif broke:
-                self.away.broke(hold)
-        finally:
-            self.holds.pop(hold)
-            sock.close()
-            hold.pidfd = -1
-            if pidfd >= 0:
-                os.close(pidfd)
-                lease.holders.discard(holder)
-            self.ended(hold)
 
     # ---- sessions ----
 

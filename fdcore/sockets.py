@@ -16,6 +16,7 @@ from fdcore.security.identity import is_loopback
 BACKLOG = 1024
 REST_SECONDS = 0.5
 ESTABLISHED = "01"  # in the kernel's tables
+CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
 
 
 def unix_listener(path: Path) -> socket.socket:
@@ -104,9 +105,8 @@ def source_name(sock: socket.socket) -> str:
 
 
 def peer_credentials(sock: socket.socket) -> tuple[int, int, int]:
-    size = struct.calcsize("3i")
-    raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
-    pid, uid, gid = struct.unpack("3i", raw)
+    raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
+    pid, uid, gid = CREDENTIALS.unpack(raw)
     return pid, uid, gid
 
 
@@ -137,6 +137,27 @@ def in_table(family: int, host: str, port: int) -> str:
     raw = socket.inet_pton(family, host)
     words = struct.unpack(f"={len(raw) // 4}I", raw)
     return "".join(f"{word:08X}" for word in words) + f":{port:04X}"
+
+
+def pass_credentials(sock: socket.socket) -> None:
+    """From now on the kernel says who sent what comes; see receive_from()."""
+    if sock.family == socket.AF_UNIX:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+
+
+async def receive_from(sock: socket.socket, size: int) -> tuple[bytes, int]:
+    """What has come, and the process that sent it; 0: that is not known."""
+    room = socket.CMSG_SPACE(CREDENTIALS.size) if sock.family == socket.AF_UNIX else 0
+    while True:
+        await readable(sock.fileno())
+        try:
+            data, beside, _, _ = sock.recvmsg(size, room)
+        except BlockingIOError:
+            continue
+        for level, kind, content in beside:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
+                return data, CREDENTIALS.unpack(content)[0]
+        return data, 0
 
 
 def is_own_user(sock: socket.socket) -> bool:

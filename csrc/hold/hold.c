@@ -214,6 +214,19 @@ prove(int fd, const struct server *server, pid_t pid)
     return fdc_attach_proven(server->secret, &hello, &request, &answer) ? 0 : -EPROTO;
 }
 
+/* A server of this machine learns who we are; others have nothing of it. */
+static void
+say_who(const struct server *server)
+{
+    struct fdc_attach_life life = {.magic = FDC_ATTACH_MAGIC, .life = FDC_ATTACH_KEEPS};
+
+    if (server->unix_path[0] == '\0')
+        return;
+    if (send(server->fd, &life, sizeof(life), MSG_DONTWAIT | MSG_NOSIGNAL) < 0) {
+        /* then the next server has to wait whether somebody comes */
+    }
+}
+
 static void
 hold_again(struct hold *hold, struct server *server)
 {
@@ -225,6 +238,7 @@ hold_again(struct hold *hold, struct server *server)
         server->fd = fd;
         server->asked_size = 0;
         server->again_ms = AGAIN_MS;
+        say_who(server);
         return;
     }
     if (fd >= 0)
@@ -396,6 +410,7 @@ main(int argc, char **argv)
     for (i = 0; i < hold.servers; i++) {
         hold.server[i].fd = atoi(argv[4 + i]);
         hold.server[i].again_ms = AGAIN_MS;
+        say_who(&hold.server[i]);
     }
     /* Without it (an old kernel) the pipe alone tells of the program's end. */
     hold.pidfd = hold.pid != 0 ? (int)syscall(SYS_pidfd_open, hold.pid, 0) : -1;

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from fdcore.config import STORE
-from fdcore.lease import Lease, Owner
-from fdcore.recall import lease_of, lease_row
+from fdcore.lease import Holder, Lease, Owner
+from fdcore.recall import lease_of, lease_row, started
 from fdcore.sched.slices import Gpu, Slice
 from fdcore.store import LEASE, Sqlite
 from tests.support import until
@@ -147,10 +147,16 @@ def test_owner_is_the_same_after_a_restart():
     gpus = (Gpu(0, "name", "GPU-1", 1 << 30),)
     owner = Owner("bob", "here", 12, "true", "admin", "ab", 1000)
     lease = Lease(bytes(16), bytes(32), owner, (Slice(0, 1 << 20),))
+    lease.holders = {Holder(12, 34, 56)}
     row = lease_row(lease, gpus, "boot")
-    assert lease_of(bytes(16).hex(), row, gpus).owner == owner
-    del row["uid"]  # of an older server's
-    assert lease_of(bytes(16).hex(), row, gpus).owner.uid == -1
+    found = lease_of(bytes(16).hex(), row, gpus)
+    assert (found.owner, found.holders, found.strays) == (owner, lease.holders, set())
+    # An older server's.
+    del row["uid"], row["strays"]
+    row["holders"] = [[12, 34]]
+    found = lease_of(bytes(16).hex(), row, gpus)
+    assert (found.owner.uid, found.holders) == (-1, {Holder(12, 34, 12)})
+    assert found.strays
 
 
 def test_program_that_died_meanwhile_holds_nothing(make_server):
@@ -164,6 +170,23 @@ def test_program_that_died_meanwhile_holds_nothing(make_server):
     again = make_server("--state", str(state_of(server)))
     until(lambda: again.free() == [1024, 1024])
     until(lambda: workers(again) == [])
+
+
+def test_nobody_is_waited_for_who_is_known_to_have_gone(make_server):
+    server = make_server()
+    program = holding(server, "-m", "600")
+    store = Sqlite(state_of(server) / STORE)
+    until(lambda: [row["strays"] for row in store.rows(LEASE).values()] == [False])
+    ((row,),) = [store.rows(LEASE).values()]
+    store.close()
+    assert len(row["holders"]) == 2  # the program and its fdhold
+    server.process.kill()
+    server.process.wait()
+    program.kill()
+    program.communicate()
+    until(lambda: not any(started(pid) for pid, *_ in row["holders"]))
+    again = make_server("--state", str(state_of(server)))
+    assert again.free() == [1024, 1024]  # with its first answer
 
 
 def test_descendant_keeps_the_lease_over_a_restart(make_server):

@@ -11,7 +11,7 @@ import pytest
 from fdcore import attach
 from fdcore.config import parse_address, protocol_hash
 from fdcore.errors import RefusedError
-from fdcore.resume import Answers
+from fdcore.holding import Words
 from fdcore.rpc import client
 from fdcore.sched.slices import MIB, Ask
 from tests.fdcore.test_attach import attached, connection, leased, spoken
@@ -83,8 +83,10 @@ def test_answers_may_come_in_pieces():
         )
     )
     for cut in range(len(said)):
-        answers = Answers()
-        assert answers.take(said[:cut]) + answers.take(said[cut:]) == [one, two]
+        words = Words()
+        assert words.take(said[:cut]) + words.take(said[cut:]) == [
+            (attach.GONE, one), (attach.LIVES, two), (attach.GONE, two),
+        ]  # fmt: skip
 
 
 def asked(grant, kind, session, more):

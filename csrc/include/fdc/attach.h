@@ -86,13 +86,15 @@ struct fdc_attach_ready {
     char reason[248];
 };
 
-/* On a HOLD connection: from the server with life 0, back with 1 (it lives) or 2. */
+/* On a HOLD connection: from the server with life 0, back with 1 (it lives) or 2. First
+ * fdhold says that it is the one who keeps it: over a Unix socket the server learns its
+ * process that way, and the next server knows whom it may expect. */
 struct fdc_attach_life {
     uint32_t magic;
     uint32_t life;
     uint8_t session[16];
 };
-enum { FDC_ATTACH_ASKED, FDC_ATTACH_LIVES, FDC_ATTACH_GONE };
+enum { FDC_ATTACH_ASKED, FDC_ATTACH_LIVES, FDC_ATTACH_GONE, FDC_ATTACH_KEEPS };
 
 /* base/attach.c. prove: fills request->proof, from all that it is over. proven: whether
  * the server knows the secret too. */
