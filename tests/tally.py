@@ -3,8 +3,9 @@ after. Read from /proc and asked of the server, so it needs nothing of the serve
 
 import os
 import re
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,11 @@ class Tally:
     processes: int
     descriptors: int
     mapped: int  # bytes of memory that is shared with clients
+
+    def __str__(self) -> str:
+        free = " + ".join(map(str, self.free))
+        return (f"{self.leases} leases, {free} MiB free, {self.processes} processes, "
+                f"{self.descriptors} descriptors, {self.mapped >> 10} KiB mapped")  # fmt: skip
 
     def over(self, base: "Tally") -> str:
         """What there is more of than at first; nothing: it is back where it was."""
@@ -60,6 +66,33 @@ def descriptors(pid: int) -> int:
         return len(os.listdir(PROC / str(pid) / "fd"))
     except OSError:
         return 0
+
+
+class Waits:
+    """How long processes have waited for a processor, which is the machine's fault and not
+    theirs. Of those that wait at the same time one counts."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.looked = time.monotonic()
+        self.last: dict[int, float] = {}
+
+    def look(self, pids: Iterable[int]) -> None:
+        now, more = time.monotonic(), 0.0
+        for pid in pids:
+            waited = waited_for_processor(pid)
+            more += max(0.0, waited - self.last.get(pid, waited))  # less: it has ended
+            self.last[pid] = waited
+        self.seconds += min(more, now - self.looked)
+        self.looked = now
+
+
+def waited_for_processor(pid: int) -> float:
+    """Seconds of its life, of its first thread; 0 where the kernel does not say."""
+    try:
+        return int((PROC / str(pid) / "schedstat").read_text().split()[1]) / 1e9
+    except (OSError, IndexError):
+        return 0.0
 
 
 def kinds(pid: int) -> Counter[str]:
