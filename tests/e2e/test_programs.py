@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from fdcore import ucx
 from tests.e2e.conftest import APPS, ROADS, Outcome, Run, build_c, build_cu
 
 
@@ -34,6 +35,20 @@ SEMANTICS = ("order_threads", "blocked_stream", "capture_threads", "freed_block"
 def test_semantics(name: str, road: str, direct: Run, remote: Run) -> None:
     program = build_c(name)
     same(direct(program), remote(program, road=road))
+
+
+# What is peculiar to a road with UCX in the program: its signals, its threads and a fork, the
+# order of messages that have none by themselves, bytes beside them.
+OVER_RDMA = ("managed", "fork_child", "order_threads", "pinned", "illegal_address", "graph_host")
+
+
+@pytest.mark.skipif("rdma" in ROADS or not ucx.is_here(),
+                    reason="all is run over rdma, or there is no UCX (it is in the test extra)")
+@pytest.mark.parametrize("name", OVER_RDMA)
+def test_some_over_rdma(name: str, direct: Run, remote: Run) -> None:
+    """The others are run by FD_TEST_ROADS=rdma."""
+    program = build_c(name)
+    same(direct(program), remote(program, road="rdma"))
 
 
 @pytest.mark.parametrize("road", ROADS)
