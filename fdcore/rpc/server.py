@@ -595,10 +595,12 @@ class ControlListener:
     async def connect(self, caller: Caller) -> None:
         loop = asyncio.get_running_loop()
         try:
+            if not caller.sock.recv(1, socket.MSG_PEEK):
+                raise ConnectionResetError
             await loop.connect_accepted_socket(
                 lambda: self.protocol(caller.stranger), caller.sock
             )
-        except OSError:  # it has gone again
+        except OSError:  # it has gone again, and had nothing to say
             assert caller.stranger is not None
             self.waiting.leave(caller.stranger)
             caller.sock.close()
@@ -647,6 +649,7 @@ class ControlListener:
         stranger: Stranger | None = None,
     ) -> None:
         """stranger: its place, where it has one already."""
+        known = owner is not None
         owner = owner or identify(transport)
         source = owner.host or f"uid {owner.uid}"
         if owner.serial:
@@ -681,6 +684,9 @@ class ControlListener:
         finally:
             timer.cancel()
             connection.known()
+            if not (known or connection.certain):
+                text = f"{source}: what was said is no login"
+                self.seldom.warn(("login", source), text)
             self.connections.pop(stream, None)
             connection.closed()
 
