@@ -32,6 +32,7 @@ from fdcore.web.guard import Guard, own_names, passed_on
 from fdcore.web.history import History
 from fdcore.web.logins import Login, code_of
 from fdcore.web.manager import Manager, members_from
+from fdcore.web.porch import Porch
 from fdcore.web.rows import EXPORTS, safe_for_sheets
 
 log = logging.getLogger("fdserver.web")
@@ -131,7 +132,8 @@ def serve(options: Options) -> None:
     history = History(state / "history.db")
     cluster = Cluster(members_from(options.servers, options.own), history)
     manager = Manager(cluster, history)
-    app = application(manager, options, port, tls is not None)
+    porch = Porch()
+    app = application(manager, options, port, tls is not None, porch)
     config = uvicorn.Config(
         app,
         loop="asyncio",
@@ -151,23 +153,26 @@ def serve(options: Options) -> None:
     try:
         # uvicorn would end the process by the signal again once all is closed.
         server.capture_signals = contextlib.nullcontext
-        asyncio.run(answer(server, sock, where, options.ready_fd, shown))
+        asyncio.run(answer(server, porch, sock, where, options.ready_fd, shown))
     finally:
         cluster.stop()
         history.close()
 
 
 async def answer(
-    server: Any, sock: socket.socket, where: str, ready_fd: int, shown: Shown | None
-) -> None:
+    server: Any, porch: Porch, sock: socket.socket, where: str, ready_fd: int,
+    shown: Shown | None,
+) -> None:  # fmt: skip
     loop = asyncio.get_running_loop()
     kind = type(loop).__module__
     assert kind.startswith("asyncio."), f"the loop is one of {kind}"
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, setattr, server, "should_exit", True)
-    serving = asyncio.create_task(server.serve(sockets=[sock]))
+    serving = asyncio.create_task(server.serve(sockets=[]))
     while not server.started and not serving.done():  # noqa: ASYNC110
         await asyncio.sleep(0.02)
+    if server.started:
+        porch.listen(sock, server)
     if server.started and ready_fd >= 0:
         said = {"pid": os.getpid(), "web": where}
         os.write(ready_fd, json.dumps(said).encode() + b"\n")
@@ -178,9 +183,12 @@ async def answer(
     finally:
         if renewing:
             renewing.cancel()
+        await porch.close()
 
 
-def application(manager: Manager, options: Options, port: int, tls: bool) -> Guard:
+def application(
+    manager: Manager, options: Options, port: int, tls: bool, porch: Porch
+) -> Guard:
     from fastapi import FastAPI
     from nicegui import ui
 
@@ -202,7 +210,7 @@ def application(manager: Manager, options: Options, port: int, tls: bool) -> Gua
         return await asyncio.to_thread(manager.our_login)
 
     names = own_names([options.listen.host, *options.names])
-    return Guard(inner, names, cookie, manager.logins.find, ours)
+    return Guard(inner, names, cookie, manager.logins.find, ours, porch.asks)
 
 
 def install_routes(

@@ -95,7 +95,8 @@ def passed_on(headers: Iterable[tuple[bytes, bytes]]) -> bool:
 
 class Guard:
     """find: the login of a cookie. ours: that of this process's own user, for who is
-    them; it is given both ends of the connection."""
+    them; it is given both ends of the connection. asks: told of every request, by the
+    other end, and whether it is somebody's."""
 
     def __init__(
         self,
@@ -104,12 +105,14 @@ class Guard:
         cookie: str,
         find: Callable[[str], Login | None],
         ours: Callable[[tuple[str, int], tuple[str, int]], Awaitable[Login | None]],
+        asks: Callable[[tuple[str, int], bool], object],
     ) -> None:
         self.app = app
         self.names = names
         self.cookie = cookie
         self.find = find
         self.ours = ours
+        self.asks = asks
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -132,6 +135,8 @@ class Guard:
         if login is None and not passed_on(headers):
             login = await self.own(scope)
         scope.setdefault("state", {})["login"] = login
+        if scope.get("client"):
+            self.asks((scope["client"][0], scope["client"][1]), login is not None)
         open_to_all = scope["path"].startswith(OPEN)
         if login is None and not open_to_all:
             if scope["type"] == "http" and method in SAFE:
