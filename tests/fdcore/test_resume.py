@@ -7,6 +7,8 @@ import struct
 import subprocess
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fdcore import attach
 from fdcore.config import parse_address, protocol_hash
@@ -87,6 +89,14 @@ def test_answers_may_come_in_pieces():
         assert words.take(said[:cut]) + words.take(said[cut:]) == [
             (attach.GONE, one), (attach.LIVES, two), (attach.GONE, two),
         ]  # fmt: skip
+
+
+@given(st.lists(st.binary(max_size=100), max_size=20))
+def test_other_bytes_on_a_hold_are_nobodys_end_and_are_not_kept(pieces):
+    answers = Answers()
+    for piece in pieces:
+        assert answers.take(piece) == []
+        assert len(answers.held) < attach.LIFE.size
 
 
 def asked(grant, kind, session, more):

@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from fdcore import attach
 from fdcore.config import protocol_hash
 from fdcore.errors import ConfigError, ProtocolError, RefusedError, TransportError
 from fdcore.rpc import client
@@ -236,19 +237,32 @@ def test_every_call_has_been_thought_about():
 def test_revoked_loses_connection_lease_and_the_way_back(pool, be):
     who = pool.join("thief")
     be(pool, "thief")
-    before = pool.server.free()
+    before, began = pool.server.free(), time.monotonic()
     seen = []
 
     def take(grant):
         seen.append(pool.server.free())
         pool.authority.revoke("thief")
         until(lambda: pool.server.free() == before)
+        # What was granted is worth nothing at the data port either.
+        spoken = attach.Spoken(grant.lease, grant.secret, protocol_hash())
+        for kind in (attach.HOLD, attach.COMMAND):
+            with (
+                socket.create_connection((grant.host, grant.port), 10) as sock,
+                pytest.raises(RefusedError, match="is over, or its secret is wrong"),
+            ):
+                attach.attach(sock, spoken, kind, 2, bytes(16))
         return grant
 
     client.reserve(pool.address, Ask(memory=300 * MIB), protocol_hash(), "x", take)
     assert sum(before) - sum(seen[0]) == 300
-    with pytest.raises(RefusedError, match="the certificate of thief has been revoked"):
-        gpus(pool)
+    for _ in range(4):
+        with pytest.raises(
+            RefusedError, match="the certificate of thief has been revoked"
+        ):
+            gpus(pool)
+    told = pool.server.log.count("the certificate of thief has been revoked")
+    assert 1 <= told <= 1 + (time.monotonic() - began) // 60
     with pytest.raises(RefusedError, match="has been revoked"):
         join.renew(who)
     assert pool.server.log.count("lease") > 0

@@ -1,15 +1,20 @@
 """Strangers on each port: random, oversized and silent. They are refused, logged once a
-cause, leave nothing behind, and hold nobody up."""
+cause, leave nothing behind, and harm no session that is there."""
 
 import contextlib
 import errno
+import importlib.util
 import os
+import re
 import socket
 import ssl
 import subprocess
 import sys
 import time
+from collections import Counter
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -17,19 +22,117 @@ from hypothesis import strategies as st
 
 from bench import flood, many
 from fdcore import attach
-from fdcore.config import parse_address
+from fdcore.config import parse_address, protocol_hash
+from fdcore.rpc import client
+from fdcore.sched.slices import MIB, Ask
 from fdcore.security import identity
-from tests.support import until
+from tests.fdcore.web.browsing import Manager, start_manager
+from tests.support import Server, until
 
 SILENT = int(os.environ.get("FD_TEST_SILENT", "1000"))
+NAMES = ["tls", "data", "plain", "web"]
+WITHIN = ["tls within", "web within"]  # TLS that is spoken as it should be
+# Kinds of warnings that a process makes in a minute, and the two lines about the rest.
+CAUSES = 32
 
 
-def descriptors(server):
-    return len(list(Path(f"/proc/{server.process.pid}/fd").iterdir()))
+@dataclass
+class Port:
+    number: int
+    server: Server  # whose sessions are not to be harmed
+    owner: Server | Manager  # who answers there
+    within: ssl.SSLContext | None = None
+    began: float = field(default_factory=time.monotonic)
+    logged: int = field(init=False)
+
+    def __post_init__(self):
+        self.logged = len(self.owner.log)
+
+    @contextlib.contextmanager
+    def dialled(self):
+        """A connection there, which may end at any time."""
+        with contextlib.ExitStack() as opened:
+            address = ("127.0.0.1", self.number)
+            sock = opened.enter_context(socket.create_connection(address, 10))
+            if self.within is not None:
+                sock = opened.enter_context(self.within.wrap_socket(sock))
+            sock.settimeout(10)
+            yield sock
+
+
+def descriptors(owner):
+    return len(list(Path(f"/proc/{owner.process.pid}/fd").iterdir()))
+
+
+def warnings(owner, after=0):
+    """What it has logged of strangers since then, without when and from which port."""
+    for line in owner.log[after:].splitlines():
+        if "127.0.0." in line or "Invalid" in line:
+            told = re.sub(r"^\S+ \S+ ", "", line)
+            yield re.sub(r"(127\.0\.0\.\d+):\d+| \(and \d+ times .*\)", r"\1", told)
+
+
+def look_at_log(port):
+    """Each cause was told of once, however often strangers have come with it."""
+    told = Counter(warnings(port.owner, port.logged))
+    assert max(told.values(), default=0) <= minutes(port.began), told
+    assert sum(told.values()) <= CAUSES * minutes(port.began), told
+    assert any(warnings(port.owner))  # perhaps before, to who shares the server with us
 
 
 @pytest.fixture(scope="module")
-def ports(pool, server, tmp_path_factory):
+def alive(ports):
+    """A live session of each server; called, it says that each result was right."""
+    servers = {id(port.server): port.server for port in ports.values()}
+    program = many.build("pulse")
+    with contextlib.ExitStack() as opened:
+        pulses = [
+            opened.enter_context(flood.pulse(server, program, "tcp"))
+            for server in servers.values()
+        ]
+
+        @contextlib.contextmanager
+        def computing():
+            for one in pulses:
+                one.begin(300)
+            yield
+            for one in pulses:
+                one.end()
+
+        yield computing
+
+
+@pytest.fixture(scope="module")
+def manager(pool, tmp_path_factory):
+    """The pool's, which speaks TLS, and its port; None: its packages are not installed."""
+    if importlib.util.find_spec("nicegui") is None:
+        yield None
+        return
+    folder = tmp_path_factory.mktemp("web")
+    own = {"FD_POOL": str(pool.authority.folder), "FD_TLS": "always"}
+    manager = start_manager(folder, pool.server.control, environment=pool.server.environment | own)
+    yield Port(urlsplit(manager.url).port, pool.server, manager)
+    assert manager.stop() == 0
+
+
+@pytest.fixture
+def port(request, ports, manager):
+    name, _, within = request.param.partition(" ")
+    if name == "web":
+        if manager is None:
+            pytest.skip("the manager's packages are not installed (fdcore[web])")
+        found = manager
+    else:
+        found = ports[name]
+    if within:
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        found = replace(found, within=context)
+    return found
+
+
+@pytest.fixture(scope="module")
+def ports(pool, server):
     """Every port there is, of a server of a pool and of one on loopback."""
 
     def data_port(one, environment):
@@ -50,21 +153,22 @@ def ports(pool, server, tmp_path_factory):
 
     pool.join("surveyor")
     return {
-        "tls": (pool.server, pool.address.port),
-        "data": (pool.server, data_port(pool.server, pool.environment("surveyor"))),
-        "plain": (server, parse_address(server.control).port),
+        "tls": Port(pool.address.port, pool.server, pool.server),
+        "data": Port(
+            data_port(pool.server, pool.environment("surveyor")), pool.server, pool.server
+        ),
+        "plain": Port(parse_address(server.control).port, server, server),
     }
 
 
 def throw(port, data):
     """Sends what it can, and reads until the other side has had enough."""
-    with (
-        contextlib.suppress(OSError),
-        socket.create_connection(("127.0.0.1", port), 10) as sock,
-    ):
-        sock.settimeout(10)
+    with contextlib.suppress(OSError), port.dialled() as sock:
         sock.sendall(data)
-        sock.shutdown(socket.SHUT_WR)
+        if port.within is None:
+            sock.shutdown(socket.SHUT_WR)
+        else:
+            sock.settimeout(0.02)  # TLS has no other end of what one says
         while sock.recv(65536):
             pass
 
@@ -81,13 +185,13 @@ def some_bytes():
         st.binary(max_size=600).map(lambda rest: client_hello + rest),
         st.binary(max_size=600).map(lambda rest: capnp + rest),
         st.integers(1, 1 << 31).map(lambda n: (n).to_bytes(4, "little") * 8),
+        st.binary(max_size=600).map(lambda rest: b"POST /login HTTP/1.1\r\n" + rest),
     )
 
 
-@pytest.mark.parametrize("name", ["tls", "data", "plain"])
-def test_random_bytes_harm_nobody(ports, name):
-    server, port = ports[name]
-    before = descriptors(server)
+@pytest.mark.parametrize("port", NAMES + WITHIN, indirect=True)
+def test_random_bytes_harm_nobody(port, alive):
+    before = descriptors(port.owner)
 
     @settings(
         max_examples=60, deadline=None, suppress_health_check=list(HealthCheck)
@@ -96,30 +200,51 @@ def test_random_bytes_harm_nobody(ports, name):
     def throws(data):
         throw(port, data)
 
-    throws()
-    assert len(server.free()) == 2
-    until(lambda: descriptors(server) <= before + 2, 40)
+    with alive():
+        throws()
+    look_at_log(port)
+    assert len(port.server.free()) == 2
+    until(lambda: descriptors(port.owner) <= before + 2, 40)
 
 
-@pytest.mark.parametrize("name", ["tls", "data", "plain"])
-def test_more_bytes_than_anybody_needs_are_not_taken(ports, name):
+@pytest.mark.parametrize("port", NAMES + WITHIN, indirect=True)
+def test_more_bytes_than_anybody_needs_are_not_taken(port, alive):
     """64 MiB that never make sense: the memory of the server does not grow by them."""
-    server, port = ports[name]
 
     def resident():
-        lines = Path(f"/proc/{server.process.pid}/status").read_text().splitlines()
+        lines = Path(f"/proc/{port.owner.process.pid}/status").read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
 
     before = resident()
-    with (
-        contextlib.suppress(OSError),
-        socket.create_connection(("127.0.0.1", port), 10) as sock,
-    ):
-        sock.settimeout(10)
-        for _ in range(64):
-            sock.sendall(b"\x7f" * (1 << 20))
-    assert len(server.free()) == 2
+    with alive():
+        for begin in (b"", b"POST /login HTTP/1.1\r\nHost: ", bytes(4) + b"\xff\xff\xff\x0f"):
+            with contextlib.suppress(OSError), port.dialled() as sock:
+                sock.sendall(begin)
+                for _ in range(64):
+                    sock.sendall(b"\x7f" * (1 << 20))
+    look_at_log(port)
+    assert len(port.server.free()) == 2
     assert resident() < before + 32 * 1024
+
+
+def test_hold_that_talks_nonsense_holds_its_lease_and_ends_nothing(server, alive):
+    before = server.free()
+    opened = socket.socket()  # of a process on this machine its end would count
+
+    def take(grant):
+        opened.connect((grant.host, grant.port))
+        spoken = attach.Spoken(grant.lease, grant.secret, protocol_hash())
+        attach.attach(opened, spoken, attach.HOLD, 0, bytes(16))
+        return grant
+
+    with opened, alive():
+        client.reserve(
+            parse_address(server.control), Ask(memory=MIB), protocol_hash(), "x", take
+        )
+        for _ in range(64):
+            opened.sendall(os.urandom(1 << 16))
+        assert sum(server.free()) == sum(before) - 1
+    until(lambda: server.free() == before)
 
 
 def minutes(began):
@@ -142,12 +267,12 @@ def silent_from(host, port, count):
     return opened
 
 
-@pytest.mark.parametrize("name", ["tls", "data", "plain"])
-def test_silent_crowd_is_logged_once_and_holds_nobody_up(ports, name, pool, demo):
-    server, port = ports[name]
+@pytest.mark.parametrize("port", NAMES, indirect=True)
+def test_silent_crowd_is_logged_once_and_holds_nobody_up(port, pool, demo):
+    server, owner = port.server, port.owner
     began = time.monotonic()
-    before, logged = descriptors(server), len(server.log.splitlines())
-    crowd = silent_from("127.0.0.3", port, SILENT)
+    before, logged = descriptors(owner), len(owner.log)
+    crowd = silent_from("127.0.0.3", port.number, SILENT)
     try:
         # A whole program in the midst of it: control, hold, session.
         env = pool.environment("surveyor") if server is pool.server else {}
@@ -157,14 +282,14 @@ def test_silent_crowd_is_logged_once_and_holds_nobody_up(ports, name, pool, demo
             capture_output=True, text=True, timeout=60,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
-        assert descriptors(server) < before + 700
+        assert descriptors(owner) < before + 700
         # All but a few have been closed by the server.
         until(lambda: sum(ended(sock) for sock in crowd) > SILENT - 300, 30)
     finally:
         for sock in crowd:
             sock.close()
-    until(lambda: descriptors(server) <= before + 4, 40)
-    fresh = [line for line in server.log.splitlines()[logged:] if "127.0.0.3" in line]
+    until(lambda: descriptors(owner) <= before + 4, 40)
+    fresh = [line for line in warnings(owner, logged) if "127.0.0.3" in line]
     assert 1 <= len(fresh) <= 6 * minutes(began), fresh
 
 
