@@ -30,8 +30,11 @@ def aside(descriptor: int) -> int:
     return moved
 
 
-def keep(sockets: Sequence[socket.socket], session: int, pid: int) -> int:
+def keep(
+    sockets: Sequence[socket.socket], session: int, pid: int, path: str = ""
+) -> int:
     """Starts fdhold for these hold connections. pid: the program's, 0: a reservation.
+    path: the session file, where standard error is to be told of the program's end.
 
     Gives what the program has to inherit so that fdhold knows when the last process of
     it is gone; -1 for a reservation, or where there is no fdhold: then the leases end
@@ -44,14 +47,14 @@ def keep(sockets: Sequence[socket.socket], session: int, pid: int) -> int:
     numbers = [session, reading, *(sock.fileno() for sock in sockets)]
     words = [
         HELPER, str(session), str(pid), str(reading),
-        *(str(sock.fileno()) for sock in sockets),
+        *(str(sock.fileno()) for sock in sockets), *([path] if path else []),
     ]  # fmt: skip
     child = os.fork()
     if child == 0:
         try:
             os.setsid()
             if os.fork() == 0:
-                become_helper(str(helper), words, numbers)
+                become_helper(str(helper), words, numbers, 2 if path else 3)
         finally:
             os._exit(127)
     os.waitpid(child, 0)
@@ -60,9 +63,11 @@ def keep(sockets: Sequence[socket.socket], session: int, pid: int) -> int:
     return aside(writing) if writing >= 0 else -1
 
 
-def become_helper(path: str, words: Sequence[str], numbers: Sequence[int]) -> None:
+def become_helper(
+    path: str, words: Sequence[str], numbers: Sequence[int], closed: int
+) -> None:
     null = os.open(os.devnull, os.O_RDWR)
-    for standard in range(3):
+    for standard in range(closed):
         os.dup2(null, standard)
     for name in os.listdir("/proc/self/fd"):
         number = int(name)

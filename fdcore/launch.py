@@ -216,11 +216,15 @@ def start(
     add_session(environment, path)
     holds = [one.hold for one in held]
     # A private server is not started again: nobody needs to dial it again.
-    end = keep(holds, descriptor, os.getpid()) if redial else -1
+    told = "" if progress.quiet else str(path)
+    end = keep(holds, descriptor, os.getpid(), told) if redial else -1
     for kept in (aside(descriptor), end, *(aside(sock.detach()) for sock in holds)):
         if kept >= 0:
             os.set_inheritable(kept, True)
     say_running(program, held, progress)
+    if end < 0:
+        progress.info("The GPUs are released when the program ends")
+    progress.plain()
     try:
         become(program, environment)
     finally:
@@ -259,8 +263,6 @@ def say_running(program: Program, held: Sequence[Held], progress: Progress) -> N
             f"{where} {grant.port} {uuid.UUID(bytes=grant.lease)} "
             f"{grant.address.port} {__version__}"
         )
-    progress.info("The GPUs are released when the program ends")
-    progress.plain()
 
 
 def session_lines(grant: "Grant", wanted: str) -> list[str]:

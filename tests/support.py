@@ -79,6 +79,11 @@ class Server(Daemon):
         """MiB free on each GPU, as the server says."""
         return [free >> 20 for _, free in self.ask("gpus")]
 
+    def free_of_all(self) -> list[int]:
+        """The same once nobody has any: a lease ends a moment after its program."""
+        until(lambda: not self.leases())
+        return self.free()
+
     def leases(self) -> list[str]:
         """The ids of all leases, as the server says."""
         return [str(row["lease"]) for row in self.ask("leases")]

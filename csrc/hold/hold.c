@@ -1,14 +1,17 @@
 /*
  * fdhold: keeps leases while the program that has them lives, and dials again when their
  * server was restarted. fdrun starts it before it becomes the program; it is nobody's
- * child, prints nothing, and holds nothing of the program's but the ends named here.
+ * child, and holds nothing of the program's but the ends named here.
  *
- *   fdhold SESSION_FD PID PIPE_FD SOCKET_FD...
+ *   fdhold SESSION_FD PID PIPE_FD SOCKET_FD... [FILE]
  *
  * SESSION_FD   the session file, locked: fdhold's copy keeps it from being cleaned away
  * PID          the program, 0: none, the leases are a reservation
  * PIPE_FD      reads; every process of the program has the other end. -1: none
  * SOCKET_FD    the hold connection of each server in the file, in its order
+ * FILE         the session file: at the program's end it is removed, and standard error,
+ *              which is the program's then, is told that the GPUs are released. Else
+ *              nothing is ever printed
  *
  * A program is over when its first process has ended and nobody has the pipe any more. A
  * reservation is over when fdhold is told to end, or when no server knows its lease. Who
@@ -28,8 +31,10 @@
 #include <sys/prctl.h>
 #include <sys/random.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "fdc/attach.h"
@@ -40,6 +45,10 @@
 #define SERVERS_MAX 64
 #define ANSWER_US 10000000
 #define DIAL_SECONDS 5
+/* How long a program's other processes may take to end after the first, and servers to see
+ * that it is over, before that is not waited for in order to say something. */
+#define OTHERS_MS 200
+#define RELEASE_MS 30000
 /* Between two tries to reach a server: first, and at most, on this machine and beyond. A
  * server that was started again waits for us (recall.py's NEAR_SECONDS, FAR_SECONDS). */
 #define AGAIN_MS 50
@@ -64,6 +73,7 @@ struct hold {
     pid_t pid;
     int pidfd, pipe; /* -1: over, or none */
     int file;        /* the session's */
+    const char *path; /* its name, where its end is told; or NULL */
 };
 
 /* ---- the session file ---- */
@@ -332,6 +342,22 @@ is_over(const struct hold *hold)
     return true;
 }
 
+/* The first process has ended. While others go on, whoever reads standard error to its end
+ * must not wait for them because of us. */
+static void
+let_others_end(struct hold *hold)
+{
+    struct pollfd other = {.fd = hold->pipe, .events = POLLIN};
+
+    if (hold->path == NULL || hold->pipe < 0 || poll(&other, 1, OTHERS_MS) > 0)
+        return;
+    hold->path = NULL;
+    close(STDERR_FILENO);
+    if (open("/dev/null", O_RDWR | O_CLOEXEC) < 0) {
+        /* then nothing has this number, and nothing writes there */
+    }
+}
+
 static void
 turn(struct hold *hold)
 {
@@ -345,8 +371,10 @@ turn(struct hold *hold)
         polls[i + 2] = (struct pollfd){.fd = hold->server[i].fd, .events = POLLIN};
     if (poll(polls, (nfds_t)hold->servers + 2, until_next(hold)) < 0)
         return;
-    if (hold->pidfd >= 0 && polls[0].revents != 0)
+    if (hold->pidfd >= 0 && polls[0].revents != 0) {
         take_end(&hold->pidfd);
+        let_others_end(hold);
+    }
     if (hold->pipe >= 0 && (polls[1].revents & (POLLHUP | POLLERR)) != 0)
         take_end(&hold->pipe);
     for (i = 0; i < hold->servers; i++)
@@ -373,6 +401,83 @@ say_goodbye(const struct hold *hold)
             shutdown(hold->server[i].fd, SHUT_WR);
 }
 
+/* Not where that would have to be waited for: the leases end first. */
+static void
+say(const char *text)
+{
+    struct pollfd ready = {.fd = STDERR_FILENO, .events = POLLOUT};
+    char line[1024], stamp[32];
+    time_t now = time(NULL);
+    struct tm utc;
+    int size;
+
+    strftime(stamp, sizeof(stamp), "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&now, &utc));
+    size = snprintf(line, sizeof(line), "[INFO] %s %s\n", stamp, text);
+    if (size >= (int)sizeof(line) || poll(&ready, 1, 0) <= 0 || !(ready.revents & POLLOUT))
+        return;
+    if (write(STDERR_FILENO, line, (size_t)size) < 0) {
+        /* nobody reads it any more */
+    }
+}
+
+/* Servers close a hold once they have seen its end; whether all have. */
+static bool
+are_released(struct hold *hold)
+{
+    uint64_t until = fdc_now_ns() + RELEASE_MS * 1000000ull, now;
+    char more[64];
+    int i;
+
+    for (i = 0; i < hold->servers; i++) {
+        struct pollfd one = {.fd = hold->server[i].fd, .events = POLLIN};
+        ssize_t got = 1;
+
+        while (got != 0) {
+            now = fdc_now_ns();
+            if (one.fd < 0 || now >= until ||
+                poll(&one, 1, (int)((until - now) / 1000000) + 1) <= 0)
+                return false;
+            got = recv(one.fd, more, sizeof(more), MSG_DONTWAIT);
+            if (got < 0)
+                return false;
+        }
+    }
+    return true;
+}
+
+static bool
+is_ours(const struct hold *hold)
+{
+    struct stat named, held;
+
+    return stat(hold->path, &named) == 0 && fstat(hold->file, &held) == 0 &&
+           named.st_ino == held.st_ino && named.st_dev == held.st_dev;
+}
+
+/* The lines that FlexDirect's users know. On a terminal the shell asks for the next command
+ * by the time the servers answer, so there is but the first. */
+static void
+release(struct hold *hold)
+{
+    bool ended = hold->pid != 0 && hold->pidfd < 0 && hold->pipe < 0, removed;
+    char text[900];
+
+    if (hold->path == NULL || !ended) {
+        say_goodbye(hold);
+        return;
+    }
+    snprintf(text, sizeof(text), "Releasing GPUs from config file '%s'", hold->path);
+    say(text);
+    say_goodbye(hold);
+    removed = is_ours(hold) && unlink(hold->path) == 0;
+    if (isatty(STDERR_FILENO) || !are_released(hold) || !removed)
+        return;
+    snprintf(text, sizeof(text),
+             "Released GPUs on %d servers and removed generated config file '%s'",
+             hold->servers, hold->path);
+    say(text);
+}
+
 static void
 settle(int session)
 {
@@ -395,8 +500,10 @@ main(int argc, char **argv)
     static struct hold hold;
     int session, i;
 
+    if (argc > 5 && argv[argc - 1][0] == '/')
+        hold.path = argv[--argc];
     if (argc < 5) {
-        fprintf(stderr, "usage: fdhold SESSION_FD PID PIPE_FD SOCKET_FD... "
+        fprintf(stderr, "usage: fdhold SESSION_FD PID PIPE_FD SOCKET_FD... [FILE] "
                         "(fdrun starts it)\n");
         return 2;
     }
@@ -416,6 +523,6 @@ main(int argc, char **argv)
     hold.pidfd = hold.pid != 0 ? (int)syscall(SYS_pidfd_open, hold.pid, 0) : -1;
     while (!is_over(&hold))
         turn(&hold);
-    say_goodbye(&hold);
+    release(&hold);
     return 0;
 }

@@ -115,7 +115,7 @@ def test_localhealth_needs_no_server(flexdirect):
 
 
 def test_netperf_measures_each_server(flexdirect, server):
-    before = server.free()
+    before = server.free_of_all()
     rows = json.loads(flexdirect("netperf", "--format", "json", "--transport", "tcp").stdout)
     assert [row["server"] for row in rows] == [server.control]
     assert rows[0]["road"] == "tcp"
@@ -156,7 +156,42 @@ def test_run_tells_its_progress_as_flexdirect_did(flexdirect, server):
     assert lines[3:6] == ["Requested resources:", f"Server List: {at}", "Client idle timeout: 0 min"]
     assert re.match(r"Locked 1 GPUs with partial memory 0.5, configuration saved to '/", lines[6])
     assert lines[7].startswith("Running client command 'echo hi' on 1 GPUs")
+    file = lines[6].rpartition(" saved to ")[2]
+    assert lines[9:] == ["", *released(file)]
+    assert not Path(file.strip("'")).exists()
     assert flexdirect("run", "-q", "true").stderr == ""
+
+
+def released(file):
+    return [f"Releasing GPUs from config file {file}",
+            f"Released GPUs on 1 servers and removed generated config file {file}"]
+
+
+def test_run_tells_of_the_release_however_the_program_ends(flexdirect):
+    """The status is the program's, and what is said comes after what it said."""
+    for words, status, said in (
+        (["sh", "-c", "echo mine >&2; exit 7"], 7, "mine"),
+        (["sh", "-c", "echo mine >&2; kill -KILL $$"], -9, "mine"),
+        (["sh", "-c", "exec 2>/dev/null; exit 3"], 3, ""),
+    ):
+        lines = flexdirect("run", "-m", "64", *words, status=status).stderr.splitlines()
+        file = lines[6].rpartition(" saved to ")[2]
+        assert [line[line.index("Z ") + 2:] for line in lines[-2:]] == released(file)
+        assert lines[-3] == said
+
+
+def test_who_outlives_the_first_process_is_not_waited_for(flexdirect, server, tmp_path):
+    """It keeps the GPUs, so nothing is said, and no reader of standard error waits."""
+    before = server.free_of_all()
+    stop = tmp_path / "stop"
+    script = f"(while [ ! -e {stop} ]; do sleep 0.05; done) >/dev/null 2>&1 & exit 0"
+    try:
+        done = flexdirect("run", "-m", "64", "sh", "-c", script)
+        assert "Releas" not in done.stderr
+        assert sum(before) - sum(server.free()) == 64
+    finally:
+        stop.touch()
+    until(lambda: server.free() == before)
 
 
 def test_filters_choose_the_gpu_or_refuse(flexdirect, server):
@@ -221,7 +256,7 @@ def test_environment_of_a_reservation_is_enough_for_a_program(flexdirect, demo):
 
 
 def test_unused_reservation_is_released_after_its_time(flexdirect, server):
-    before = server.free()
+    before = server.free_of_all()
     path = Path(flexdirect("request_gpus", "-m", "50", "--idle", "1s").stdout.strip())
     until(lambda: server.free() == before)
     # The fdhold of it has learned that there is nothing to hold, and ended.
@@ -283,7 +318,7 @@ def test_helper_is_nobodys_child_and_ends_with_the_program(server):
 
 
 def test_lease_ends_without_its_helper_too(server):
-    before = server.free()
+    before = server.free_of_all()
     started = server.start("-m", "50", "sh", "-c", "echo up; read x", stdin=subprocess.PIPE,
                            stdout=subprocess.PIPE)  # fmt: skip
     started.stdout.readline()

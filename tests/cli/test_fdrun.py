@@ -158,13 +158,13 @@ def test_files_of_programs_that_have_gone_are_removed(server):
 
 
 def test_lease_ends_with_the_program(server):
-    before = server.free()
+    before = server.free_of_all()
     server.run("-n", "2", "-m", "100", "true")
     until(lambda: server.free() == before)
 
 
 def test_killed_program_frees_its_lease(server):
-    before = server.free()
+    before = server.free_of_all()
     started = server.start("-m", "100", "sh", "-c", "echo up; read x",
                            stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # fmt: skip
     started.stdout.readline()
@@ -175,7 +175,7 @@ def test_killed_program_frees_its_lease(server):
 
 
 def test_descendant_keeps_the_lease(server):
-    before = server.free()
+    before = server.free_of_all()
     code = "setsid sh -c 'echo up; read x' <&3 3<&- & exec 0<&-"
     ours, theirs = os.pipe()
     started = server.start("-m", "100", "sh", "-c", f"exec 3<&0; {code}",
@@ -189,7 +189,7 @@ def test_descendant_keeps_the_lease(server):
 
 
 def test_program_that_closes_what_it_does_not_know_keeps_its_lease(server):
-    before = server.free()
+    before = server.free_of_all()
     code = "import os, sys; os.closerange(3, 4096); print('up', flush=True); input()"
     started = server.start("-m", "100", sys.executable, "-c", code,
                            stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # fmt: skip
@@ -287,7 +287,7 @@ def test_program_without_a_format_is_126(server, tmp_path):
     broken = tmp_path / "broken"
     broken.write_bytes(b"\x00\x01\x02")
     broken.chmod(0o755)
-    before = server.free()
+    before = server.free_of_all()
     assert server.run(broken).returncode == 126
     until(lambda: server.free() == before)
 

@@ -99,6 +99,8 @@ def test_flexdirect_is_set_up_and_used_as_its_users_knew_it(hosts, app):
     assert "Query server gpu1:56001 gpu availability" in out
     assert "Locked 1 GPUs with partial memory 0.5" in out
     assert ", 2048 MiB, 1 of 1" in out and "PASS" in out
+    assert "Releasing GPUs from config file '/" in out
+    assert "Released GPUs on 1 servers and removed generated config file '/" in out
     out = client.sh(f"flexdirect run -n 2 -l gpu2 -- {app}")
     assert ", 4096 MiB, 1 of 2" in out and "PASS" in out
     assert "over tcp" in gpu1.log() and "over tcp" in gpu2.log()
