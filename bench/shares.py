@@ -11,7 +11,7 @@ the smaller one: it has everything. tests/e2e/test_compute.py does a short form 
 
 import argparse
 import os
-import socket
+import re
 import subprocess
 import sys
 import sysconfig
@@ -72,17 +72,19 @@ class Competitors:
 
     def __init__(self, folder: Path, turns: int = 100_000) -> None:
         self.folder, self.turns = folder, turns
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.address = f"127.0.0.1:{probe.getsockname()[1]}"
         self.log = folder / "log"
         with self.log.open("w") as log:
             self.server = subprocess.Popen(
-                [BIN / "fdserver", "--listen", self.address, "--cpu-devices", "1",
+                [BIN / "fdserver", "--listen", "127.0.0.1:0", "--cpu-devices", "1",
                  "--state", folder / "state"],
                 stdout=log, stderr=log, env={**os.environ, "FD_CPU_MEMORY_MB": "256"},
             )  # fmt: skip
-        self.until(lambda: self.address in self.log.read_text(), "the server starts")
+        told: list[str] = []
+        self.until(
+            lambda: told.extend(re.findall(r"control at (\S+),", self.log.read_text())) or told,
+            "the server starts",
+        )
+        self.address = told[0]
         self.programs: list[subprocess.Popen[str]] = []
 
     def until(self, true: Callable[[], object], what: str, seconds: float = 60) -> None:

@@ -14,16 +14,16 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import sysconfig
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from tests.support import start_daemon
 
 ROOT = Path(__file__).resolve().parents[2]
 APPS = Path(__file__).parent / "apps"
@@ -128,30 +128,15 @@ class Server:
     """One fdserver with CPU devices, on loopback ports of its own."""
 
     def __init__(self, state: Path, devices: int = DEVICES, env: dict[str, str] | None = None):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.address = f"127.0.0.1:{probe.getsockname()[1]}"
         self.state = state
         self.log = state / "log"
         state.mkdir(parents=True, exist_ok=True)
         gpus = ["--driver", DRIVER] if DRIVER else ["--cpu-devices", str(devices)]
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(
-                [BIN / "fdserver", "--listen", self.address, *gpus, "--state", state],
-                env={**os.environ, **DIRTY, "FD_CPU_MEMORY_MB": str(MEMORY_MB), **(env or {})},
-                stdout=log, stderr=log,
-            )
-        host, port = self.address.rsplit(":", 1)
-        for _ in range(600):
-            if self.process.poll() is not None:
-                break
-            try:
-                socket.create_connection((host, int(port)), timeout=1).close()
-                return
-            except OSError:
-                time.sleep(0.05)
-        self.stop()
-        raise RuntimeError("fdserver did not start:\n" + self.text())
+        command = [BIN / "fdserver", "--listen", "127.0.0.1:0", *gpus, "--state", state]
+        self.process, told = start_daemon(
+            [str(word) for word in command], self.log,
+            {**os.environ, **DIRTY, "FD_CPU_MEMORY_MB": str(MEMORY_MB), **(env or {})})
+        self.address = str(told["control"])
 
     def text(self) -> str:
         return self.log.read_text()
