@@ -37,7 +37,7 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
     return made
 
 
-def until(true: Callable[[], object], seconds: float = 20.0) -> None:
+def until(true: Callable[[], object], seconds: float = 60.0) -> None:
     """Waits for what is about to happen; a test fails where it does not."""
     deadline = time.monotonic() + seconds
     while not true():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import stat
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.conftest import BIN, ROADS, Server, build_c, run
+from tests.support import until
 
 pytestmark = pytest.mark.cpu_device
 
@@ -45,12 +45,11 @@ def sent(server: Server, tmp_path: Path, program: str = "fatbin", *words: str,
 
 def kept(tmp_path: Path, count: int) -> list[Path]:
     """The files of the cache, once there are so many: they are written after the answer."""
-    for _ in range(200):
-        found = [path for path in tmp_path.glob("cache/*/*") if len(path.name) == 64]
-        if len(found) == count:
-            return found
-        time.sleep(0.05)
-    raise AssertionError(f"{len(found)} images are kept, not {count}")
+    def found() -> list[Path]:
+        return [path for path in tmp_path.glob("cache/*/*") if len(path.name) == 64]
+
+    until(lambda: len(found()) == count)
+    return found()
 
 
 @pytest.mark.parametrize("road", ROADS)

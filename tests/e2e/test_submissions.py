@@ -81,6 +81,7 @@ VARY = {"clocks"}
 GAPS = {"cupy_raw"}
 # A server launches their graphs between functions of its own: see submissions.py.
 FUNCTIONS = {"graph_host"}
+SECONDS = 60.0
 ARGUMENTS = {"out_of_memory": (str(MEMORY_MB),), "counted": ("read", "30")}
 
 
@@ -107,12 +108,13 @@ def compare(name: str, program: Sequence[str | Path], road: str, direct: Run,
     there = run(logging.command(*program, options=("-n", str(devices))),
                 {"FD_TRANSPORT": road, **(env or {})})
     assert (there.status, there.out) == (alone.status, alone.out), there.err
-    for _ in range(100):  # the worker may still be at what nobody waited for
+    deadline = time.monotonic() + SECONDS
+    while True:  # the worker may still be at what nobody waited for
         told = submissions.difference(folder / "direct", folder / "remote", name in LOOSE,
                                       name not in VARY, name in NOTHING,
                                       parameters=name not in GAPS,
                                       functions=name not in FUNCTIONS)
-        if not told:
+        if not told or time.monotonic() > deadline:
             break
         time.sleep(0.02)
     assert not told, told
