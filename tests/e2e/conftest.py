@@ -165,15 +165,26 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 Run = Callable[..., Outcome]
 
 
+@pytest.fixture(scope="session")
+def found_directly() -> dict[str, Outcome]:
+    return {}
+
+
 @pytest.fixture
-def direct() -> Run:
+def direct(found_directly: dict[str, Outcome]) -> Run:
+    """What a program says directly is the same for each road, and so found once; anew:
+    because it leaves more than its words."""
     def go(*program: str | Path, devices: int = 1, env: dict[str, str] | None = None,
-           memory: int = MEMORY_MB, feed: str = "") -> Outcome:
+           memory: int = MEMORY_MB, feed: str = "", anew: bool = False) -> Outcome:
         if DRIVER:
             return run([*program], env or {}, feed=feed)
-        return run([BIN / "fdrun", "--direct", "--", *program],
-                   {**STRICT, "FD_CPU_DEVICES": str(devices), "FD_CPU_MEMORY_MB": str(memory),
-                    **(env or {})}, feed=feed)
+        asked = repr((program, devices, env, memory, feed))
+        if anew or asked not in found_directly:
+            found_directly[asked] = run(
+                [BIN / "fdrun", "--direct", "--", *program],
+                {**STRICT, "FD_CPU_DEVICES": str(devices), "FD_CPU_MEMORY_MB": str(memory),
+                 **(env or {})}, feed=feed)
+        return found_directly[asked]
     return go
 
 

@@ -103,7 +103,7 @@ def compare(name: str, program: Sequence[str | Path], road: str, direct: Run,
             env: dict[str, str] | None = None) -> None:
     for old in folder.glob("*.[0-9]*"):
         old.unlink()
-    alone = direct(*program, devices=devices,
+    alone = direct(*program, devices=devices, anew=True,
                    env={"FD_CPU_LOG": str(folder / "direct"), **IN_ORDER, **(env or {})})
     there = run(logging.command(*program, options=("-n", str(devices))),
                 {"FD_TRANSPORT": road, **(env or {})})

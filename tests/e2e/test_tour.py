@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import APPS, DRIVER, OUT, ROADS, Outcome, Run, newer, nvcc
+from tests.e2e.conftest import APPS, DRIVER, OUT, ROADS, Run, newer, nvcc
 
 TOUR = APPS / "tour"
 NAMES = sorted(path.stem for path in TOUR.glob("*.cu"))
@@ -44,10 +44,6 @@ def built() -> dict[str, str]:
         return dict(zip(NAMES, pool.map(build, NAMES), strict=True))
 
 
-# What was found directly, so that the second road need not find it again.
-found_directly: dict[str, Outcome] = {}
-
-
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("road", ROADS)
 @pytest.mark.parametrize("name", NAMES)
@@ -55,9 +51,7 @@ def test_tour(name: str, road: str, built: dict[str, str], direct: Run, remote: 
     assert built[name] == ""
     program: Path = OUT / f"tour-{name}"
     devices = 1 if DRIVER else DEVICES.get(name, 1)
-    if name not in found_directly:
-        found_directly[name] = direct(program, devices=devices)
-    alone = found_directly[name]
+    alone = direct(program, devices=devices)
     assert alone.out.splitlines()[-1:] == ["PASS"], f"direct:\n{alone.out}\n{alone.err}"
     assert alone.status == 0
     remoted = remote(program, road=road, options=("-n", str(devices)))
