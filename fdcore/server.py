@@ -23,18 +23,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fdcore import __version__, attach, ucx
+from fdcore.alone import turn
 from fdcore.board import Boards
 from fdcore.check import Check
 from fdcore.commons import Peer, machine
 from fdcore.config import (
     CONTROL_PORT,
     CONTROL_SOCKET,
-    CPU_DEVICE,
     DATA_PORT,
     DATA_SOCKET,
     SYSTEM_STATE,
     Address,
-    library,
     private_folder,
     protocol_hash,
 )
@@ -49,7 +48,7 @@ from fdcore.resume import Away, admit_resume
 from fdcore.room import raised
 from fdcore.rpc.server import Activity, ControlListener, Place, run_loop
 from fdcore.sched.queue import Quota, Request
-from fdcore.sched.slices import MIB, Ask, Gpu, Pool
+from fdcore.sched.slices import Ask, Gpu, Pool
 from fdcore.security.doorstep import Caller, Doorstep
 from fdcore.security.identity import is_loopback, tls_wish
 from fdcore.security.limits import Seldom, Stranger, Waiting
@@ -641,6 +640,7 @@ class Server:
         try:
             for coming in session.bulk:
                 sockets.append(await bulk_of(coming))
+            await turn(session, self.sessions.values(), self.book.gpus)
             worker = await self.workers.take()
             if session.lease.over:  # freed() has not ended what had no worker yet
                 await worker.stop()
@@ -816,17 +816,17 @@ class Server:
 
     async def find_gpus(self) -> None:
         self.driver, self.found = await asyncio.get_running_loop().run_in_executor(
-            None, find_driver, self.options, self.environment
-        )
+            None, host_gpus.serve, self.options.driver, self.options.cpu_devices,
+            self.environment,
+        )  # fmt: skip
         self.workers.driver = self.driver
-        found = self.found.gpus
+        found = self.found.served()
         self.cpu_device = self.figures.knows_busy = host_gpus.is_cpu_device(found)
         self.workers.pinned = not self.cpu_device
         self.book = LeaseBook(found)
         self.line = Line(self.book, self.leave, self.heirloom.commons)
-        for gpu in found:
-            size = gpu.memory // MIB
-            log.info("GPU %d: %s, %d MiB, %s", gpu.ordinal, gpu.name, size, gpu.uuid)
+        for line in self.found.lines():
+            log.info("%s", line)
 
     def bind(self, control: ControlListener) -> None:
         """Has every port, before anything is taken over. Who dials is answered by
@@ -928,28 +928,6 @@ async def bulk_of(coming: "asyncio.Future[socket.socket]") -> socket.socket:
         return await asyncio.wait_for(coming, HANDSHAKE_SECONDS)
     except (TimeoutError, asyncio.TimeoutError):
         raise ProtocolError("no bulk connection came") from None
-
-
-def find_driver(
-    options: Options, environment: Mapping[str, str]
-) -> tuple[str, host_gpus.Found]:
-    """The driver library to serve and its GPUs."""
-    if options.driver:
-        found = host_gpus.find(options.driver, environment)
-        if not found.gpus:
-            raise ConfigError(f"{options.driver} has no GPU")
-        return options.driver, found
-    if not options.cpu_devices:
-        try:
-            found = host_gpus.find("libcuda.so.1", environment)
-        except ConfigError as error:
-            log.debug("%s", error)
-        else:
-            if found.gpus:
-                return "libcuda.so.1", found
-        log.warning("no GPU found on this machine: serving the CPU device")
-    path = str(library(CPU_DEVICE))
-    return path, host_gpus.find(path, environment)
 
 
 def open_door(environment: Mapping[str, str], control: ControlListener) -> "Door":

@@ -347,12 +347,17 @@ cuDevicePrimaryCtxRetain(CUcontext *pctx, CUdevice dev)
     if (atomic_load(&device->lost) != 0)
         return (CUresult)atomic_load(&device->lost);
     pthread_mutex_lock(&fdcpu.api);
+    if (device->retains == 0)
+        result = fdcpu_exclusive_enter(device);
+    if (result != CUDA_SUCCESS)
+        goto unlock;
     if (device->retains++ == 0)
         atomic_store(&device->primary->active, true);
     device->primary->flags = device->primary_flags;
-    pthread_mutex_unlock(&fdcpu.api);
     *pctx = (CUcontext)(uintptr_t)device->primary->handle;
-    return CUDA_SUCCESS;
+unlock:
+    pthread_mutex_unlock(&fdcpu.api);
+    return result;
 }
 
 FDC_EXPORT CUresult
@@ -377,6 +382,7 @@ cuDevicePrimaryCtxRelease_v2(CUdevice dev)
     if (last) {
         atomic_store(&device->primary->active, false);
         clear(device->primary);
+        fdcpu_exclusive_leave(device);
     }
     return CUDA_SUCCESS;
 }
@@ -392,6 +398,7 @@ cuDevicePrimaryCtxReset_v2(CUdevice dev)
 {
     struct fdcpu_device *device;
     CUresult result = fdcpu_check();
+    bool there;
 
     if (result != CUDA_SUCCESS)
         return result;
@@ -399,10 +406,13 @@ cuDevicePrimaryCtxReset_v2(CUdevice dev)
     if (device == NULL)
         return CUDA_ERROR_INVALID_DEVICE;
     pthread_mutex_lock(&fdcpu.api);
+    there = device->retains != 0;
     device->retains = 0;
     atomic_store(&device->primary->active, false);
     pthread_mutex_unlock(&fdcpu.api);
     clear(device->primary);
+    if (there)
+        fdcpu_exclusive_leave(device);
     return CUDA_SUCCESS;
 }
 
@@ -491,9 +501,14 @@ create(CUcontext *pctx, unsigned int flags, CUdevice dev)
         return CUDA_ERROR_INVALID_VALUE;
     if (atomic_load(&device->lost) != 0)
         return (CUresult)atomic_load(&device->lost);
+    result = fdcpu_exclusive_enter(device);
+    if (result != CUDA_SUCCESS)
+        return result;
     ctx = fdcpu_ctx_new(device, false);
-    if (ctx == NULL)
+    if (ctx == NULL) {
+        fdcpu_exclusive_leave(device);
         return CUDA_ERROR_OUT_OF_MEMORY;
+    }
     ctx->flags = flags;
     result = push(ctx);
     if (result == CUDA_SUCCESS)
@@ -543,6 +558,7 @@ cuCtxDestroy_v2(CUcontext handle)
     if (!atomic_exchange(&ctx->active, false))
         return CUDA_ERROR_INVALID_CONTEXT;
     clear(ctx);
+    fdcpu_exclusive_leave(ctx->device);
     fdcpu_handle_drop(FDCPU_H_CONTEXT, ctx->handle);
     ctx->next = atomic_load(&destroyed);
     while (!atomic_compare_exchange_weak(&destroyed, &ctx->next, ctx))

@@ -181,6 +181,9 @@ cuDeviceGetAttribute(int *pi, CUdevice_attribute attrib, CUdevice dev)
     if (pi == NULL || (int)attrib < 1 || (int)attrib > LAST_ATTRIBUTE)
         return CUDA_ERROR_INVALID_VALUE;
     switch ((int)attrib) {
+    case 20:
+        *pi = fdcpu.opt.exclusive ? CU_COMPUTEMODE_EXCLUSIVE_PROCESS : CU_COMPUTEMODE_DEFAULT;
+        break;
     case 33:
         *pi = device->pci_bus;
         break;

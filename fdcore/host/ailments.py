@@ -17,18 +17,24 @@ from typing import Any
 
 from fdcore.host.gauges import Gauges
 from fdcore.host.gpus import CPU_DEVICE_NAME
+from fdcore.host.modes import (
+    EXCLUSIVE,
+    PROHIBITED,
+    VGPU,
+    VIRTUAL,
+    device_of,
+    seen,
+    two,
+)
 from fdcore.sched.slices import Gpu
 
 PASS, MARGINAL, FAIL = "PASS", "MARGINAL", "FAIL"
 ASK_SECONDS = 60.0
 Row = tuple[str, str, str, str]
 
-COMPUTE_MODE, VIRTUAL_MEMORY = 20, 102  # attributes of a device
 INSUFFICIENT_SIZE = 7
 MOST_RETIRED = 60  # from there on NVIDIA takes a GPU back
 SLOW = {0x08: "the hardware", 0x20: "heat", 0x40: "heat", 0x80: "the power supply"}
-VIRTUAL = {1: "passed through to a virtual machine", 2: "a vGPU", 3: "a vGPU's host",
-           4: "a vGPU's host"}  # fmt: skip
 REPLACE = "take it out of use, and have it replaced"
 # Of the numbers that NVIDIA's catalogue has: faults of programs, and of the machine.
 PROGRAMS = {13, 31, 43, 45}
@@ -80,77 +86,50 @@ def look(driver: str, nvml: str, gpus: Sequence[tuple[int, str, str]]) -> list[R
 def modes(
     cuda: ctypes.CDLL, ordinal: int, gauges: Gauges | None, pci: str
 ) -> Iterator[Row]:
-    mode = attribute(cuda, ordinal, COMPUTE_MODE)
+    found = seen(cuda, ordinal, gauges, pci)
     name = "compute mode"
-    if mode == 0:
+    if found.compute == 0:
         yield PASS, name, "default: several programs may share it", ""
-    elif mode == 2:
-        yield FAIL, name, "prohibited: no program can use it", "nvidia-smi -c DEFAULT"
-    elif mode == 3:
-        said = "exclusive: the second program on it fails"
+    elif found.compute == PROHIBITED:
+        yield FAIL, name, "prohibited: it is not offered", "nvidia-smi -c DEFAULT"
+    elif found.compute == EXCLUSIVE:
+        said = "exclusive: given whole, to one program at a time"
         yield MARGINAL, name, said, "nvidia-smi -c DEFAULT"
-    vmm = attribute(cuda, ordinal, VIRTUAL_MEMORY)
     name = "virtual memory calls"
-    if vmm == 1:
+    if found.vmm == 1:
         yield PASS, name, "there", ""
-    elif vmm == 0:
+    elif found.vmm == 0:
         yield (
             MARGINAL, name,
             "missing, as on a vGPU: allocation is a round trip, and nothing is managed",
             "give the virtual machine a profile with unified memory",
         )  # fmt: skip
-    device = device_of(gauges, pci) if gauges is not None else None
-    if gauges is None or device is None:
+    if gauges is None or device_of(gauges, pci) is None:
         return
-    kind = ctypes.c_uint()
-    if gauges.ask("nvmlDeviceGetVirtualizationMode", device, ctypes.byref(kind)):
-        seen = VIRTUAL.get(kind.value, "none")
-        state = MARGINAL if kind.value > 2 else PASS
+    if found.virtual >= 0:
+        state = MARGINAL if found.virtual > VGPU else PASS
         yield (
             state,
             "virtualisation",
-            seen,
+            VIRTUAL.get(found.virtual, "none"),
             "serve it from its guests" * (state != PASS),
         )
-    pair = two(gauges, "nvmlDeviceGetMigMode", device)
-    if pair is not None:
-        now, then = pair
+    if found.mig is not None:
+        now, then = found.mig
         if now != then:
             yield MARGINAL, "MIG", "changes with the next reset", "reset the GPU"
         elif now:
-            said = "on: a server has the instances that CUDA shows it, one a process"
             yield (
                 MARGINAL,
                 "MIG",
-                said,
+                f"on: the server has one of {found.instances} instances",
                 "nvidia-smi -mig 0, unless that is what is wanted",
             )
         else:
             yield PASS, "MIG", "off", ""
 
 
-def attribute(cuda: ctypes.CDLL, ordinal: int, which: int) -> int:
-    """-1: the driver does not know it."""
-    value, device = ctypes.c_int(), ctypes.c_int()
-    if cuda.cuDeviceGet(ctypes.byref(device), ordinal):
-        return -1
-    answer = cuda.cuDeviceGetAttribute(ctypes.byref(value), which, device)
-    return -1 if answer else value.value
-
-
 # ---- errors ----
-
-
-def device_of(gauges: Gauges, pci: str) -> ctypes.c_void_p | None:
-    device = ctypes.c_void_p()
-    call = "nvmlDeviceGetHandleByPciBusId_v2"
-    return device if gauges.ask(call, pci.encode(), ctypes.byref(device)) else None
-
-
-def two(gauges: Gauges, call: str, device: object) -> tuple[int, int] | None:
-    one, other = ctypes.c_uint(), ctypes.c_uint()
-    asked = gauges.ask(call, device, ctypes.byref(one), ctypes.byref(other))
-    return (one.value, other.value) if asked else None
 
 
 def errors(gauges: Gauges, pci: str) -> Iterator[Row]:

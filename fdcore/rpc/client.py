@@ -228,7 +228,10 @@ def figures_of(rows: Any) -> dict[str, float]:
 
 
 def gpu_of(row: Any) -> Gpu:
-    return Gpu(row.ordinal, str(row.name), str(row.uuid), row.memory, str(row.pci))
+    return Gpu(
+        row.ordinal, str(row.name), str(row.uuid), row.memory, str(row.pci),
+        bool(row.whole),
+    )  # fmt: skip
 
 
 async def reserve_each(

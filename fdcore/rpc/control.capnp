@@ -301,6 +301,7 @@ struct Gpu {
   used @7 :UInt64;        # bytes that programs have of it
   figures @8 :List(Figure);       # what is known of the moment: see host/gauges.py
   kept @9 :UInt32;        # percent of its time that leases have as their share
+  whole @10 :Bool;        # given as a whole only: one process at a time can have it
 }
 
 # A server as people see it, and as filters choose it.

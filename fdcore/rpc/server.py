@@ -526,6 +526,7 @@ def fill_gpu(row: Any, gpu: Gpu, free: int) -> None:
     row.memory = gpu.memory
     row.free = free
     row.pci = gpu.pci
+    row.whole = gpu.whole
 
 
 class LeaseServer(control.Lease.Server):  # type: ignore[misc]

@@ -15,6 +15,7 @@ class FreeIndex:
     def __init__(self, gpus: Sequence[Gpu]) -> None:
         self.gpus = {gpu.ordinal: gpu for gpu in gpus}
         self.free = {gpu.ordinal: gpu.memory for gpu in gpus}
+        self.whole = any(gpu.whole for gpu in gpus)
         # Percent of their time that is somebody's share.
         self.kept = dict.fromkeys(self.gpus, 0)
         # GPUs of one size compare by what is free of them: (free, ordinal), sorted.
@@ -26,7 +27,7 @@ class FreeIndex:
 
     def find(self, ask: Ask) -> tuple[Slice, ...] | None:
         """What place() gives; None where it refuses."""
-        if ask.only or ask.compute:
+        if ask.only or ask.compute or self.whole:
             placed = place(tuple(self.gpus.values()), self.free, ask, self.kept)
             return None if isinstance(placed, Refusal) else placed
         if ask.problem():

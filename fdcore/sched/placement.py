@@ -30,7 +30,15 @@ def place(
     problem = ask.problem()
     if problem:
         return Refusal(problem, later=False)
-    gpus = [gpu for gpu in gpus if ask.allows(gpu)]
+    chosen = [gpu for gpu in gpus if ask.chooses(gpu)]
+    gpus = [gpu for gpu in chosen if ask.allows(gpu)]
+    if len(gpus) < ask.count <= len(chosen):
+        names = ", ".join(f"GPU {gpu.ordinal}" for gpu in chosen if gpu not in gpus)
+        return Refusal(
+            f"{ask} asked for; in exclusive-process mode, and given as a whole only: "
+            f"{names}",
+            later=False,
+        )
     if any(ask.share(gpu) == 0 for gpu in gpus):
         return Refusal(f"{ask}: less than one MiB of a GPU", later=False)
     if ask.count > len(gpus):

@@ -8,13 +8,15 @@ MIB = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One GPU of the driver that a server serves."""
+    """One GPU of the driver that a server serves. whole: only one process at a time can
+    have it, so it is not given in parts."""
 
     ordinal: int
     name: str
     uuid: str
     memory: int
     pci: str = ""
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +69,12 @@ class Ask:
     priority: int = 0
     compute: int = 0
 
-    def allows(self, gpu: Gpu) -> bool:
+    def chooses(self, gpu: Gpu) -> bool:
         return not self.only or gpu.ordinal in self.only
+
+    def allows(self, gpu: Gpu) -> bool:
+        whole = not gpu.whole or self.share(gpu) == gpu.memory
+        return whole and self.chooses(gpu)
 
     def problem(self) -> str:
         """What is wrong with the numbers themselves; empty when nothing is."""

@@ -13,53 +13,16 @@ from fdcore.host import ailments
 from fdcore.host.ailments import FAIL, MARGINAL, PASS
 from fdcore.sched.slices import Gpu
 
-DRIVER = r"""
-#include <stdlib.h>
-static int told(const char *name) { const char *text = getenv(name); return text ? atoi(text) : 0; }
-int cuInit(unsigned flags) { return (int)flags; }
-int cuDeviceGet(int *out, int ordinal) { *out = ordinal; return 0; }
-int cuDeviceGetAttribute(int *out, int which, int device)
-{ (void)device; *out = which == 102 ? !told("NOVMM") : told("MODE"); return 0; }
-"""
-NVML = r"""
-#include <stdlib.h>
-#include <string.h>
-typedef struct d { int n; } *dev;
-static struct d one = { 1 };
-static unsigned told(const char *name) { const char *text = getenv(name); return text ? (unsigned)atoi(text) : 0; }
-int nvmlInit_v2(void) { return 0; }
-int nvmlDeviceGetHandleByPciBusId_v2(const char *id, dev *out)
-{ if (strcmp(id, "0000:17:00.0") != 0) return 6; *out = &one; return 0; }
-int nvmlDeviceGetVirtualizationMode(dev d, unsigned *out) { *out = told("VIRTUAL"); return d->n - 1; }
-int nvmlDeviceGetMigMode(dev d, unsigned *now, unsigned *then)
-{ *now = told("MIG"); *then = told("MIG_THEN"); return d->n - 1; }
-int nvmlDeviceGetEccMode(dev d, unsigned *now, unsigned *then) { *now = *then = !told("NOECC"); return d->n - 1; }
-int nvmlDeviceGetTotalEccErrors(dev d, int kind, int since, unsigned long long *out)
-{ *out = kind == 1 ? told(since ? "EVER" : "NOW") : 5; return d->n - 1; }
-int nvmlDeviceGetRetiredPages(dev d, int cause, unsigned *count, unsigned long long *pages)
-{ (void)d; (void)pages; *count = cause == 0 ? told("PAGES") : 0; return *count ? 7 : 0; }
-int nvmlDeviceGetRetiredPagesPendingStatus(dev d, unsigned *out) { *out = told("PENDING"); return d->n - 1; }
-int nvmlDeviceGetRemappedRows(dev d, unsigned *a, unsigned *b, unsigned *c, unsigned *e)
-{ *a = 1; *b = told("ROWS"); *c = told("ROWS_THEN"); *e = told("NOROW"); return d->n - 1; }
-int nvmlDeviceGetCurrentClocksThrottleReasons(dev d, unsigned long long *out) { *out = told("SLOW"); return d->n - 1; }
-int nvmlDeviceGetCurrPcieLinkWidth(dev d, unsigned *out) { *out = 16 - told("LANES"); return d->n - 1; }
-int nvmlDeviceGetMaxPcieLinkWidth(dev d, unsigned *out) { *out = 16; return d->n - 1; }
-"""
 
-
-@pytest.fixture(scope="module")
-def ask(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("nvml")
-    for name, text in (("libcuda.so.1", DRIVER), ("libnvidia-ml.so.1", NVML)):
-        (folder / f"{name}.c").write_text(text, encoding="utf-8")
-        subprocess.run(["gcc", "-shared", "-fPIC", "-o", folder / name, folder / f"{name}.c"],
-                       check=True)  # fmt: skip
+@pytest.fixture
+def ask(driver, nvml):
+    there = str(nvml)
 
     def look(pci="0000:17:00.0", nvml=True, **told):
-        path = str(folder / "libnvidia-ml.so.1") if nvml else ""
+        path = there if nvml else ""
         gpu = Gpu(0, "NVIDIA X", "GPU-x", 1 << 30, pci)
         env = dict(os.environ) | {name: str(value) for name, value in told.items()}
-        rows = ailments.ask(str(folder / "libcuda.so.1"), path, [gpu], env)
+        rows = ailments.ask(str(driver), path, [gpu], env)
         return {name.removeprefix("GPU 0: "): (state, found, cure) for state, name, found, cure in rows}
 
     return look
@@ -82,7 +45,7 @@ def test_a_healthy_gpu_passes_every_check(ask):
      ({"NOVMM": 1}, "virtual memory calls", MARGINAL, "missing, as on a vGPU"),
      ({"VIRTUAL": 2}, "virtualisation", PASS, "a vGPU"),
      ({"VIRTUAL": 3}, "virtualisation", MARGINAL, "a vGPU's host"),
-     ({"MIG": 1, "MIG_THEN": 1}, "MIG", MARGINAL, "on: "),
+     ({"MIG": 1, "MIG_THEN": 1, "INSTANCES": 3}, "MIG", MARGINAL, "one of 3 instances"),
      ({"MIG_THEN": 1}, "MIG", MARGINAL, "next reset"),
      ({"NOECC": 1}, "ECC", PASS, "off"),
      ({"NOW": 2, "EVER": 2}, "ECC", FAIL, "2 uncorrected since the driver's start"),

@@ -190,3 +190,22 @@ def test_secret_is_not_in_what_is_printed():
     lease = book.reserve(Ask(), OWNER)
     assert lease.secret.hex() not in repr(lease)
     assert repr(lease.secret) not in repr(lease)
+
+
+def test_a_gpu_for_one_process_at_a_time_is_given_as_a_whole():
+    pool = [Gpu(0, "a GPU", "GPU-0", GIB, whole=True), Gpu(1, "a GPU", "GPU-1", 4 * GIB)]
+    free = all_free(pool)
+    assert place(pool, free, Ask(only=frozenset({0}))) == (Slice(0, GIB),)
+    assert place(pool, free, Ask(memory=GIB)) == (Slice(0, GIB),)
+    # Parts come from the other one, though this one fits better.
+    assert place(pool, free, Ask(memory=GIB // 2)) == (Slice(1, GIB // 2),)
+    refused = refusal(pool, free, Ask(2, memory=GIB // 2))
+    assert "exclusive-process mode, and given as a whole only: GPU 0" in refused.reason
+    assert not refused.later
+    # Who wants another one is not told of it.
+    assert "exclusive" not in refusal(pool, free, Ask(2, only=frozenset({1}))).reason
+    assert Room("one", tuple(pool), free).fits(Ask(memory=MIB)) == 1
+    book = LeaseBook(pool)
+    assert book.reserve(Ask(memory=GIB // 2), OWNER).slices == (Slice(1, GIB // 2),)
+    book.reserve(Ask(), OWNER)
+    assert book.free() == {0: 0, 1: 4 * GIB - GIB // 2}
