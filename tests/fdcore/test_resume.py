@@ -93,10 +93,10 @@ def test_answers_may_come_in_pieces():
 
 @given(st.lists(st.binary(max_size=100), max_size=20))
 def test_other_bytes_on_a_hold_are_nobodys_end_and_are_not_kept(pieces):
-    answers = Answers()
+    words = Words()
     for piece in pieces:
-        assert answers.take(piece) == []
-        assert len(answers.held) < attach.LIFE.size
+        assert words.take(piece) == []
+        assert len(words.held) < attach.LIFE.size
 
 
 def asked(grant, kind, session, more):
