@@ -17,7 +17,7 @@ from hashlib import sha256
 from fdcore.errors import ProtocolError, RefusedError, TransportError
 
 MAGIC = 0x31434446
-VERSION = 2
+VERSION = 3
 
 COMMAND, BULK, HOLD, TRUNK, RESUME = 1, 2, 3, 4, 5
 ROADS = {"shm": 1, "tcp": 2, "rdma": 3}

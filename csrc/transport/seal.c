@@ -7,6 +7,8 @@
 #include <string.h>
 #include <sys/socket.h>
 
+#include "fdc/siphash.h"
+
 enum {
     OUT_ROOM = SEAL_BATCH * (SEAL_RECORD + SEAL_EXTRA),
     IN_ROOM = 2 * OUT_ROOM,
@@ -18,7 +20,16 @@ struct sealing {
     struct fdc_cipher *cipher;
     uint8_t chain[32], iv[FDC_NONCE_SIZE];
     uint64_t number, rekey;
+    uint64_t head_key[2];
+    bool begun; /* the next record has its keys and its head */
 };
+
+/* What a record begins with. */
+struct head {
+    uint32_t size; /* of the plain bytes */
+    uint32_t check;
+};
+_Static_assert(sizeof(struct head) == SEAL_HEAD, "a head is what travels");
 
 struct seal {
     struct fdc_crypto *crypto;
@@ -35,35 +46,48 @@ struct seal {
 static int
 set_key(struct sealing *way)
 {
-    uint8_t key[FDC_KEY_SIZE + FDC_NONCE_SIZE];
+    uint8_t key[FDC_KEY_SIZE + FDC_NONCE_SIZE + sizeof(way->head_key)];
     int err;
 
     fdc_hkdf_expand(way->chain, "fdcore key", 10, key, sizeof(key));
     memcpy(way->iv, key + FDC_KEY_SIZE, FDC_NONCE_SIZE);
+    memcpy(way->head_key, key + FDC_KEY_SIZE + FDC_NONCE_SIZE, sizeof(way->head_key));
     err = fdc_cipher_key(way->cipher, key);
     explicit_bzero(key, sizeof(key));
     return err;
 }
 
+/* The next record's keys are there. */
 static int
-begin_record(struct sealing *way, const uint8_t head[SEAL_HEAD])
+turn_key(struct sealing *way)
 {
-    uint8_t nonce[FDC_NONCE_SIZE], next[32];
-    int err;
+    uint8_t next[32];
 
-    if (FDC_UNLIKELY(way->number > 0 && way->number % way->rekey == 0)) {
-        fdc_hkdf_expand(way->chain, "fdcore next", 11, next, sizeof(next));
-        memcpy(way->chain, next, sizeof(next));
-        explicit_bzero(next, sizeof(next));
-        err = set_key(way);
-        if (err)
-            return err;
-    }
+    if (FDC_LIKELY(way->begun || way->number == 0 || way->number % way->rekey != 0))
+        return 0;
+    fdc_hkdf_expand(way->chain, "fdcore next", 11, next, sizeof(next));
+    memcpy(way->chain, next, sizeof(next));
+    explicit_bzero(next, sizeof(next));
+    return set_key(way);
+}
+
+static uint32_t
+check_of(const struct sealing *way, uint32_t size)
+{
+    return (uint32_t)fdc_siphash(way->head_key, way->number, size);
+}
+
+static int
+begin_record(struct sealing *way, const struct head *head)
+{
+    uint8_t nonce[FDC_NONCE_SIZE];
+
     memcpy(nonce, way->iv, sizeof(nonce));
     for (int i = 0; i < 8; i++)
         nonce[FDC_NONCE_SIZE - 1 - i] ^= (uint8_t)(way->number >> 8 * i);
     way->number++;
-    return fdc_cipher_begin(way->cipher, nonce, head, SEAL_HEAD);
+    way->begun = false;
+    return fdc_cipher_begin(way->cipher, nonce, head, sizeof(*head));
 }
 
 static int
@@ -156,13 +180,17 @@ static int
 add_record(struct seal *seal, struct cursor *cursor, size_t size)
 {
     uint8_t *to = seal->out_bytes + seal->out_end;
-    uint32_t length = (uint32_t)size;
+    struct head head = {.size = (uint32_t)size};
     size_t part;
     int err;
 
-    memcpy(to, &length, SEAL_HEAD);
-    err = begin_record(&seal->out, to);
-    to += SEAL_HEAD;
+    err = turn_key(&seal->out);
+    if (!err) {
+        head.check = check_of(&seal->out, head.size);
+        err = begin_record(&seal->out, &head);
+    }
+    memcpy(to, &head, sizeof(head));
+    to += sizeof(head);
     while (!err && size > 0) {
         part = cursor->part->iov_len - cursor->at;
         if (part > size)
@@ -182,8 +210,8 @@ add_record(struct seal *seal, struct cursor *cursor, size_t size)
         err = fdc_cipher_end(seal->out.cipher, to);
     if (err)
         return err;
-    seal->out_end += SEAL_EXTRA + length;
-    seal->out_plain += length;
+    seal->out_end += SEAL_EXTRA + head.size;
+    seal->out_plain += head.size;
     return 0;
 }
 
@@ -262,19 +290,37 @@ seal_write(struct seal *seal, int fd, const void *bytes, size_t size)
 
 /* ---- receiving ---- */
 
+/* The head that the buffer begins with. 1, 0: it is not there whole; -EBADMSG. */
+static int
+look_at_head(struct seal *seal, struct head *head)
+{
+    struct sealing *way = &seal->in;
+
+    if (seal->in_end - seal->in_start < sizeof(*head))
+        return 0;
+    memcpy(head, seal->in_bytes + seal->in_start, sizeof(*head));
+    if (way->begun)
+        return 1;
+    if (turn_key(way) || head->size == 0 || head->size > SEAL_RECORD ||
+        head->check != check_of(way, head->size))
+        return -EBADMSG;
+    way->begun = true;
+    return 1;
+}
+
 /* The whole record that the buffer begins with is opened into to. 0 or -EBADMSG. */
 static int
-open_record(struct seal *seal, uint32_t size, uint8_t *to)
+open_record(struct seal *seal, const struct head *head, uint8_t *to)
 {
-    uint8_t *record = seal->in_bytes + seal->in_start;
+    uint8_t *sealed = seal->in_bytes + seal->in_start + sizeof(*head);
     int err;
 
-    err = begin_record(&seal->in, record);
+    err = begin_record(&seal->in, head);
     if (!err)
-        err = fdc_cipher_piece(seal->in.cipher, to, record + SEAL_HEAD, size);
+        err = fdc_cipher_piece(seal->in.cipher, to, sealed, head->size);
     if (!err)
-        err = fdc_cipher_end(seal->in.cipher, record + SEAL_HEAD + size);
-    seal->in_start += SEAL_EXTRA + size;
+        err = fdc_cipher_end(seal->in.cipher, sealed + head->size);
+    seal->in_start += SEAL_EXTRA + head->size;
     return err ? -EBADMSG : 0;
 }
 
@@ -283,9 +329,9 @@ open_record(struct seal *seal, uint32_t size, uint8_t *to)
 static int
 take_records(struct seal *seal, uint8_t *to, size_t want, size_t *got)
 {
-    uint32_t size;
+    struct head head;
     size_t part;
-    int err;
+    int err = 0;
 
     if (seal->in_bad)
         return -EBADMSG;
@@ -299,22 +345,18 @@ take_records(struct seal *seal, uint8_t *to, size_t want, size_t *got)
             *got += part;
             continue;
         }
-        if (seal->in_end - seal->in_start < SEAL_HEAD)
+        err = look_at_head(seal, &head);
+        if (err == 0 ||
+            (err > 0 && seal->in_end - seal->in_start < SEAL_EXTRA + head.size))
             return 0;
-        memcpy(&size, seal->in_bytes + seal->in_start, sizeof(size));
-        seal->in_bad = size == 0 || size > SEAL_RECORD;
-        if (seal->in_bad)
-            return -EBADMSG;
-        if (seal->in_end - seal->in_start < SEAL_EXTRA + size)
-            return 0;
-        if (size <= want - *got) {
-            err = open_record(seal, size, to + *got);
+        if (err > 0 && head.size <= want - *got) {
+            err = open_record(seal, &head, to + *got);
             if (!err)
-                *got += size;
-        } else {
-            err = open_record(seal, size, seal->plain);
+                *got += head.size;
+        } else if (err > 0) {
+            err = open_record(seal, &head, seal->plain);
             seal->plain_start = 0;
-            seal->plain_end = size;
+            seal->plain_end = head.size;
         }
         if (err) {
             seal->plain_end = seal->plain_start = 0;

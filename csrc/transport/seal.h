@@ -1,8 +1,12 @@
 /*
  * Sealed bytes on a stream socket: records of AES-256-GCM in place of plain bytes, for
- * the tcp road beyond this machine. A record is its length (4 bytes, not secret, but
- * sealed with it), so many bytes, and a tag; its nonce is its number. So nothing can be
- * changed, left out, repeated or moved to another place, connection or direction.
+ * the tcp road beyond this machine. A record is a head (not secret, but sealed with it), as
+ * many bytes as that says, and a tag; its nonce is its number. So nothing can be changed,
+ * left out, repeated or moved to another place, connection or direction.
+ *
+ * The head is the length and a keyed hash of it and of the record's number, 4 bytes each,
+ * so that nobody waits for a record of a length that was changed on its way: the tag would
+ * tell only where all of it had come. To forge a hash gains what holding bytes back does.
  */
 #ifndef FDC_TRANSPORT_SEAL_H
 #define FDC_TRANSPORT_SEAL_H
@@ -13,7 +17,7 @@
 #include "fdc/cipher.h"
 
 enum {
-    SEAL_HEAD = 4,
+    SEAL_HEAD = 8,
     SEAL_EXTRA = SEAL_HEAD + FDC_TAG_SIZE,
     SEAL_RECORD = 32 << 10, /* bytes in one record, at most */
     SEAL_BATCH = 4,         /* records that leave together */

@@ -34,7 +34,7 @@
 #include <stdint.h>
 
 #define FDC_ATTACH_MAGIC 0x31434446u            /* "FDC1" */
-#define FDC_ATTACH_VERSION 2
+#define FDC_ATTACH_VERSION 3
 
 /* HOLD is fdrun's own connection: the lease lives while it or a session is open. No worker
  * answers on it; road and session are 0. */
@@ -48,7 +48,8 @@ enum {
 
 struct fdc_attach_hello {
     uint32_t magic;
-    uint32_t version;               /* of this handshake: FDC_ATTACH_VERSION */
+    uint32_t version;               /* of this handshake and of what the roads do
+                                       with a connection: FDC_ATTACH_VERSION */
     uint8_t protocol[32];           /* FDC_PROTO_HASH of the server's build */
     uint8_t nonce[32];
 };

@@ -1,10 +1,11 @@
 /* AES-256-GCM against the published examples (McGrew and Viega, the validation suite of
- * NIST has them too), HKDF against RFC 5869. */
+ * NIST has them too), HKDF against RFC 5869, SipHash against its authors' table. */
 #include <dlfcn.h>
 #include <errno.h>
 
 #include "check.h"
 #include "fdc/cipher.h"
+#include "fdc/siphash.h"
 
 static struct fdc_crypto *crypto;
 
@@ -154,6 +155,14 @@ test_published_keys(void)
     CHECK_BYTES(key, want, sizeof(key));
 }
 
+static void
+test_published_siphash(void)
+{
+    const uint64_t key[] = {UINT64_C(0x0706050403020100), UINT64_C(0x0f0e0d0c0b0a0908)};
+
+    CHECK_EQ(fdc_siphash(key, key[0], key[1]), UINT64_C(0x3f2acc7f57c29bdb));
+}
+
 int
 main(void)
 {
@@ -161,6 +170,7 @@ main(void)
     int failed = 0;
 
     RUN(test_published_keys);
+    RUN(test_published_siphash);
     if (fdc_crypto_open(&crypto, &why)) {
         fprintf(stderr, "%s\n", why);
         return failed ? failed : CHECK_SKIPPED;

@@ -169,15 +169,53 @@ test_every_changed_bit_is_refused(void)
         size = record_of(&ends, bytes, sizeof(bytes), record);
         record[bit / 8] ^= (uint8_t)(1 << bit % 8);
         arrives(&ends, record, size);
-        if (bit / 8 < SEAL_HEAD) {
-            uint8_t more[2 * SEAL_RECORD] = {0};
-
-            /* It may seem longer: then more has to come before it is refused. */
-            arrives(&ends, more, sizeof(more));
-        }
         is_refused(&ends);
         ends_free(&ends);
     }
+}
+
+/* Nothing of the record but its head has to have come. */
+static void
+test_changed_length_is_refused_at_once(void)
+{
+    uint8_t record[64 + SEAL_EXTRA], bytes[64] = {0}, back[64];
+    struct ends ends;
+
+    for (size_t bit = 0; bit < 32; bit++) {
+        ends_make(&ends);
+        record_of(&ends, bytes, sizeof(bytes), record);
+        record[bit / 8] ^= (uint8_t)(1 << bit % 8);
+        arrives(&ends, record, SEAL_HEAD - 1);
+        CHECK_EQ(seal_receive(ends.worker, ends.fd[1], back, 64, MSG_DONTWAIT), -1);
+        CHECK_EQ(errno, EAGAIN);
+        arrives(&ends, record + SEAL_HEAD - 1, 1);
+        is_refused(&ends);
+        ends_free(&ends);
+    }
+}
+
+/* A record that comes byte by byte is looked at often, and opened once. */
+static void
+test_records_come_in_any_pieces(void)
+{
+    uint8_t record[64 + SEAL_EXTRA], bytes[64] = "in pieces", back[64];
+    struct ends ends;
+    size_t size;
+
+    ends_make(&ends);
+    seal_rekey_after(ends.client, 2);
+    seal_rekey_after(ends.worker, 2);
+    for (int round = 0; round < 5; round++) {
+        size = record_of(&ends, bytes, sizeof(bytes), record);
+        for (size_t i = 0; i < size; i++) {
+            CHECK_EQ(seal_receive(ends.worker, ends.fd[1], back, 64, MSG_DONTWAIT), -1);
+            CHECK_EQ(errno, EAGAIN);
+            arrives(&ends, record + i, 1);
+        }
+        CHECK_EQ(seal_receive(ends.worker, ends.fd[1], back, 64, MSG_DONTWAIT), 64);
+        CHECK_BYTES(back, bytes, 64);
+    }
+    ends_free(&ends);
 }
 
 static void
@@ -265,7 +303,7 @@ test_cut_record_is_an_end_of_file(void)
 static void
 test_lengths_that_cannot_be_are_refused(void)
 {
-    static const uint32_t lengths[] = {0, SEAL_RECORD + 1, 1u << 31, UINT32_MAX};
+    static const uint64_t lengths[] = {0, SEAL_RECORD + 1, 1u << 31, UINT32_MAX};
     struct ends ends;
 
     for (size_t i = 0; i < FDC_COUNT(lengths); i++) {
@@ -308,6 +346,8 @@ main(void)
     RUN(test_keys_change_on_the_way);
     RUN(test_short_answer_means_drained);
     RUN(test_every_changed_bit_is_refused);
+    RUN(test_changed_length_is_refused_at_once);
+    RUN(test_records_come_in_any_pieces);
     RUN(test_record_is_not_taken_twice);
     RUN(test_record_is_neither_left_out_nor_moved);
     RUN(test_record_is_not_sent_back);
