@@ -68,8 +68,6 @@ static int
 fill(struct fdc_request *request, struct fdc_chunk chunk, const uint8_t *bytes,
      uint64_t size)
 {
-    struct fdc_serve *serve = request->serve;
-    uint64_t put;
     void *view = fdc_request_chunk(request, FDC_REGION_DOWN, chunk);
 
     if (view == NULL)
@@ -77,8 +75,7 @@ fill(struct fdc_request *request, struct fdc_chunk chunk, const uint8_t *bytes,
     if (size == 0)
         return 0;
     memcpy(view, bytes, size);
-    fdc_count(serve, down_bytes, size);
-    fdc_link_put(serve->link, FDC_REGION_DOWN, chunk.offset, view, size, &put);
+    fdc_request_put(request, (struct fdc_chunk){ chunk.offset, size });
     return 0;
 }
 

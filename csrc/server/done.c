@@ -50,9 +50,12 @@ fdc_done_add_filled(struct fdc_serve *serve, struct fdc_done *like)
 CUresult
 fdc_done_later(struct fdc_request *request, CUstream stream, struct fdc_chunk down)
 {
+    struct fdc_done like = {
+        .stream = stream, .ticket = request->ticket, .down = down,
+        .aside = (request->flags & FDC_MSG_ASIDE) != 0,
+    };
     struct fdc_serve *serve = request->serve;
     struct fdc_ctx *ctx = fdc_context_here();
-    struct fdc_mark *mark;
     CUresult result;
 
     if (!(request->flags & FDC_MSG_DONE))
@@ -61,11 +64,11 @@ fdc_done_later(struct fdc_request *request, CUstream stream, struct fdc_chunk do
         return CUDA_ERROR_INVALID_CONTEXT;
     if (fdc_stream_is_capturing(serve, stream))
         return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
-    result = fdc_mark_stream(ctx, stream, &mark);
+    result = fdc_mark_stream(ctx, stream, &like.mark);
     if (result != CUDA_SUCCESS)
         return result;
-    if (fdc_done_add(serve, request->ticket, mark, stream, down)) {
-        fdc_mark_put(mark);
+    if (fdc_done_add_filled(serve, &like)) {
+        fdc_mark_put(like.mark);
         return CUDA_ERROR_OUT_OF_MEMORY;
     }
     request->done = true;
@@ -107,7 +110,7 @@ take_inbox(struct fdc_serve *serve)
 static void
 finish(struct fdc_serve *serve, struct fdc_done *item, CUresult result)
 {
-    uint64_t put;
+    uint64_t put = 0;
 
     if (serve->print_fd >= 0 && item->down.size != 0 &&
         (result != CUDA_SUCCESS || fdc_context_may_print(item->ctx))) {
@@ -122,11 +125,14 @@ finish(struct fdc_serve *serve, struct fdc_done *item, CUresult result)
 
         if (item->fill != NULL)
             item->fill(serve, item->user, view, item->down.size);
-        fdc_link_put(serve->link, FDC_REGION_DOWN, item->down.offset, view,
-                     item->down.size, &put);
+        if (item->aside)
+            fdc_link_put_aside(serve->link, item->down.offset, item->down.size, &put);
+        else
+            fdc_link_put(serve->link, FDC_REGION_DOWN, item->down.offset, view,
+                         item->down.size, &put);
         fdc_count(serve, down_bytes, item->down.size);
     }
-    fdc_send_done(serve, item->ctx, item->ticket, result, false);
+    fdc_send_done_after(serve, item->ctx, item->ticket, result, put);
     if (item->mark != NULL)
         fdc_mark_put(item->mark);
     else

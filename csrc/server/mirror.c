@@ -84,7 +84,6 @@ pull_run(struct fdc_request *kept, void *user)
     struct fdc_serve *serve = kept->serve;
     struct fdc_mark *mark = user;
     CUresult result;
-    uint64_t put;
 
     result = fdc_context_use(serve, kept->ctx);
     if (mark != NULL) {
@@ -96,11 +95,8 @@ pull_run(struct fdc_request *kept, void *user)
         result = pull(serve, fdc_context_here(), view, req->src, req->chunk.size);
     fdc_print_turn(serve, true);
     fdc_done_flush(serve);
-    if (result == CUDA_SUCCESS && req->chunk.size != 0) {
-        fdc_link_put(serve->link, FDC_REGION_DOWN, req->chunk.offset, view,
-                     req->chunk.size, &put);
-        fdc_count(serve, down_bytes, req->chunk.size);
-    }
+    if (result == CUDA_SUCCESS && req->chunk.size != 0)
+        fdc_request_put(kept, req->chunk);
     fdc_request_finish(kept, result, NULL, 0);
 }
 

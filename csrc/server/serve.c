@@ -52,6 +52,7 @@ fdc_serve_device(struct fdc_serve *serve, int remote, CUdevice *value)
 
 struct fdc_out {
     struct fdc_out *next;
+    uint64_t after;
     uint32_t size;
     bool flush;
     uint8_t bytes[];
@@ -59,7 +60,8 @@ struct fdc_out {
 
 /* Under reply_lock. 0, -EAGAIN, or the session is over. */
 static int
-put_now(struct fdc_serve *serve, const void *bytes, uint32_t size, bool flush)
+put_now(struct fdc_serve *serve, const void *bytes, uint32_t size, uint64_t after,
+        bool flush)
 {
     int err = 0;
     void *at = fdc_link_claim(serve->link, FDC_LANE_REPLY, size, &err);
@@ -67,7 +69,7 @@ put_now(struct fdc_serve *serve, const void *bytes, uint32_t size, bool flush)
     if (at == NULL)
         return err ? err : -EAGAIN;
     memcpy(at, bytes, size);
-    fdc_link_commit(serve->link, FDC_LANE_REPLY);
+    fdc_link_commit_after(serve->link, FDC_LANE_REPLY, after);
     if (flush)
         fdc_link_flush(serve->link, FDC_LANE_REPLY);
     return 0;
@@ -93,7 +95,7 @@ fdc_serve_break(struct fdc_serve *serve, int err, const char *format, ...)
             .size = sizeof(bye), .id = FDC_REPLY_BYE, .result = CUDA_ERROR_DEVICE_UNAVAILABLE,
         };
 
-        put_now(serve, &bye, sizeof(bye), true);
+        put_now(serve, &bye, sizeof(bye), 0, true);
         pthread_mutex_unlock(&serve->reply_lock);
     }
     fdc_serve_stop(serve);
@@ -101,7 +103,8 @@ fdc_serve_break(struct fdc_serve *serve, int err, const char *format, ...)
 
 /* Under reply_lock. */
 static void
-put_later(struct fdc_serve *serve, const void *bytes, uint32_t size, bool flush)
+put_later(struct fdc_serve *serve, const void *bytes, uint32_t size, uint64_t after,
+          bool flush)
 {
     struct fdc_out *out = NULL;
 
@@ -113,6 +116,7 @@ put_later(struct fdc_serve *serve, const void *bytes, uint32_t size, bool flush)
     }
     memcpy(out->bytes, bytes, size);
     out->next = NULL;
+    out->after = after;
     out->size = size;
     out->flush = flush;
     if (serve->out_last != NULL)
@@ -124,14 +128,15 @@ put_later(struct fdc_serve *serve, const void *bytes, uint32_t size, bool flush)
 }
 
 static void
-send_locked(struct fdc_serve *serve, const void *bytes, uint32_t size, bool flush)
+send_locked(struct fdc_serve *serve, const void *bytes, uint32_t size, uint64_t after,
+            bool flush)
 {
     int err = -EAGAIN;
 
     if (serve->out_first == NULL)
-        err = put_now(serve, bytes, size, flush);
+        err = put_now(serve, bytes, size, after, flush);
     if (err == -EAGAIN) {
-        put_later(serve, bytes, size, flush);
+        put_later(serve, bytes, size, after, flush);
         fdc_poller_kick(serve);
     } else if (err == -EMSGSIZE) {
         fdc_serve_break(serve, err, "a reply of %u bytes does not fit", size);
@@ -142,7 +147,7 @@ void
 fdc_send(struct fdc_serve *serve, const void *bytes, uint32_t size, bool flush)
 {
     pthread_mutex_lock(&serve->reply_lock);
-    send_locked(serve, bytes, size, flush);
+    send_locked(serve, bytes, size, 0, flush);
     pthread_mutex_unlock(&serve->reply_lock);
 }
 
@@ -155,7 +160,7 @@ fdc_send_rest(struct fdc_serve *serve)
     while (serve->out_first != NULL) {
         struct fdc_out *out = serve->out_first;
 
-        if (put_now(serve, out->bytes, out->size, out->flush) == -EAGAIN)
+        if (put_now(serve, out->bytes, out->size, out->after, out->flush) == -EAGAIN)
             break;
         serve->out_first = out->next;
         if (out->next == NULL)
@@ -241,7 +246,7 @@ fdc_serve_company(struct fdc_serve *serve)
 
     pthread_mutex_lock(&serve->reply_lock);
     note.company = company_of(serve);
-    send_locked(serve, &note, sizeof(note), true);
+    send_locked(serve, &note, sizeof(note), 0, true);
     pthread_mutex_unlock(&serve->reply_lock);
 }
 
@@ -271,7 +276,8 @@ tell_first(struct fdc_serve *serve, struct fdc_reply *head)
 }
 
 static void
-send_done(struct fdc_serve *serve, int device, uint64_t ticket, CUresult result, bool flush)
+send_done(struct fdc_serve *serve, int device, uint64_t ticket, CUresult result,
+          uint64_t after, bool flush)
 {
     struct fdc_reply reply = {
         .size = sizeof(reply), .id = FDC_REPLY_DONE, .ticket = ticket, .result = result,
@@ -281,7 +287,7 @@ send_done(struct fdc_serve *serve, int device, uint64_t ticket, CUresult result,
     pthread_mutex_lock(&serve->reply_lock);
     tell_lost(serve, device, result, &reply);
     tell_first(serve, &reply);
-    send_locked(serve, &reply, sizeof(reply), flush);
+    send_locked(serve, &reply, sizeof(reply), after, flush);
     pthread_mutex_unlock(&serve->reply_lock);
 }
 
@@ -289,7 +295,21 @@ void
 fdc_send_done(struct fdc_serve *serve, const struct fdc_ctx *ctx, uint64_t ticket,
               CUresult result, bool flush)
 {
-    send_done(serve, device_of_ctx(ctx), ticket, result, flush);
+    send_done(serve, device_of_ctx(ctx), ticket, result, 0, flush);
+}
+
+void
+fdc_send_done_after(struct fdc_serve *serve, const struct fdc_ctx *ctx, uint64_t ticket,
+                    CUresult result, uint64_t after)
+{
+    send_done(serve, device_of_ctx(ctx), ticket, result, after, false);
+}
+
+void
+fdc_request_put(struct fdc_request *request, struct fdc_chunk down)
+{
+    fdc_link_put_aside(request->serve->link, down.offset, down.size, &request->after);
+    fdc_count(request->serve, down_bytes, down.size);
 }
 
 /* ---- answers ---- */
@@ -334,7 +354,7 @@ fdc_request_answer_always(struct fdc_request *request, CUresult result, void *re
     if (request->flags & FDC_MSG_DONE) {
         if (result != CUDA_SUCCESS && !request->done) {
             request->done = true;
-            send_done(serve, device_of(request), request->ticket, result, true);
+            send_done(serve, device_of(request), request->ticket, result, 0, true);
         }
         return;
     }
@@ -356,7 +376,7 @@ fdc_request_answer_always(struct fdc_request *request, CUresult result, void *re
     pthread_mutex_lock(&serve->reply_lock);
     tell_lost(serve, device_of(request), result, head);
     tell_first(serve, head);
-    send_locked(serve, head, size, true);
+    send_locked(serve, head, size, request->after, true);
     pthread_mutex_unlock(&serve->reply_lock);
 }
 

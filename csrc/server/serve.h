@@ -194,6 +194,7 @@ struct fdc_done {
     CUstream stream;
     uint64_t ticket;
     struct fdc_chunk down;
+    bool aside;                         /* FDC_MSG_ASIDE */
     /* Where the chunk's bytes come from, if not from the driver: called once, view NULL
      * where they are not wanted. */
     void (*fill)(struct fdc_serve *serve, void *user, void *view, uint64_t size);
@@ -222,6 +223,11 @@ void fdc_send(struct fdc_serve *serve, const void *bytes, uint32_t size, bool fl
 /* ctx: whose work it was, NULL: nobody's. */
 void fdc_send_done(struct fdc_serve *serve, const struct fdc_ctx *ctx, uint64_t ticket,
                    CUresult result, bool flush);
+/* ... which the bytes of that put aside precede. */
+void fdc_send_done_after(struct fdc_serve *serve, const struct fdc_ctx *ctx, uint64_t ticket,
+                         CUresult result, uint64_t after);
+/* Into DOWN, of bytes that are there in the worker's view, for the request's answer alone. */
+void fdc_request_put(struct fdc_request *request, struct fdc_chunk down);
 /* What a call of no context has found out about a device: replies tell of it from now on. */
 void fdc_serve_lost(struct fdc_serve *serve, int device, CUresult result);
 void fdc_send_flush(struct fdc_serve *serve);

@@ -102,6 +102,7 @@ struct fdc_request {
     uint16_t id, flags;
     uint64_t ticket;
     uint32_t ctx;
+    uint64_t after;                     /* of fdc_link_put_aside(): its answer comes after it */
     bool answered, kept, done;          /* what has been seen to, for fdc_entry_run() */
 };
 

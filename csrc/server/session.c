@@ -134,7 +134,7 @@ flags_sound(unsigned flags)
         [FDC_MSG_DONE | FDC_MSG_WAITS] = true,
     };
 
-    flags &= ~(unsigned)FDC_MSG_FIRST;
+    flags &= ~(unsigned)(FDC_MSG_FIRST | FDC_MSG_ASIDE);
     return flags < FDC_COUNT(sound) && sound[flags];
 }
 

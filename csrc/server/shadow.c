@@ -302,7 +302,6 @@ fdc_server_call_fdcShadowRead(struct fdc_request *request,
     void *view = fdc_request_chunk(request, FDC_REGION_DOWN, req->chunk);
     struct fdc_serve *serve = request->serve;
     uint8_t *bytes;
-    uint64_t put;
     CUresult result;
 
     if (view == NULL)
@@ -310,9 +309,7 @@ fdc_server_call_fdcShadowRead(struct fdc_request *request,
     result = part(serve, req->shadow, req->offset, req->chunk.size, &bytes);
     if (result == CUDA_SUCCESS) {
         memcpy(view, bytes, req->chunk.size);
-        fdc_link_put(serve->link, FDC_REGION_DOWN, req->chunk.offset, view,
-                     req->chunk.size, &put);
-        fdc_count(serve, down_bytes, req->chunk.size);
+        fdc_request_put(request, req->chunk);
     }
     fdc_request_answer(request, result, NULL, 0);
     return 0;

@@ -129,8 +129,10 @@ send_down(const struct across *job, struct lane *lane)
             req->chunk.size = part_size(&lane->part);
         }
     }
-    if (begun)
+    if (begun) {
+        fdc_call_brings_aside(&call);
         return fdc_call_send_done(&call, &lane->down);
+    }
     fdc_ticket_release(session, &lane->down);
     return call.result;
 }

@@ -730,6 +730,12 @@ fdc_call_send(struct fdc_call *call)
     return CUDA_SUCCESS;
 }
 
+void
+fdc_call_brings_aside(struct fdc_call *call)
+{
+    call->msg->flags |= FDC_MSG_ASIDE;
+}
+
 static CUresult
 send_ticket(struct fdc_call *call, struct fdc_ticket *ticket, unsigned flags)
 {

@@ -218,6 +218,8 @@ fdc_pending_send(struct fdc_call *call, struct fdc_pending *pending)
     struct fdc_gather *gather = pending->gather;
     CUresult result;
 
+    if (gather != NULL)
+        fdc_call_brings_aside(call);
     /* Of the pieces that are waited for together, the first is the one that counts. */
     if (gather != NULL && gather->sent == 0)
         result = fdc_call_send_waited(call, &pending->ticket);

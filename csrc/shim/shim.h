@@ -247,6 +247,8 @@ CUresult fdc_call_send(struct fdc_call *call);
  * this fails, the ticket is released, its on_done will not run, and it is yours; else
  * on_done runs exactly once, also when the worker dies. */
 CUresult fdc_call_send_done(struct fdc_call *call, struct fdc_ticket *ticket);
+/* What it brings only its DONE tells of: nobody else's reply waits for those bytes. */
+void fdc_call_brings_aside(struct fdc_call *call);
 /* The same, and the caller waits for that: both sides count it as a wait. */
 CUresult fdc_call_send_waited(struct fdc_call *call, struct fdc_ticket *ticket);
 /* The same with REPLY: the ticket completes with the answer. */

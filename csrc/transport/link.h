@@ -21,6 +21,10 @@ struct fdc_link_ops {
     void (*poke)(struct fdc_link *link, enum fdc_lane lane);
     int (*put)(struct fdc_link *link, enum fdc_region region, uint64_t offset,
                const void *bytes, uint64_t size, uint64_t *ticket);
+    /* Roads where a reply waits for none but those before it have neither. */
+    int (*put_aside)(struct fdc_link *link, uint64_t offset, uint64_t size,
+                     uint64_t *ticket);
+    void (*commit_after)(struct fdc_link *link, enum fdc_lane lane, uint64_t ticket);
     int (*put_wait)(struct fdc_link *link, uint64_t ticket, int64_t timeout_us);
     bool (*land)(struct fdc_link *link, uint64_t offset, uint64_t size, void *to);
     uint64_t (*landed)(struct fdc_link *link, uint64_t offset);

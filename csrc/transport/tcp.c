@@ -168,15 +168,13 @@ tcp_claim(struct fdc_link *link, enum fdc_lane lane, uint32_t size, int *err)
     return room;
 }
 
+/* The lock is held. */
 static void
-tcp_commit(struct fdc_link *link, enum fdc_lane lane)
+commit(struct tcp_link *tcp, struct tcp_conn *conn, enum fdc_lane lane)
 {
-    struct tcp_link *tcp = tcp_of(link);
-    struct tcp_conn *conn = conn_of(tcp, lane);
     struct sender *to = &conn->out;
     int err;
 
-    pthread_mutex_lock(&to->lock);
     to->end += to->claimed;
     to->end_at += to->claimed;
     to->claimed = 0;
@@ -191,6 +189,28 @@ tcp_commit(struct fdc_link *link, enum fdc_lane lane)
         if (err == -EAGAIN)
             tcp_arm_flusher(tcp, conn);
     }
+}
+
+static void
+tcp_commit(struct fdc_link *link, enum fdc_lane lane)
+{
+    struct tcp_link *tcp = tcp_of(link);
+    struct tcp_conn *conn = conn_of(tcp, lane);
+
+    pthread_mutex_lock(&conn->out.lock);
+    commit(tcp, conn, lane);
+    tcp_let_go(tcp, conn);
+}
+
+static void
+tcp_commit_after(struct fdc_link *link, enum fdc_lane lane, uint64_t ticket)
+{
+    struct tcp_link *tcp = tcp_of(link);
+    struct tcp_conn *conn = conn_of(tcp, lane);
+
+    pthread_mutex_lock(&conn->out.lock);
+    tcp_mark_put(tcp, FRAME_AFTER, ticket);
+    commit(tcp, conn, lane);
     tcp_let_go(tcp, conn);
 }
 
@@ -303,6 +323,7 @@ const struct fdc_link_ops tcp_ops = {
     .shutdown = tcp_shutdown,
     .claim = tcp_claim,
     .commit = tcp_commit,
+    .commit_after = tcp_commit_after,
     .abort = tcp_abort,
     .wait_room = tcp_wait_room,
     .flush = tcp_flush,
@@ -310,6 +331,7 @@ const struct fdc_link_ops tcp_ops = {
     .wait_word = tcp_wait_word,
     .poke = tcp_poke,
     .put = tcp_put,
+    .put_aside = tcp_put_aside,
     .put_wait = tcp_put_wait,
     .land = tcp_land,
     .landed = tcp_landed,

@@ -1,18 +1,22 @@
 /*
  * The tcp road's own parts, for its files: tcp.c (the lanes), tcp_send.c, tcp_receive.c,
- * tcp_bulk.c (puts and where they land), tcp_resume.c (connections that break), tcp_setup.c.
+ * tcp_bulk.c (puts and where they land), tcp_after.c (replies that bytes have to precede),
+ * tcp_resume.c (connections that break), tcp_setup.c.
  *
  * Number 0 of the connections carries the commands one way and, the other way, replies with
- * the puts to the client between them; number 1, the bulk connection, carries puts to the
- * worker and the side lane. Where there are more, puts to the worker take whichever is free.
+ * small puts to the client between them; number 1, the bulk connection, carries puts both
+ * ways and, to the worker, the side lane. Where there are more, puts take whichever is free.
+ * What a worker's bulk connections bring is read by a thread for each, what a client's do by
+ * whoever leads on its command connection.
  *
  * Each direction of a connection is one stream of bytes: frames of messages, which the
  * sender keeps in a buffer, and the bytes of puts between them, which it keeps where they
  * are (struct hole). Both are kept until the other side says that it has them (ACK), so
  * that a new connection can go on at the byte where the old one broke: tcp_resume.c.
  *
- * Locks: lead (connection 0's receiving half) or a receiver's lock first, then a sender's,
- * then land_lock. Who receives never waits for a sender's lock, but tries (tcp_ack()).
+ * Locks: lead (connection 0's receiving half), then a receiver's, then a sender's, then
+ * land_lock. Who leads only tries a receiver's lock, which is held for long where a
+ * connection is resumed. Who receives never waits for a sender's, but tries (tcp_ack()).
  */
 #ifndef FDC_TRANSPORT_TCP_H
 #define FDC_TRANSPORT_TCP_H
@@ -29,12 +33,19 @@ enum {
     TCP_CONNS = FDC_LINK_SOCKS, /* at most */
 };
 
-enum frame_kind { FRAME_MESSAGE = 1, FRAME_PUT = 2, FRAME_ACK = 3, FRAME_BYE = 4 };
+enum frame_kind {
+    FRAME_MESSAGE = 1,
+    FRAME_PUT = 2,
+    FRAME_ACK = 3,
+    FRAME_BYE = 4,
+    FRAME_AFTER = 5, /* the next message comes after that connection's puts up to this one */
+    FRAME_FENCE = 6, /* all messages from here on do */
+};
 
 struct frame {
     uint32_t size; /* of the message behind it; else 0 */
     uint16_t kind;
-    uint16_t lane; /* or region; of an ACK: the connection whose other direction it is of */
+    uint16_t lane; /* or region; of an ACK, AFTER and FENCE: the connection */
 };
 
 struct put_frame {
@@ -42,14 +53,16 @@ struct put_frame {
     uint64_t offset, size, ticket;
 };
 
-/* So much of that connection's stream has been taken in. */
-struct ack_frame {
+/* ACK: so much of the other direction of that connection has been taken in. AFTER, FENCE:
+ * see above. */
+struct mark_frame {
     struct frame frame;
-    uint64_t position;
+    uint64_t position; /* or a put's ticket */
 };
 
 enum {
     STAGING_EXTRA = 64 << 10,
+    PUT_ALONE = 64 << 10, /* a client's reply is not held up by so much */
     INSERTS_MAX = 4096,
     INSERTS_MIN = 256,
     INSERTS_OWN = 64, /* of them for acknowledgements alone */
@@ -70,7 +83,7 @@ struct insert {
     union {
         struct frame frame;
         struct put_frame put;
-        struct ack_frame ack;
+        struct mark_frame mark;
     } head;
 };
 
@@ -105,7 +118,7 @@ struct receiver {
     pthread_t thread; /* of a worker's bulk connection */
     bool has_thread;
     uint32_t gone; /* no puts will come any more */
-    uint64_t landed; /* puts, in order */
+    uint64_t landed; /* puts, in order; atomic */
     uint8_t *bytes;
     size_t size, start, end;
     uint64_t put_start, put_offset, put_left, put_ticket;
@@ -145,6 +158,24 @@ struct landing {
     uint64_t size, landed;
 };
 
+/* A message of the command connection whose bytes are not all there yet. */
+struct held {
+    struct held *next;
+    uint64_t after[TCP_CONNS];
+    uint32_t size;
+    uint8_t bytes[];
+};
+
+/* A client's replies and the puts that precede them; tcp_after.c. Whoever leads has it. */
+struct tcp_order {
+    uint64_t fence[TCP_CONNS], next[TCP_CONNS]; /* of all messages; of the next one */
+    uint64_t wanted[TCP_CONNS];                 /* the last that was named */
+    bool wants;  /* one that was named is not there yet */
+    bool ended;  /* the command connection will bring no more */
+    struct held *held, **last;
+    size_t size; /* of what is held */
+};
+
 enum flusher_state { FLUSHER_NONE, FLUSHER_PARKED, FLUSHER_ARMED, FLUSHER_STOP };
 
 struct tcp_link {
@@ -168,6 +199,7 @@ struct tcp_link {
 
     pthread_mutex_t land_lock; /* of landings, also while bytes go there; a leaf */
     struct landing *landing;   /* a client's, by where in DOWN; made at first use */
+    struct tcp_order order;
 
     uint32_t landed_waiters, landed_turn;
     uint32_t dead;
@@ -203,6 +235,13 @@ count_call(struct tcp_link *tcp)
     __atomic_fetch_add(&tcp->link.stats.system_calls, 1, __ATOMIC_RELAXED);
 }
 
+/* Replies may have to wait for bytes. */
+static inline bool
+tcp_order_is_on(const struct tcp_link *tcp)
+{
+    return tcp->order.wants || tcp->order.held;
+}
+
 static inline bool
 is_broken(const struct tcp_conn *conn)
 {
@@ -233,6 +272,9 @@ void tcp_await_writable(struct tcp_link *tcp, struct tcp_conn *conn);
 void tcp_arm_flusher(struct tcp_link *tcp, struct tcp_conn *conn);
 /* The other side has everything up to there and goes on from it. -EPROTO: it cannot be. */
 int tcp_send_from(struct sender *to, uint64_t position);
+/* Until there is room for a put's head or a mark. Under the sender's lock, which is given
+ * back meanwhile. 0, -EPIPE. */
+int tcp_await_insert(struct tcp_link *tcp, struct tcp_conn *conn);
 /* Any thread, no lock: what has been taken in of the connection is to be told, resp. was. */
 void tcp_ack(struct tcp_link *tcp, struct tcp_conn *conn, uint64_t position);
 void tcp_acked(struct tcp_link *tcp, struct tcp_conn *conn, uint64_t position);
@@ -246,7 +288,25 @@ void tcp_pump(struct tcp_link *tcp);
 int tcp_wait_word(struct fdc_link *link, enum fdc_lane lane, const uint32_t *word,
                   uint32_t seen, int64_t timeout_us);
 void *tcp_bulk_thread(void *conn);
+/* What had come on a connection before it broke. */
+void tcp_take_rest(struct tcp_link *tcp, struct tcp_conn *conn);
+/* 1, 0: the ring has no room, -errno. */
+int tcp_fill_ring(struct tcp_link *tcp, enum fdc_lane lane, const uint8_t *bytes,
+                  uint32_t size);
 const char *tcp_what_broke(int err);
+
+/*
+ * tcp_after.c. The caller leads. mark: AFTER or FENCE was read. take: a message whose puts
+ * may have to come first is kept or goes into its ring; 1, 0: there is no room for it now,
+ * -errno. deliver: what is held and may go does, of whatever came; false: a ring is full.
+ */
+int tcp_order_mark(struct tcp_link *tcp, const struct mark_frame *mark);
+int tcp_order_take(struct tcp_link *tcp, const struct frame *frame, const uint8_t *bytes);
+bool tcp_order_deliver(struct tcp_link *tcp);
+bool tcp_order_wants(const struct tcp_link *tcp, const struct tcp_conn *conn);
+/* Nothing that is held will go any more. */
+bool tcp_order_is_over(struct tcp_link *tcp);
+void tcp_order_drop(struct tcp_link *tcp);
 
 /* tcp_bulk.c */
 int tcp_check_put(const struct tcp_link *tcp, const struct tcp_conn *conn,
@@ -256,6 +316,10 @@ void tcp_place_bytes(struct tcp_link *tcp, struct receiver *from, const uint8_t 
 ssize_t tcp_read_put(struct tcp_link *tcp, struct tcp_conn *conn, int flags, size_t *want);
 int tcp_put(struct fdc_link *link, enum fdc_region region, uint64_t offset,
             const void *bytes, uint64_t size, uint64_t *ticket);
+/* AFTER or FENCE, of the put with the ticket, between the messages: the command sender's
+ * lock is held, and may be given back meanwhile. */
+void tcp_mark_put(struct tcp_link *tcp, enum frame_kind kind, uint64_t ticket);
+int tcp_put_aside(struct fdc_link *link, uint64_t offset, uint64_t size, uint64_t *ticket);
 int tcp_put_wait(struct fdc_link *link, uint64_t ticket, int64_t timeout_us);
 bool tcp_land(struct fdc_link *link, uint64_t offset, uint64_t size, void *to);
 uint64_t tcp_landed(struct fdc_link *link, uint64_t offset);

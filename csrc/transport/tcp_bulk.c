@@ -12,7 +12,6 @@
 
 enum {
     READ_BEHIND = 4 << 10, /* a put: the next heads come with its bytes */
-    ROOM_SLICE_US = 1000,
 };
 
 /* ---- receiving ---- */
@@ -39,8 +38,7 @@ tcp_check_put(const struct tcp_link *tcp, const struct tcp_conn *conn,
 
     if (put->frame.lane != region || put->frame.size != 0)
         return -EPROTO;
-    if (link->worker != (conn->number != TCP_COMMAND) ||
-        put->ticket != conn->in.put_ticket + 1)
+    if ((link->worker && conn->number == TCP_COMMAND) || put->ticket != conn->in.put_ticket + 1)
         return -EPROTO;
     if (put->size == 0 || put->offset > link->size.region[region] ||
         put->size > link->size.region[region] - put->offset)
@@ -150,17 +148,6 @@ tcp_read_put(struct tcp_link *tcp, struct tcp_conn *conn, int flags, size_t *wan
 
 /* ---- sending ---- */
 
-/* Until the other side has acknowledged something, for a moment. No lock is held. */
-static void
-await_ack(struct tcp_link *tcp, struct sender *to, uint32_t seen)
-{
-    if (tcp_try_lead(tcp)) {
-        tcp_pump(tcp);
-        tcp_stop_leading(tcp);
-    }
-    fdc_futex_wait(&to->ack_turn, seen, ROOM_SLICE_US, false);
-}
-
 /* What the other side may still ask for must not be the caller's any more. */
 static void
 own_bytes(struct tcp_link *tcp, struct sender *to, uint64_t number)
@@ -182,19 +169,11 @@ send_put(struct tcp_link *tcp, struct tcp_conn *conn, struct put_frame *put,
 {
     struct sender *to = &conn->out;
     uint64_t number, until;
-    uint32_t seen;
     int err;
 
-    for (;;) {
-        if (fdc_load_acquire(&tcp->dead))
-            return -EPIPE;
-        seen = fdc_load_acquire(&to->ack_turn); /* tcp_acked() */
-        if (tcp_may_insert(to, INSERTS_OWN))
-            break;
-        tcp_let_go(tcp, conn);
-        await_ack(tcp, to, seen);
-        pthread_mutex_lock(&to->lock);
-    }
+    err = tcp_await_insert(tcp, conn);
+    if (err)
+        return err;
     put->ticket = ++to->puts;
     number = to->insert_end;
     tcp_insert(to, put, sizeof(*put), bytes, put->size);
@@ -218,25 +197,100 @@ send_put(struct tcp_link *tcp, struct tcp_conn *conn, struct put_frame *put,
     return 0;
 }
 
-/* The connection of a put, its sender locked: of several bulk connections one that nobody
- * sends on, the next one first. */
+/* A worker's: the bytes in its view are on their way, and follow by themselves where the
+ * socket does not take them now. The lock is held. */
+static int
+queue_put(struct tcp_link *tcp, struct tcp_conn *conn, struct put_frame *put,
+          const uint8_t *bytes)
+{
+    uint8_t *view = tcp->link.region[put->frame.lane] + put->offset;
+    int err;
+
+    err = tcp_await_insert(tcp, conn);
+    if (err)
+        return err;
+    if (bytes != view)
+        memcpy(view, bytes, put->size);
+    put->ticket = ++conn->out.puts;
+    tcp_insert(&conn->out, put, sizeof(*put), view, put->size);
+    err = tcp_send(tcp, conn);
+    if (err == -EAGAIN)
+        tcp_arm_flusher(tcp, conn);
+    return err == -EPIPE ? err : 0;
+}
+
+/* A bulk connection, its sender locked: one that nobody sends on, the next one first. */
 static struct tcp_conn *
 lock_one(struct tcp_link *tcp)
 {
-    uint32_t stripes = (uint32_t)tcp->conns - 1, first;
-    struct tcp_conn *conn = &tcp->conn[tcp->link.worker ? TCP_COMMAND : TCP_BULK];
+    uint32_t stripes = (uint32_t)tcp->conns - 1, first = 0;
+    struct tcp_conn *conn;
 
-    if (!tcp->link.worker && stripes > 1) {
+    if (stripes > 1)
         first = __atomic_fetch_add(&tcp->stripe, 1, __ATOMIC_RELAXED);
-        for (uint32_t i = 0; i < stripes; i++) {
-            conn = &tcp->conn[TCP_BULK + (first + i) % stripes];
-            if (!is_broken(conn) && pthread_mutex_trylock(&conn->out.lock) == 0)
-                return conn;
-        }
-        conn = &tcp->conn[TCP_BULK + first % stripes];
+    for (uint32_t i = 0; stripes > 1 && i < stripes; i++) {
+        conn = &tcp->conn[TCP_BULK + (first + i) % stripes];
+        if (is_broken(conn) || pthread_mutex_trylock(&conn->out.lock) != 0)
+            continue;
+        if (conn->out.next.at == conn->out.end_at)
+            return conn;
+        pthread_mutex_unlock(&conn->out.lock);
     }
+    conn = &tcp->conn[TCP_BULK + first % stripes];
     pthread_mutex_lock(&conn->out.lock);
     return conn;
+}
+
+static uint64_t
+ticket_of(const struct tcp_link *tcp, const struct tcp_conn *conn, uint64_t number)
+{
+    return number * ((uint32_t)tcp->conns - 1) + (uint32_t)(conn->number - TCP_BULK);
+}
+
+void
+tcp_mark_put(struct tcp_link *tcp, enum frame_kind kind, uint64_t ticket)
+{
+    uint32_t stripes = (uint32_t)tcp->conns - 1;
+    struct tcp_conn *conn = &tcp->conn[TCP_COMMAND];
+    struct mark_frame mark = {
+        .frame = {.kind = kind, .lane = (uint16_t)(TCP_BULK + ticket % stripes)},
+        .position = ticket / stripes,
+    };
+
+    if (tcp_await_insert(tcp, conn) == 0)
+        tcp_insert(&conn->out, &mark, sizeof(mark), NULL, 0);
+}
+
+/* ticket 0: it travels between the replies. */
+static int
+put_down(struct tcp_link *tcp, struct put_frame *put, const uint8_t *bytes,
+         uint64_t *ticket)
+{
+    struct tcp_conn *conn = &tcp->conn[TCP_COMMAND];
+    int err;
+
+    if (put->size < PUT_ALONE)
+        pthread_mutex_lock(&conn->out.lock);
+    else
+        conn = lock_one(tcp);
+    err = queue_put(tcp, conn, put, bytes);
+    if (err)
+        fdc_store_ordered(&tcp->dead, 1);
+    *ticket = conn->number == TCP_COMMAND ? 0 : ticket_of(tcp, conn, put->ticket);
+    tcp_let_go(tcp, conn);
+    return err;
+}
+
+int
+tcp_put_aside(struct fdc_link *link, uint64_t offset, uint64_t size, uint64_t *ticket)
+{
+    struct put_frame put = {
+        .frame = {.kind = FRAME_PUT, .lane = FDC_REGION_DOWN},
+        .offset = offset,
+        .size = size,
+    };
+
+    return put_down(tcp_of(link), &put, link->region[FDC_REGION_DOWN] + offset, ticket);
 }
 
 int
@@ -244,20 +298,31 @@ tcp_put(struct fdc_link *link, enum fdc_region region, uint64_t offset,
         const void *bytes, uint64_t size, uint64_t *ticket)
 {
     struct tcp_link *tcp = tcp_of(link);
-    struct tcp_conn *conn = lock_one(tcp);
-    uint32_t stripes = (uint32_t)tcp->conns - 1;
     struct put_frame put = {
         .frame = {.kind = FRAME_PUT, .lane = (uint16_t)region},
         .offset = offset,
         .size = size,
     };
+    struct tcp_conn *conn;
     int err;
 
+    if (link->worker) {
+        err = put_down(tcp, &put, bytes, ticket);
+        if (!err && *ticket != 0) {
+            conn = &tcp->conn[TCP_COMMAND];
+            pthread_mutex_lock(&conn->out.lock);
+            tcp_mark_put(tcp, FRAME_FENCE, *ticket);
+            tcp_let_go(tcp, conn);
+            *ticket = 0;
+        }
+        return err;
+    }
+    conn = lock_one(tcp);
     err = send_put(tcp, conn, &put, bytes);
     if (err) /* half a put may have left: nothing sensible can follow it */
         fdc_store_ordered(&tcp->dead, 1);
-    else if (!link->worker)
-        *ticket = put.ticket * stripes + (uint32_t)(conn->number - TCP_BULK);
+    else
+        *ticket = ticket_of(tcp, conn, put.ticket);
     tcp_let_go(tcp, conn);
     return err;
 }

@@ -19,6 +19,7 @@ enum {
     READ_REPLIES = 16 << 10, /* that puts may be between */
     SILENCE_LOOK_US = 5000000,
     LEAD_BROKEN = 4, /* of lead_wait(): nobody can lead now */
+    BULK_READS = 4,
 };
 
 static int
@@ -55,24 +56,38 @@ settle_debt(struct tcp_link *tcp, struct tcp_conn *conn)
     tcp_ack(tcp, conn, from->position - (from->end - from->start));
 }
 
-/* The message at the front, which is there whole, into its ring. 1, 0: blocked, -errno. */
+int
+tcp_fill_ring(struct tcp_link *tcp, enum fdc_lane lane, const uint8_t *bytes, uint32_t size)
+{
+    int err = 0;
+    void *room = fdc_ring_claim(&tcp->fill[lane], size, &err);
+
+    if (!room)
+        return err == -EAGAIN ? 0 : err;
+    memcpy(room, bytes, size);
+    fdc_ring_commit(&tcp->fill[lane]);
+    return 1;
+}
+
+/* The message at the front, which is there whole, into its ring, or is kept until it may
+ * go there. 1, 0: blocked, -errno. */
 static int
 take_message(struct tcp_link *tcp, struct receiver *from, const struct frame *frame)
 {
-    int err = 0;
-    void *room = fdc_ring_claim(&tcp->fill[frame->lane], frame->size, &err);
+    const uint8_t *bytes = from->bytes + from->start + sizeof(*frame);
+    int done;
 
-    if (!room && err == -EAGAIN) {
+    if (FDC_UNLIKELY(frame->lane == FDC_LANE_REPLY && tcp_order_is_on(tcp)))
+        done = tcp_order_take(tcp, frame, bytes);
+    else
+        done = tcp_fill_ring(tcp, frame->lane, bytes, frame->size);
+    if (done == 1) {
+        from->start += frame_size(frame->size);
+        from->owed += frame_size(frame->size);
+    } else if (done == 0) {
         from->blocked_size = frame->size;
-        return 0;
     }
-    if (!room)
-        return err;
-    memcpy(room, from->bytes + from->start + sizeof(*frame), frame->size);
-    from->start += frame_size(frame->size);
-    from->owed += frame_size(frame->size);
-    fdc_ring_commit(&tcp->fill[frame->lane]);
-    return 1;
+    return done;
 }
 
 /* The head at the front of something else. 1, -EPROTO; 0: it is not there whole. */
@@ -82,7 +97,7 @@ take_head(struct tcp_link *tcp, struct tcp_conn *conn, const struct frame *frame
     struct receiver *from = &conn->in;
     const uint8_t *at = from->bytes + from->start;
     size_t held = from->end - from->start;
-    struct ack_frame ack;
+    struct mark_frame mark;
     struct put_frame put;
 
     switch (frame->kind) {
@@ -98,13 +113,22 @@ take_head(struct tcp_link *tcp, struct tcp_conn *conn, const struct frame *frame
         from->put_left = put.size;
         break;
     case FRAME_ACK:
-        if (held < sizeof(ack))
+        if (held < sizeof(mark))
             return 0;
-        memcpy(&ack, at, sizeof(ack));
-        if (ack.frame.size != 0 || ack.frame.lane >= tcp->conns)
+        memcpy(&mark, at, sizeof(mark));
+        if (mark.frame.size != 0 || mark.frame.lane >= tcp->conns)
             return -EPROTO;
-        from->start += sizeof(ack);
-        tcp_acked(tcp, &tcp->conn[ack.frame.lane], ack.position);
+        from->start += sizeof(mark);
+        tcp_acked(tcp, &tcp->conn[mark.frame.lane], mark.position);
+        break;
+    case FRAME_AFTER:
+    case FRAME_FENCE:
+        if (held < sizeof(mark))
+            return 0;
+        memcpy(&mark, at, sizeof(mark));
+        if (conn->number != TCP_COMMAND || tcp_order_mark(tcp, &mark))
+            return -EPROTO;
+        from->start += sizeof(mark);
         break;
     case FRAME_BYE:
         if (frame->size != 0 || conn->number != TCP_COMMAND)
@@ -239,6 +263,47 @@ tcp_what_broke(int err)
                              : strerror(-err);
 }
 
+/* What a connection's reader came upon: 0, or it will bring no more (-EPIPE). */
+static int
+see_end(struct tcp_link *tcp, struct tcp_conn *conn, int ready, bool was_broken)
+{
+    if (ready >= 0 || ready == -EAGAIN)
+        return 0;
+    if ((ready == -EPIPE || ready == -EBADMSG) && tcp_break(tcp, conn)) {
+        if (ready == -EBADMSG && !was_broken)
+            fdc_log(FDC_LOG_WARN, "a connection is given up: %s", tcp_what_broke(ready));
+        return 0;
+    }
+    if (ready != -EPIPE) {
+        fdc_log(FDC_LOG_ERROR, "tcp link ends: %s on the %s connection",
+                tcp_what_broke(ready), conn->number == TCP_COMMAND ? "command" : "bulk");
+        tcp_shutdown(&tcp->link);
+    }
+    return -EPIPE;
+}
+
+/* Takes in what has arrived on a client's bulk connection, as long as replies wait for it,
+ * but not for long: there may be others. Who resumes it has its lock. */
+static void
+pump_bulk(struct tcp_link *tcp, struct tcp_conn *conn)
+{
+    int got = 2, reads = 0, ready;
+    bool broken;
+
+    if (pthread_mutex_trylock(&conn->in.lock) != 0)
+        return;
+    broken = is_broken(conn);
+    ready = sort_frames(tcp, conn);
+    while (ready == 1 && (got == 2 || broken) && tcp_order_wants(tcp, conn) &&
+           reads++ < BULK_READS) {
+        got = read_more(tcp, conn, MSG_DONTWAIT);
+        ready = got < 0 ? got : sort_frames(tcp, conn);
+    }
+    pthread_mutex_unlock(&conn->in.lock);
+    if (see_end(tcp, conn, ready, broken))
+        fdc_store_ordered(&conn->in.gone, 1);
+}
+
 /* Takes in what has arrived, without waiting; of a connection that broke all that had come
  * before, a goodbye among it. The caller leads. */
 void
@@ -255,18 +320,35 @@ tcp_pump(struct tcp_link *tcp)
         got = read_more(tcp, conn, MSG_DONTWAIT);
         ready = got < 0 ? got : sort_frames(tcp, conn);
     }
-    if (ready >= 0 || ready == -EAGAIN) {
-        /* nothing is wrong */
-    } else if ((ready == -EPIPE || ready == -EBADMSG) && tcp_break(tcp, conn)) {
-        if (ready == -EBADMSG && !broken)
-            fdc_log(FDC_LOG_WARN, "a connection is given up: %s", tcp_what_broke(ready));
-    } else if (ready == -EPIPE) {
-        fdc_ring_close(&tcp->link.ring[lane]);
-    } else {
-        fdc_log(FDC_LOG_ERROR, "tcp link ends: %s on the command connection",
-                tcp_what_broke(ready));
-        tcp_shutdown(&tcp->link);
+    if (see_end(tcp, conn, ready, broken))
+        tcp->order.ended = true;
+    if (FDC_UNLIKELY(tcp_order_is_on(tcp))) {
+        for (int i = TCP_BULK; i < tcp->conns; i++)
+            if (tcp_order_wants(tcp, &tcp->conn[i]))
+                pump_bulk(tcp, &tcp->conn[i]);
+        tcp_order_deliver(tcp);
     }
+    if (FDC_UNLIKELY(tcp->order.ended) && tcp_order_is_over(tcp))
+        fdc_ring_close(&tcp->link.ring[lane]);
+    errno = saved;
+}
+
+/* Else ever new connections may break with bytes that nobody has read. */
+void
+tcp_take_rest(struct tcp_link *tcp, struct tcp_conn *conn)
+{
+    int ready, saved = errno;
+
+    if (conn->number == TCP_COMMAND) {
+        tcp_pump(tcp);
+        return;
+    }
+    do {
+        ready = sort_frames(tcp, conn);
+        if (ready == 1)
+            ready = read_more(tcp, conn, MSG_DONTWAIT);
+    } while (ready > 0);
+    see_end(tcp, conn, ready, true);
     errno = saved;
 }
 
@@ -334,29 +416,40 @@ tcp_bulk_thread(void *arg)
     return NULL;
 }
 
+/* Whether its bytes are of use now. */
+static bool
+is_awaited(const struct tcp_link *tcp, const struct tcp_conn *conn)
+{
+    if (conn->number == TCP_COMMAND)
+        return conn->in.blocked_size == 0 && !tcp->order.ended;
+    return tcp->order.wants && tcp_order_wants(tcp, conn) && !is_broken(conn);
+}
+
 /* Until the socket or a poke says that there is news. False: the time is over. */
 static bool
 lead_sleep(struct tcp_link *tcp, const uint32_t *word, uint32_t seen,
            int64_t timeout_us)
 {
-    struct pollfd poll_fds[2] = {
-        {.fd = tcp->conn[TCP_COMMAND].fd, .events = POLLIN},
-        {.fd = tcp->wake_fd, .events = POLLIN},
-    };
+    struct pollfd polls[TCP_CONNS + 1];
     struct timespec timeout;
     int saved = errno, n = 1;
+    nfds_t count = 0;
     uint64_t drained;
 
     fdc_exchange_ordered(&tcp->polling, 1);
+    polls[count++] = (struct pollfd){.fd = tcp->wake_fd, .events = POLLIN};
+    for (int i = 0; i < tcp->conns; i++)
+        if (is_awaited(tcp, &tcp->conn[i]))
+            polls[count++] = (struct pollfd){.fd = tcp->conn[i].fd, .events = POLLIN};
     /* A link that has been shut has sockets that tell of it at once. */
     if (!word || fdc_load_acquire(word) == seen) {
         timeout.tv_sec = timeout_us / 1000000;
         timeout.tv_nsec = timeout_us % 1000000 * 1000;
         count_call(tcp);
-        n = ppoll(poll_fds, 2, &timeout, NULL);
+        n = ppoll(polls, count, &timeout, NULL);
     }
     fdc_store_ordered(&tcp->polling, 0);
-    if (poll_fds[1].revents && read(tcp->wake_fd, &drained, sizeof(drained)) < 0) {
+    if (n > 0 && polls[0].revents && read(tcp->wake_fd, &drained, sizeof(drained)) < 0) {
         /* only the leader reads it, so this does not happen */
     }
     errno = saved;

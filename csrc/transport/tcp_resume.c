@@ -231,6 +231,7 @@ go_on(struct tcp_link *tcp, struct tcp_conn *conn, int sock, struct seal *seal)
     fdc_log(FDC_LOG_INFO, "tcp connection %d goes on, at %lu bytes out, %lu in", conn->number,
             (unsigned long)position, (unsigned long)conn->in.position);
     tell_news(tcp);
+    tcp_wake_leader(tcp); /* it may want what comes on it */
     if (tcp_send(tcp, conn) == -EAGAIN)
         tcp_arm_flusher(tcp, conn);
     return 0;
@@ -250,6 +251,8 @@ take_over(struct tcp_link *tcp, struct tcp_conn *conn, int sock,
         err = seal_new(key->bytes, tcp->link.worker, &seal);
     if (!err) {
         pthread_mutex_lock(receiving);
+        if (is_broken(conn))
+            tcp_take_rest(tcp, conn);
         pthread_mutex_lock(&conn->out.lock);
         err = go_on(tcp, conn, sock, seal);
         tcp_let_go(tcp, conn);

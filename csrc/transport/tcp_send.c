@@ -4,6 +4,9 @@
  * what came travel with what is sent anyway: those of a client on the bulk connection,
  * whose reader never waits for the executor, those of a worker between the replies. There
  * is one for each quarter of a lane, so a program that calls pays 16 bytes for 256 KiB.
+ *
+ * What a socket does not take is left to the flusher, a thread that also sends what nobody
+ * has flushed: a worker's puts to its client never wait.
  */
 #include <errno.h>
 #include <limits.h>
@@ -20,6 +23,7 @@ enum {
     FLUSHER_NS = 200000,
     FLUSHER_IDLE_ROUNDS = 25,
     WRITABLE_SLICE_MS = 100,
+    ROOM_SLICE_US = 1000,
 };
 
 /* ---- places in the stream ---- */
@@ -148,6 +152,35 @@ tcp_insert(struct sender *to, const void *head, uint32_t head_size, const uint8_
     return insert;
 }
 
+/* Until the other side has acknowledged something, for a moment. No lock is held. */
+static void
+await_ack(struct tcp_link *tcp, struct sender *to, uint32_t seen)
+{
+    if (tcp_try_lead(tcp)) {
+        tcp_pump(tcp);
+        tcp_stop_leading(tcp);
+    }
+    fdc_futex_wait(&to->ack_turn, seen, ROOM_SLICE_US, false);
+}
+
+int
+tcp_await_insert(struct tcp_link *tcp, struct tcp_conn *conn)
+{
+    struct sender *to = &conn->out;
+    uint32_t seen;
+
+    for (;;) {
+        if (fdc_load_acquire(&tcp->dead))
+            return -EPIPE;
+        seen = fdc_load_acquire(&to->ack_turn); /* tcp_acked() */
+        if (tcp_may_insert(to, INSERTS_OWN))
+            return 0;
+        tcp_let_go(tcp, conn);
+        await_ack(tcp, to, seen);
+        pthread_mutex_lock(&to->lock);
+    }
+}
+
 /* ---- sending ---- */
 
 static ssize_t
@@ -235,7 +268,7 @@ is_ack_due(struct tcp_link *tcp)
 static bool
 send_acks(struct tcp_link *tcp, struct tcp_conn *carrier)
 {
-    struct ack_frame ack = {.frame.kind = FRAME_ACK};
+    struct mark_frame ack = {.frame.kind = FRAME_ACK};
     bool added = false;
 
     for (int i = 0; i < tcp->conns; i++) {
@@ -314,14 +347,20 @@ tcp_say_bye(struct tcp_link *tcp)
 
 /* ---- the flusher ---- */
 
-/* One round. -EAGAIN: a socket took not all; 1: something was sent; 0: there was nothing. */
-static int
-flush_all(struct tcp_link *tcp, struct tcp_conn **slow)
+/* Connections whose sockets took not all. */
+struct slow {
+    struct pollfd poll[TCP_CONNS];
+    nfds_t count;
+};
+
+/* One round. True: there was something to send. */
+static bool
+flush_all(struct tcp_link *tcp, struct slow *slow)
 {
     struct tcp_conn *conn;
-    int did = 0;
+    bool did = false;
 
-    *slow = NULL;
+    slow->count = 0;
     for (int i = 0; i < tcp->conns; i++) {
         conn = &tcp->conn[i];
         /* Who has a bulk connection's lock sends all there is. */
@@ -330,9 +369,10 @@ flush_all(struct tcp_link *tcp, struct tcp_conn **slow)
         else if (pthread_mutex_trylock(&conn->out.lock) != 0)
             continue;
         if (conn->out.next.at < conn->out.end_at && !is_broken(conn)) {
-            did = 1;
+            did = true;
             if (tcp_send(tcp, conn) == -EAGAIN)
-                *slow = conn;
+                slow->poll[slow->count++] =
+                    (struct pollfd){.fd = conn->fd, .events = POLLOUT};
         }
         tcp_let_go(tcp, conn);
     }
@@ -351,7 +391,7 @@ flusher_thread(void *arg)
 {
     struct timespec period = {.tv_nsec = FLUSHER_NS};
     struct tcp_link *tcp = arg;
-    struct tcp_conn *slow;
+    struct slow slow = {.count = 0};
     int idle = 0;
 
     for (;;) {
@@ -363,16 +403,17 @@ flusher_thread(void *arg)
             idle = 0;
             continue;
         default:
-            nanosleep(&period, NULL);
+            if (slow.count == 0)
+                nanosleep(&period, NULL);
         }
-        if (flush_all(tcp, &slow) > 0 && !fdc_load_acquire(&tcp->dead))
+        if (flush_all(tcp, &slow) && !fdc_load_acquire(&tcp->dead))
             idle = 0;
         else if (++idle >= FLUSHER_IDLE_ROUNDS &&
                  change_flusher(tcp, FLUSHER_ARMED, FLUSHER_PARKED) &&
-                 flush_all(tcp, &slow) > 0 && !fdc_load_acquire(&tcp->dead))
+                 flush_all(tcp, &slow) && !fdc_load_acquire(&tcp->dead))
             change_flusher(tcp, FLUSHER_PARKED, FLUSHER_ARMED);
-        if (slow)
-            tcp_await_writable(tcp, slow);
+        if (slow.count > 0 && poll(slow.poll, slow.count, WRITABLE_SLICE_MS) == 0)
+            tcp_end_if_silent(tcp);
     }
 }
 

@@ -73,6 +73,7 @@ drop(struct tcp_link *tcp)
     pthread_mutex_destroy(&tcp->land_lock);
     pthread_mutex_destroy(&tcp->break_lock);
     free(tcp->landing);
+    tcp_order_drop(tcp);
     free(tcp);
 }
 

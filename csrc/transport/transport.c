@@ -277,13 +277,14 @@ fdc_link_claim(struct fdc_link *link, enum fdc_lane lane, uint32_t size, int *er
     return room;
 }
 
-void
-fdc_link_commit(struct fdc_link *link, enum fdc_lane lane)
+/* False: there is nothing to commit. */
+static bool
+close_claim(struct fdc_link *link, enum fdc_lane lane)
 {
     struct fdc_link_stats *stats = &link->stats;
 
     if (FDC_UNLIKELY(link->claimed[lane] == 0))
-        return;
+        return false;
     fdc_store_relaxed(&stats->messages[lane], stats->messages[lane] + 1);
     fdc_store_relaxed(&stats->bytes[lane], stats->bytes[lane] + link->claimed[lane]);
     if (FDC_UNLIKELY(link->emulation.on))
@@ -291,7 +292,25 @@ fdc_link_commit(struct fdc_link *link, enum fdc_lane lane)
                &(uint64_t){link_emulation_send(&link->emulation, link->claimed[lane])},
                LINK_STAMP);
     link->claimed[lane] = 0;
-    link->ops->commit(link, lane);
+    return true;
+}
+
+void
+fdc_link_commit(struct fdc_link *link, enum fdc_lane lane)
+{
+    if (FDC_LIKELY(close_claim(link, lane)))
+        link->ops->commit(link, lane);
+}
+
+void
+fdc_link_commit_after(struct fdc_link *link, enum fdc_lane lane, uint64_t ticket)
+{
+    if (!close_claim(link, lane))
+        return;
+    if (ticket != 0 && link->ops->commit_after && lane == FDC_LANE_REPLY)
+        link->ops->commit_after(link, lane, ticket);
+    else
+        link->ops->commit(link, lane);
 }
 
 void
@@ -400,21 +419,50 @@ fdc_link_region(struct fdc_link *link, enum fdc_region region, uint64_t *size)
     return link->region[region];
 }
 
+/* Whether this side may put so much there. */
+static bool
+may_put(const struct fdc_link *link, enum fdc_region region, uint64_t offset, uint64_t size)
+{
+    return link->worker == (region == FDC_REGION_DOWN) &&
+           offset <= link->size.region[region] &&
+           size <= link->size.region[region] - offset;
+}
+
+static void
+count_put(struct fdc_link *link, enum fdc_region region, uint64_t size)
+{
+    __atomic_fetch_add(&link->stats.put_bytes[region], size, __ATOMIC_RELAXED);
+    if (FDC_UNLIKELY(link->emulation.on))
+        link_emulation_send(&link->emulation, size);
+}
+
 int
 fdc_link_put(struct fdc_link *link, enum fdc_region region, uint64_t offset,
              const void *bytes, uint64_t size, uint64_t *ticket)
 {
-    if (link->worker != (region == FDC_REGION_DOWN))
-        return -EINVAL;
-    if (offset > link->size.region[region] || size > link->size.region[region] - offset)
+    if (!may_put(link, region, offset, size))
         return -EINVAL;
     *ticket = 0;
     if (size == 0)
         return 0;
-    __atomic_fetch_add(&link->stats.put_bytes[region], size, __ATOMIC_RELAXED);
-    if (FDC_UNLIKELY(link->emulation.on))
-        link_emulation_send(&link->emulation, size);
+    count_put(link, region, size);
     return link->ops->put(link, region, offset, bytes, size, ticket);
+}
+
+int
+fdc_link_put_aside(struct fdc_link *link, uint64_t offset, uint64_t size,
+                   uint64_t *ticket)
+{
+    if (!link->ops->put_aside)
+        return fdc_link_put(link, FDC_REGION_DOWN, offset,
+                            link->region[FDC_REGION_DOWN] + offset, size, ticket);
+    if (!may_put(link, FDC_REGION_DOWN, offset, size))
+        return -EINVAL;
+    *ticket = 0;
+    if (size == 0)
+        return 0;
+    count_put(link, FDC_REGION_DOWN, size);
+    return link->ops->put_aside(link, offset, size, ticket);
 }
 
 int

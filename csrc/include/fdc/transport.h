@@ -48,8 +48,8 @@ struct fdc_link;
  *
  * tcp: socks[0] is the command and reply connection, socks[1] the bulk connection
  *      (puts and the side lane to the worker), and there may be more of those, for puts
- *      alone. Puts to the client travel on socks[0] between the replies, which is what
- *      keeps them in order with the replies.
+ *      alone. Small puts to the client travel on socks[0] between the replies, others on
+ *      the bulk connections; a reply says which of those have to be there before it.
  *
  * rdma: socks[0] is any stream socket. The two sides tell each other over it where their
  *      UCX workers are; it stays open for its end of file.
@@ -125,6 +125,8 @@ bool fdc_link_away(struct fdc_link *link);
 void *fdc_link_claim(struct fdc_link *link, enum fdc_lane lane, uint32_t size,
                      int *err);
 void fdc_link_commit(struct fdc_link *link, enum fdc_lane lane);
+/* A reply, which the bytes of a put aside with this ticket precede too. */
+void fdc_link_commit_after(struct fdc_link *link, enum fdc_lane lane, uint64_t ticket);
 void fdc_link_abort(struct fdc_link *link, enum fdc_lane lane);
 int fdc_link_wait_room(struct fdc_link *link, enum fdc_lane lane, uint32_t size,
                        int64_t timeout_us);
@@ -157,13 +159,21 @@ void fdc_link_poke(struct fdc_link *link, enum fdc_lane lane);
  * ticket in fdc_msg.put; towards the client, a put made before a reply is committed has
  * landed when the reply is peeked at. Only the side that the region is put from may
  * call put (else -EINVAL, as for bytes outside it); the sender's view need not show
- * what was put where it is not shared.
+ * what was put where it is not shared. A worker's bytes that lie in its view are sent
+ * from there: they stay as they are until the client has them.
  */
 void *fdc_link_region(struct fdc_link *link, enum fdc_region region, uint64_t *size);
 int fdc_link_put(struct fdc_link *link, enum fdc_region region, uint64_t offset,
                  const void *bytes, uint64_t size, uint64_t *ticket);
 int fdc_link_put_wait(struct fdc_link *link, enum fdc_region region, uint64_t ticket,
                       int64_t timeout_us);
+/*
+ * For a worker: as put into DOWN, of bytes that lie in its view, but only one reply has them
+ * behind it: the one that is committed with the ticket (0: any has). All others may
+ * overtake them.
+ */
+int fdc_link_put_aside(struct fdc_link *link, uint64_t offset, uint64_t size,
+                       uint64_t *ticket);
 /*
  * For a client: what is put into DOWN at this offset (a multiple of 4096), up to size
  * bytes, goes to `to` instead. False: it goes into the region all the same, as on roads

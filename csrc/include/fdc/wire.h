@@ -23,6 +23,7 @@ enum {
     FDC_MSG_DONE = 2,       /* tell when the work that this message enqueued has finished */
     FDC_MSG_WAITS = 4,      /* ... and the caller waits for that: both sides count it */
     FDC_MSG_FIRST = 8,      /* a copy up: all later work, on any stream, comes after it */
+    FDC_MSG_ASIDE = 16,     /* a copy down: its DONE alone tells of its bytes */
 };
 
 /* Head of every message on the reply lane (worker to client). */

@@ -9,6 +9,7 @@ enum {
     REQUESTS = 96,
     WINDOW = 8, /* requests under way, each with a chunk of its own */
     CHUNK = 128 << 10,
+    ANSWER = 23, /* words */
     FILLER = 40, /* messages without an answer between two requests */
     GRACE_S = 60,
 };
@@ -82,15 +83,43 @@ pattern(uint64_t number, uint64_t i)
     return (uint8_t)(number * 31 + i * 7 + i / 253);
 }
 
+/* Other bytes in the request's chunk, of every other one aside, and the answer that tells of
+ * them. Ones of no request are put into the last chunk, between them. */
+static void
+answer(struct fdc_link *link, uint64_t number, uint64_t size)
+{
+    uint8_t *place = fdc_link_region(link, FDC_REGION_DOWN, NULL);
+    uint64_t offset = number % WINDOW * CHUNK, ticket = 0, *words;
+    int err = 0;
+
+    place += offset;
+    for (uint64_t i = 0; i < size; i++)
+        place[i] = pattern(number + 5, i);
+    if (number % 4 == 3)
+        CHECK_EQ(fdc_link_put(link, FDC_REGION_DOWN, WINDOW * CHUNK, place, size, &ticket),
+                 0);
+    if (number % 2)
+        CHECK_EQ(fdc_link_put_aside(link, offset, size, &ticket), 0);
+    else
+        CHECK_EQ(fdc_link_put(link, FDC_REGION_DOWN, offset, place, size, &ticket), 0);
+    while (!(words = fdc_link_claim(link, FDC_LANE_REPLY, ANSWER * 8, &err))) {
+        CHECK_EQ(err, -EAGAIN);
+        CHECK_EQ(fdc_link_wait_room(link, FDC_LANE_REPLY, ANSWER * 8, -1), 1);
+    }
+    for (uint64_t i = 0; i < ANSWER; i++)
+        words[i] = number + i;
+    fdc_link_commit_after(link, FDC_LANE_REPLY, ticket);
+    CHECK_EQ(fdc_link_flush(link, FDC_LANE_REPLY), 0);
+}
+
 /* Takes requests in their order, looks at what was put, answers with other bytes. */
 static void *
 worker_main(void *arg)
 {
     struct play *play = arg;
     struct fdc_link *link = play->pair.worker;
-    uint8_t *up = fdc_link_region(link, FDC_REGION_UP, NULL);
-    uint8_t *down = fdc_link_region(link, FDC_REGION_DOWN, NULL), *place;
-    uint64_t next = 0, message = 0, ticket;
+    uint8_t *up = fdc_link_region(link, FDC_REGION_UP, NULL), *place;
+    uint64_t next = 0, message = 0;
     struct request request;
     uint32_t size;
 
@@ -110,14 +139,7 @@ worker_main(void *arg)
         place = up + next % WINDOW * CHUNK;
         for (uint64_t i = 0; i < request.up_size; i++)
             CHECK_EQ(place[i], pattern(next, i));
-        place = down + next % WINDOW * CHUNK;
-        for (uint64_t i = 0; i < request.down_size; i++)
-            place[i] = pattern(next + 5, i);
-        CHECK_EQ(fdc_link_put(link, FDC_REGION_DOWN, next % WINDOW * CHUNK, place,
-                              request.down_size, &ticket),
-                 0);
-        send_words(link, FDC_LANE_REPLY, next, 1 + next % 50);
-        CHECK_EQ(fdc_link_flush(link, FDC_LANE_REPLY), 0);
+        answer(link, next, request.down_size);
         if (next % 16 == 0) {
             take_words(link, FDC_LANE_SIDE, play->side_taken, 3);
             play->side_taken++;
@@ -177,11 +199,14 @@ play_client(struct play *play)
 {
     static uint8_t landings[WINDOW][CHUNK];
     struct fdc_link *link = play->pair.client;
-    uint64_t sent = 0, taken = 0, message = 0, copy, sizes[WINDOW];
-    const uint8_t *landing;
+    uint64_t sent = 0, taken = 0, message = 0, copy, sizes[WINDOW], number;
+    bool there[REQUESTS] = {false};
+    const uint64_t *words;
+    uint32_t size;
 
     while (taken < REQUESTS) {
-        while (sent < REQUESTS && sent < taken + WINDOW) {
+        /* Whose chunk is in use still has not been answered. */
+        while (sent < REQUESTS && (sent < WINDOW || there[sent - WINDOW])) {
             if (sent % 2)
                 CHECK(fdc_link_land(link, sent % WINDOW * CHUNK, CHUNK,
                                     landings[sent % WINDOW]));
@@ -190,9 +215,19 @@ play_client(struct play *play)
             sizes[sent % WINDOW] = 1 + cutter_random(&copy) % CHUNK;
             send_request(play, sent++, &message);
         }
-        take_words(link, FDC_LANE_REPLY, taken, (uint32_t)(1 + taken % 50));
-        landing = taken % 2 ? landings[taken % WINDOW] : NULL;
-        check_answer(play, taken, sizes[taken % WINDOW], landing);
+        words = await_words(link, FDC_LANE_REPLY, &size);
+        number = words[0];
+        CHECK_EQ(size, ANSWER * 8);
+        CHECK(number < sent && !there[number]);
+        /* Aside or not, it comes after all answers that were not put aside. */
+        for (uint64_t i = 0; i < number; i += 2)
+            CHECK(there[i]);
+        for (uint64_t i = 0; i < ANSWER; i++)
+            CHECK_EQ(words[i], number + i);
+        fdc_link_release(link, FDC_LANE_REPLY);
+        check_answer(play, number, sizes[number % WINDOW],
+                     number % 2 ? landings[number % WINDOW] : NULL);
+        there[number] = true;
         taken++;
     }
 }
@@ -201,7 +236,7 @@ static bool
 play_begin(struct play *play, bool sealed, uint64_t seed, uint64_t grace_us)
 {
     const struct fdc_link_size size = {{1 << 16, 1 << 16, 1 << 12},
-                                       {WINDOW * CHUNK, WINDOW * CHUNK}};
+                                       {WINDOW * CHUNK, (WINDOW + 1) * CHUNK}};
     struct fdc_link_key keys[FDC_LINK_SOCKS];
     int count = seed % 2 ? 2 : FDC_LINK_SOCKS;
     struct fdc_link_keep keep = {.grace_us = grace_us, .news_fd = -1};

@@ -18,7 +18,7 @@ struct wire_setup {
     uint64_t lane[3], region[2], emulated[2];
 };
 
-enum { MESSAGE = 1, PUT = 2, SETUP_MAGIC = 0x4c434446 };
+enum { MESSAGE = 1, PUT = 2, AFTER = 5, FENCE = 6, SETUP_MAGIC = 0x4c434446 };
 
 static const struct wire_setup good_setup = {
     .magic = SETUP_MAGIC,
@@ -371,6 +371,218 @@ test_client_checks_what_the_worker_says(void)
     pair_close_sockets(pair.worker_socks, 2);
 }
 
+/* A client's link; the test holds the worker's sockets. */
+static void
+client_make(struct pair *pair)
+{
+    pair_sockets(pair, FDC_ROAD_TCP);
+    CHECK_EQ(fdc_sock_write(pair->worker_socks[0], &good_setup, sizeof(good_setup)), 0);
+    CHECK_EQ(fdc_link_client(FDC_ROAD_TCP, pair->client_socks, 2, &pair->client), 0);
+}
+
+static void
+client_free(struct pair *pair)
+{
+    fdc_link_free(pair->client);
+    pair_close_sockets(pair->worker_socks, 2);
+}
+
+struct wire_mark {
+    struct wire_frame frame;
+    uint64_t ticket;
+};
+
+static void
+tell(struct pair *pair, uint64_t word)
+{
+    struct wire_mark message = {{8, MESSAGE, FDC_LANE_REPLY}, word};
+
+    CHECK_EQ(fdc_sock_write(pair->worker_socks[0], &message, sizeof(message)), 0);
+}
+
+static void
+mark(struct pair *pair, uint16_t kind, uint64_t ticket)
+{
+    struct wire_mark frame = {{0, kind, 1}, ticket};
+
+    CHECK_EQ(fdc_sock_write(pair->worker_socks[0], &frame, sizeof(frame)), 0);
+}
+
+static void
+bring(struct pair *pair, uint64_t ticket)
+{
+    static const uint8_t bytes[100000];
+    struct wire_put put = {{0, PUT, FDC_REGION_DOWN}, 0, sizeof(bytes), ticket};
+
+    CHECK_EQ(fdc_sock_write(pair->worker_socks[1], &put, sizeof(put)), 0);
+    CHECK_EQ(fdc_sock_write(pair->worker_socks[1], bytes, sizeof(bytes)), 0);
+}
+
+static void
+is_quiet(struct pair *pair)
+{
+    uint32_t size;
+    int err = 0;
+
+    CHECK_EQ(fdc_link_wait(pair->client, FDC_LANE_REPLY, 2000), 0);
+    CHECK(!fdc_link_peek(pair->client, FDC_LANE_REPLY, &size, &err));
+    CHECK_EQ(err, 0);
+}
+
+static void
+test_replies_wait_for_their_own_bytes_alone(void)
+{
+    struct pair pair;
+
+    client_make(&pair);
+    mark(&pair, AFTER, 1);
+    tell(&pair, 1);
+    tell(&pair, 2);
+    take_words(pair.client, FDC_LANE_REPLY, 2, 1);
+    is_quiet(&pair);
+    bring(&pair, 1);
+    take_words(pair.client, FDC_LANE_REPLY, 1, 1);
+    mark(&pair, AFTER, 1); /* they are there */
+    tell(&pair, 3);
+    take_words(pair.client, FDC_LANE_REPLY, 3, 1);
+
+    mark(&pair, AFTER, 3);
+    tell(&pair, 4);
+    mark(&pair, FENCE, 2);
+    tell(&pair, 5);
+    tell(&pair, 6);
+    is_quiet(&pair);
+    bring(&pair, 2);
+    take_words(pair.client, FDC_LANE_REPLY, 5, 1);
+    take_words(pair.client, FDC_LANE_REPLY, 6, 1);
+    is_quiet(&pair);
+    bring(&pair, 3);
+    take_words(pair.client, FDC_LANE_REPLY, 4, 1);
+    tell(&pair, 7);
+    take_words(pair.client, FDC_LANE_REPLY, 7, 1);
+    client_free(&pair);
+}
+
+/* The last words of a worker that has gone, once the bytes are there; never without. */
+static void
+test_replies_that_wait_outlive_the_command_connection(void)
+{
+    struct pair pair;
+
+    for (int whole = 0; whole < 2; whole++) {
+        client_make(&pair);
+        mark(&pair, AFTER, 1);
+        tell(&pair, 1);
+        shutdown(pair.worker_socks[0], SHUT_RDWR);
+        is_quiet(&pair);
+        if (whole) {
+            bring(&pair, 1);
+            take_words(pair.client, FDC_LANE_REPLY, 1, 1);
+        }
+        shutdown(pair.worker_socks[1], SHUT_RDWR);
+        expect_end(pair.client, FDC_LANE_REPLY);
+        client_free(&pair);
+    }
+}
+
+/* Nobody keeps more than a lane's worth of replies, and all of them come. */
+static void
+test_what_waits_for_bytes_is_bounded(void)
+{
+    enum { COUNT = 12, WORDS = 16 << 10 };
+    static struct {
+        struct wire_frame frame;
+        uint64_t words[WORDS];
+    } message = {.frame = {sizeof(message.words), MESSAGE, FDC_LANE_REPLY}};
+    const uint64_t *words;
+    struct pair pair;
+    uint32_t size;
+
+    client_make(&pair);
+    mark(&pair, FENCE, 1);
+    for (uint64_t i = 0; i < COUNT; i++) {
+        message.words[0] = i;
+        CHECK_EQ(fdc_sock_write(pair.worker_socks[0], &message, sizeof(message)), 0);
+        fdc_link_wait(pair.client, FDC_LANE_REPLY, 0);
+    }
+    is_quiet(&pair);
+    bring(&pair, 1);
+    for (uint64_t i = 0; i < COUNT; i++) {
+        words = await_words(pair.client, FDC_LANE_REPLY, &size);
+        CHECK_EQ(size, sizeof(message.words));
+        CHECK_EQ(words[0], i);
+        fdc_link_release(pair.client, FDC_LANE_REPLY);
+    }
+    client_free(&pair);
+}
+
+static void
+test_marks_that_cannot_be_end_the_session(void)
+{
+    static const struct wire_frame lies[] = {
+        {0, AFTER, 0}, {0, AFTER, 2}, {0, FENCE, 0xffff}, {8, FENCE, 1},
+    };
+    struct wire_mark lie = {{0, AFTER, 1}, 1};
+    struct pair pair;
+
+    for (size_t i = 0; i < FDC_COUNT(lies); i++) {
+        client_make(&pair);
+        lie.frame = lies[i];
+        CHECK_EQ(fdc_sock_write(pair.worker_socks[0], &lie, sizeof(lie)), 0);
+        expect_end(pair.client, FDC_LANE_REPLY);
+        client_free(&pair);
+    }
+    worker_make(&pair);
+    lie.frame = (struct wire_frame){0, AFTER, 1};
+    CHECK_EQ(fdc_sock_write(pair.client_socks[0], &lie, sizeof(lie)), 0);
+    expect_end(pair.worker, FDC_LANE_COMMAND);
+    worker_free(&pair);
+}
+
+/* Whoever puts down goes on, although the client takes nothing in; replies pass by. */
+static void
+test_puts_down_hold_nobody_up(void)
+{
+    enum { PIECE = 1 << 20, PIECES = 8 };
+    const uint8_t *there;
+    struct pair pair;
+    uint8_t *view;
+    uint64_t ticket[PIECES];
+    uint32_t size;
+    int err = 0;
+
+    pair_make(&pair, FDC_ROAD_TCP);
+    view = fdc_link_region(pair.worker, FDC_REGION_DOWN, NULL);
+    there = fdc_link_region(pair.client, FDC_REGION_DOWN, NULL);
+    for (int i = 0; i < PIECES; i++) {
+        memset(view + i * PIECE, i + 1, PIECE);
+        CHECK_EQ(fdc_link_put_aside(pair.worker, (uint64_t)i * PIECE, PIECE, &ticket[i]),
+                 0);
+    }
+    send_words(pair.worker, FDC_LANE_REPLY, 77, 1);
+    CHECK_EQ(fdc_link_flush(pair.worker, FDC_LANE_REPLY), 0);
+    take_words(pair.client, FDC_LANE_REPLY, 77, 1);
+    for (int i = 0; i < PIECES; i++) {
+        uint64_t *word = fdc_link_claim(pair.worker, FDC_LANE_REPLY, 8, &err);
+
+        CHECK(word);
+        *word = (uint64_t)i;
+        fdc_link_commit_after(pair.worker, FDC_LANE_REPLY, ticket[i]);
+    }
+    CHECK_EQ(fdc_link_flush(pair.worker, FDC_LANE_REPLY), 0);
+    for (int i = 0; i < PIECES; i++) {
+        const uint64_t *word = await_words(pair.client, FDC_LANE_REPLY, &size);
+
+        CHECK_EQ(*word, (uint64_t)i);
+        CHECK_EQ(there[i * PIECE], i + 1);
+        CHECK_EQ(there[i * PIECE + PIECE - 1], i + 1);
+        fdc_link_release(pair.client, FDC_LANE_REPLY);
+    }
+    CHECK_EQ(fdc_link_put_aside(pair.client, 0, 1, ticket), -EINVAL);
+    CHECK_EQ(fdc_link_put_aside(pair.worker, 8 << 20, 1, ticket), -EINVAL);
+    pair_free(&pair);
+}
+
 static void
 test_burst_travels_in_few_writes(void)
 {
@@ -435,6 +647,11 @@ main(void)
     RUN(test_half_a_put_never_lands);
     RUN(test_garbage_on_either_connection_ends_the_session);
     RUN(test_client_checks_what_the_worker_says);
+    RUN(test_replies_wait_for_their_own_bytes_alone);
+    RUN(test_replies_that_wait_outlive_the_command_connection);
+    RUN(test_what_waits_for_bytes_is_bounded);
+    RUN(test_marks_that_cannot_be_end_the_session);
+    RUN(test_puts_down_hold_nobody_up);
     RUN(test_burst_travels_in_few_writes);
     RUN(test_waiting_for_room_leaves_a_claim_alone);
     return failed;
