@@ -65,6 +65,54 @@ test_waiting_for_room_uses_none_up(void)
     free_both(&pair);
 }
 
+static void *
+take_one(void *arg)
+{
+    take_words(arg, FDC_LANE_COMMAND, 7, 3);
+    return NULL;
+}
+
+/* A client that asks is heard once the worker waits for its commands. */
+static void
+test_client_hears_the_worker_before_it_goes_on(void)
+{
+    struct pair pair;
+    pthread_t thread;
+    char why[512];
+
+    pair_sockets(&pair, road);
+    CHECK_EQ(fdc_link_worker(road, pair.worker_socks, 1, NULL, &pair.worker), 0);
+    CHECK_EQ(pthread_create(&thread, NULL, take_one, pair.worker), 0);
+    CHECK_EQ(fdc_rdma_client(pair.client_socks[0], &pair.client, why, sizeof(why)), 0);
+    send_words(pair.client, FDC_LANE_COMMAND, 7, 3);
+    CHECK_EQ(fdc_link_flush(pair.client, FDC_LANE_COMMAND), 0);
+    pthread_join(thread, NULL);
+    free_both(&pair);
+}
+
+static void
+test_client_is_told_why_the_worker_makes_no_link(void)
+{
+    struct pair pair;
+    char why[512] = "";
+
+    pair_sockets(&pair, road);
+    setenv("UCX_TLS", "none_such", 1);
+    CHECK_EQ(fdc_link_worker(road, pair.worker_socks, 1, NULL, &pair.worker), -ENODEV);
+    CHECK_EQ(fdc_rdma_client(pair.client_socks[0], &pair.client, why, sizeof(why)),
+             -ECONNREFUSED);
+    CHECK(strstr(why, "on the server: UCX "));
+    CHECK(strstr(why, "UCX_TLS"));
+    pair_close_sockets(pair.client_socks, 1);
+    pair_close_sockets(pair.worker_socks, 1);
+
+    pair_sockets(&pair, road); /* one that has gone without a word */
+    pair_close_sockets(pair.worker_socks, 1);
+    CHECK(fdc_rdma_client(pair.client_socks[0], &pair.client, why, sizeof(why)) < 0);
+    CHECK(strstr(why, "the server's half of the set-up"));
+    pair_close_sockets(pair.client_socks, 1);
+}
+
 static int
 run_all(const char *transports)
 {
@@ -89,6 +137,8 @@ run_all(const char *transports)
     RUN(test_forked_child_abandons_without_harm);
     RUN(test_wrong_sizes_and_sockets_are_refused);
     RUN(test_waiting_for_room_uses_none_up);
+    RUN(test_client_hears_the_worker_before_it_goes_on);
+    RUN(test_client_is_told_why_the_worker_makes_no_link);
     return failed;
 }
 
