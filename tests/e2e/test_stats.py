@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -93,7 +94,8 @@ def test_direct_says_that_there_is_no_session(direct: Run) -> None:
 @pytest.mark.parametrize("road", ROADS)
 def test_running_sessions_are_shown(road: str, server: Server) -> None:
     stats = [BIN / "flexdirect", "stats", "-l", server.address]
-    environment = {"PATH": "/usr/bin:/bin", "FD_TRANSPORT": road}
+    environment = {"PATH": "/usr/bin:/bin", "FD_TRANSPORT": road,
+                   **{name: os.environ[name] for name in os.environ if name.startswith("UCX_")}}
     until(lambda: "no program" in subprocess.run(stats, check=True, text=True,
                                                  stdout=subprocess.PIPE).stdout)
     command = [str(word) for word in server.command(build_c("counted"), "rest", "1")]
