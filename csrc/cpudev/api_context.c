@@ -10,7 +10,7 @@
 #include "cpudev.h"
 #include "fdc/private.h"
 
-enum { PRINT_MAX = 1 << 20 };
+enum { PRINT_MAX = 1 << 20, HEAP = 8 << 20 };
 
 static void
 set_defaults(struct fdcpu_ctx *ctx)
@@ -18,7 +18,7 @@ set_defaults(struct fdcpu_ctx *ctx)
     memset(ctx->limits, 0, sizeof(ctx->limits));
     ctx->limits[CU_LIMIT_STACK_SIZE] = 1024;
     ctx->limits[CU_LIMIT_PRINTF_FIFO_SIZE] = PRINT_MAX;
-    ctx->limits[CU_LIMIT_MALLOC_HEAP_SIZE] = 8 << 20;
+    ctx->limits[CU_LIMIT_MALLOC_HEAP_SIZE] = HEAP;
     ctx->limits[CU_LIMIT_DEV_RUNTIME_SYNC_DEPTH] = 2;
     ctx->limits[CU_LIMIT_DEV_RUNTIME_PENDING_LAUNCH_COUNT] = 2048;
     ctx->limits[CU_LIMIT_MAX_L2_FETCH_GRANULARITY] = 64;
@@ -327,6 +327,7 @@ clear(struct fdcpu_ctx *ctx)
         }
     }
     pthread_mutex_unlock(&fdcpu.sched);
+    (void)fdcpu_admit_heap(ctx, HEAP);
     set_defaults(ctx);
     fill_env(ctx);
 }
@@ -348,7 +349,7 @@ cuDevicePrimaryCtxRetain(CUcontext *pctx, CUdevice dev)
         return (CUresult)atomic_load(&device->lost);
     pthread_mutex_lock(&fdcpu.api);
     if (device->retains == 0)
-        result = fdcpu_exclusive_enter(device);
+        result = fdcpu_admit(device);
     if (result != CUDA_SUCCESS)
         goto unlock;
     if (device->retains++ == 0)
@@ -382,7 +383,7 @@ cuDevicePrimaryCtxRelease_v2(CUdevice dev)
     if (last) {
         atomic_store(&device->primary->active, false);
         clear(device->primary);
-        fdcpu_exclusive_leave(device);
+        fdcpu_admit_end(device);
     }
     return CUDA_SUCCESS;
 }
@@ -412,7 +413,7 @@ cuDevicePrimaryCtxReset_v2(CUdevice dev)
     pthread_mutex_unlock(&fdcpu.api);
     clear(device->primary);
     if (there)
-        fdcpu_exclusive_leave(device);
+        fdcpu_admit_end(device);
     return CUDA_SUCCESS;
 }
 
@@ -501,12 +502,12 @@ create(CUcontext *pctx, unsigned int flags, CUdevice dev)
         return CUDA_ERROR_INVALID_VALUE;
     if (atomic_load(&device->lost) != 0)
         return (CUresult)atomic_load(&device->lost);
-    result = fdcpu_exclusive_enter(device);
+    result = fdcpu_admit(device);
     if (result != CUDA_SUCCESS)
         return result;
     ctx = fdcpu_ctx_new(device, false);
     if (ctx == NULL) {
-        fdcpu_exclusive_leave(device);
+        fdcpu_admit_end(device);
         return CUDA_ERROR_OUT_OF_MEMORY;
     }
     ctx->flags = flags;
@@ -558,7 +559,7 @@ cuCtxDestroy_v2(CUcontext handle)
     if (!atomic_exchange(&ctx->active, false))
         return CUDA_ERROR_INVALID_CONTEXT;
     clear(ctx);
-    fdcpu_exclusive_leave(ctx->device);
+    fdcpu_admit_end(ctx->device);
     fdcpu_handle_drop(FDCPU_H_CONTEXT, ctx->handle);
     ctx->next = atomic_load(&destroyed);
     while (!atomic_compare_exchange_weak(&destroyed, &ctx->next, ctx))
@@ -794,8 +795,12 @@ cuCtxSetLimit(CUlimit limit, size_t value)
         if (value > 512 << 10)
             return CUDA_ERROR_INVALID_VALUE;
         break;
-    case CU_LIMIT_PRINTF_FIFO_SIZE:
     case CU_LIMIT_MALLOC_HEAP_SIZE:
+        result = fdcpu_admit_heap(ctx, value);
+        if (result != CUDA_SUCCESS)
+            return result;
+        break;
+    case CU_LIMIT_PRINTF_FIFO_SIZE:
     case CU_LIMIT_DEV_RUNTIME_SYNC_DEPTH:
     case CU_LIMIT_DEV_RUNTIME_PENDING_LAUNCH_COUNT:
         break;

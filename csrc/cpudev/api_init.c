@@ -116,6 +116,7 @@ read_options(struct fdcpu_options *opt)
     opt->memory = number("FD_CPU_MEMORY_MB", 4096, 16, 1u << 22) << 20;
     opt->strict = strict_words(getenv("FD_CPU_STRICT"));
     opt->skip_kernels = skips_kernels();
+    opt->context = number("FD_CPU_CONTEXT_MB", 0, 0, 1u << 22) << 20;
     text = getenv("FD_CPU_EXCLUSIVE");
     opt->exclusive = text != NULL && *text != '\0';
     text = getenv("FD_CPU_SLACK");

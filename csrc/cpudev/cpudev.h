@@ -79,6 +79,7 @@ struct fdcpu_options {
     bool skip_kernels;
     bool blocking; /* CUDA_LAUNCH_BLOCKING */
     bool eager;    /* CUDA_MODULE_LOADING=EAGER */
+    uint64_t context; /* bytes of a device that each context takes, without its heap */
     bool exclusive; /* FD_CPU_EXCLUSIVE: one process at a time has contexts */
     bool slack;    /* FD_CPU_SLACK=1: kernels may use the rest of a block's 512 bytes */
     uint64_t deadline_ms;
@@ -216,9 +217,11 @@ struct fdcpu_device *fdcpu_device_get(CUdevice dev);
 /* Shared memory of a multiprocessor, and of one block that asks for more than usual. */
 int fdcpu_sm_shared(void);
 int fdcpu_shared_optin(void);
-/* api_exclusive.c: before a device's context is there, and once it is no more. */
-CUresult fdcpu_exclusive_enter(struct fdcpu_device *device);
-void fdcpu_exclusive_leave(struct fdcpu_device *device);
+/* api_admit.c: before a device's context is there, and once it is no more; before its heap
+ * has another size. */
+CUresult fdcpu_admit(struct fdcpu_device *device);
+void fdcpu_admit_end(struct fdcpu_device *device);
+CUresult fdcpu_admit_heap(struct fdcpu_ctx *ctx, size_t value);
 struct fdcpu_ctx *fdcpu_ctx_new(struct fdcpu_device *device, bool primary);
 CUresult fdcpu_ctx_sync(struct fdcpu_ctx *ctx);
 /* Waits for all work of every context of a device. */

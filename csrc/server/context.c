@@ -388,6 +388,31 @@ fdc_server_call_fdcContextOpen(struct fdc_request *request,
     return 0;
 }
 
+/* What the driver takes for it is the slice's; where that is too much it stays as it was. */
+int
+fdc_server_call_cuCtxSetLimit(struct fdc_request *request,
+                              const struct fdc_req_cuCtxSetLimit *req)
+{
+    struct fdc_rep_cuCtxSetLimit reply = { 0 };
+    int device = fdc_context_here()->device;
+    CUlimit limit = (CUlimit)req->limit;
+    CUresult result;
+    size_t had = 0;
+
+    result = request->driver->cuCtxGetLimit(&had, limit);
+    if (result == CUDA_SUCCESS)
+        result = request->driver->cuCtxSetLimit(limit, req->value);
+    if (result == CUDA_SUCCESS) {
+        result = fdc_memory_look(request->serve, device, false);
+        if (result != CUDA_SUCCESS) {
+            request->driver->cuCtxSetLimit(limit, had);
+            (void)fdc_memory_look(request->serve, device, false);
+        }
+    }
+    fdc_request_answer(request, result, &reply, sizeof(reply));
+    return 0;
+}
+
 int
 fdc_server_call_fdcContextCreate(struct fdc_request *request,
                                  const struct fdc_req_fdcContextCreate *req)

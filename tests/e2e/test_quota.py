@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import ROADS, Run, Server
+from tests.e2e.conftest import ROADS, Run, Server, run
 
 pytestmark = pytest.mark.cpu_device
 
@@ -41,7 +41,19 @@ class Array(ctypes.Structure):
     _fields_ = [("width", size), ("height", size), ("format", ctypes.c_int),
                 ("channels", ctypes.c_uint)]
 
-made = u64()
+class Array3d(ctypes.Structure):
+    _fields_ = [("width", size), ("height", size), ("depth", size), ("format", ctypes.c_int),
+                ("channels", ctypes.c_uint), ("flags", ctypes.c_uint)]
+
+class Pool(ctypes.Structure):
+    _fields_ = [("type", ctypes.c_int), ("handles", ctypes.c_int), ("where", ctypes.c_int),
+                ("device", ctypes.c_int), ("win", ctypes.c_void_p), ("rest", u64 * 8)]
+
+class Node(ctypes.Structure):
+    _fields_ = [("pool", Pool), ("access", ctypes.c_void_p), ("count", size),
+                ("bytes", size), ("address", u64)]
+
+made, pitch = u64(), size()
 def linear():
     return cuda.cuMemAlloc_v2(ctypes.byref(made), size(BLOCK))
 def pool():
@@ -54,6 +66,18 @@ def vmm():
 def array():
     what = Array(1024, 512, 0x20, 1)
     return cuda.cuArrayCreate_v2(ctypes.byref(made), ctypes.byref(what))
+def pitched():
+    return cuda.cuMemAllocPitch_v2(ctypes.byref(made), ctypes.byref(pitch), size(1000),
+                                   size(BLOCK // 1024), 4)
+def mipmap():  # one level, so that it is a block
+    what = Array3d(1024, 512, 0, 0x20, 1, 0)
+    return cuda.cuMipmappedArrayCreate(ctypes.byref(made), ctypes.byref(what), 1)
+def graph():  # the memory is there with the node
+    graph, node = ctypes.c_void_p(), ctypes.c_void_p()
+    call("cuGraphCreate", ctypes.byref(graph), 0)
+    what = Node((1, 0, 1, 0, None), None, 0, BLOCK, 0)
+    return cuda.cuGraphAddMemAllocNode(ctypes.byref(node), graph, None, size(0),
+                                       ctypes.byref(what))
 
 kind, most = globals()[sys.argv[1]], int(sys.argv[2])
 context = ctypes.c_void_p()
@@ -78,7 +102,7 @@ for line in sys.stdin:
         print("free", free(), flush=True)
 """
 
-KINDS = ("linear", "pool", "vmm", "array", "managed")
+KINDS = ("linear", "pool", "vmm", "array", "managed", "graph", "mipmap", "pitched")
 
 
 class Program:
@@ -255,3 +279,54 @@ def test_code_counts_too(road: str, remote: Run) -> None:
         "free 32", "free 24", "free 32", "blocks 8", "cuModuleLoadData 2",
         "cuModuleLoadData 2", "free 4",
     ], done.out + done.err  # fmt: skip
+
+
+# Contexts of 16 MiB and heaps: the driver's own, and yet the slice's.
+CONTEXTS = """
+import ctypes
+cuda = ctypes.CDLL("libcuda.so.1")
+context, more, made = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.c_uint64()
+free, total, limit = ctypes.c_size_t(), ctypes.c_size_t(), ctypes.c_size_t()
+def say(what, code):
+    assert cuda.cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total)) == 0
+    print(what, code, free.value / 2**20, flush=True)
+def heap(mib):
+    return cuda.cuCtxSetLimit(2, ctypes.c_size_t(mib << 20))
+def blocks():
+    count = 0
+    while cuda.cuMemAlloc_v2(ctypes.byref(made), ctypes.c_size_t(2 << 20)) == 0:
+        count += 1
+    return count
+cuda.cuInit(0)
+cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), 0)
+cuda.cuCtxSetCurrent(context)
+say("primary", 0)
+say("another", cuda.cuCtxCreate_v2(ctypes.byref(more), 0, 0))
+say("heap", heap(8 + 11))
+say("blocks", blocks())
+say("third", cuda.cuCtxCreate_v2(ctypes.byref(context), 0, 0))
+say("larger heap", heap(8 + 13))
+cuda.cuCtxGetLimit(ctypes.byref(limit), 2)
+print("it stays", limit.value >> 20)
+say("larger heap", heap(8 + 12))
+say("small heap", heap(8))
+say("blocks", blocks())
+say("without it", cuda.cuCtxDestroy_v2(more))
+cuda.cuCtxSetCurrent(context)
+"""
+
+
+def test_contexts_and_heaps_count_too(tmp_path: Path, direct: Run) -> None:
+    """As they do on a device of that size, and to the byte."""
+    context = {"FD_CPU_CONTEXT_MB": "16"}
+    server = Server(tmp_path / "server", devices=1, env=context)
+    try:
+        done = run(server.command(sys.executable, "-c", CONTEXTS, options=("-m", "64")),
+                   {"FD_TRANSPORT": ROADS[0]})
+    finally:
+        server.stop()
+    assert done.out.splitlines() == [
+        "primary 0 48.0", "another 0 32.0", "heap 0 21.0", "blocks 10 1.0", "third 2 1.0",
+        "larger heap 2 1.0", "it stays 19", "larger heap 0 0.0", "small heap 0 12.0",
+        "blocks 6 0.0", "without it 0 48.0"], done.out + done.err  # fmt: skip
+    assert direct(sys.executable, "-c", CONTEXTS, env=context, memory=64).out == done.out

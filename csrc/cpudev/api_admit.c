@@ -1,6 +1,8 @@
 /*
- * Exclusive-process mode, where FD_CPU_EXCLUSIVE names a file: a process with contexts on a
- * device holds the lock of that device's byte there, and no other process gets contexts.
+ * What a device asks of a context. Memory, where FD_CPU_CONTEXT_MB says so: GPUs keep
+ * some for each, and for the heap of its kernels. And that no other process has one, where
+ * FD_CPU_EXCLUSIVE names a file: a process with contexts on a device holds the lock of that
+ * device's byte there.
  */
 #include <fcntl.h>
 #include <stdlib.h>
@@ -24,10 +26,12 @@ set(const struct fdcpu_device *device, short type)
 }
 
 CUresult
-fdcpu_exclusive_enter(struct fdcpu_device *device)
+fdcpu_admit(struct fdcpu_device *device)
 {
     CUresult result = CUDA_SUCCESS;
 
+    if (!fdcpu_charge(device, fdcpu.opt.context))
+        return CUDA_ERROR_OUT_OF_MEMORY;
     if (!fdcpu.opt.exclusive)
         return CUDA_SUCCESS;
     pthread_mutex_lock(&lock);
@@ -36,16 +40,33 @@ fdcpu_exclusive_enter(struct fdcpu_device *device)
     else
         contexts[device->ordinal]++;
     pthread_mutex_unlock(&lock);
+    if (result != CUDA_SUCCESS)
+        fdcpu_uncharge(device, fdcpu.opt.context);
     return result;
 }
 
 void
-fdcpu_exclusive_leave(struct fdcpu_device *device)
+fdcpu_admit_end(struct fdcpu_device *device)
 {
+    fdcpu_uncharge(device, fdcpu.opt.context);
     if (!fdcpu.opt.exclusive)
         return;
     pthread_mutex_lock(&lock);
     if (--contexts[device->ordinal] == 0)
         set(device, F_UNLCK);
     pthread_mutex_unlock(&lock);
+}
+
+CUresult
+fdcpu_admit_heap(struct fdcpu_ctx *ctx, size_t value)
+{
+    size_t had = ctx->limits[CU_LIMIT_MALLOC_HEAP_SIZE];
+
+    if (fdcpu.opt.context == 0)
+        return CUDA_SUCCESS;
+    if (value > had && !fdcpu_charge(ctx->device, value - had))
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    if (value < had)
+        fdcpu_uncharge(ctx->device, had - value);
+    return CUDA_SUCCESS;
 }
