@@ -6,22 +6,12 @@ Alone is a server that shares nothing; fdcore/etcd/pool.py is one that does.
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 from fdcore.lease import Lease
+from fdcore.peers import Peer
 from fdcore.sched.queue import Quota, Usage
 from fdcore.store import QUOTA, Row
-
-
-@dataclass(frozen=True, slots=True)
-class Peer:
-    """A server as others are told of it. server: as it says itself at login; machine:
-    the boot of its kernel, where alone some addresses mean it."""
-
-    server: bytes
-    address: str
-    machine: str
 
 
 class Commons(Protocol):
@@ -115,14 +105,6 @@ class Alone:
 
     def close(self) -> None:
         pass
-
-
-def machine() -> str:
-    """This boot of this machine: the same text for two processes on one kernel."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""
 
 
 def together(*several: Mapping[str, Usage]) -> dict[str, Usage]:

@@ -16,7 +16,6 @@ import shutil
 import signal
 import sys
 import time
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -251,6 +250,10 @@ def say_locked(held: Sequence[Held], path: Path, progress: Progress) -> None:
 
 
 def say_running(program: Program, held: Sequence[Held], progress: Progress) -> None:
+    if progress.quiet:
+        return
+    import uuid
+
     count = sum(len(one.grant.slices) for one in held)
     progress.info(
         f"Running client command '{shlex.join(program.words)}' on {count} GPUs, "

@@ -17,10 +17,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fdcore.commons import Alone, Commons, Peer, machine
+from fdcore.commons import Alone, Commons
 from fdcore.config import Address, private_folder
 from fdcore.etcd.access import Access
 from fdcore.lease import Holder, Lease, Owner
+from fdcore.peers import Peer, machine
 from fdcore.sched.queue import Quota
 from fdcore.sched.slices import Gpu, Slice
 from fdcore.session import Hold, Session, session_of

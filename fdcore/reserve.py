@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from fdcore import __version__, attach
-from fdcore.commons import machine
 from fdcore.config import Address, Servers, protocol_hash
 from fdcore.errors import FdcoreError, RefusedError, TransportError
+from fdcore.peers import machine
 from fdcore.progress import Progress
 from fdcore.sched.filters import Filter, chosen
 from fdcore.sched.placement import Refusal, place

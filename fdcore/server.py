@@ -26,7 +26,6 @@ from fdcore import __version__, attach, ucx
 from fdcore.alone import turn
 from fdcore.board import Boards
 from fdcore.check import Check
-from fdcore.commons import Peer, machine
 from fdcore.config import (
     CONTROL_PORT,
     CONTROL_SOCKET,
@@ -43,6 +42,7 @@ from fdcore.holding import Holding
 from fdcore.host import gpus as host_gpus
 from fdcore.lease import Lease, LeaseBook, Owner
 from fdcore.line import Line
+from fdcore.peers import Peer, machine
 from fdcore.recall import Heirloom, socket_of
 from fdcore.resume import Away, admit_resume
 from fdcore.room import raised

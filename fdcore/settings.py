@@ -6,7 +6,6 @@ servers.conf; they are read when something is asked for that they may say, and n
 written.
 """
 
-import difflib
 import importlib
 import os
 import re
@@ -255,6 +254,8 @@ def read_toml(file: Path) -> dict[str, tuple[Any, int]]:
     lines = {name: line_of(text, name) for name in given}
     for name in given:
         if name not in KNOWN:
+            import difflib
+
             near = difflib.get_close_matches(name, KNOWN, 1, 0.5)
             meant = f"; was {near[0]} meant?" if near else ""
             raise ConfigError(

@@ -30,7 +30,6 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 from urllib.parse import quote, unquote
 
-from fdcore.commons import Peer
 from fdcore.errors import RefusedError
 from fdcore.etcd.access import Access
 from fdcore.etcd.gateway import (
@@ -47,6 +46,7 @@ from fdcore.etcd.gateway import (
 )
 from fdcore.etcd.scribe import Scribe
 from fdcore.lease import Lease
+from fdcore.peers import Peer
 from fdcore.sched.queue import DEFAULT, Quota, Usage, over_quota, quota_of
 
 log = logging.getLogger("fdserver")

@@ -8,7 +8,6 @@ import os
 import pwd
 import socket
 import time
-import uuid
 from collections.abc import (
     AsyncIterator,
     Awaitable,
@@ -25,7 +24,6 @@ import capnp
 
 from fdcore import __version__
 from fdcore.check import MARGINAL, STATES, Check
-from fdcore.commons import Peer, machine
 from fdcore.config import Address, Servers, parse_address
 from fdcore.errors import (
     ConfigError,
@@ -35,6 +33,7 @@ from fdcore.errors import (
     TransportError,
 )
 from fdcore.lists import Row
+from fdcore.peers import Peer, machine
 from fdcore.rpc import secure
 from fdcore.rpc.schema import TRAVERSAL_WORDS, VERSION, control
 from fdcore.sched.queue import Quota
@@ -406,6 +405,7 @@ async def sessions_of(address: Address, session: Any) -> list[Activity]:
 
 def leases(address: Address, protocol: bytes) -> list[Row]:
     """This user's leases on the server; everybody's for an administrator."""
+    import uuid
 
     async def work(session: Any) -> list[Row]:
         return [

@@ -12,7 +12,7 @@ import capnp
 
 from fdcore.config import Address
 from fdcore.errors import FdcoreError, ProtocolError, RefusedError, TransportError
-from fdcore.security import greeting, identity, join
+from fdcore.security import greeting, identity
 
 
 class Greeted(asyncio.Protocol):
@@ -46,6 +46,8 @@ async def connect(address: Address, who: identity.Identity) -> Any:
     """The stream, once the server has let us in."""
     loop = asyncio.get_running_loop()
     if who.due(time.time()):
+        from fdcore.security import join
+
         await loop.run_in_executor(None, join.renew_if_due, who)
     context = identity.context(who.folder, server=False)
     try:

@@ -24,9 +24,9 @@ import capnp
 from fdcore import __version__
 from fdcore.attach import differing, printable
 from fdcore.check import Check
-from fdcore.commons import Peer
 from fdcore.errors import FdcoreError, RefusedError
 from fdcore.lease import Lease, Owner
+from fdcore.peers import Peer
 from fdcore.room import Room
 from fdcore.rpc.schema import TRAVERSAL_WORDS, VERSION, control
 from fdcore.sched.queue import HIGHEST, LOWEST, Quota, Request

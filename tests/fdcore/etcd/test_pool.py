@@ -11,7 +11,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fdcore.commons import Peer
 from fdcore.errors import RefusedError
 from fdcore.etcd import gateway
 from fdcore.etcd.gateway import EtcdError, Gateway, get_below
@@ -19,6 +18,7 @@ from fdcore.etcd.pool import EtcdPool, peers
 from fdcore.etcd.scribe import Scribe
 from fdcore.lease import LeaseBook, Owner
 from fdcore.line import Line
+from fdcore.peers import Peer
 from fdcore.sched.queue import Quota
 from fdcore.sched.slices import MIB, Ask, Gpu
 from tests.etcd import TTL
