@@ -1,5 +1,6 @@
 """What deb and rpm consist of. tests/install/debian.py installs them (make test-packages)."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -121,6 +122,58 @@ def test_rpm_provides_no_library_and_says_what_it_needs(rpms):
             assert not re.search(r"@[A-Z]+@", part)
             subprocess.run(["sh", "-n"], input=part, text=True, check=True)
         assert scripts.count(" scriptlet ") == 3
+
+
+# In a mount namespace: this system with a layer above it, into which rpm installs, and
+# where its scripts run. What the packages need is by Debian's names here.
+LAYERED = """
+set -e
+mount -t tmpfs none {top}
+mkdir {top}/upper {top}/work {top}/root
+mount -t overlay none -o lowerdir=/,upperdir={top}/upper,workdir={top}/work {top}/root
+mount -t proc none {top}/root/proc
+mount -t tmpfs none {top}/root/run
+mkdir {top}/packages
+cp {packages} {top}/packages
+mkdir {top}/root/packages
+mount --bind {top}/packages {top}/root/packages
+exec chroot {top}/root sh -c '
+set -e
+rm -rf /var/lib/rpm /var/lib/fdserver
+rpm() {{ command rpm --force-debian "$@" 2>&1; }}
+say() {{ echo "== $1"; }}
+say installed; rpm -i --nodeps /packages/*.rpm
+say verified; rpm -V --nodeps fdcore-client fdcore-server fdcore-web
+say user; getent passwd fdserver; stat -c "%U %a" /var/lib/fdserver
+echo FD_MINE=1 >>/etc/default/fdserver
+say upgraded; rpm -U --force --nodeps /packages/*.rpm
+say kept; tail -n 1 /etc/default/fdserver
+rpm -ql fdcore-client fdcore-server fdcore-web >/files
+there() {{ while read -r file; do [ ! -e "$file" ] || echo "$file"; done </files; }}
+say files; there
+say erased; rpm -e fdcore-web fdcore-server fdcore-client
+say gone; there
+say left; ls -d /etc/default/fdserver* /var/lib/fdserver'
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a root folder of one's own needs root")
+def test_rpm_installs_upgrades_and_goes(rpms, tmp_path):
+    script = LAYERED.format(top=tmp_path, packages=" ".join(map(str, rpms.values())))
+    done = subprocess.run(
+        ["unshare", "-m", "--propagation", "private", "sh", "-c", script],
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = dict(part.split("\n", 1) for part in done.stdout.split("== ")[1:])
+    assert said["verified"] == said["upgraded"] == ""
+    assert "/usr/bin/fdserver" in said["files"]
+    assert said["gone"] == ""
+    name, _, _, _, _, home, shell = said["user"].splitlines()[0].split(":")
+    assert (name, home, shell) == ("fdserver", "/var/lib/fdserver", "/usr/sbin/nologin")
+    assert said["user"].splitlines()[1].startswith("fdserver ")
+    assert said["kept"] == "FD_MINE=1\n"
+    assert said["left"].split() == ["/etc/default/fdserver.rpmsave", "/var/lib/fdserver"]
 
 
 def test_installed_commands_work_from_the_package_alone(debs, tmp_path):
