@@ -33,6 +33,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fdcore.config import STORE, parse_address, protocol_hash
+from fdcore.recall import started
 from fdcore.rpc import client
 from fdcore.sched.slices import MIB, Ask
 from fdcore.store import LEASE, Sqlite
@@ -116,8 +117,11 @@ class Chaos:
         self.steps: list[str] = []  # of this run
         self.late: list[str] = []  # runs that took too long, and what they waited for
         self.programs: list[Program] = []
-        self.seen: set[int] = set()  # every process of every server
-        self.served: set[int] = set()  # pids of programs that were ever started
+        # Of this run: every process of every server, by pid and start, since pids come
+        # again; the pids of programs; workers that a server's log has told of.
+        self.seen: set[tuple[int, int]] = set()
+        self.served: set[int] = set()
+        self.logged: dict[int, int] = {}
         self.locked: sqlite3.Connection | None = None
         self.storeless = False  # until the next server makes a new store
         self.server = self.start_server()
@@ -217,7 +221,7 @@ class Chaos:
             return
         victim = self.chance.choice(self.programs)
         for worker, pid in self.server.workers().items():
-            if pid == victim.pid:
+            if pid == victim.pid and started(worker) == self.logged.get(worker):
                 victim.hurt = True
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(worker, signal.SIGKILL)
@@ -243,6 +247,7 @@ class Chaos:
         self.unlock_store(dead=True)
         self.storeless = False
         self.server = self.start_server()
+        self.logged.clear()
         self.aim()
 
     def leave(self) -> None:
@@ -337,12 +342,19 @@ class Chaos:
     # ---- the end of a run ----
 
     def look(self) -> None:
-        self.seen.update(below(self.server.process.pid), self.server.workers())
+        for worker in self.server.workers():
+            if worker not in self.logged:
+                self.logged[worker] = started(worker)
+        ours = {(pid, started(pid)) for pid in below(self.server.process.pid)}
+        self.seen |= ours | set(self.logged.items())
 
     def orphans(self) -> int:
-        """Processes of servers that are not there any more."""
+        """Processes of servers that are not there any more. A zombie is nobody: when it
+        goes is up to the machine's first process."""
         ours = set(below(self.server.process.pid))
-        return sum(is_ours(pid) for pid in self.seen - ours)
+        return sum(
+            pid not in ours and started(pid) == start for pid, start in self.seen if start
+        )
 
     def settled(self) -> Tally:
         """The server when it has been quiet for a moment, its spare workers ready."""
@@ -392,13 +404,16 @@ class Chaos:
             self.disturb_etcd()
         self.await_baseline()
         self.steps.clear()
+        self.seen.clear()
+        self.served.clear()
 
     def await_baseline(self) -> None:
         begun = time.monotonic()
         waits = Waits()
         said, seen = "not looked", []
         while said and time.monotonic() < begun + SETTLE_SECONDS:
-            waits.look([os.getpid(), self.server.process.pid, *self.seen])
+            alive = [pid for pid, start in self.seen if started(pid) == start]
+            waits.look([os.getpid(), self.server.process.pid, *alive])
             time.sleep(0.02)
             was, said = said, self.left()
             if was != said:
@@ -426,16 +441,6 @@ def came_up(process: "subprocess.Popen[str]", seconds: float) -> bool:
     if not select.select([process.stdout], [], [], seconds)[0]:
         return False
     return process.stdout.readline() == "up\n"
-
-
-def is_ours(pid: int) -> bool:
-    """A zombie is nobody any more: when it goes is up to the machine's first process."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return False
-    name, _, rest = stat.partition("(")[2].rpartition(") ")
-    return name in ("fdworker", "fdnurse") and rest[0] not in "ZX"
 
 
 def helpers(pids: set[int]) -> list[int]:
