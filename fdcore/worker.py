@@ -83,6 +83,31 @@ class Control:
         return order if isinstance(order, dict) else {}, fds
 
 
+class Users:
+    """Those who use the session, each in a with: close() waits until there are none,
+    and nobody becomes one any more."""
+
+    def __init__(self) -> None:
+        self.changed = threading.Condition()
+        self.count = 0
+        self.closed = False
+
+    def __enter__(self) -> None:
+        with self.changed:
+            self.changed.wait_for(lambda: not self.closed)
+            self.count += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self.changed:
+            self.count -= 1
+            self.changed.notify_all()
+
+    def close(self) -> None:
+        with self.changed:
+            self.closed = True
+            self.changed.wait_for(lambda: not self.count)
+
+
 def open_folder(path: str) -> int:
     """A descriptor of the folder; 0: there is none."""
     if not path:
@@ -131,7 +156,7 @@ class Worker:
         self.card: dict[str, Any] = {}
         # Kept open: closing any descriptor of the file gives up the process's locks.
         self.board = self.shares = 0
-        self.using = threading.Lock()  # the session, which close() frees
+        self.using = Users()  # of the session, which close() frees
         self.news = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.away = False
 
@@ -293,7 +318,9 @@ class Worker:
             order, fds = self.control.hear()
             if order.get("op") == "resume" and len(fds) == 1:
                 key = bytes.fromhex(str(order.get("key", "")))
-                self.resume(int(order["which"]), int(order["turn"]), fds.pop(), key)
+                which, turn = int(order["which"]), int(order["turn"])
+                # It may have to wait for its client's words, and other orders not.
+                start_new_thread(self.resume, (which, turn, fds.pop(), key))
             elif order.get("op") == "gone" and self.away:
                 with self.using:
                     self.session.give_up()
@@ -367,7 +394,7 @@ class Worker:
             op="ended", reason=self.stopped, counters=self.session.counters()
         )
         self.expect_no_heirs()
-        self.using.acquire()  # for good: only the process's end comes after it
+        self.using.close()
         self.session.close()
         return status
 

@@ -145,6 +145,7 @@ struct tcp_conn {
     uint32_t state; /* enum conn_state; changes under break_lock */
     uint32_t turn;  /* changes with state, slept on */
     uint32_t tried; /* the newest try to resume that was taken up */
+    int trial;      /* 1 + its socket while it lasts, 0: there is none; under break_lock */
     uint64_t broken_ns;
     /* Where the last new connection began, and how many there were since then. */
     uint64_t began_out, began_in;

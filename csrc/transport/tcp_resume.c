@@ -8,7 +8,7 @@
  * A client dials: a thread of its own, which sleeps on the sockets, notices that one has
  * broken even where the program asks for nothing. A worker is given the new socket
  * (tcp_resume()), by whoever did the handshake; a try that is not newer than the last one
- * is refused. Whoever sends or receives meanwhile waits. After the grace time it is over.
+ * is refused, and one that is newer ends the other. Whoever sends or receives meanwhile waits. After the grace time it is over.
  *
  * On the plain road bytes that were changed on the way cannot be told from good ones. On
  * the sealed one they are found, and the connection is given up like one that broke.
@@ -263,6 +263,10 @@ take_over(struct tcp_link *tcp, struct tcp_conn *conn, int sock,
     }
     if (err)
         seal_free(seal);
+    pthread_mutex_lock(&tcp->break_lock);
+    if (conn->trial == sock + 1)
+        conn->trial = 0;
+    pthread_mutex_unlock(&tcp->break_lock);
     close(sock);
     return err;
 }
@@ -283,8 +287,12 @@ tcp_resume(struct fdc_link *link, int which, uint32_t turn, int sock,
     conn = &tcp->conn[which];
     pthread_mutex_lock(&tcp->break_lock);
     stale = turn <= conn->tried;
-    if (!stale)
+    if (!stale) {
         conn->tried = turn;
+        if (conn->trial) /* the client has given that one up: nothing comes there */
+            shutdown(conn->trial - 1, SHUT_RDWR);
+        conn->trial = sock + 1;
+    }
     pthread_mutex_unlock(&tcp->break_lock);
     if (stale) {
         close(sock);

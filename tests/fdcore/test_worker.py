@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from fdcore.config import CPU_DEVICE, library
-from fdcore.worker import Worker
+from fdcore.worker import Users, Worker
 
 READY = struct.Struct("<Ii248s")
 MAGIC = 0x31434446
@@ -186,12 +186,12 @@ def test_spare_worker_ends_with_its_server(hand: Hand) -> None:
 class Guarded:
     """A session that may be freed by another thread."""
 
-    def __init__(self, guard: threading.Lock) -> None:
+    def __init__(self, guard: Users) -> None:
         self.guard = guard
         self.used: list[str] = []
 
     def use(self, name: str) -> dict[str, Any]:
-        self.used.append(name if self.guard.locked() else f"{name} unguarded")
+        self.used.append(name if self.guard.count else f"{name} unguarded")
         return {}
 
     def __getattr__(self, name: str) -> Callable[[], dict[str, Any]]:
@@ -207,6 +207,45 @@ def test_session_is_not_looked_at_while_it_is_freed() -> None:
     control.send(json.dumps({"op": "stop"}).encode())
     worker.listen()
     assert session.used == ["counters", "calls", "stop"]
+    control.close()
+    worker.control.sock.close()
+    for fd in (worker.wake, worker.woken, worker.news):
+        os.close(fd)
+
+
+class Waiting:
+    """A session whose resume waits for another order."""
+
+    def __init__(self) -> None:
+        self.company_came = threading.Event()
+        self.resumed = threading.Event()
+        self.in_time = False
+
+    def resume(self, which: int, turn: int, fd: int, key: bytes) -> None:
+        self.in_time = self.company_came.wait(60)
+        os.close(fd)
+        self.resumed.set()
+
+    def company(self) -> None:
+        self.company_came.set()
+
+    def stop(self) -> None:
+        pass
+
+
+def test_resume_that_waits_for_its_client_holds_no_order_up() -> None:
+    control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    worker = Worker(theirs.detach())
+    worker.session = session = Waiting()
+    order = {"op": "resume", "which": 0, "turn": 1, "key": ""}
+    socket.send_fds(control, [json.dumps(order).encode()], [control.fileno()])
+    for op in ("company", "stop"):
+        control.send(json.dumps({"op": op}).encode())
+    worker.listen()
+    assert session.resumed.wait(60)
+    assert session.in_time
+    worker.using.close()
+    assert worker.using.count == 0
     control.close()
     worker.control.sock.close()
     for fd in (worker.wake, worker.woken, worker.news):

@@ -478,6 +478,52 @@ test_stale_and_wrong_resumes_are_refused(void)
     play_end(&play);
 }
 
+struct trial {
+    struct fdc_link *link;
+    int sock, err;
+};
+
+static void *
+trial_main(void *arg)
+{
+    struct trial *trial = arg;
+
+    trial->err = fdc_link_resume(trial->link, 0, 1000, trial->sock, NULL);
+    return NULL;
+}
+
+/* A connection that breaks again before a word has come, which only the client sees. */
+static void
+test_a_newer_try_does_not_wait_for_the_one_before(void)
+{
+    struct trial trial;
+    static struct play play;
+    int silent, ours, theirs, err;
+    pthread_t thread;
+
+    CHECK(play_begin(&play, false, 11, GRACE_S * UINT64_C(1000000)));
+    fdc_store_relaxed(&play.refused, UINT32_MAX);
+    trial.link = play.pair.worker;
+    pair_connect(&silent, &trial.sock);
+    CHECK_EQ(pthread_create(&thread, NULL, trial_main, &trial), 0);
+    for (uint32_t turn = 1; turn < 1000; turn++) { /* until that one is known */
+        pair_connect(&ours, &theirs);
+        close(ours);
+        err = fdc_link_resume(play.pair.worker, 0, turn, theirs, NULL);
+        if (err == -ESTALE)
+            break;
+    }
+    CHECK_EQ(err, -ESTALE);
+    pair_connect(&ours, &theirs);
+    close(ours);
+    CHECK_EQ(fdc_link_resume(play.pair.worker, 0, 1001, theirs, NULL), -EPIPE);
+    pthread_join(thread, NULL);
+    CHECK_EQ(trial.err, -EPIPE); /* and not -ETIMEDOUT */
+    close(silent);
+    fdc_link_shutdown(play.pair.client);
+    play_end(&play);
+}
+
 static void
 test_other_roads_keep_nothing(void)
 {
@@ -504,6 +550,7 @@ main(void)
     RUN(test_it_is_over_after_the_grace_time);
     RUN(test_an_end_is_no_break);
     RUN(test_stale_and_wrong_resumes_are_refused);
+    RUN(test_a_newer_try_does_not_wait_for_the_one_before);
     RUN(test_other_roads_keep_nothing);
     return failed;
 }
