@@ -31,6 +31,9 @@
 #define HANDSHAKE_US 60000000 /* a worker may have to start */
 #define RESUME_US 10000000
 #define GRACE_S 60
+#define BEGIN_S 10 /* for a server that is being started again */
+#define BEGIN_MS 100
+#define HANGS_UP_MOST 3 /* times that it does so and is there: it will go on like that */
 #define STREAMS_MAX (FDC_LINK_SOCKS - 1)
 #define FILE_MAX 65536
 #define WHY_ROOM 512
@@ -344,11 +347,11 @@ make_printable(char *text, size_t size)
             text[i] = '?';
 }
 
-/* kind and more: as in the request. refused: the server has said no. */
+/* kind and more: as in the request. why: -EACCES, the server has said no; 0, what it says
+ * makes no sense; else what became of the connection. */
 static CUresult
 handshake(int fd, const struct place *place, uint32_t kind, uint32_t more,
-          enum fdc_road road, const uint8_t session[16], struct fdc_link_key *key,
-          bool *refused)
+          enum fdc_road road, const uint8_t session[16], struct fdc_link_key *key, int *why)
 {
     static const uint8_t protocol[32] = FDC_PROTO_HASH;
     struct fdc_attach_hello hello;
@@ -358,8 +361,7 @@ handshake(int fd, const struct place *place, uint32_t kind, uint32_t more,
     char theirs[17], ours[17], differ[96];
     int err;
 
-    *refused = false;
-    err = fdc_sock_read(fd, &hello, sizeof(hello), limit_us);
+    *why = err = fdc_sock_read(fd, &hello, sizeof(hello), limit_us);
     if (err)
         return no_session(place, "the server does not greet", err);
     if (hello.magic != FDC_ATTACH_MAGIC || hello.version != FDC_ATTACH_VERSION)
@@ -386,12 +388,13 @@ handshake(int fd, const struct place *place, uint32_t kind, uint32_t more,
     err = fdc_sock_write(fd, &request, sizeof(request));
     if (!err)
         err = fdc_sock_read(fd, &answer, sizeof(answer), limit_us);
+    *why = err;
     if (err)
         return no_session(place, "the server hangs up", err);
     if (answer.magic != FDC_ATTACH_MAGIC)
         return no_session(place, "the server's answer makes no sense", 0);
     if (answer.error != 0) {
-        *refused = true;
+        *why = -EACCES;
         make_printable(answer.reason, sizeof(answer.reason));
         return no_session(place, answer.reason, 0);
     }
@@ -403,12 +406,12 @@ handshake(int fd, const struct place *place, uint32_t kind, uint32_t more,
 }
 
 static CUresult
-await_ready(const struct place *place, int fd)
+await_ready(const struct place *place, int fd, int *why)
 {
     struct fdc_attach_ready ready;
     int err;
 
-    err = fdc_sock_read(fd, &ready, sizeof(ready), HANDSHAKE_US);
+    *why = err = fdc_sock_read(fd, &ready, sizeof(ready), HANDSHAKE_US);
     if (err)
         return no_session(place, "the worker does not start", err);
     if (ready.magic != FDC_ATTACH_MAGIC)
@@ -473,19 +476,30 @@ bulk_streams(void)
     return streams < 1 ? 1 : streams > STREAMS_MAX ? STREAMS_MAX : streams;
 }
 
-/* Sockets that are ready to be a link, and their keys if it is to be sealed. */
-static CUresult
-reach(struct place *place, enum fdc_road road, int socks[FDC_LINK_SOCKS],
-      struct fdc_link_key keys[FDC_LINK_SOCKS], int *count, uint8_t session[16],
-      int *life_fd)
+/* For how long a session waits for a connection to come again; 0: not at all. */
+static uint64_t
+grace_seconds(uint64_t usual)
 {
-    bool at_unix = road == FDC_ROAD_SHM, refused;
+    const char *value = getenv("FD_RECONNECT");
+
+    return value != NULL && value[0] != '\0' ? strtoull(value, NULL, 10) : usual;
+}
+
+/* Sockets that are ready to be a link, and their keys if it is to be sealed. lost: what
+ * became of a connection that was to be one of them, as handshake() says it. */
+static CUresult
+reach_once(struct place *place, enum fdc_road road, int socks[FDC_LINK_SOCKS],
+           struct fdc_link_key keys[FDC_LINK_SOCKS], int *count, uint8_t session[16],
+           int *life_fd, int *lost)
+{
+    bool at_unix = road == FDC_ROAD_SHM;
     char why[WHY_ROOM];
     CUresult result;
     uint32_t more;
     int i, streams;
 
     *count = 0;
+    *lost = 0;
     if (place->fds > 0) {
         *count = place->fds;
         for (i = 0; i < place->fds; i++) {
@@ -514,8 +528,8 @@ reach(struct place *place, enum fdc_road road, int socks[FDC_LINK_SOCKS],
         socks[*count] = at_unix ? connect_unix(place->unix_path)
                                 : connect_tcp(place->host, place->port);
         if (socks[*count] < 0) {
-            result = no_session(place, at_unix ? place->unix_path : place->host,
-                                socks[*count]);
+            *lost = socks[*count];
+            result = no_session(place, at_unix ? place->unix_path : place->host, *lost);
             goto err_close;
         }
         (*count)++;
@@ -524,11 +538,11 @@ reach(struct place *place, enum fdc_road road, int socks[FDC_LINK_SOCKS],
                              : *life_fd >= 0;
         result = handshake(socks[*count - 1], place,
                            *count == 1 ? FDC_ATTACH_COMMAND : FDC_ATTACH_BULK, more, road,
-                           session, &keys[*count - 1], &refused);
+                           session, &keys[*count - 1], lost);
         if (result != CUDA_SUCCESS)
             goto err_close;
     } while (*count < 1 + streams);
-    result = await_ready(place, socks[0]);
+    result = await_ready(place, socks[0], lost);
     if (result == CUDA_SUCCESS)
         return CUDA_SUCCESS;
 
@@ -539,6 +553,36 @@ err_close:
         close(*life_fd);
     *life_fd = -1;
     return result;
+}
+
+/* A server that ended a moment ago, or while it was spoken to, may be about to be there
+ * again, with the lease. Only the last reason is told. */
+static CUresult
+reach(struct place *place, enum fdc_road road, int socks[FDC_LINK_SOCKS],
+      struct fdc_link_key keys[FDC_LINK_SOCKS], int *count, uint8_t session[16],
+      int *life_fd)
+{
+    uint64_t until_ns = fdc_now_ns() + grace_seconds(BEGIN_S) * 1000000000u;
+    char why[WHY_ROOM] = "";
+    CUresult result;
+    int lost, hung_up = 0;
+
+    if (place->why != NULL) /* another road is tried then */
+        return reach_once(place, road, socks, keys, count, session, life_fd, &lost);
+    place->why = why;
+    for (;;) {
+        result = reach_once(place, road, socks, keys, count, session, life_fd, &lost);
+        if (lost == -ECONNRESET || lost == -EPIPE)
+            hung_up++;
+        else if (lost != -ECONNREFUSED)
+            break;
+        if (hung_up > HANGS_UP_MOST || fdc_now_ns() >= until_ns)
+            break;
+        fdc_log(FDC_LOG_INFO, "the server has gone: is it there again?");
+        usleep(BEGIN_MS * 1000);
+    }
+    place->why = NULL;
+    return result == CUDA_SUCCESS ? result : no_session(place, why, 0);
 }
 
 /* ---- connections that break ---- */
@@ -554,27 +598,17 @@ static int
 dial_again(void *user, int which, uint32_t turn, int *sock, struct fdc_link_key *key)
 {
     struct again *again = user;
-    bool refused = false;
-    int fd = connect_tcp(again->place.host, again->place.port);
+    int fd = connect_tcp(again->place.host, again->place.port), why;
 
     if (fd < 0)
         return fd;
     if (handshake(fd, &again->place, FDC_ATTACH_RESUME, turn << 4 | (uint32_t)which,
-                  FDC_ROAD_TCP, again->session, key, &refused) != CUDA_SUCCESS) {
+                  FDC_ROAD_TCP, again->session, key, &why) != CUDA_SUCCESS) {
         close(fd);
-        return refused ? -EACCES : -ECONNRESET;
+        return why == -EACCES ? why : -ECONNRESET;
     }
     *sock = fd;
     return 0;
-}
-
-/* For how long a session waits for a connection to come again; 0: not at all. */
-static uint64_t
-grace_seconds(void)
-{
-    const char *value = getenv("FD_RECONNECT");
-
-    return value != NULL && value[0] != '\0' ? strtoull(value, NULL, 10) : GRACE_S;
 }
 
 /* From now on the session outlives its connections. */
@@ -583,7 +617,7 @@ keep_link(struct fdc_session *session, const struct again *again)
 {
     struct again *kept = malloc(sizeof(*kept));
     struct fdc_link_keep keep = {
-        .grace_us = grace_seconds() * 1000000,
+        .grace_us = grace_seconds(GRACE_S) * 1000000,
         .dial = dial_again,
         .user = kept,
         .news_fd = -1,

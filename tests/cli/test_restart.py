@@ -108,6 +108,26 @@ def test_cuda_program_goes_on_and_its_worker_is_taken_over(make_server, road):
     until(lambda: workers(third) == [])
 
 
+@pytest.mark.parametrize("road", ["shm", "tcp"])
+def test_program_that_begins_while_there_is_no_server_waits_for_the_next(make_server, road):
+    server = make_server()
+    program = server.start(
+        "-m", "600", "sh", "-c", 'echo up; read x; export FD_RECONNECT=120; exec "$@"', "sh",
+        sys.executable, "-c", f"print('begins', flush=True)\n{CUDA}", road=road, **PIPES,
+    )  # fmt: skip
+    assert program.stdout.readline() == "up\n"
+    server.process.kill()
+    server.process.wait(20)
+    program.stdin.write("\n")
+    program.stdin.flush()
+    assert program.stdout.readline() == "begins\n"
+    again = make_server("--state", str(state_of(server)))
+    assert program.stdout.readline() == "up\n"
+    program.communicate("")
+    assert program.returncode == 0
+    until(lambda: again.free() == [1024, 1024])
+
+
 def test_restart_that_fails_ends_nothing(make_server):
     server = make_server()
     state = state_of(server)

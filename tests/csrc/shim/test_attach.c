@@ -10,7 +10,10 @@
 #include "proto.h"
 #include "worker.h"
 
-enum fault { NONE, OTHER_PROTOCOL, REFUSED, NO_SECRET, HANGS_UP, NOT_READY };
+enum fault {
+    NONE, OTHER_PROTOCOL, REFUSED, NO_SECRET, HANGS_UP, NOT_READY, HANGS_UP_AT_FIRST,
+    HANGS_UP_ALWAYS,
+};
 
 static const uint8_t secret[32] = "a secret of one session, 32 byte";
 static const uint8_t lease[16] = "lease number one";
@@ -85,8 +88,18 @@ serve(int listener, enum fdc_road road, enum fault fault)
 {
     struct fdc_attach_ready ready = {.magic = FDC_ATTACH_MAGIC};
     uint8_t session[16];
-    int socks[2], nsocks = road == FDC_ROAD_SHM ? 1 : 2;
+    int socks[2], nsocks = road == FDC_ROAD_SHM ? 1 : 2, before = 0;
 
+    if (fault == HANGS_UP_AT_FIRST) {
+        fault = NONE;
+        before = 2;
+    } else if (fault == HANGS_UP_ALWAYS) {
+        before = 4;
+    }
+    while (before-- > 0)
+        close(accept(listener, NULL, NULL));
+    if (fault == HANGS_UP_ALWAYS)
+        _exit(0);
     for (int i = 0; i < nsocks; i++) {
         socks[i] = accept(listener, NULL, NULL);
         CHECK(socks[i] >= 0);
@@ -176,12 +189,13 @@ attach(enum fdc_road road, enum fault fault, char *log, size_t room)
 }
 
 static void
-attaches(enum fdc_road road)
+attaches(enum fdc_road road, enum fault fault)
 {
     char log[1024];
     CUcontext context;
 
-    CHECK_EQ(attach(road, NONE, log, sizeof(log)), 0);
+    CHECK_EQ(attach(road, fault, log, sizeof(log)), 0);
+    CHECK_STR(log, "");
     CHECK_EQ(cuDevicePrimaryCtxRetain(&context, 0), 0);
     CHECK_EQ(cuCtxSetCurrent(context), 0);
     CHECK_EQ(cuCtxSynchronize(), 0);
@@ -192,13 +206,20 @@ attaches(enum fdc_road road)
 static void
 test_over_a_unix_socket(void)
 {
-    attaches(FDC_ROAD_SHM);
+    attaches(FDC_ROAD_SHM, NONE);
 }
 
 static void
 test_over_tcp(void)
 {
-    attaches(FDC_ROAD_TCP);
+    attaches(FDC_ROAD_TCP, NONE);
+}
+
+static void
+test_a_server_that_is_there_again(void)
+{
+    setenv("FD_RECONNECT", "60", 1);
+    attaches(FDC_ROAD_TCP, HANGS_UP_AT_FIRST);
 }
 
 static void
@@ -207,6 +228,8 @@ refused(enum fault fault, const char *reason)
     char log[1024];
     int before = check_open_fds();
 
+    if (fault == HANGS_UP)
+        setenv("FD_RECONNECT", "0", 1); /* nobody will be there again */
     CHECK_EQ(attach(FDC_ROAD_SHM, fault, log, sizeof(log)), CUDA_ERROR_NO_DEVICE);
     if (strstr(log, reason) == NULL) {
         fprintf(stderr, "the log says: %s\n", log);
@@ -244,6 +267,13 @@ test_a_server_that_hangs_up(void)
 }
 
 static void
+test_a_server_that_hangs_up_again_and_again(void)
+{
+    setenv("FD_RECONNECT", "600", 1);
+    refused(HANGS_UP_ALWAYS, "does not greet");
+}
+
+static void
 test_a_worker_that_cannot_start(void)
 {
     refused(NOT_READY, "the worker has no memory");
@@ -261,6 +291,8 @@ main(void)
     RUN(test_the_servers_reason_is_told);
     RUN(test_a_server_without_the_secret_is_not_believed);
     RUN(test_a_server_that_hangs_up);
+    RUN(test_a_server_that_is_there_again);
+    RUN(test_a_server_that_hangs_up_again_and_again);
     RUN(test_a_worker_that_cannot_start);
     return failed;
 }
