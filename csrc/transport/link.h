@@ -112,6 +112,8 @@ int shm_link_worker(int sock, const struct fdc_link_size *size, struct fdc_link 
 /* keys: one for each connection; NULL where bytes travel as they are. */
 int tcp_link_client(const int *socks, int count, const struct fdc_link_key *keys,
                     struct fdc_link **link);
+/* As large as the regions have to be on that road. */
+void tcp_widen(struct fdc_link_size *size, int sock);
 int tcp_link_worker(const int *socks, int count, const struct fdc_link_key *keys,
                     const struct fdc_link_size *size, struct fdc_link **link);
 int rdma_link_client(int sock, struct fdc_link **link);

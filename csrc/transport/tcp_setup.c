@@ -1,7 +1,7 @@
 /* Making and freeing a tcp link. */
 #include <errno.h>
+#include <linux/tcp.h>
 #include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,6 +14,8 @@
 
 enum {
     LINGER_NS = 1000000000, /* what free() gives a slow peer to take the rest */
+    WINDOW_BYTES_US = 2000, /* that a region lets through, however long the road */
+    WINDOW_MOST = 64 << 20,
 };
 
 /* FD_TCP_CONGESTION names the kernel's algorithm; where it has no such one, it keeps its
@@ -41,6 +43,33 @@ tcp_set_socket(int fd)
     setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &every_s, sizeof(every_s));
     setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &count, sizeof(count));
     set_congestion(fd);
+}
+
+/* The round trip of the connection, as the kernel has seen it, or as it is emulated. */
+static uint64_t
+round_trip_us(int sock)
+{
+    struct link_emulation emulation;
+    struct tcp_info info = {0};
+    socklen_t size = sizeof(info);
+    uint64_t us = 0;
+
+    link_emulation_ask(&emulation);
+    if (getsockopt(sock, IPPROTO_TCP, TCP_INFO, &info, &size) == 0 &&
+        info.tcpi_min_rtt != UINT32_MAX)
+        us = info.tcpi_min_rtt;
+    return us + emulation.delay_ns * 2 / 1000;
+}
+
+void
+tcp_widen(struct fdc_link_size *size, int sock)
+{
+    uint64_t wanted = round_trip_us(sock) * WINDOW_BYTES_US;
+
+    wanted = wanted > WINDOW_MOST ? WINDOW_MOST : wanted & ~((UINT64_C(1) << 20) - 1);
+    for (int region = 0; region < FDC_REGIONS; region++)
+        if (size->region[region] < wanted)
+            size->region[region] = wanted;
 }
 
 static void

@@ -150,8 +150,13 @@ fdc_link_worker_sealed(enum fdc_road road, const int *socks, int nsocks,
                        const struct fdc_link_key *keys,
                        const struct fdc_link_size *size, struct fdc_link **link)
 {
-    if (!size)
-        size = &default_size;
+    struct fdc_link_size usual = default_size;
+
+    if (!size) {
+        if (road == FDC_ROAD_TCP && nsocks > 0)
+            tcp_widen(&usual, socks[0]);
+        size = &usual;
+    }
     if (link_size_check(size))
         return -EINVAL;
     if (road == FDC_ROAD_SHM && nsocks == 1 && !keys)

@@ -55,7 +55,8 @@ struct fdc_link;
  *      UCX workers are; it stays open for its end of file.
  *
  * The worker's end decides the sizes and tells the client; fdc_attach_ready, if there
- * is one, has been sent and read before.
+ * is one, has been sent and read before. size NULL: the usual ones; over tcp the regions
+ * are as much larger, up to 64 MiB, as the road is long.
  */
 int fdc_link_client(enum fdc_road road, const int *socks, int nsocks,
                     struct fdc_link **link);

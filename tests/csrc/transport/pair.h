@@ -75,7 +75,9 @@ pair_make_sized(struct pair *pair, enum fdc_road road, const struct fdc_link_siz
 static inline void
 pair_make(struct pair *pair, enum fdc_road road)
 {
-    pair_make_sized(pair, road, NULL);
+    const struct fdc_link_size usual = FDC_LINK_SIZE_DEFAULT; /* on however slow a road */
+
+    pair_make_sized(pair, road, &usual);
 }
 
 static inline void

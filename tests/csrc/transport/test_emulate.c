@@ -116,6 +116,28 @@ test_largest_message_still_passes(void)
     pair_free(&pair);
 }
 
+/* What a region lets through in a round trip is what the road brings. */
+static void
+test_regions_grow_with_the_road_up_to_a_bound(void)
+{
+    static const struct {
+        const char *rtt_us;
+        uint64_t least, most;
+    } roads[] = {{"30000", 57 << 20, 64 << 20}, {"10000000", 64 << 20, 64 << 20}};
+    struct pair pair;
+    uint64_t size;
+
+    for (size_t i = 0; i < FDC_COUNT(roads); i++) {
+        setenv("FD_EMULATE_RTT_US", roads[i].rtt_us, 1);
+        pair_make_sized(&pair, FDC_ROAD_TCP, NULL);
+        for (int region = 0; region < FDC_REGIONS; region++) {
+            CHECK(fdc_link_region(pair.client, region, &size));
+            CHECK(size >= roads[i].least && size <= roads[i].most);
+        }
+        pair_free(&pair);
+    }
+}
+
 int
 main(void)
 {
@@ -131,5 +153,6 @@ main(void)
         RUN(test_poke_ends_a_wait_for_a_held_message);
         RUN(test_largest_message_still_passes);
     }
+    RUN(test_regions_grow_with_the_road_up_to_a_bound);
     return failed;
 }

@@ -31,10 +31,11 @@ static const struct wire_setup good_setup = {
 static void
 worker_make(struct pair *pair)
 {
+    const struct fdc_link_size usual = FDC_LINK_SIZE_DEFAULT;
     struct wire_setup setup;
 
     pair_sockets(pair, FDC_ROAD_TCP);
-    CHECK_EQ(fdc_link_worker(FDC_ROAD_TCP, pair->worker_socks, 2, NULL, &pair->worker),
+    CHECK_EQ(fdc_link_worker(FDC_ROAD_TCP, pair->worker_socks, 2, &usual, &pair->worker),
              0);
     CHECK_EQ(fdc_sock_read(pair->client_socks[0], &setup, sizeof(setup), -1), 0);
     CHECK_BYTES(&setup, &good_setup, sizeof(setup));
@@ -252,11 +253,12 @@ static void
 test_sealed_puts_land_likewise(void)
 {
     const struct fdc_link_key keys[2] = {{"one of the command connection"}, {"and another"}};
+    const struct fdc_link_size usual = FDC_LINK_SIZE_DEFAULT;
     struct pair pair;
     int err;
 
     pair_sockets(&pair, FDC_ROAD_TCP);
-    err = fdc_link_worker_sealed(FDC_ROAD_TCP, pair.worker_socks, 2, keys, NULL,
+    err = fdc_link_worker_sealed(FDC_ROAD_TCP, pair.worker_socks, 2, keys, &usual,
                                  &pair.worker);
     if (err == -ENOSYS) { /* no cipher here */
         pair_close_sockets(pair.worker_socks, 2);
