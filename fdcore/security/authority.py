@@ -37,6 +37,8 @@ REVOKED_SECONDS = 600
 CLOCK_SKEW = 300
 # Of a certificate's life; holders renew later than that (identity.RENEW_AFTER).
 YOUNG = 0.5
+# So often one certificate is renewed: an answer may be lost, and be asked for again.
+RENEWALS = 4
 ISSUED = "issued.json"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,62}")
 LONGEST_REQUEST = 8192
@@ -148,18 +150,24 @@ class Authority:
 
     def renew(self, holder: Holder, request: bytes) -> tuple[Holder, bytes]:
         """What has been revoked since its holder was let in is not renewed; nor what is
-        so young that nobody has a reason to."""
+        so young that nobody has a reason to, what has been renewed often, and what is
+        not known, which could not be revoked."""
         public = requested(request)
         with files.locked(self.folder):
-            for row in self.issued():
-                if row["serial"] != holder.serial:
-                    continue
-                if row.get("revoked"):
-                    name = holder.name
-                    raise RefusedError(f"the certificate of {name} has been revoked")
-                life = row["expires"] - row["issued"]
-                if time.time() < row["issued"] + YOUNG * life:
-                    raise RefusedError("the certificate is too young to be renewed")
+            rows = self.issued()
+            row = next((row for row in rows if row["serial"] == holder.serial), None)
+            if row is None:
+                raise RefusedError(
+                    "the certificate is not known here: join with another token"
+                )
+            if row.get("revoked"):
+                name = holder.name
+                raise RefusedError(f"the certificate of {name} has been revoked")
+            life = row["expires"] - row["issued"]
+            if time.time() < row["issued"] + YOUNG * life:
+                raise RefusedError("the certificate is too young to be renewed")
+            if sum(other["by"] == holder.serial for other in rows) >= RENEWALS:
+                raise RefusedError("the certificate has been renewed often enough")
             return self.issue(public, holder.name, holder.role, holder.serial)
 
     def unused(self, name: str) -> str:

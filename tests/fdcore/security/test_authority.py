@@ -2,6 +2,7 @@
 
 import ssl
 import time
+from dataclasses import replace
 
 import pytest
 from cryptography import x509
@@ -143,6 +144,22 @@ def test_certificate_that_is_revoked_or_young_is_not_renewed(founded, aged):
     before = founded.issued()
     with pytest.raises(RefusedError, match="the certificate of bob has been revoked"):
         founded.renew(holder, request)
+    assert founded.issued() == before
+
+
+def test_certificate_is_renewed_a_few_times_and_only_where_it_is_known(founded, aged):
+    holder, _ = enrol(founded, "carla")
+    request = authority.request_bytes(authority.fresh_key())
+    aged(founded.folder, holder.serial)
+    for _ in range(authority.RENEWALS):
+        renewed, _ = founded.renew(holder, request)
+    with pytest.raises(RefusedError, match="often enough"):
+        founded.renew(holder, request)
+    aged(founded.folder, renewed.serial)
+    founded.renew(renewed, request)
+    before = founded.issued()
+    with pytest.raises(RefusedError, match="not known"):
+        founded.renew(replace(holder, serial="abc"), request)
     assert founded.issued() == before
 
 
