@@ -14,6 +14,9 @@
  * are for a long time. So a wait that ended because its CPU was lent counts as one that
  * spinning did not help, and the sleep that follows is what has the scheduler choose again.
  *
+ * The first looks of a wait are made without any of this, no clock read: what the other side
+ * is about to say anyway is there sooner than a clock is read twice.
+ *
  * Fields are read and written by several waiters without a lock: they are hints, and losing
  * an update costs nothing.
  */
@@ -24,6 +27,7 @@
 enum { SPIN_FIRST_NS = 50000, SPIN_STEP_NS = 20000, SPIN_DOWN = 4 };
 enum { LATE_MAX = 3, REST_FIRST = 8, REST_MAX = 256 };
 enum { YIELD_ALONE_NS = 1000 }; /* a yield that nobody takes is shorter */
+enum { QUICK_LOOKS = 40 };      /* about a microsecond */
 
 uint32_t
 fdc_cpus_allowed(void)
@@ -42,6 +46,14 @@ fdc_spin_init(struct fdc_spin *spin)
 {
     *spin = (struct fdc_spin){.cpus = fdc_cpus_allowed(), .max_ns = FDC_SPIN_MAX_NS};
     spin->budget_ns = spin->cpus > 1 ? SPIN_FIRST_NS : 0;
+}
+
+int
+fdc_spin_quick(const struct fdc_spin *spin)
+{
+    return fdc_load_relaxed(&spin->budget_ns) != 0 && fdc_load_relaxed(&spin->skip) == 0
+               ? QUICK_LOOKS
+               : 0;
 }
 
 uint64_t
@@ -91,12 +103,19 @@ late(struct fdc_spin *spin, uint32_t first)
 }
 
 void
+fdc_spin_came(struct fdc_spin *spin)
+{
+    if (FDC_UNLIKELY(fdc_load_relaxed(&spin->late) != 0))
+        not_late(spin);
+}
+
+void
 fdc_spin_end(struct fdc_spin *spin, bool came, bool lent)
 {
     if (came && lent)
         late(spin, 1);
-    else if (came && fdc_load_relaxed(&spin->late) != 0)
-        not_late(spin);
+    else if (came)
+        fdc_spin_came(spin);
     __atomic_fetch_sub(&spin->spinners, 1, __ATOMIC_RELAXED);
 }
 

@@ -1,12 +1,18 @@
 /*
  * The byte ring of ring.h.
  *
- * A record is a header word and its payload, both in 8-byte steps. The header is the
+ * A record is a header word and its payload, and takes whole cache lines, so that a short
+ * one is a single line which the other side's processor fetches once. The header is the
  * flag: it is zero until the record is committed, so a waiting consumer watches the
  * same cache line that the record begins in, and no shared index lies between. To make
- * that hold on every lap, commit first clears the header that will follow the record
- * and then publishes the record's own; the producer therefore always keeps one header's
- * room.
+ * that hold on every lap, the header that will follow the record is cleared before the
+ * record's own is published; the producer therefore always keeps one line's room. Behind a
+ * short record the line after that is cleared, too, once the record is out: a short one to
+ * come then waits for its own line alone.
+ *
+ * What the consumer has read is told with the first look that finds nothing, or after an
+ * eighth of the ring: a producer that has room asks nobody, and one that waits for room
+ * is waited for in turn, which begins with such a look.
  *
  * A record that does not fit before the end of the memory is preceded by a pad that
  * runs up to the end; the pad's header is what gets published, with both behind it.
@@ -26,10 +32,13 @@
 
 enum {
     RING_MAGIC = 0x52434446, /* "FDCR" */
-    RING_VERSION = 1,
+    RING_VERSION = 2,
     HEADER = 8,
+    STEP = FDC_CACHE_LINE, /* of the positions of records */
+    FETCHED = 3,           /* lines of a record that is there, before it is looked at */
     SMALLEST = 256,
     ALIVE_EVERY_US = 80000,
+    TELL_EVERY = 8, /* parts of the ring */
 };
 
 /* Header word: the size in the low half, and above it what is there. */
@@ -58,6 +67,13 @@ static uint64_t *
 header_at(const struct fdc_ring *ring, uint64_t position)
 {
     return (uint64_t *)(void *)(ring->bytes + (position & (ring->size - 1)));
+}
+
+/* Bytes of a record with so much payload. */
+static uint64_t
+whole_of(uint64_t size)
+{
+    return FDC_ALIGN_UP(HEADER + size, (uint64_t)STEP);
 }
 
 size_t
@@ -103,15 +119,15 @@ fdc_ring_map(struct fdc_ring *ring, void *memory, size_t memory_size)
         return -EPROTO;
     if (size < SMALLEST || (size & (size - 1)) || size > memory_size - sizeof(*head))
         return -EPROTO;
-    if (tail - first > size || tail % HEADER || first % HEADER)
+    if (tail - first > size || tail % STEP || first % STEP)
         return -EPROTO;
 
     memset(ring, 0, sizeof(*ring));
     ring->head = head;
     ring->bytes = (uint8_t *)(head + 1);
     ring->size = size;
-    ring->tail = tail;
-    ring->first = first;
+    ring->tail = ring->cleared = tail;
+    ring->first = ring->told = first;
     fdc_spin_init(&ring->spin);
     return 0;
 }
@@ -152,43 +168,43 @@ struct look {
 static int
 data_ready(struct fdc_ring *ring, const struct look *look)
 {
-    const uint64_t *header;
-    bool closed;
+    const uint64_t *header = header_at(ring, fdc_load_acquire(&ring->first));
 
     if (look->word && fdc_load_acquire(look->word) != look->seen)
         return 2; /* pairs with the release before fdc_ring_poke() */
     if (look->second && fdc_load_acquire(look->second) != look->second_seen)
         return 3; /* likewise */
-    closed = is_closed(ring);
-    header = header_at(ring, fdc_load_acquire(&ring->first));
     /* pairs with the ordered store in fdc_ring_commit() */
     if (fdc_load_ordered(header) != 0)
         return 1;
-    return closed ? -EPIPE : 0;
+    if (FDC_LIKELY(!is_closed(ring)))
+        return 0;
+    /* What was committed before closing is still to be delivered. */
+    return fdc_load_ordered(header) != 0 ? 1 : -EPIPE;
 }
 
 /* What the consumer says it has read, checked against what was written. */
 static int
 update_first(struct fdc_ring *ring)
 {
-    /* pairs with the ordered store in fdc_ring_release() */
+    /* pairs with the ordered store in tell_first() */
     uint64_t first = fdc_load_ordered(&ring->head->first);
 
-    if (FDC_UNLIKELY(ring->tail - first > ring->tail - ring->first || first % HEADER))
+    if (FDC_UNLIKELY(ring->tail - first > ring->tail - ring->first || first % STEP))
         return -EPROTO;
     ring->first = first;
     return 0;
 }
 
-/* Bytes that a record of this size takes at the tail: pad, record, free header. */
+/* Bytes that a record of this size takes at the tail: pad, record, the line behind. */
 static uint64_t
 need_of(const struct fdc_ring *ring, uint32_t size, uint64_t *pad)
 {
-    uint64_t whole = HEADER + FDC_ALIGN_UP((uint64_t)size, HEADER);
+    uint64_t whole = whole_of(size);
     uint64_t to_end = ring->size - (ring->tail & (ring->size - 1));
 
     *pad = whole > to_end ? to_end : 0;
-    return *pad + whole + HEADER;
+    return *pad + whole + STEP;
 }
 
 static int
@@ -234,6 +250,21 @@ spin_for(struct fdc_ring *ring, const struct look *look, uint64_t start_ns,
     return 0;
 }
 
+/* What looking a few times gives, without a clock. */
+static int
+look_quickly(struct fdc_ring *ring, const struct look *look)
+{
+    int ready = 0;
+
+    for (int i = fdc_spin_quick(&ring->spin); i > 0 && !ready; i--) {
+        fdc_pause();
+        ready = look->ready(ring, look);
+    }
+    if (ready)
+        fdc_spin_came(&ring->spin);
+    return ready;
+}
+
 static __attribute__((noinline)) int
 wait_for(struct fdc_ring *ring, struct sleeper *sleeper, const struct look *look,
          int64_t timeout_us)
@@ -248,6 +279,9 @@ wait_for(struct fdc_ring *ring, struct sleeper *sleeper, const struct look *look
     if (ready || timeout_us == 0)
         return ready;
     __atomic_fetch_add(&ring->waits, 1, __ATOMIC_RELAXED);
+    ready = look_quickly(ring, look);
+    if (ready)
+        return ready;
     start_ns = fdc_now_ns();
     if (timeout_us > 0)
         limit_ns = start_ns + (uint64_t)timeout_us * 1000;
@@ -313,9 +347,11 @@ fdc_ring_claim(struct fdc_ring *ring, uint32_t size, int *err)
             return NULL;
         }
     }
+    if (need - pad > 2 * STEP)
+        ring->cleared = ring->tail; /* its bytes may go where a header was cleared */
     start = ring->tail + pad;
     ring->pad = pad;
-    ring->claimed = need - pad - HEADER;
+    ring->claimed = need - pad - STEP;
     ring->claimed_size = size;
     return ring->bytes + (start & (ring->size - 1)) + HEADER;
 }
@@ -323,12 +359,16 @@ fdc_ring_claim(struct fdc_ring *ring, uint32_t size, int *err)
 void
 fdc_ring_commit(struct fdc_ring *ring)
 {
-    uint64_t start = ring->tail + ring->pad, next = start + ring->claimed;
+    uint64_t taken = ring->claimed;
+    uint64_t start = ring->tail + ring->pad, next = start + taken;
     uint64_t header = HEADER_RECORD | ring->claimed_size;
 
     if (FDC_UNLIKELY(ring->claimed == 0))
         return;
-    fdc_store_relaxed(header_at(ring, next), 0);
+    if ((int64_t)(ring->cleared - next) < STEP) {
+        fdc_store_relaxed(header_at(ring, next), 0);
+        ring->cleared = next + STEP;
+    }
     if (FDC_UNLIKELY(ring->pad)) {
         fdc_store_relaxed(header_at(ring, start), header);
         header = HEADER_PAD | (ring->pad - HEADER);
@@ -339,6 +379,10 @@ fdc_ring_commit(struct fdc_ring *ring)
     fdc_store_relaxed(&ring->head->tail, next);
     ring->claimed = 0;
     wake_if_asleep(ring, &ring->head->consumer);
+    if (taken == STEP && next + 2 * STEP - ring->first <= ring->size) {
+        fdc_store_relaxed(header_at(ring, next + STEP), 0);
+        ring->cleared = next + 2 * STEP;
+    }
 }
 
 void
@@ -359,14 +403,22 @@ fdc_ring_wait_room(struct fdc_ring *ring, uint32_t size, int64_t timeout_us)
 
 /* ---- consumer ---- */
 
+static __attribute__((noinline)) void
+tell_first(struct fdc_ring *ring)
+{
+    ring->told = ring->first;
+    fdc_store_ordered(&ring->head->first, ring->first); /* the load in update_first() */
+    wake_if_asleep(ring, &ring->head->producer);
+}
+
 static void
 advance_first(struct fdc_ring *ring, uint64_t by)
 {
     uint64_t first = ring->first + by;
 
-    fdc_store_release(&ring->first, first);       /* the load in data_ready() */
-    fdc_store_ordered(&ring->head->first, first); /* the load in update_first() */
-    wake_if_asleep(ring, &ring->head->producer);
+    fdc_store_release(&ring->first, first); /* the load in data_ready() */
+    if (FDC_UNLIKELY(first - ring->told >= ring->size / TELL_EVERY))
+        tell_first(ring);
 }
 
 const void *
@@ -384,6 +436,9 @@ fdc_ring_peek(struct fdc_ring *ring, uint32_t *size, int *err)
         /* Pairs with the ordered store in fdc_ring_commit(). */
         header = fdc_load_acquire(header_at(ring, ring->first));
         if (header == 0) {
+            ring->streak = 0;
+            if (ring->told != ring->first)
+                tell_first(ring);
             /* Closed first, then the header again: what was committed before closing
              * is still to be delivered. */
             closed = is_closed(ring);
@@ -393,7 +448,7 @@ fdc_ring_peek(struct fdc_ring *ring, uint32_t *size, int *err)
                 return NULL;
             }
         }
-        whole = HEADER + FDC_ALIGN_UP(header & UINT32_MAX, (uint64_t)HEADER);
+        whole = whole_of(header & UINT32_MAX);
         room = ring->size - offset;
         if (FDC_LIKELY(header >> 32 == HEADER_RECORD >> 32) && whole <= room &&
             (header & UINT32_MAX) <= fdc_ring_max(ring)) {
@@ -409,6 +464,15 @@ fdc_ring_peek(struct fdc_ring *ring, uint32_t *size, int *err)
     }
 }
 
+/* There were several in a row, so the next one is likely to lie there already; one that is
+ * being written must not be touched. */
+static inline void
+fetch_next(const struct fdc_ring *ring)
+{
+    for (int i = 0; i < FETCHED; i++)
+        __builtin_prefetch(header_at(ring, ring->first + (uint64_t)i * STEP));
+}
+
 void
 fdc_ring_release(struct fdc_ring *ring)
 {
@@ -418,6 +482,8 @@ fdc_ring_release(struct fdc_ring *ring)
         return;
     ring->peeked = 0;
     advance_first(ring, peeked);
+    if (ring->streak++ > 0 && peeked > STEP)
+        fetch_next(ring);
 }
 
 int
@@ -426,6 +492,12 @@ fdc_ring_wait_data(struct fdc_ring *ring, int64_t timeout_us)
     struct look look = {.ready = data_ready};
 
     return wait_for(ring, &ring->head->consumer, &look, timeout_us);
+}
+
+bool
+fdc_ring_quick(struct fdc_ring *ring)
+{
+    return look_quickly(ring, &(struct look){.ready = data_ready}) > 0;
 }
 
 int

@@ -28,7 +28,8 @@
 uint64_t fdc_now_ns(void); /* CLOCK_MONOTONIC */
 void fdc_pause(void);      /* one turn of a spin loop */
 
-/* spin.c: how long to spin before sleeping. begin: ns that this thread may spin now (0:
+/* spin.c: how long to spin before sleeping. quick: how often to look before that, for free,
+ * and came: what was waited for came at one of these looks. begin: ns that this thread may spin now (0:
  * sleep at once), to be followed by end() if not 0, which says whether what it waited for
  * came meanwhile, and whether only since this CPU was lent to others; learn: how long a
  * wait took that was not over within the budget, and whether it ended with what it waited
@@ -45,6 +46,8 @@ struct fdc_spin {
 };
 uint32_t fdc_cpus_allowed(void);
 void fdc_spin_init(struct fdc_spin *spin);
+int fdc_spin_quick(const struct fdc_spin *spin);
+void fdc_spin_came(struct fdc_spin *spin);
 uint64_t fdc_spin_begin(struct fdc_spin *spin);
 void fdc_spin_end(struct fdc_spin *spin, bool came, bool lent);
 bool fdc_spin_yield(void); /* whether somebody ran here meanwhile */

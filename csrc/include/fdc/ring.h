@@ -1,5 +1,5 @@
 /*
- * A byte ring in shared memory: one producer, one consumer, records of 8-byte multiples
+ * A byte ring in shared memory: one producer, one consumer, records of whole cache lines
  * that never wrap. Free-running indices, one cache line a writer, spin briefly and then
  * sleep on a futex; no system call while the other side is awake.
  *
@@ -19,6 +19,9 @@ struct fdc_ring {
     uint64_t size;         /* of bytes, a power of two */
     uint64_t tail, first;  /* this side's own copies of the two indices */
     uint64_t claimed, pad; /* bytes of the claim in progress, and before it */
+    uint64_t cleared;      /* producer: no header is in the line before this position */
+    uint64_t told;         /* consumer: what it last said of first */
+    uint32_t streak;       /* consumer: records since it last found nothing */
     uint64_t peeked;       /* bytes that release gives back */
     uint32_t claimed_size, peeked_size;
     struct fdc_spin spin;
@@ -58,6 +61,8 @@ void fdc_ring_release(struct fdc_ring *ring);
  * Threads beside the consuming one may wait too: all wake, and a 1 may then be stale.
  * Whoever stops consuming before the ring is empty pokes, so that another goes on. */
 int fdc_ring_wait_data(struct fdc_ring *ring, int64_t timeout_us);
+/* Whether there is something within a few looks (base.h, fdc_spin_quick()). */
+bool fdc_ring_quick(struct fdc_ring *ring);
 /* As wait_data, and 2 when *word no longer holds seen. The word is of this process; who
  * stores it (with release) pokes after. */
 int fdc_ring_wait_word(struct fdc_ring *ring, const uint32_t *word, uint32_t seen,
