@@ -13,19 +13,21 @@
 #include <unistd.h>
 
 #define SLOTS 65536u
-#define SLOTS_WAITING 8192u /* kept for threads that wait for a reply */
+#define SLOTS_WAITING 8192u /* kept for threads that wait for a reply, */
+#define SLOTS_OWN 4096u     /* of which threads keep so many from wait to wait */
 #define ROOM_WAIT_US 2000
 #define PUBLIC 0x0200u /* ids below are of calls that no program makes */
 
 struct fdc_slot {
     struct fdc_ticket *ticket; /* atomic */
+    uint64_t sequence;         /* of tickets that it had; whoever has the slot counts */
     uint32_t next;
 };
 
 struct fdc_tickets {
     uint64_t free;     /* tag << 16 | first free slot, atomic */
-    uint64_t sequence; /* atomic */
     uint32_t fresh;    /* atomic */
+    uint32_t own;      /* slots that threads keep, atomic */
     uint32_t done;     /* slots that DONE tickets have, atomic */
     uint32_t given;    /* counts slots coming back; what takers wait on */
     struct fdc_slot slot[SLOTS];
@@ -92,23 +94,59 @@ slot_push(struct fdc_tickets *tickets, uint32_t slot)
                                           __ATOMIC_ACQ_REL, __ATOMIC_RELAXED));
 }
 
-static bool
-ticket_register(struct fdc_session *session, struct fdc_ticket *ticket)
+/* The slot that this thread keeps for its waits, or 0: it is in use (a fault within a
+ * wait), or too many threads have one. */
+static uint32_t
+own_slot(struct fdc_session *session)
 {
     struct fdc_tickets *tickets = session->tickets;
-    uint64_t sequence;
+    struct fdc_thread *self = fdc_thread_self();
+    uint16_t *own = &self->slot[session->number];
 
-    ticket->slot = slot_pop(tickets);
+    if (FDC_UNLIKELY(*own == 0)) {
+        if (self == &fdc_process.spare) /* several threads' */
+            return 0;
+        if (__atomic_add_fetch(&tickets->own, 1, __ATOMIC_RELAXED) <= SLOTS_OWN)
+            *own = (uint16_t)slot_pop(tickets);
+        if (*own == 0)
+            __atomic_sub_fetch(&tickets->own, 1, __ATOMIC_RELAXED);
+    }
+    return fdc_load_relaxed(&tickets->slot[*own].ticket) == NULL ? *own : 0;
+}
+
+void
+fdc_tickets_thread_gone(struct fdc_thread *thread)
+{
+    struct fdc_session *session;
+
+    for (int i = 0; i < FDC_SESSIONS && (session = fdc_session_at(i)) != NULL; i++) {
+        uint32_t slot = thread->slot[i];
+
+        thread->slot[i] = 0;
+        if (slot == 0 || fdc_load_relaxed(&session->tickets->slot[slot].ticket) != NULL)
+            continue;
+        slot_push(session->tickets, slot);
+        __atomic_sub_fetch(&session->tickets->own, 1, __ATOMIC_RELAXED);
+    }
+}
+
+static bool
+ticket_register(struct fdc_session *session, struct fdc_ticket *ticket, uint32_t slot)
+{
+    struct fdc_slot *of;
+
+    ticket->kept = slot != 0;
+    ticket->slot = slot != 0 ? slot : slot_pop(session->tickets);
     if (ticket->slot == 0)
         return false;
-    sequence = __atomic_add_fetch(&tickets->sequence, 1, __ATOMIC_RELAXED);
-    ticket->number = sequence << 16 | ticket->slot;
+    of = &session->tickets->slot[ticket->slot];
+    ticket->number = ++of->sequence << 16 | ticket->slot;
     ticket->done = 0;
     ticket->armed = 0;
     ticket->result = 0;
     ticket->size = 0;
     /* pairs with the acquire in ticket_at() */
-    fdc_store_release(&tickets->slot[ticket->slot].ticket, ticket);
+    fdc_store_release(&of->ticket, ticket);
     return true;
 }
 
@@ -130,6 +168,8 @@ ticket_unregister(struct fdc_session *session, struct fdc_ticket *ticket)
     uint32_t slot = ticket->slot;
 
     fdc_store_release(&session->tickets->slot[slot].ticket, NULL);
+    if (ticket->kept)
+        return;
     slot_push(session->tickets, slot);
     if (ticket->reply == NULL) {
         __atomic_sub_fetch(&session->tickets->done, 1, __ATOMIC_RELAXED);
@@ -169,7 +209,7 @@ fdc_ticket_take(struct fdc_session *session, struct fdc_ticket *ticket)
         seen = fdc_load_acquire(&tickets->given);
         if (__atomic_add_fetch(&tickets->done, 1, __ATOMIC_RELAXED) <
             SLOTS - SLOTS_WAITING) {
-            if (ticket_register(session, ticket))
+            if (ticket_register(session, ticket, 0))
                 return CUDA_SUCCESS;
         }
         __atomic_sub_fetch(&tickets->done, 1, __ATOMIC_RELAXED);
@@ -365,9 +405,10 @@ take_in(struct fdc_session *session, const struct fdc_reply *reply, uint32_t siz
     return 0;
 }
 
-/* Takes in all there is. Returns how many, or -EPIPE after the session's end. */
+/* Takes in all there is, until *word (if any) differs from seen: what is behind that is the
+ * next leader's. Returns how many, or -EPIPE after the session's end. */
 static int
-drain(struct fdc_session *session, bool leads)
+drain(struct fdc_session *session, bool leads, const uint32_t *word, uint32_t seen)
 {
     const struct fdc_reply *reply;
     int taken = 0, err = 0;
@@ -381,7 +422,7 @@ drain(struct fdc_session *session, bool leads)
         err = take_in(session, reply, size);
         fdc_link_release(session->link, FDC_LANE_REPLY);
         taken++;
-        if (err)
+        if (err || (word != NULL && fdc_load_acquire(word) != seen))
             break;
     }
     pthread_mutex_unlock(&session->intake);
@@ -415,7 +456,7 @@ lead(struct fdc_session *session, const uint32_t *word, uint32_t seen,
     int rc;
 
     while (fdc_load_acquire(word) == seen) {
-        rc = drain(session, true);
+        rc = drain(session, true, word, seen);
         fdc_print_out(false);
         if (rc < 0 || fdc_load_relaxed(&session->dead))
             return fdc_load_acquire(word) != seen ? 0 : -EPIPE;
@@ -428,7 +469,7 @@ lead(struct fdc_session *session, const uint32_t *word, uint32_t seen,
         }
         rc = fdc_link_wait_word(session->link, FDC_LANE_REPLY, word, seen, timeout_us);
         if (rc < 0) {
-            drain(session, true); /* what came before the end still counts */
+            drain(session, true, NULL, 0); /* what came before the end still counts */
             fdc_session_kill(session, "the worker has gone");
             return fdc_load_acquire(word) != seen ? 0 : -EPIPE;
         }
@@ -507,7 +548,7 @@ void
 fdc_intake_poll(struct fdc_session *session)
 {
     if (!fdc_load_relaxed(&session->dead))
-        drain(session, false);
+        drain(session, false, NULL, 0);
 }
 
 CUresult
@@ -642,8 +683,6 @@ fdc_call_begin(struct fdc_call *call, uint32_t size)
     }
     msg->size = size;
     msg->id = call->id;
-    msg->flags = 0;
-    msg->ticket = 0;
     msg->ctx = context != NULL && fdc_load_relaxed(&context->active)
                    ? FDC_HANDLE_INDEX(context->object.handle)
                    : 0;
@@ -651,15 +690,21 @@ fdc_call_begin(struct fdc_call *call, uint32_t size)
     fdc_thread_self()->in_message = true;
     msg->put = 0;
     call->msg = msg;
+    call->flags = 0;
     return msg;
 }
 
+/* The head's last fields are written here, so that nothing of it is read: its line may have
+ * yet to come from the worker. */
 static void
-commit(struct fdc_call *call, bool waits)
+commit(struct fdc_call *call, unsigned flags, uint64_t ticket)
 {
     struct fdc_session *session = call->session;
     struct fdc_thread *self = fdc_thread_self();
+    bool waits = (flags & (FDC_MSG_REPLY | FDC_MSG_WAITS)) != 0;
 
+    call->msg->flags = (uint16_t)(call->flags | flags);
+    call->msg->ticket = ticket;
     fdc_link_commit(session->link, FDC_LANE_COMMAND);
     call->position = session->position + 1;
     /* pairs with the acquire of those who ask without the lock (memory.c) */
@@ -689,7 +734,7 @@ fdc_call_uses_put(struct fdc_call *call, uint64_t put)
 void
 fdc_call_comes_first(struct fdc_call *call)
 {
-    call->msg->flags |= FDC_MSG_FIRST;
+    call->flags |= FDC_MSG_FIRST;
 }
 
 /* FD_SYNC: the call has an answer, and what it enqueued is finished. */
@@ -726,7 +771,7 @@ fdc_call_send(struct fdc_call *call)
 {
     if (FDC_UNLIKELY(call->session->sync))
         return send_sync(call);
-    commit(call, false);
+    commit(call, 0, 0);
     return CUDA_SUCCESS;
 }
 
@@ -744,12 +789,10 @@ send_ticket(struct fdc_call *call, struct fdc_ticket *ticket, unsigned flags)
     bool ours;
 
     ticket->id = call->id;
-    call->msg->flags |= (uint16_t)flags;
-    call->msg->ticket = ticket->number;
     /* pairs with the ordered load in fail_all(): if the session ends now, either that sees
      * the ticket, or this sees the end */
     fdc_store_ordered(&ticket->armed, 1);
-    commit(call, (flags & (FDC_MSG_REPLY | FDC_MSG_WAITS)) != 0);
+    commit(call, flags, number);
     if (FDC_LIKELY(fdc_load_ordered(&session->dead) == 0))
         return CUDA_SUCCESS;
     pthread_mutex_lock(&session->intake);
@@ -789,16 +832,18 @@ fdc_call_wait(struct fdc_call *call, void *reply, uint32_t room)
     ticket->on_done = NULL;
     ticket->reply = reply;
     ticket->room = room;
-    if (!ticket_register(session, ticket)) {
+    /* Nothing here locks the bus: the message's lines have been written to, and the worker
+     * should not get to fetch them before they are complete. */
+    if (!ticket_register(session, ticket, own_slot(session))) {
         fdc_link_abort(session->link, FDC_LANE_COMMAND);
         pthread_mutex_unlock(&session->order);
         fdc_thread_self()->in_message = false;
         return CUDA_ERROR_OUT_OF_MEMORY;
     }
-    fdc_store_ordered(&ticket->armed, 1);
-    call->msg->flags |= FDC_MSG_REPLY;
-    call->msg->ticket = ticket->number;
-    commit(call, true);
+    /* If the session ends now and fail_all() does not see this, then the wait does, since
+     * whoever ends it has closed the lanes and says so to all who wait. */
+    fdc_store_release(&ticket->armed, 1);
+    commit(call, FDC_MSG_REPLY, ticket->number);
     fdc_link_flush(session->link, FDC_LANE_COMMAND);
     err = fdc_intake_until(session, &ticket->done, 0, -1);
     if (call->id >= PUBLIC)

@@ -41,6 +41,8 @@ forked(void)
         fdc_process.forked = true;
     if (i > 0 && !fdc_process.initialised) {
         /* attached only to learn the version */
+        if (fdc_self != NULL)
+            memset(fdc_self->slot, 0, sizeof(fdc_self->slot));
         fdc_process.sessions = fdc_process.devices = 0;
         memset(fdc_process.handles[FDC_KIND_CONTEXT].chunk, 0,
                sizeof(fdc_process.handles[FDC_KIND_CONTEXT].chunk));

@@ -76,13 +76,11 @@ write_all(struct fdc_prints *prints, FILE *to)
 
 /* Not counted as written before it is, so whoever comes meanwhile waits for the lock. */
 void
-fdc_print_out(bool wait)
+fdc_print_all(bool wait)
 {
     FILE *to[] = {stdout, stderr};
 
-    /* pairs with the releases above */
-    if (FDC_LIKELY(fdc_load_acquire(&fdc_process.printing) == 0) ||
-        fdc_thread_self()->in_fault)
+    if (fdc_thread_self()->in_fault)
         return;
     for (size_t i = 0; i < FDC_COUNT(to); i++) {
         if (wait)

@@ -88,6 +88,33 @@ fdc_process_check(void)
 uint64_t fdc_process_id(void); /* the next unique id */
 
 /* handles.c */
+static inline struct fdc_handle_slot *
+fdc_handle_slot_of(struct fdc_handle_table *table, uint32_t index)
+{
+    struct fdc_handle_slot *chunk;
+
+    /* pairs with the release in slot_make() */
+    chunk = fdc_load_acquire(&table->chunk[index / FDC_HANDLE_CHUNK]);
+    return chunk != NULL ? &chunk[index % FDC_HANDLE_CHUNK] : NULL;
+}
+
+/* fdc_object_find() where each call counts. */
+static inline void *
+fdc_object_at(enum fdc_kind kind, const void *handle)
+{
+    uint64_t value = (uint64_t)(uintptr_t)handle;
+    struct fdc_handle_slot *slot;
+    struct fdc_object *object;
+
+    if (value >> 40 != (0x00FDull << 8 | (uint64_t)kind))
+        return NULL;
+    slot = fdc_handle_slot_of(&fdc_process.handles[kind], FDC_HANDLE_INDEX(value));
+    if (slot == NULL)
+        return NULL;
+    /* pairs with the release in fdc_object_new() */
+    object = fdc_load_acquire(&slot->object);
+    return object != NULL && object->handle == value ? object : NULL;
+}
 void fdc_handles_reset(void); /* after fork: locks that nobody holds any more */
 void fdc_handles_skip(enum fdc_kind kind, uint32_t last); /* new ones come after it */
 
@@ -111,6 +138,8 @@ void fdc_session_lost(void);
 
 /* call.c */
 int fdc_call_setup(struct fdc_session *session);
+/* A thread ends: the slots that it kept. */
+void fdc_tickets_thread_gone(struct fdc_thread *thread);
 /* The session is over: every call and every wait ends. Not with order or intake held. */
 void fdc_session_kill(struct fdc_session *session, const char *why);
 
@@ -118,7 +147,14 @@ void fdc_session_kill(struct fdc_session *session, const char *why);
 int fdc_print_keep(bool error, const void *bytes, size_t size);
 /* Writes it. wait: also if the program is busy with the stream, so that it is there when
  * this returns; with no lock held that a thread could want while it prints. */
-void fdc_print_out(bool wait);
+void fdc_print_all(bool wait);
+static inline void
+fdc_print_out(bool wait)
+{
+    /* pairs with the releases in print.c */
+    if (FDC_UNLIKELY(fdc_load_acquire(&fdc_process.printing) != 0))
+        fdc_print_all(wait);
+}
 
 /* stats.c: FD_STATS, FD_STATS_FILE. */
 void fdc_stats_setup(struct fdc_session *session);

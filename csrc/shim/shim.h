@@ -74,6 +74,7 @@ struct fdc_ticket {
     void *user, *user2;
     uint64_t number2;
     uint32_t armed;                     /* call.c's: sent, so on_done will run */
+    bool kept;                          /* ... its slot is the thread's own */
 };
 
 struct fdc_stream;
@@ -187,6 +188,7 @@ struct fdc_thread {
     bool in_fault;                      /* fetches managed memory */
     struct fdc_session *handing;        /* managed.c: handed memory over, has yet to send */
     struct fdc_ticket *delivering;      /* call.c: on_done of this one runs here */
+    uint16_t slot[FDC_SESSIONS];        /* ... and of tickets, kept for waits; or 0 */
     /* per-thread default streams, blobs, ... of the areas */
     struct { struct fdc_context *context; uint64_t stream; } per_thread[16];
 };
@@ -215,6 +217,7 @@ struct fdc_call {
     bool moved;                         /* across.c: to where its memory is */
     CUresult result;
     struct fdc_msg *msg;
+    uint16_t flags;                     /* of msg's, FDC_MSG_FIRST */
     struct fdc_stream *work;            /* stream.c: what FD_SYNC waits for afterwards */
     uint64_t position;                  /* in the total order, once it is committed */
     struct fdc_ticket own;
@@ -428,6 +431,7 @@ struct fdc_func {
     uint32_t index;                     /* kernel in the code's table */
     const struct fdc_table_kernel *kernel;
     const struct fdc_table_param *params;
+    bool solid;                         /* there are no gaps between them */
     const char *name;
     int32_t attribute[FDC_FUNC_ATTRIBUTES];     /* current values */
     uint16_t told[FDC_FUNC_ATTRIBUTES]; /* sessions that know them, a bit each; atomic */

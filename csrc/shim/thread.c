@@ -13,6 +13,7 @@ ended(void *value)
 
     fdc_stream_thread_gone(self);
     fdc_managed_sent(self);
+    fdc_tickets_thread_gone(self);
     fdc_self = NULL;
     free(self->asked);
     free(self);
