@@ -74,7 +74,7 @@ fdc_server_call_fdcLaunch(struct fdc_request *request, const struct fdc_req_fdcL
         result = CUDA_ERROR_INVALID_VALUE;
     if (result != CUDA_SUCCESS)
         goto answer;
-    fdc_count(request->serve, launches, 1);
+    fdc_count_own(request->serve, launches);
 
     if (req->flags == 0 && req->cluster.x == 0 && req->attribute_count == 0) {
         result = driver->cuLaunchKernel(

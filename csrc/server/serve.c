@@ -283,8 +283,8 @@ send_done(struct fdc_serve *serve, int device, uint64_t ticket, CUresult result,
         .size = sizeof(reply), .id = FDC_REPLY_DONE, .ticket = ticket, .result = result,
     };
 
-    fdc_count(serve, dones, 1);
     pthread_mutex_lock(&serve->reply_lock);
+    fdc_count_own(serve, dones);
     tell_lost(serve, device, result, &reply);
     tell_first(serve, &reply);
     send_locked(serve, &reply, sizeof(reply), after, flush);
@@ -345,6 +345,7 @@ fdc_request_answer_always(struct fdc_request *request, CUresult result, void *re
 {
     struct fdc_serve *serve = request->serve;
     struct fdc_reply bare, *head = reply;
+    int device = NO_DEVICE;
 
     if (request->answered)
         return;
@@ -372,9 +373,11 @@ fdc_request_answer_always(struct fdc_request *request, CUresult result, void *re
     head->id = request->id;
     head->ticket = request->ticket;
     head->result = result;
-    fdc_count(serve, replies, 1);
+    if (FDC_UNLIKELY(result != CUDA_SUCCESS))
+        device = device_of(request);
     pthread_mutex_lock(&serve->reply_lock);
-    tell_lost(serve, device_of(request), result, head);
+    fdc_count_own(serve, replies);
+    tell_lost(serve, device, result, head);
     tell_first(serve, head);
     send_locked(serve, head, size, request->after, true);
     pthread_mutex_unlock(&serve->reply_lock);

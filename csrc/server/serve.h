@@ -607,6 +607,9 @@ struct fdc_serve {
     struct fdc_monitor *monitor;
 };
 
+/* One that a single thread counts at a time: the executor, or under a lock. */
+#define fdc_count_own(serve, what) \
+    fdc_store_relaxed(&(serve)->counters.what, (serve)->counters.what + 1)
 #define fdc_count(serve, what, n) \
     ((void)__atomic_add_fetch(&(serve)->counters.what, (n), __ATOMIC_RELAXED))
 

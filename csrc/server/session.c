@@ -144,10 +144,10 @@ note(struct fdc_serve *serve, const struct fdc_msg *msg)
 {
     struct fdc_serve_tally *tally = &serve->ledger[msg->id];
 
-    fdc_count(serve, messages, 1);
+    fdc_count_own(serve, messages);
     fdc_store_relaxed(&tally->messages, tally->messages + 1);
     if (msg->flags & (FDC_MSG_REPLY | FDC_MSG_WAITS)) {
-        fdc_count(serve, waited, 1);
+        fdc_count_own(serve, waited);
         fdc_store_relaxed(&tally->waits, tally->waits + 1);
     }
 }
@@ -179,7 +179,7 @@ dispatch(struct fdc_serve *serve, const struct fdc_msg *msg, uint32_t size)
     if (FDC_LIKELY(!entry->slow))
         return fdc_entry_run(entry, &request);
 
-    fdc_count(serve, slow, 1);
+    fdc_count_own(serve, slow);
     kept = fdc_request_keep(&request);
     err = kept == NULL ? -ENOMEM : fdc_pool_add(serve, kept, slow_run, (void *)entry);
     if (err) {
@@ -234,6 +234,10 @@ fdc_serve_run(struct fdc_serve *serve)
         const void *at = fdc_link_peek(serve->link, FDC_LANE_COMMAND, &size, &err);
 
         if (at == NULL) {
+            /* Who is about to say more is not worth going idle for. */
+            if (err == 0 && serve->hot == NULL && !fdc_done_any(serve) &&
+                fdc_link_quick(serve->link, FDC_LANE_COMMAND))
+                continue;
             if (err == 0) {
                 if (FDC_UNLIKELY(serve->meter != NULL))
                     fdc_meter_idle(serve);

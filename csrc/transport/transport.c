@@ -277,7 +277,10 @@ fdc_link_claim(struct fdc_link *link, enum fdc_lane lane, uint32_t size, int *er
     }
     if (FDC_UNLIKELY(link->emulation.on))
         return claim_stamped(link, lane, size, err);
-    room = link->ops->claim(link, lane, size, err);
+    if (FDC_LIKELY(link->road == FDC_ROAD_SHM))
+        room = fdc_ring_claim(&link->ring[lane], size, err);
+    else
+        room = link->ops->claim(link, lane, size, err);
     link->claimed[lane] = room ? size : 0;
     return room;
 }
@@ -303,7 +306,11 @@ close_claim(struct fdc_link *link, enum fdc_lane lane)
 void
 fdc_link_commit(struct fdc_link *link, enum fdc_lane lane)
 {
-    if (FDC_LIKELY(close_claim(link, lane)))
+    if (FDC_UNLIKELY(!close_claim(link, lane)))
+        return;
+    if (FDC_LIKELY(link->road == FDC_ROAD_SHM))
+        fdc_ring_commit(&link->ring[lane]);
+    else
         link->ops->commit(link, lane);
 }
 
@@ -370,6 +377,8 @@ fdc_link_peek(struct fdc_link *link, enum fdc_lane lane, uint32_t *size, int *er
     }
     if (FDC_UNLIKELY(link->emulation.on))
         message = peek_stamped(link, lane, size, err);
+    else if (FDC_LIKELY(link->road == FDC_ROAD_SHM))
+        message = fdc_ring_peek(&link->ring[lane], size, err);
     else
         message = link->ops->peek(link, lane, size, err);
     if (message)
@@ -394,6 +403,13 @@ int
 fdc_link_wait(struct fdc_link *link, enum fdc_lane lane, int64_t timeout_us)
 {
     return fdc_link_wait_word(link, lane, NULL, 0, timeout_us);
+}
+
+bool
+fdc_link_quick(struct fdc_link *link, enum fdc_lane lane)
+{
+    return link->road == FDC_ROAD_SHM && !link->emulation.on &&
+           fdc_ring_quick(&link->ring[lane]);
 }
 
 int

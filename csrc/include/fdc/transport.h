@@ -145,6 +145,8 @@ const void *fdc_link_peek(struct fdc_link *link, enum fdc_lane lane, uint32_t *s
                           int *err);
 void fdc_link_release(struct fdc_link *link, enum fdc_lane lane);
 int fdc_link_wait(struct fdc_link *link, enum fdc_lane lane, int64_t timeout_us);
+/* Whether a few looks find a message, where the other side writes them into shared memory. */
+bool fdc_link_quick(struct fdc_link *link, enum fdc_lane lane);
 /* As wait, and also returns (2) when *word no longer holds seen; whoever changes the
  * word calls fdc_link_poke(link, lane) after. Lets a thread wait for its reply or for
  * another thread having taken it in. */
