@@ -47,16 +47,6 @@ fdc_handles_skip(enum fdc_kind kind, uint32_t last)
     pthread_mutex_unlock(&table->lock);
 }
 
-static struct fdc_handle_slot *
-slot_of(struct fdc_handle_table *table, uint32_t index)
-{
-    struct fdc_handle_slot *chunk;
-
-    /* pairs with the release in slot_make() */
-    chunk = fdc_load_acquire(&table->chunk[index / FDC_HANDLE_CHUNK]);
-    return chunk != NULL ? &chunk[index % FDC_HANDLE_CHUNK] : NULL;
-}
-
 /* Under the table's lock: the slot of an index of its own, or NULL. */
 static struct fdc_handle_slot *
 slot_make(struct fdc_handle_table *table, uint32_t *index)
@@ -67,9 +57,9 @@ slot_make(struct fdc_handle_table *table, uint32_t *index)
         (table->free_count > 0 &&
          table->fresh >= FDC_HANDLE_CHUNK * FDC_HANDLE_CHUNKS)) {
         *index = table->free_first;
-        table->free_first = slot_of(table, *index)->next;
+        table->free_first = fdc_handle_slot_of(table, *index)->next;
         table->free_count--;
-        return slot_of(table, *index);
+        return fdc_handle_slot_of(table, *index);
     }
     if (table->fresh >= FDC_HANDLE_CHUNK * FDC_HANDLE_CHUNKS)
         return NULL;
@@ -78,11 +68,11 @@ slot_make(struct fdc_handle_table *table, uint32_t *index)
         chunk = calloc(FDC_HANDLE_CHUNK, sizeof(*chunk));
         if (chunk == NULL)
             return NULL;
-        /* pairs with the acquire in slot_of() */
+        /* pairs with the acquire in fdc_handle_slot_of() */
         fdc_store_release(&table->chunk[*index / FDC_HANDLE_CHUNK], chunk);
     }
     table->fresh++;
-    return slot_of(table, *index);
+    return fdc_handle_slot_of(table, *index);
 }
 
 /* Under the table's lock: the dropped objects whose grace is over, as a list. */
@@ -157,18 +147,7 @@ fdc_object_new(struct fdc_session *session, enum fdc_kind kind, size_t size,
 void *
 fdc_object_find(enum fdc_kind kind, const void *handle)
 {
-    uint64_t value = (uint64_t)(uintptr_t)handle;
-    struct fdc_handle_slot *slot;
-    struct fdc_object *object;
-
-    if (value >> 40 != (0x00FDull << 8 | (uint64_t)kind))
-        return NULL;
-    slot = slot_of(&fdc_process.handles[kind], FDC_HANDLE_INDEX(value));
-    if (slot == NULL)
-        return NULL;
-    /* pairs with the release in fdc_object_new() */
-    object = fdc_load_acquire(&slot->object);
-    return object != NULL && object->handle == value ? object : NULL;
+    return fdc_object_at(kind, handle);
 }
 
 void
@@ -183,7 +162,7 @@ fdc_object_drop(void *dropped)
 
     entry = malloc(sizeof(*entry));
     pthread_mutex_lock(&table->lock);
-    slot = slot_of(table, index);
+    slot = fdc_handle_slot_of(table, index);
     if (slot == NULL || slot->object != object) { /* dropped by another thread */
         pthread_mutex_unlock(&table->lock);
         free(entry);
@@ -194,7 +173,7 @@ fdc_object_drop(void *dropped)
     if (table->free_count == 0)
         table->free_first = index;
     else
-        slot_of(table, table->free_last)->next = index;
+        fdc_handle_slot_of(table, table->free_last)->next = index;
     table->free_last = index;
     table->free_count++;
     if (entry != NULL) { /* else the object is lost: a leak, no more */
@@ -234,7 +213,7 @@ fdc_object_each(enum fdc_kind kind, void (*fn)(void *object, void *user), void *
     end = table->fresh;
     pthread_mutex_unlock(&table->lock);
     for (index = 1; index < end; index++) {
-        slot = slot_of(table, index);
+        slot = fdc_handle_slot_of(table, index);
         object = slot != NULL ? fdc_load_acquire(&slot->object) : NULL;
         if (object != NULL)
             fn(object, user);

@@ -31,15 +31,13 @@ extra_read(void **extra, const void **bytes, size_t *size)
     return *size != 0 && *bytes == NULL ? CUDA_ERROR_INVALID_VALUE : CUDA_SUCCESS;
 }
 
-CUresult
-fdc_params_size(const struct fdc_func *func, void **params, void **extra,
-                uint32_t *size)
+static __attribute__((noinline)) CUresult
+size_of_extra(const struct fdc_func *func, void **params, void **extra, uint32_t *size)
 {
     const void *bytes;
     CUresult result;
     size_t given;
 
-    *size = func->kernel->param_bytes;
     if (params != NULL && extra != NULL && extra[0] != CU_LAUNCH_PARAM_END)
         return CUDA_ERROR_INVALID_VALUE;
     if (params == NULL && extra != NULL) {
@@ -55,11 +53,21 @@ fdc_params_size(const struct fdc_func *func, void **params, void **extra,
                                                             : CUDA_SUCCESS;
 }
 
+CUresult
+fdc_params_size(const struct fdc_func *func, void **params, void **extra,
+                uint32_t *size)
+{
+    *size = func->kernel->param_bytes;
+    return FDC_LIKELY(params != NULL && extra == NULL)
+               ? CUDA_SUCCESS
+               : size_of_extra(func, params, extra, size);
+}
+
 void
 fdc_params_pack(const struct fdc_func *func, void **params, void **extra, void *to,
                 uint32_t size)
 {
-    const struct fdc_table_param *param = func->params;
+    const struct fdc_table_param *param = func->params, *end;
     const void *bytes;
     size_t given;
 
@@ -69,16 +77,16 @@ fdc_params_pack(const struct fdc_func *func, void **params, void **extra, void *
             memcpy(to, bytes, size);
         return;
     }
-    for (uint32_t i = 0; i < func->kernel->param_count; i++) {
-        char *at = (char *)to + param[i].offset;
+    for (end = param + func->kernel->param_count; param < end; param++, params++) {
+        char *at = (char *)to + param->offset;
 
         /* Nearly all are of these sizes. */
-        if (param[i].size == 8)
-            memcpy(at, params[i], 8);
-        else if (param[i].size == 4)
-            memcpy(at, params[i], 4);
+        if (param->size == 8)
+            memcpy(at, *params, 8);
+        else if (param->size == 4)
+            memcpy(at, *params, 4);
         else
-            memcpy(at, params[i], param[i].size);
+            memcpy(at, *params, param->size);
     }
 }
 
@@ -90,6 +98,35 @@ device_attribute(const struct fdc_device *device, CUdevice_attribute which)
     return device->snapshot->attribute[which];
 }
 
+/* Clusters asked for by this launch, or compiled into the kernel. */
+static __attribute__((noinline)) bool
+cluster_fits(const int32_t *limit, const int32_t *attribute,
+             const struct fdc_shape *shape)
+{
+    uint32_t cluster[3];
+    uint64_t size;
+
+    for (int i = 0; i < 3; i++) {
+        cluster[i] =
+            shape->cluster[0] != 0
+                ? shape->cluster[i]
+                : (uint32_t)attribute[CU_FUNC_ATTRIBUTE_REQUIRED_CLUSTER_WIDTH + i];
+        if (cluster[i] == 0)
+            cluster[i] = 1;
+    }
+    size = (uint64_t)cluster[0] * cluster[1] * cluster[2];
+    if (size == 1)
+        return true;
+    if (size > 16 || limit[CU_DEVICE_ATTRIBUTE_CLUSTER_LAUNCH] == 0 ||
+        limit[CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR] < 9 ||
+        (size > 8 && !attribute[CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED]))
+        return false;
+    for (int i = 0; i < 3; i++)
+        if (shape->grid[i] % cluster[i] != 0)
+            return false;
+    return true;
+}
+
 CUresult
 fdc_shape_check(struct fdc_device *device, const struct fdc_func *func,
                 const struct fdc_shape *shape)
@@ -98,13 +135,11 @@ fdc_shape_check(struct fdc_device *device, const struct fdc_func *func,
     const int32_t *attribute = func->attribute;
     uint64_t threads,
         statics = (uint32_t)attribute[CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES];
-    uint64_t dynamic, size;
-    uint32_t cluster[3];
+    uint64_t dynamic;
 
-    for (int i = 0; i < 3; i++) {
-        if (shape->grid[i] == 0 || shape->block[i] == 0 ||
-            shape->grid[i] > (uint32_t)limit[CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_X + i] ||
-            shape->block[i] > (uint32_t)limit[CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_X + i])
+    for (int i = 0; i < 3; i++) { /* 1 to the limit: 0 less one is more than any */
+        if (shape->grid[i] - 1 >= (uint32_t)limit[CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_X + i] ||
+            shape->block[i] - 1 >= (uint32_t)limit[CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_X + i])
             return CUDA_ERROR_INVALID_VALUE;
     }
     threads = (uint64_t)shape->block[0] * shape->block[1] * shape->block[2];
@@ -119,26 +154,12 @@ fdc_shape_check(struct fdc_device *device, const struct fdc_func *func,
         dynamic = (uint32_t)attribute[CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES];
     if (shape->shared > dynamic)
         return CUDA_ERROR_INVALID_VALUE;
-    /* Asked for by this launch, or compiled into the kernel. */
-    for (int i = 0; i < 3; i++) {
-        cluster[i] =
-            shape->cluster[0] != 0
-                ? shape->cluster[i]
-                : (uint32_t)attribute[CU_FUNC_ATTRIBUTE_REQUIRED_CLUSTER_WIDTH + i];
-        if (cluster[i] == 0)
-            cluster[i] = 1;
-    }
-    size = (uint64_t)cluster[0] * cluster[1] * cluster[2];
-    if (size > 1) {
-        if (size > 16 || limit[CU_DEVICE_ATTRIBUTE_CLUSTER_LAUNCH] == 0 ||
-            limit[CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR] < 9 ||
-            (size > 8 &&
-             !attribute[CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED]))
-            return CUDA_ERROR_INVALID_CLUSTER_SIZE;
-        for (int i = 0; i < 3; i++)
-            if (shape->grid[i] % cluster[i] != 0)
-                return CUDA_ERROR_INVALID_CLUSTER_SIZE;
-    }
+    if (FDC_UNLIKELY((shape->cluster[0] |
+                      (uint32_t)attribute[CU_FUNC_ATTRIBUTE_REQUIRED_CLUSTER_WIDTH] |
+                      (uint32_t)attribute[CU_FUNC_ATTRIBUTE_REQUIRED_CLUSTER_HEIGHT] |
+                      (uint32_t)attribute[CU_FUNC_ATTRIBUTE_REQUIRED_CLUSTER_DEPTH]) != 0) &&
+        !cluster_fits(limit, attribute, shape))
+        return CUDA_ERROR_INVALID_CLUSTER_SIZE;
     if (shape->cooperative) {
         uint64_t blocks = (uint64_t)shape->grid[0] * shape->grid[1], most;
 
@@ -292,8 +313,10 @@ launch(CUfunction f, const struct launch *launch, CUstream value, unsigned how,
     if (FDC_UNLIKELY(more != 0))
         memcpy((char *)(req + 1) + room, launch->attributes, more);
     /* Gaps between parameters, and what is behind them, are not the kernel's to see. */
-    if (room != 0)
+    if (FDC_UNLIKELY(!func->solid || size != func->kernel->param_bytes))
         memset(req + 1, 0, room);
+    else if (size != room)
+        memset((char *)(req + 1) + room - 8, 0, 8);
     if (FDC_LIKELY(early.bytes == NULL))
         fdc_params_pack(func, params, extra, req + 1, size);
     else

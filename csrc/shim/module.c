@@ -9,6 +9,7 @@
 
 #include "code.h"
 #include "managed.h"
+#include "process.h"
 #include "cuda_calls.h"
 
 #define BLOB_FIRST (64u << 10) /* of a table that comes with the answer itself */
@@ -463,6 +464,20 @@ fdc_code_context_gone(struct fdc_context *context)
 
 /* ---- functions and variables ---- */
 
+/* Whether parameters fill the buffer to the last byte, each where the one before ends. */
+static bool
+solid(const struct fdc_func *func)
+{
+    uint32_t end = 0;
+
+    for (uint32_t i = 0; i < func->kernel->param_count; i++) {
+        if (func->params[i].offset != end)
+            return false;
+        end += func->params[i].size;
+    }
+    return end == func->kernel->param_bytes;
+}
+
 CUresult
 fdc_code_func(struct fdc_session *session, struct fdc_code *code, enum fdc_kind kind,
               uint32_t index, struct fdc_func **func)
@@ -481,6 +496,7 @@ fdc_code_func(struct fdc_session *session, struct fdc_code *code, enum fdc_kind 
             made->kernel = kernel;
             made->params =
                 (const void *)((const char *)code->table + kernel->param_offset);
+            made->solid = solid(made);
             made->name = fdc_code_name(code, index);
             memcpy(made->attribute, kernel->attribute, sizeof(made->attribute));
             memset(made->told, 0xff, sizeof(made->told));
@@ -495,14 +511,9 @@ fdc_code_func(struct fdc_session *session, struct fdc_code *code, enum fdc_kind 
 struct fdc_func *
 fdc_func_find(const void *handle)
 {
-    switch (FDC_HANDLE_KIND((uint64_t)(uintptr_t)handle)) {
-    case FDC_KIND_KERNEL:
-        return fdc_object_find(FDC_KIND_KERNEL, handle);
-    case FDC_KIND_FUNCTION:
-        return fdc_object_find(FDC_KIND_FUNCTION, handle);
-    default:
-        return NULL;
-    }
+    struct fdc_func *func = fdc_object_at(FDC_KIND_FUNCTION, handle);
+
+    return func != NULL ? func : fdc_object_at(FDC_KIND_KERNEL, handle);
 }
 
 CUresult

@@ -296,7 +296,7 @@ fdc_stream_resolve(struct fdc_call *call, CUstream value, unsigned how,
             stream = call->context->legacy;
         }
     } else {
-        stream = fdc_object_find(FDC_KIND_STREAM, value);
+        stream = fdc_object_at(FDC_KIND_STREAM, value);
         if (FDC_UNLIKELY(stream == NULL))
             return CUDA_ERROR_INVALID_HANDLE;
         result = fdc_call_join(call, &stream->object);
