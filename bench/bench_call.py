@@ -34,6 +34,13 @@ def test_launch_issue(params: int, road: str, interleaved: Interleaved) -> None:
                 f"push {{n}} {PUSHED[params]}", issued=True)
 
 
+def test_launch_issue_sustained(interleaved: Interleaved) -> None:
+    """10^5 of them, many times what the ring and the stream's queue hold: as fast as the
+    worker takes them, with what its driver does for each. The floor's other side reads."""
+    interleaved("launch issue, 10^5, 6 parameters", "shm", "launch {n} 6", 100_000,
+                f"push {{n}} {PUSHED[6]}", issued=True)
+
+
 @pytest.mark.parametrize("road", ROADS)
 def test_launch_completed(road: str, interleaved: Interleaved) -> None:
     interleaved("launch completed, 6 parameters", road, "launch {n} 6", 20000,

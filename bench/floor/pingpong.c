@@ -6,7 +6,8 @@
  *   shm N            one 64-byte cache line each way in shared memory, both sides spin
  *   tcp N RTT_US     64 bytes each way over loopback, TCP_NODELAY, both sides block; the
  *                    answer is held back until so many microseconds have passed
- *   push N BYTES     N records of so many bytes into a ring of 1 MiB that somebody empties
+ *   push N BYTES     N records of so many bytes into a ring of 1 MiB that somebody empties;
+ *                    each goes on where the last one ended, as the rings of calls do
  *   stream BYTES N   N times so many bytes over a loopback connection, 1 MiB a write; the
  *                    other side says at the end of each that it has come
  *   local N          a call through a function pointer in this process
@@ -153,27 +154,32 @@ socket_there(long count, long rtt_us)
     }
 }
 
-/* Records do not wrap: RING is a multiple of the size, which is rounded up. */
+/* A size and so many bytes, in steps of eight. */
 static uint64_t
 record(long bytes)
 {
-    uint64_t size = 64;
+    return ((uint64_t)bytes + 15) & ~(uint64_t)7;
+}
 
-    while (size < (uint64_t)bytes + 8)
-        size *= 2;
-    return size;
+/* Where a record begins whose turn it is at this position: it does not wrap. */
+static uint64_t
+begins(uint64_t at, uint64_t size)
+{
+    return at % RING + size > RING ? (at / RING + 1) * RING : at;
 }
 
 static void
 ring_here(long count, long bytes)
 {
     struct ring *ring = &shared->ring;
-    uint64_t tail = 0, head = 0, size = record(bytes);
+    uint64_t tail = ring->tail.flag, head = tail, size = record(bytes);
 
     for (long i = 0; i < count; i++) {
-        uint8_t *at = ring->bytes + tail % RING;
+        uint8_t *at;
 
-        while (tail - head > RING - size) {
+        tail = begins(tail, size);
+        at = ring->bytes + tail % RING;
+        while (tail + size - head > RING) {
             head = __atomic_load_n(&ring->head.flag, __ATOMIC_ACQUIRE);
             __builtin_ia32_pause();
         }
@@ -188,13 +194,14 @@ static void
 ring_there(long count, long bytes)
 {
     struct ring *ring = &shared->ring;
-    uint64_t tail = 0, head = 0, size = record(bytes);
+    uint64_t head = ring->head.flag, tail = head, size = record(bytes);
 
     for (long i = 0; i < count; i++) {
         while (tail == head) {
             tail = __atomic_load_n(&ring->tail.flag, __ATOMIC_ACQUIRE);
             __builtin_ia32_pause();
         }
+        head = begins(head, size);
         memcpy(to, ring->bytes + head % RING, (size_t)size);
         head += size;
         __atomic_store_n(&ring->head.flag, head, __ATOMIC_RELEASE);
@@ -308,7 +315,6 @@ main(void)
 
         if (sscanf(text, "%15s %ld %ld", word, &a, &b) < 2)
             continue;
-        shared->ring.tail.flag = shared->ring.head.flag = 0;
         if (has_other_side(word, a, b)) {
             other = fork();
             if (other == 0)
