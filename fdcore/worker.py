@@ -439,7 +439,10 @@ def nurse(fd: int) -> NoReturn:
         os.close(writing)
         os.close(fds[0])
         os.waitpid(between, 0)
-        asked.send(os.read(reading, 64))
+        try:
+            asked.send(os.read(reading, 64))
+        except OSError:  # the server has gone meanwhile; so does its worker
+            os._exit(0)
         os.close(reading)
 
 
