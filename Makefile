@@ -93,8 +93,8 @@ man: build  ## manual pages and shell completion, from the parsers, into build/s
 deb rpm: build  ## packages of the system, client and server, into dist
 	$(BIN)/python -m install.packages $@
 
-test-packages: $(VENV)/.test deb  ## the deb in a fresh Debian (debootstrap, root, a mirror)
-	$(BIN)/python -m pytest -q tests/install/debian.py $(ARGS)
+test-packages: $(VENV)/.test deb  ## the deb in a fresh Debian (debootstrap, root, a mirror), the unit under systemd
+	$(BIN)/python -m pytest -q tests/install/debian.py tests/install/systemd.py $(ARGS)
 
 lint: $(VENV)/.dev  ## what reading the sources alone can find
 	$(BIN)/ruff check .
