@@ -140,14 +140,19 @@ class Outcome:
     spent: float = 0.0  # CPU seconds of the server
     kib: int = 0
     most_descriptors: int = 0
-    most_slice: int = 0  # of the server's main thread; 0: the kernel does not say
+    most_slice: int = 0  # slice_of() the server
     logged: list[str] = field(default_factory=list)
     newcomers: list[float] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
 
 
-def time_slice(pid: int) -> int:
-    """In ns, of the process's main thread; 0: the kernel does not say."""
+def slice_of(pid: int) -> int:
+    """In ns, of the process's main thread; 0: the kernel has none to set, or does not
+    say it."""
+    from fdcore._core.session import time_slice
+
+    if not time_slice(0):
+        return 0
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{pid}/sched").read_text().splitlines():
             if line.startswith("se.slice"):
@@ -178,7 +183,7 @@ def flood(server: Server, ports: Sequence[int], count: int, seconds: float,
         if not pulses:
             time.sleep(0.2)
         found.most_descriptors = max(found.most_descriptors, descriptors(pid))
-        found.most_slice = max(found.most_slice, time_slice(pid))
+        found.most_slice = max(found.most_slice, slice_of(pid))
         with contextlib.suppress(TypeError):
             said += people.stdout.read() or ""
         if "all" in said and not found.opened_after:

@@ -346,7 +346,7 @@ def test_ten_thousand_that_say_nothing_cost_little_and_hold_nobody_up(make_serve
             for road in ("shm", "tcp")
         }
         ports = list(flood.port_of(server).values())
-        before, usual = descriptors(server), flood.time_slice(server.process.pid)
+        before, usual = descriptors(server), flood.slice_of(server.process.pid)
         found = flood.flood(server, ports, 10000, 2.0, pulses, newcomer=[str(demo)])
         assert found.connections == 10000
         # In every round both sessions have checked each of their results.
@@ -357,7 +357,7 @@ def test_ten_thousand_that_say_nothing_cost_little_and_hold_nobody_up(make_serve
         assert found.kib < 32 * 1024
         # Whoever else wanted its processor went first, as long as they were there.
         assert found.most_slice > usual or not usual
-        until(lambda: flood.time_slice(server.process.pid) == usual, 60)
+        until(lambda: flood.slice_of(server.process.pid) == usual, 60)
         until(lambda: descriptors(server) <= before + 4, 60)
     crowds = [line for line in found.logged if "127.0.0." in line]
     # Of each address at each port: a crowd, and silence.
