@@ -9,6 +9,7 @@ several processes share is divided among them.
 """
 
 import argparse
+import contextlib
 import os
 import subprocess
 import sys
@@ -64,7 +65,11 @@ class Outcome:
 
 
 def cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    """Nothing of who has gone meanwhile: the nurse forks workers by a process that ends."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
@@ -149,7 +154,8 @@ def measure(server: Server, programs: Sequence[int], found: Outcome, idle: float
         if pid in serving:
             cost["worker"].add(pid)
         else:
-            cost.setdefault("nurse, spare", Cost()).add(pid)
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                cost.setdefault("nurse, spare", Cost()).add(pid)
     for pid in programs:
         cost["program"].add(pid)
     for path in Path("/proc").glob("[0-9]*/cmdline"):
