@@ -20,7 +20,7 @@ enum {
     SEAL_HEAD = 8,
     SEAL_EXTRA = SEAL_HEAD + FDC_TAG_SIZE,
     SEAL_RECORD = 32 << 10, /* bytes in one record, at most */
-    SEAL_BATCH = 4,         /* records that leave together */
+    SEAL_BATCH = 8,         /* records that leave together */
 };
 /* Records under one key: far from where AES-GCM with one key gets weak. */
 #define SEAL_REKEY (UINT64_C(1) << 20)

@@ -195,6 +195,7 @@ struct tcp_link {
     struct fdc_spin spin;
 
     uint32_t flusher_state; /* written under the command sender's lock, slept on */
+    uint32_t flusher_kick;  /* changes where there is something for it now, slept on */
     bool has_flusher;
     pthread_t flusher;
 
@@ -271,6 +272,8 @@ struct insert *tcp_insert(struct sender *to, const void *head, uint32_t head_siz
                           const uint8_t *bytes, uint64_t size);
 void tcp_await_writable(struct tcp_link *tcp, struct tcp_conn *conn);
 void tcp_arm_flusher(struct tcp_link *tcp, struct tcp_conn *conn);
+/* ... and it shall go at once. No lock is held. */
+void tcp_kick_flusher(struct tcp_link *tcp);
 /* The other side has everything up to there and goes on from it. -EPROTO: it cannot be. */
 int tcp_send_from(struct sender *to, uint64_t position);
 /* Until there is room for a put's head or a mark. Under the sender's lock, which is given

@@ -198,10 +198,11 @@ send_put(struct tcp_link *tcp, struct tcp_conn *conn, struct put_frame *put,
 }
 
 /* A worker's: the bytes in its view are on their way, and follow by themselves where the
- * socket does not take them now. The lock is held. */
+ * socket does not take them now, or where the caller has other things to do (leave). The
+ * lock is held. */
 static int
 queue_put(struct tcp_link *tcp, struct tcp_conn *conn, struct put_frame *put,
-          const uint8_t *bytes)
+          const uint8_t *bytes, bool leave)
 {
     uint8_t *view = tcp->link.region[put->frame.lane] + put->offset;
     int err;
@@ -213,10 +214,19 @@ queue_put(struct tcp_link *tcp, struct tcp_conn *conn, struct put_frame *put,
         memcpy(view, bytes, put->size);
     put->ticket = ++conn->out.puts;
     tcp_insert(&conn->out, put, sizeof(*put), view, put->size);
-    err = tcp_send(tcp, conn);
+    err = leave ? -EAGAIN : tcp_send(tcp, conn);
     if (err == -EAGAIN)
         tcp_arm_flusher(tcp, conn);
     return err == -EPIPE ? err : 0;
+}
+
+/* Commands wait: who serves them has better to do than to copy into a socket, which the
+ * flusher does meanwhile. With more connections than one it may be waiting for another. */
+static bool
+is_busy(struct tcp_link *tcp)
+{
+    return tcp->conns == TCP_BULK + 1 &&
+           fdc_ring_wait_word(&tcp->link.ring[FDC_LANE_COMMAND], NULL, 0, 0) == 1;
 }
 
 /* A bulk connection, its sender locked: one that nobody sends on, the next one first. */
@@ -267,17 +277,22 @@ put_down(struct tcp_link *tcp, struct put_frame *put, const uint8_t *bytes,
          uint64_t *ticket)
 {
     struct tcp_conn *conn = &tcp->conn[TCP_COMMAND];
+    bool leave = false;
     int err;
 
-    if (put->size < PUT_ALONE)
+    if (put->size < PUT_ALONE) {
         pthread_mutex_lock(&conn->out.lock);
-    else
+    } else {
+        leave = is_busy(tcp);
         conn = lock_one(tcp);
-    err = queue_put(tcp, conn, put, bytes);
+    }
+    err = queue_put(tcp, conn, put, bytes, leave);
     if (err)
         fdc_store_ordered(&tcp->dead, 1);
     *ticket = conn->number == TCP_COMMAND ? 0 : ticket_of(tcp, conn, put->ticket);
     tcp_let_go(tcp, conn);
+    if (leave)
+        tcp_kick_flusher(tcp);
     return err;
 }
 

@@ -14,15 +14,15 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <time.h>
 
 #include "tcp.h"
 
 enum {
     PARTS = 8, /* of one write */
-    FLUSHER_NS = 200000,
+    FLUSHER_US = 200,
     FLUSHER_IDLE_ROUNDS = 25,
     WRITABLE_SLICE_MS = 100,
+    SLOW_SLICE_MS = 10, /* others may have become slow meanwhile */
     ROOM_SLICE_US = 1000,
 };
 
@@ -389,9 +389,9 @@ change_flusher(struct tcp_link *tcp, uint32_t from, uint32_t to)
 static void *
 flusher_thread(void *arg)
 {
-    struct timespec period = {.tv_nsec = FLUSHER_NS};
     struct tcp_link *tcp = arg;
     struct slow slow = {.count = 0};
+    uint32_t kick = 0;
     int idle = 0;
 
     for (;;) {
@@ -404,15 +404,16 @@ flusher_thread(void *arg)
             continue;
         default:
             if (slow.count == 0)
-                nanosleep(&period, NULL);
+                fdc_futex_wait(&tcp->flusher_kick, kick, FLUSHER_US, false);
         }
+        kick = fdc_load_acquire(&tcp->flusher_kick); /* tcp_kick_flusher() */
         if (flush_all(tcp, &slow) && !fdc_load_acquire(&tcp->dead))
             idle = 0;
         else if (++idle >= FLUSHER_IDLE_ROUNDS &&
                  change_flusher(tcp, FLUSHER_ARMED, FLUSHER_PARKED) &&
                  flush_all(tcp, &slow) && !fdc_load_acquire(&tcp->dead))
             change_flusher(tcp, FLUSHER_PARKED, FLUSHER_ARMED);
-        if (slow.count > 0 && poll(slow.poll, slow.count, WRITABLE_SLICE_MS) == 0)
+        if (slow.count > 0 && poll(slow.poll, slow.count, SLOW_SLICE_MS) == 0)
             tcp_end_if_silent(tcp);
     }
 }
@@ -434,6 +435,13 @@ start_flusher(struct tcp_link *tcp)
         change_flusher(tcp, FLUSHER_ARMED, FLUSHER_NONE);
     }
     return started;
+}
+
+void
+tcp_kick_flusher(struct tcp_link *tcp)
+{
+    __atomic_fetch_add(&tcp->flusher_kick, 1, __ATOMIC_SEQ_CST);
+    fdc_futex_wake(&tcp->flusher_kick, 1, false);
 }
 
 /* Something is queued that nobody may come back for. The sender's lock is held. */
