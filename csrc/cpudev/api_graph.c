@@ -211,18 +211,19 @@ void
 fdcpu_users_share(struct fdcpu_user_ref **to, size_t *nto,
                   const struct fdcpu_user_ref *from, size_t nfrom)
 {
+    struct fdcpu_user_ref *more;
     size_t i;
 
     if (nfrom == 0)
         return;
-    *to = malloc(nfrom * sizeof(**to));
-    if (*to == NULL)
+    more = realloc(*to, (*nto + nfrom) * sizeof(**to));
+    if (more == NULL)
         return;
+    *to = more;
     for (i = 0; i < nfrom; i++) {
-        (*to)[i] = from[i];
+        more[(*nto)++] = from[i];
         from[i].object->count += from[i].count;
     }
-    *nto = nfrom;
 }
 
 void

@@ -21,6 +21,7 @@ fdcpu_plan_unref(struct fdcpu_plan *plan)
     for (i = 0; i < plan->nsteps; i++)
         fdcpu_work_free(plan->steps[i].work);
     free(plan->steps);
+    fdcpu_users_drop(plan->users, plan->nusers);
     free(plan);
 }
 
@@ -58,6 +59,7 @@ plan_graph(struct fdcpu_plan *plan, const struct fdcpu_graph *graph, uint64_t ro
 
     if (order == NULL)
         return CUDA_ERROR_INVALID_VALUE;
+    fdcpu_users_share(&plan->users, &plan->nusers, graph->users, graph->nusers);
     for (i = 0; i < graph->nnodes && result == CUDA_SUCCESS; i++) {
         uint64_t own = root != 0 ? root : order[i]->handle;
 
@@ -101,6 +103,7 @@ plan_own(struct fdcpu_exec *exec)
     if (plan == NULL)
         return NULL;
     plan->refs = 1;
+    fdcpu_users_share(&plan->users, &plan->nusers, exec->plan->users, exec->plan->nusers);
     for (i = 0; i < exec->plan->nsteps; i++) {
         const struct fdcpu_step *step = &exec->plan->steps[i];
 
@@ -193,6 +196,8 @@ fdcpu_exec_replace_child(struct fdcpu_exec *exec, uint64_t node,
         plan->steps[first + i].work = other->steps[i].work;
         other->steps[i].work = old;
     }
+    if (result == CUDA_SUCCESS)
+        fdcpu_users_share(&plan->users, &plan->nusers, other->users, other->nusers);
     fdcpu_plan_unref(other);
     return result;
 }
@@ -219,8 +224,6 @@ instantiate(CUgraphExec *out, CUgraph hGraph, unsigned long long flags)
         return CUDA_ERROR_OUT_OF_MEMORY;
     pthread_mutex_lock(&fdcpu.sched);
     result = plan_new(graph, &exec->plan);
-    if (result == CUDA_SUCCESS)
-        fdcpu_users_share(&exec->users, &exec->nusers, graph->users, graph->nusers);
     pthread_mutex_unlock(&fdcpu.sched);
     exec->flags = flags;
     exec->id = atomic_fetch_add(&fdcpu.next_id, 1) + 1;
@@ -294,7 +297,6 @@ cuGraphExecDestroy(CUgraphExec hGraphExec)
         return CUDA_ERROR_INVALID_VALUE;
     pthread_mutex_lock(&fdcpu.sched);
     fdcpu_plan_unref(exec->plan);
-    fdcpu_users_drop(exec->users, exec->nusers);
     pthread_mutex_unlock(&fdcpu.sched);
     free(exec);
     return CUDA_SUCCESS;

@@ -725,6 +725,8 @@ struct fdcpu_plan { /* immutable while refs > 1 */
     int refs;
     struct fdcpu_step *steps;
     size_t nsteps, room;
+    struct fdcpu_user_ref *users; /* which a replay keeps that outlives its exec */
+    size_t nusers;
 };
 
 struct fdcpu_exec {
@@ -732,8 +734,6 @@ struct fdcpu_exec {
     struct fdcpu_plan *plan;
     unsigned long long flags;
     uint64_t id;
-    struct fdcpu_user_ref *users;
-    size_t nusers;
 };
 
 struct fdcpu_graph *fdcpu_graph_new(void);
