@@ -271,8 +271,8 @@ fdc_serve_run(struct fdc_serve *serve)
     fdc_hostfns_cancel(serve);
     fdc_gates_cancel(serve);
     fdc_trunks_cancel(serve);
-    if (serve->broken)
-        return -(int)serve->broken;
+    if (fdc_load_relaxed(&serve->broken) != 0)
+        return -(int)fdc_load_relaxed(&serve->broken); /* it is set once */
     return err == -EPIPE ? 0 : err;
 }
 
@@ -350,7 +350,12 @@ fdc_serve_free(struct fdc_serve *serve)
 void
 fdc_serve_get_counters(struct fdc_serve *serve, struct fdc_serve_counters *counters)
 {
-    *counters = serve->counters;
+    const uint64_t *from = (const void *)&serve->counters;
+    uint64_t *to = (void *)counters;
+
+    _Static_assert(sizeof(*counters) % sizeof(*to) == 0, "they are 64 bits each");
+    for (size_t i = 0; i < sizeof(*counters) / sizeof(*to); i++)
+        to[i] = fdc_load_relaxed(&from[i]); /* other threads count on */
     counters->memory_used = 0;
     for (int i = 0; i < serve->limits.devices; i++)
         counters->memory_used += fdc_memory_used(serve, i);
