@@ -92,6 +92,17 @@ find(struct fdc_captures *captures, CUstream origin, uint64_t id)
     return capture;
 }
 
+CUgraph
+fdc_capture_graph(struct fdc_serve *serve, CUstream stream)
+{
+    struct told told;
+
+    return tell(serve->driver, stream, &told) == CUDA_SUCCESS &&
+                   told.status == CU_STREAM_CAPTURE_STATUS_ACTIVE
+               ? told.graph
+               : NULL;
+}
+
 /* One more blocking stream is in it. */
 static void
 add_blocking(struct capture *capture)

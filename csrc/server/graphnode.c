@@ -286,6 +286,8 @@ fdc_server_call_fdcGraphAdd(struct fdc_request *request,
                      &node);
         if (result != CUDA_SUCCESS)
             body_undo(serve, &body);
+        else
+            fdc_hostfn_keep(serve, graph, body.host.userData);
     }
     if (result == CUDA_SUCCESS && body.move)
         result = fdc_graph_move(request, body.graph, graph);
@@ -411,6 +413,8 @@ fdc_server_call_fdcGraphSet(struct fdc_request *request,
                      : set(serve, req->type, node, &body);
         if (result != CUDA_SUCCESS)
             body_undo(serve, &body);
+        else if (req->exec == 0 && req->type == CU_GRAPH_NODE_TYPE_HOST)
+            fdc_hostfn_keep(serve, fdc_node_graph(serve, req->node), body.host.userData);
         else if (req->exec != 0 && req->type == CU_GRAPH_NODE_TYPE_MEMCPY)
             result = other_rows(serve, req->exec, node, &body.memcpy);
     }

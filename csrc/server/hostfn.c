@@ -14,9 +14,11 @@
 struct place {                          /* one cuLaunchHostFunc; may run again in a graph */
     struct place *next;
     struct fdc_serve *serve;
+    struct fdc_hostfns *fns;
+    bool kept;                          /* by a graph: it ends with that */
     uint64_t number;
     struct fdc_ctx *ctx;
-    CUstream stream;                    /* NULL: in a graph; lives as long as the session */
+    CUstream stream;                    /* NULL: in a graph */
 };
 
 struct running {                        /* on the trampoline's stack */
@@ -31,6 +33,7 @@ struct fdc_hostfns {
     struct place *places;
     struct running *running;
     int inside;                         /* trampolines that have not returned */
+    int kept;                           /* places that graphs keep */
     bool over, side_runs;
     uint32_t due;                       /* atomic: some are not sent yet */
     pthread_t side;
@@ -211,7 +214,9 @@ fdc_side_start(struct fdc_serve *serve)
     return 0;
 }
 
-/* The address for cuLaunchHostFunc and host nodes, which are kept for replays. */
+/* The address for cuLaunchHostFunc and host nodes, which are kept for replays: until their
+ * graph ends (fdc_hostfn_keep()), else, as what an executable graph is told to call instead,
+ * until the session does. */
 CUresult
 fdc_hostfn_place(struct fdc_serve *serve, uint64_t number, CUstream stream, CUhostFn *fn,
                  void **user)
@@ -222,7 +227,8 @@ fdc_hostfn_place(struct fdc_serve *serve, uint64_t number, CUstream stream, CUho
     if (place == NULL)
         return CUDA_ERROR_OUT_OF_MEMORY;
     *place = (struct place){
-        .serve = serve, .number = number, .ctx = fdc_context_here(), .stream = stream,
+        .serve = serve, .fns = fns, .number = number, .ctx = fdc_context_here(),
+        .stream = stream,
     };
     pthread_mutex_lock(&fns->lock);
     place->next = fns->places;
@@ -231,6 +237,53 @@ fdc_hostfn_place(struct fdc_serve *serve, uint64_t number, CUstream stream, CUho
     *fn = trampoline;
     *user = place;
     return CUDA_SUCCESS;
+}
+
+/* The last graph that had it has ended. Any thread, also one of the driver's. */
+static void
+let_go(void *user)
+{
+    struct place *place = user;
+    struct fdc_hostfns *fns = place->fns;
+
+    pthread_mutex_lock(&fns->lock);
+    if (place->kept) {
+        fns->kept--;
+        place_free(fns, place);
+        pthread_cond_broadcast(&fns->answered);
+    }
+    pthread_mutex_unlock(&fns->lock);
+}
+
+static void
+set_kept(struct fdc_hostfns *fns, struct place *place, bool kept)
+{
+    pthread_mutex_lock(&fns->lock);
+    place->kept = kept;
+    fns->kept += kept ? 1 : -1;
+    pthread_mutex_unlock(&fns->lock);
+}
+
+/* A user object goes with the graph, its clones and what is made executable of them; which
+ * of them use the place only the driver knows. */
+void
+fdc_hostfn_keep(struct fdc_serve *serve, CUgraph graph, void *user)
+{
+    const struct fdc_driver *driver = serve->driver;
+    struct place *place = user;
+    CUuserObject object;
+
+    if (place == NULL || graph == NULL || !FDC_HAS(driver, cuUserObjectCreate) ||
+        !FDC_HAS(driver, cuGraphRetainUserObject) || !FDC_HAS(driver, cuUserObjectRelease) ||
+        driver->cuUserObjectCreate(&object, place, let_go, 1,
+                                   CU_USER_OBJECT_NO_DESTRUCTOR_SYNC) != CUDA_SUCCESS)
+        return;
+    set_kept(serve->hostfns, place, true);
+    if (driver->cuGraphRetainUserObject(graph, object, 1, CU_GRAPH_USER_OBJECT_MOVE) !=
+        CUDA_SUCCESS) {
+        set_kept(serve->hostfns, place, false);
+        driver->cuUserObjectRelease(object, 1);
+    }
 }
 
 CUresult
@@ -262,19 +315,22 @@ fdc_server_call_fdcHostFn(struct fdc_request *request, const struct fdc_req_fdcH
 {
     struct fdc_serve *serve = request->serve;
     CUstream stream;
+    bool captured = false;
     CUhostFn fn;
     void *user;
     CUresult result;
 
     result = fdc_handle_stream(serve, req->stream, &stream);
-    if (result == CUDA_SUCCESS)
-        result = fdc_hostfn_place(serve, req->number,
-                                  fdc_stream_is_capturing(serve, stream) ? NULL : stream,
-                                  &fn, &user);
+    if (result == CUDA_SUCCESS) {
+        captured = fdc_stream_is_capturing(serve, stream);
+        result = fdc_hostfn_place(serve, req->number, captured ? NULL : stream, &fn, &user);
+    }
     if (result == CUDA_SUCCESS) {
         result = request->driver->cuLaunchHostFunc(stream, fn, user);
         if (result != CUDA_SUCCESS)
             fdc_hostfn_unplace(serve, user);
+        else if (captured)
+            fdc_hostfn_keep(serve, fdc_capture_graph(serve, stream), user);
     }
     fdc_request_answer(request, result, NULL, 0);
     return 0;
@@ -306,6 +362,13 @@ fdc_hostfns_free(struct fdc_serve *serve)
     pthread_mutex_lock(&fns->lock);
     while (fns->inside > 0)
         pthread_cond_wait(&fns->answered, &fns->lock);
+    if (fns->kept > 0) {
+        /* A driver tells of graphs' ends when it likes: then there is still something to
+         * look at. The process is about to end. */
+        pthread_mutex_unlock(&fns->lock);
+        serve->hostfns = NULL;
+        return;
+    }
     while ((place = fns->places) != NULL) {
         fns->places = place->next;
         free(place);

@@ -164,6 +164,8 @@ bool fdc_stream_is_capturing(struct fdc_serve *serve, CUstream stream);
 CUresult fdc_capture_prepare(struct fdc_serve *serve, CUstream stream, unsigned *flags);
 /* After a stream may have joined one. */
 void fdc_capture_joined(struct fdc_serve *serve, CUstream stream, unsigned flags);
+/* The graph that the stream is captured into, NULL: none. */
+CUgraph fdc_capture_graph(struct fdc_serve *serve, CUstream stream);
 /* A stream has been destroyed. */
 void fdc_capture_gone(struct fdc_serve *serve, CUstream stream);
 
@@ -465,13 +467,15 @@ void fdc_hostfns_cancel(struct fdc_serve *serve);
 void fdc_hostfns_free(struct fdc_serve *serve);
 /* What to give the driver for the client's function of this number, once, in this stream of
  * the current context; stream NULL: in a graph, it may run again, and lives as long as the
- * session. */
+ * session unless a graph keeps it. */
 CUresult fdc_hostfn_place(struct fdc_serve *serve, uint64_t number, CUstream stream,
                           CUhostFn *fn, void **user);
 /* The number that what fdc_hostfn_place() gave stands for. */
 CUresult fdc_hostfn_number(struct fdc_serve *serve, CUhostFn fn, void *user,
                            uint64_t *number);
 void fdc_hostfn_unplace(struct fdc_serve *serve, void *user);
+/* From now on it ends with this graph and all that is made of it. */
+void fdc_hostfn_keep(struct fdc_serve *serve, CUgraph graph, void *user);
 
 /* ---- gate.c: where streams stand still until the client opens ---- */
 

@@ -1,5 +1,6 @@
 /* Captures, and streams that join them. */
 #include "client.h"
+#include "server/serve.h"
 
 #define STREAM(i) FDC_HANDLE(FDC_KIND_STREAM, 1, (i))
 #define EVENT(i) FDC_HANDLE(FDC_KIND_EVENT, 1, (i))
@@ -99,6 +100,85 @@ test_blocking_stream_that_joins_a_capture_is_known(void)
     client_close(&client, 0);
 }
 
+/* ---- host functions of graphs ---- */
+
+static struct {
+    __typeof__(((struct fdc_driver *)NULL)->cuLaunchHostFunc) real;
+    CUhostFn fn; /* that was captured last */
+    void *user;
+} placed;
+
+static CUresult
+note_place(CUstream stream, CUhostFn fn, void *user)
+{
+    placed.fn = fn;
+    placed.user = user;
+    return placed.real(stream, fn, user);
+}
+
+static void
+note_places(struct fdc_driver *driver)
+{
+    placed.real = driver->cuLaunchHostFunc;
+    driver->cuLaunchHostFunc = note_place;
+}
+
+static bool
+is_placed(struct client *client, uint64_t expected)
+{
+    uint64_t number = 0;
+
+    if (fdc_hostfn_number(client->serve, placed.fn, placed.user, &number) != CUDA_SUCCESS)
+        return false;
+    CHECK_EQ(number, expected);
+    return true;
+}
+
+static void
+run_once(struct client *client, int nth)
+{
+    SEND(client, cuGraphLaunch, 0, .hGraph = EXEC, .hStream = STREAM(1));
+    while (client->host_fns < nth)
+        CHECK_EQ(client_take(client, -1), 1);
+    CHECK_EQ(client->host_fn[nth - 1], 7);
+}
+
+/* A session that makes graphs for days does not keep what they called. */
+static void
+test_host_function_goes_with_its_graph(void)
+{
+    static struct client client;
+
+    client_prepare = note_places;
+    client_open(&client);
+    client_prepare = NULL;
+    client_attach(&client);
+    SEND(&client, cuStreamCreateWithPriority, 0, .phStream = STREAM(1), .flags = 1);
+    CHECK_EQ(CALL(&client, fdcCaptureBegin, .stream = STREAM(1)), 0);
+    SEND(&client, fdcHostFn, 0, .stream = STREAM(1), .number = 7);
+    CHECK_EQ(CALL(&client, cuStreamEndCapture, .hStream = STREAM(1), .phGraph = GRAPH), 0);
+    CHECK_EQ(CALL(&client, fdcGraphMake, .exec = EXEC, .graph = GRAPH), 0);
+
+    /* What is executable has it without its graph; what runs has it to its end. */
+    SEND(&client, cuGraphDestroy, 0, .hGraph = GRAPH);
+    run_once(&client, 1);
+    CHECK(is_placed(&client, 7));
+    client_answer_host_fn(&client, 7);
+    CHECK_EQ(CALL(&client, cuStreamSynchronize, .hStream = STREAM(1)), 0);
+    CHECK(is_placed(&client, 7));
+    run_once(&client, 2);
+    SEND(&client, cuGraphExecDestroy, 0, .hGraphExec = EXEC);
+    CHECK_EQ(CALL(&client, cuStreamQuery, .hStream = STREAM(1)), CUDA_ERROR_NOT_READY);
+    CHECK(is_placed(&client, 7));
+    client_answer_host_fn(&client, 7);
+    CHECK_EQ(CALL(&client, cuStreamSynchronize, .hStream = STREAM(1)), 0);
+    for (int i = 0; is_placed(&client, 7); i++) {
+        CHECK(i < 3000);
+        usleep(10000);
+    }
+    client_close(&client, 0);
+}
+
 int
 main(void)
 {
@@ -107,5 +187,6 @@ main(void)
     RUN(test_captured_graph_runs_again_and_again);
     RUN(test_fence_knows_what_a_joining_stream_had_to_do);
     RUN(test_blocking_stream_that_joins_a_capture_is_known);
+    RUN(test_host_function_goes_with_its_graph);
     return failed;
 }
