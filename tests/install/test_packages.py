@@ -130,7 +130,7 @@ LAYERED = """
 set -e
 mount -t tmpfs none {top}
 mkdir {top}/upper {top}/work {top}/root
-mount -t overlay none -o lowerdir=/,upperdir={top}/upper,workdir={top}/work {top}/root
+mount -t overlay none -o lowerdir=/,upperdir={top}/upper,workdir={top}/work {top}/root || exit 77
 mount -t proc none {top}/root/proc
 mount -t tmpfs none {top}/root/run
 mkdir {top}/packages
@@ -140,7 +140,8 @@ mount --bind {top}/packages {top}/root/packages
 exec chroot {top}/root sh -c '
 set -e
 rm -rf /var/lib/rpm /var/lib/fdserver
-rpm() {{ command rpm --force-debian "$@" 2>&1; }}
+debian=; [ ! -e /etc/debian_version ] || debian=--force-debian
+rpm() {{ command rpm $debian "$@" 2>&1; }}
 say() {{ echo "== $1"; }}
 say installed; rpm -i --nodeps /packages/*.rpm
 say verified; rpm -V --nodeps fdcore-client fdcore-server fdcore-web
@@ -164,6 +165,8 @@ def test_rpm_installs_upgrades_and_goes(rpms, tmp_path):
         ["unshare", "-m", "--propagation", "private", "sh", "-c", script],
         capture_output=True, text=True, timeout=300,
     )  # fmt: skip
+    if done.returncode == 77:
+        pytest.skip(f"no layer above this system: {done.stderr}")
     assert done.returncode == 0, done.stdout + done.stderr
     said = dict(part.split("\n", 1) for part in done.stdout.split("== ")[1:])
     assert said["verified"] == said["upgraded"] == ""
