@@ -6,26 +6,7 @@
 #include <string.h>
 
 #include "cpudev.h"
-
-size_t
-fdcpu_format_size(CUarray_format format)
-{
-    switch ((int)format) {
-    case CU_AD_FORMAT_UNSIGNED_INT8:
-    case CU_AD_FORMAT_SIGNED_INT8:
-        return 1;
-    case CU_AD_FORMAT_UNSIGNED_INT16:
-    case CU_AD_FORMAT_SIGNED_INT16:
-    case CU_AD_FORMAT_HALF:
-        return 2;
-    case CU_AD_FORMAT_UNSIGNED_INT32:
-    case CU_AD_FORMAT_SIGNED_INT32:
-    case CU_AD_FORMAT_FLOAT:
-        return 4;
-    default:
-        return 0;
-    }
-}
+#include "fdc/array.h"
 
 static CUresult
 array_new(struct fdcpu_ctx *ctx, const CUDA_ARRAY3D_DESCRIPTOR *desc,
@@ -34,7 +15,7 @@ array_new(struct fdcpu_ctx *ctx, const CUDA_ARRAY3D_DESCRIPTOR *desc,
     struct fdcpu_array *a;
     CUresult result;
 
-    if (fdcpu_format_size(desc->Format) == 0)
+    if (fdc_channel_size(desc->Format) == 0)
         return CUDA_ERROR_NOT_SUPPORTED;
     if (desc->Width == 0 ||
         (desc->NumChannels != 1 && desc->NumChannels != 2 && desc->NumChannels != 4) ||
@@ -45,7 +26,7 @@ array_new(struct fdcpu_ctx *ctx, const CUDA_ARRAY3D_DESCRIPTOR *desc,
         return CUDA_ERROR_OUT_OF_MEMORY;
     a->ctx = ctx;
     a->desc = *desc;
-    a->element = fdcpu_format_size(desc->Format) * desc->NumChannels;
+    a->element = (size_t)fdc_channel_size(desc->Format) * desc->NumChannels;
     a->width = desc->Width * a->element;
     a->height = desc->Height == 0 ? 1 : desc->Height;
     a->depth = desc->Depth == 0 ? 1 : desc->Depth;

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "cpudev.h"
+#include "fdc/array.h"
 
 enum {
     LINEAR_MAX = 268435456, /* elements; as the device's attributes say */
@@ -146,7 +147,7 @@ set_format(struct fdcpu_texture *t, CUarray_format format, unsigned int channels
     default: return false;
     }
     t->channels = channels;
-    t->element = (uint32_t)fdcpu_format_size(format) * channels;
+    t->element = fdc_channel_size(format) * channels;
     return channels == 1 || channels == 2 || channels == 4;
 }
 

@@ -348,8 +348,6 @@ struct fdcpu_mipmap {
     unsigned int nlevels;
     struct fdcpu_array *level[32];
 };
-/* Bytes of one channel, 0: a format that is not supported. */
-size_t fdcpu_format_size(CUarray_format format);
 void fdcpu_array_drop_ctx(struct fdcpu_ctx *ctx);
 /* Kernels find objects on this array no more; the caller waits for those that run. */
 void fdcpu_texture_forget(const struct fdcpu_array *array);
