@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from tests.conformance import alu, control, matrix, memory, texture, warp
+from tests.conformance import alu, bits, control, convert, matrix, memory, texture, warp
 from tests.conformance.case import Case, Untested
 
 HERE = Path(__file__).parent
 MAKERS = {
     **alu.MAKERS,
+    **bits.MAKERS,
+    **convert.MAKERS,
     **memory.MAKERS,
     **warp.MAKERS,
     **matrix.MAKERS,
