@@ -34,6 +34,17 @@ struct client {
     int host_fns;
 };
 
+#ifdef __SANITIZE_THREAD__
+/* A thread that has ended is waited for by glibc before its thread-local memory goes, in a way
+ * that ThreadSanitizer does not see: what its destructors read looks like a race with that. */
+const char *__tsan_default_suppressions(void);
+const char *
+__tsan_default_suppressions(void)
+{
+    return "race:_dl_deallocate_tls\n";
+}
+#endif
+
 /* Changes the driver's table before anybody uses it. */
 static void (*client_prepare)(struct fdc_driver *driver);
 

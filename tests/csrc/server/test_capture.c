@@ -111,8 +111,8 @@ static struct {
 static CUresult
 note_place(CUstream stream, CUhostFn fn, void *user)
 {
-    placed.fn = fn;
-    placed.user = user;
+    fdc_store_relaxed(&placed.fn, fn); /* the answer to a later call tells of it */
+    fdc_store_relaxed(&placed.user, user);
     return placed.real(stream, fn, user);
 }
 
@@ -128,7 +128,8 @@ is_placed(struct client *client, uint64_t expected)
 {
     uint64_t number = 0;
 
-    if (fdc_hostfn_number(client->serve, placed.fn, placed.user, &number) != CUDA_SUCCESS)
+    if (fdc_hostfn_number(client->serve, fdc_load_relaxed(&placed.fn),
+                          fdc_load_relaxed(&placed.user), &number) != CUDA_SUCCESS)
         return false;
     CHECK_EQ(number, expected);
     return true;
