@@ -23,6 +23,15 @@ has_landed(const struct tcp_link *tcp, const uint64_t after[TCP_CONNS])
     return true;
 }
 
+static bool
+are_there(const uint64_t there[TCP_CONNS], const uint64_t after[TCP_CONNS])
+{
+    for (int i = TCP_BULK; i < TCP_CONNS; i++)
+        if (there[i] < after[i])
+            return false;
+    return true;
+}
+
 bool
 tcp_order_wants(const struct tcp_link *tcp, const struct tcp_conn *conn)
 {
@@ -96,11 +105,16 @@ tcp_order_deliver(struct tcp_link *tcp)
 {
     struct tcp_order *order = &tcp->order;
     struct held **place, *held;
+    uint64_t there[TCP_CONNS] = {0};
     bool room = true;
 
-    order->wants = !has_landed(tcp, order->wanted);
+    /* One look for all: what lands meanwhile, where a connection is resumed, must not let a
+     * later one go before an earlier one. */
+    for (int i = TCP_BULK; i < tcp->conns; i++)
+        there[i] = fdc_load_acquire(&tcp->conn[i].in.landed); /* advance_put() */
+    order->wants = !are_there(there, order->wanted);
     for (place = &order->held; room && (held = *place) != NULL;) {
-        if (!has_landed(tcp, held->after)) {
+        if (!are_there(there, held->after)) {
             place = &held->next;
             continue;
         }
