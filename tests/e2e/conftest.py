@@ -23,6 +23,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.parallel import building
 from tests.support import start_daemon
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,7 +48,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def compile_into(target: Path, command: Sequence[str | Path]) -> None:
-    """Runs a compiler whose output appears whole: other tests may want the same."""
+    """Runs a compiler whose output appears whole: what it replaces may be running."""
     OUT.mkdir(parents=True, exist_ok=True)
     made = target.with_name(f"{target.name}.{os.getpid()}")
     subprocess.run([*command, "-o", made], check=True)
@@ -73,7 +74,9 @@ def build_cu(name: str, *flags: str, tag: str = "") -> Path:
     if compiler is None:
         pytest.skip("no nvcc: neither in the wheels of the test extra nor on the path")
     source, target = APPS / f"{name}.cu", OUT / (name + tag)
-    if not newer(target, source):
+    with building(target.name):
+        if newer(target, source):
+            return target
         OUT.mkdir(parents=True, exist_ok=True)
         library = compiler.parent.parent / "lib"
         # The wheels have no plain libcudart.so, which -cudart shared links with.
@@ -91,7 +94,9 @@ def build_cu(name: str, *flags: str, tag: str = "") -> Path:
 def build_c(name: str) -> Path:
     """Builds apps/NAME.c against our own headers and libcuda.so.1 (looked up at run time)."""
     source, target = APPS / f"{name}.c", OUT / name
-    if not newer(target, source, APPS / "app.h"):
+    with building(target.name):
+        if newer(target, source, APPS / "app.h"):
+            return target
         compile_into(target, [
             "gcc", "-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Wno-unused-function",
             f"-I{ROOT / 'build' / 'gen'}", f"-I{ROOT / 'csrc' / 'include'}",

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import APPS, OUT, ROADS, Run, Server, build_c, newer, nvcc, run
+from tests.e2e.conftest import (
+    APPS,
+    OUT,
+    ROADS,
+    Run,
+    Server,
+    build_c,
+    compile_into,
+    newer,
+    nvcc,
+    run,
+)
 from tests.e2e.test_programs import same
+from tests.parallel import building
 
 pytestmark = pytest.mark.cpu_device
 
@@ -36,9 +47,9 @@ def compiled(kind: str) -> Path:
     compiler, source, target = nvcc(), APPS / "machine_code.cu", OUT / f"machine_code.{kind}"
     if compiler is None:
         pytest.skip("no nvcc: neither in the wheels of the test extra nor on the path")
-    if not newer(target, source):
-        OUT.mkdir(parents=True, exist_ok=True)
-        subprocess.run([compiler, *KINDS[kind], "-o", target, source], check=True)
+    with building(target.name):
+        if not newer(target, source):
+            compile_into(target, [compiler, *KINDS[kind], source])
     return target
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import subprocess
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.conftest import APPS, DRIVER, OUT, ROADS, Run, newer, nvcc
+from tests.parallel import building
 
 TOUR = APPS / "tour"
 NAMES = sorted(path.stem for path in TOUR.glob("*.cu"))
@@ -21,34 +21,28 @@ EXTRA = {"separate": ["-rdc=true", "-x", "cu", TOUR / "separate_unit.inc"]}
 def build(name: str) -> str:
     """What the compiler said, empty where all went well."""
     compiler, source, target = nvcc(), TOUR / f"{name}.cu", OUT / f"tour-{name}"
-    if newer(target, source, TOUR / "tour.h"):
-        return ""
-    OUT.mkdir(parents=True, exist_ok=True)
-    made = target.with_name(f"{target.name}.{os.getpid()}")
-    done = subprocess.run(
-        [compiler, "-std=c++17", "-arch=compute_80", "-o", made, source,
-         *EXTRA.get(name, [])],
-        capture_output=True, text=True,
-    )
-    if done.returncode == 0:
-        made.replace(target)
-    return "" if done.returncode == 0 else done.stdout + done.stderr
-
-
-@pytest.fixture(scope="module")
-def built() -> dict[str, str]:
-    """All of them, a compiler a processor at a time."""
-    if nvcc() is None:
+    if compiler is None:
         pytest.skip("no nvcc: neither in the wheels of the test extra nor on the path")
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        return dict(zip(NAMES, pool.map(build, NAMES), strict=True))
+    with building(target.name):
+        if newer(target, source, TOUR / "tour.h"):
+            return ""
+        OUT.mkdir(parents=True, exist_ok=True)
+        made = target.with_name(f"{target.name}.{os.getpid()}")
+        done = subprocess.run(
+            [compiler, "-std=c++17", "-arch=compute_80", "-o", made, source,
+             *EXTRA.get(name, [])],
+            capture_output=True, text=True,
+        )
+        if done.returncode == 0:
+            made.replace(target)
+    return "" if done.returncode == 0 else done.stdout + done.stderr
 
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("road", ROADS)
 @pytest.mark.parametrize("name", NAMES)
-def test_tour(name: str, road: str, built: dict[str, str], direct: Run, remote: Run) -> None:
-    assert built[name] == ""
+def test_tour(name: str, road: str, direct: Run, remote: Run) -> None:
+    assert build(name) == ""
     program: Path = OUT / f"tour-{name}"
     devices = 1 if DRIVER else DEVICES.get(name, 1)
     alone = direct(program, devices=devices)
@@ -60,10 +54,8 @@ def test_tour(name: str, road: str, built: dict[str, str], direct: Run, remote: 
 
 
 @pytest.mark.timeout(600)
-def test_failed_assertion_is_told_on_standard_error(
-    built: dict[str, str], direct: Run, remote: Run
-) -> None:
-    assert built["assertion"] == ""
+def test_failed_assertion_is_told_on_standard_error(direct: Run, remote: Run) -> None:
+    assert build("assertion") == ""
     for run in (direct, remote):
         done = run(OUT / "tour-assertion")
         told = [line for line in done.err.splitlines() if "Assertion `" in line]

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.parallel import building
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 BUILD = ROOT / "build"
@@ -19,13 +21,14 @@ TARGETS = [
 @pytest.fixture(scope="module")
 def programs() -> Path:
     jobs = os.environ.get("FD_BUILD_JOBS", "2")
-    made = subprocess.run(
-        ["make", "-s", "-C", str(HERE), f"-j{jobs}", f"BUILD={BUILD}", "replay"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
+    with building():
+        made = subprocess.run(
+            ["make", "-s", "-C", str(HERE), f"-j{jobs}", f"BUILD={BUILD}", "replay"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
     assert made.returncode == 0, made.stdout
     return BUILD / "fuzz-replay"
 

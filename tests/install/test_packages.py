@@ -11,6 +11,7 @@ import pytest
 
 from install import environment, layout, packages
 from install.words import commands
+from tests.parallel import building
 from tests.support import ROOT
 
 pytestmark = pytest.mark.timeout(600)
@@ -21,7 +22,8 @@ MADE = {"deb": "dpkg-deb", "rpm": "rpmbuild"}
 def made(tmp_path_factory):
     """The environment without what comes from the index: the rest is the same."""
     work = tmp_path_factory.mktemp("package")
-    return work, environment.make(work / "root", dependencies=False)
+    with building():
+        return work, environment.make(work / "root", dependencies=False)
 
 
 def packed(kind, made):
