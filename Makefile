@@ -6,6 +6,9 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 JOBS ?= $(shell nproc)
+# Files of tests at once: half of their time they wait. 0: one after the other, and by the
+# process that is looked at.
+TESTERS ?= 2
 ARGS ?=
 
 .DEFAULT_GOAL := help
@@ -57,7 +60,8 @@ lock: | $(BIN)/python  ## accept the wire's changes into csrc/spec/wire.lock
 	$(BIN)/python csrc/specgen --out build/gen --lock
 
 test: $(VENV)/.test build  ## every test that needs no GPU (ARGS='-k name' for pytest)
-	$(BIN)/python -m pytest -m 'not gpu' $(ARGS)
+	$(BIN)/python -m pytest -m 'not gpu' -n $(TESTERS) --dist loadfile \
+	    --no-loadscope-reorder $(ARGS)
 
 screenshots: $(VENV)/.test build  ## the manager's pages as pictures, into build/screenshots
 	$(BIN)/python -m tests.fdcore.web.pictures build/screenshots

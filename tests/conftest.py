@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import parallel
 from tests.etcd import Etcd, make_etcd
 from tests.support import Server, compile_c, start_server
 
@@ -20,9 +21,21 @@ def pytest_configure() -> None:
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Failures into the file of FD_TEST_FAILURES as they come: a run may be cut off."""
     file = os.environ.get("FD_TEST_FAILURES")
-    if file and report.failed and not hasattr(report, "node"):
+    # Each worker writes its own; of one that has crashed the controller says it.
+    if file and report.failed and (report.when == "???" or not hasattr(report, "node")):
         with open(file, "a") as out:
             out.write(f"==== {report.nodeid} ({report.when})\n{report.longreprtext}\n")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):
+        parallel.longest_first(items)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    return parallel.scheduler(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 @pytest.fixture

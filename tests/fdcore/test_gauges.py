@@ -163,7 +163,7 @@ def test_without_nvml_beside_it_nothing_is_known(read, tmp_path: Path) -> None:
     (os.getpid(), "777ull << 20", 777 << 20),
     (os.getpid(), "~0ull", None),  # it says that it does not know
     (2, "777", None),  # we have another number there, as in a container
-])  # fmt: skip
+], ids=("known", "not said", "another number"))  # fmt: skip
 def test_what_a_process_has_is_asked_of_nvml(
     pid: int, used: str, found: int | None, tmp_path: Path
 ) -> None:
