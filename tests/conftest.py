@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests import parallel
 from tests.etcd import Etcd, make_etcd
@@ -13,9 +14,14 @@ from tests.support import Server, compile_c, start_server
 
 
 def pytest_configure() -> None:
-    """Ctrl-C works in the programs under test even where it was switched off for us."""
+    """Ctrl-C works in the programs under test even where it was switched off for us; and
+    no example of a property says how soon: others may have the processor."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    settings.register_profile(
+        "busy", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    )
+    settings.load_profile("busy")
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
