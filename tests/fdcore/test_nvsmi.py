@@ -264,7 +264,7 @@ def test_without_a_driver_it_says_so_and_a_loop_ends_with_a_signal(tmp_path: Pat
     assert looped.stdout is not None
     assert [looped.stdout.readline() for _ in range(4)] == ["index\n", "0\n", "0\n", "0\n"]
     looped.send_signal(signal.SIGINT)
-    assert looped.wait(10) == -signal.SIGINT
+    assert looped.wait(60) == -signal.SIGINT
     looped.stdout.close()
 
 
