@@ -73,8 +73,8 @@ locate(int type, uint64_t host, uint64_t device, CUarray array, size_t x, size_t
         if (known(base))
             return fdcpu_alloc_covers(base, extent) ? CUDA_SUCCESS
                                                     : CUDA_ERROR_INVALID_VALUE;
-        /* Above the program's own addresses or in the arena: nobody's memory. */
-        if (base < 4096 || base >> 40 == 0x50)
+        /* Below the program's own addresses, in the arena, or reserved: nobody's memory. */
+        if (base < 4096 || base >> 40 == 0x50 || fdcpu_vmm_reserved(base, base + 1))
             return CUDA_ERROR_INVALID_VALUE;
         end->pageable = end->host = true;
         return CUDA_SUCCESS;

@@ -98,8 +98,8 @@ cuMemAddressFree(CUdeviceptr ptr, size_t size)
     return r == NULL ? CUDA_ERROR_INVALID_VALUE : CUDA_SUCCESS;
 }
 
-static bool
-reserved(uint64_t lo, uint64_t hi)
+bool
+fdcpu_vmm_reserved(uint64_t lo, uint64_t hi)
 {
     struct reservation *r;
 
@@ -376,7 +376,8 @@ cuMemMap(CUdeviceptr ptr, size_t size, size_t offset,
         return result;
     memory = FDCPU_GET(FDCPU_H_MEMORY, handle);
     if (memory == NULL || size == 0 || !granular(ptr) || !granular(size) ||
-        offset != 0 || size > memory->size || flags != 0 || !reserved(ptr, ptr + size))
+        offset != 0 || size > memory->size || flags != 0 ||
+        !fdcpu_vmm_reserved(ptr, ptr + size))
         return CUDA_ERROR_INVALID_VALUE;
     alloc.memory = memory;
     alloc.device = memory->device != NULL ? memory->device : &fdcpu.device[0];

@@ -328,6 +328,8 @@ CUresult fdcpu_graph_memory_free(uint64_t addr);
 CUresult fdcpu_graph_memory_launch(const struct fdcpu_plan *plan, bool frees_itself);
 void fdcpu_pool_init(struct fdcpu_device *device);
 void fdcpu_vmm_free(const struct fdcpu_alloc *alloc);
+/* Whether all of it is in one reservation of addresses, mapped or not. */
+bool fdcpu_vmm_reserved(uint64_t lo, uint64_t hi);
 struct fdcpu_allocator fdcpu_allocator_of(struct fdcpu_ctx *ctx);
 
 /* ---- arrays, textures, surfaces (api_array.c, api_texture.c) ---- */

@@ -309,6 +309,20 @@ test_reset_frees_everything_and_keeps_the_handle(void)
     FAILS(INVALID_HANDLE, cuEventQuery(e));
 }
 
+static void
+test_reserved_addresses_are_no_hosts(void)
+{
+    CUdeviceptr at, d;
+
+    start();
+    OK(cuMemAlloc_v2(&d, 4096));
+    OK(cuMemAddressReserve(&at, 4 * MIB, 0, 0, 0));
+    FAILS(INVALID_VALUE, cuMemcpyAsync(d, at + 16, 64, NULL));
+    FAILS(INVALID_VALUE, cuMemcpyAsync(at + 16, d, 64, NULL));
+    OK(cuMemAddressFree(at, 4 * MIB));
+    OK(cuMemFree_v2(d));
+}
+
 int
 main(void)
 {
@@ -323,5 +337,6 @@ main(void)
     RUN(test_registered_memory);
     RUN(test_mappings);
     RUN(test_reset_frees_everything_and_keeps_the_handle);
+    RUN(test_reserved_addresses_are_no_hosts);
     return failed;
 }
