@@ -37,7 +37,8 @@ REVOKED_SECONDS = 600
 CLOCK_SKEW = 300
 # Of a certificate's life; holders renew later than that (identity.RENEW_AFTER).
 YOUNG = 0.5
-# So often one certificate is renewed: an answer may be lost, and be asked for again.
+# So often a day one that was enrolled is renewed, all told: an answer may be lost, and
+# be asked for again.
 RENEWALS = 4
 ISSUED = "issued.json"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,62}")
@@ -150,8 +151,8 @@ class Authority:
 
     def renew(self, holder: Holder, request: bytes) -> tuple[Holder, bytes]:
         """What has been revoked since its holder was let in is not renewed; nor what is
-        so young that nobody has a reason to, what has been renewed often, and what is
-        not known, which could not be revoked."""
+        so young that nobody has a reason to, what has been renewed often today, and
+        what is not known, which could not be revoked."""
         public = requested(request)
         with files.locked(self.folder):
             rows = self.issued()
@@ -166,8 +167,8 @@ class Authority:
             life = row["expires"] - row["issued"]
             if time.time() < row["issued"] + YOUNG * life:
                 raise RefusedError("the certificate is too young to be renewed")
-            if sum(other["by"] == holder.serial for other in rows) >= RENEWALS:
-                raise RefusedError("the certificate has been renewed often enough")
+            if renewed_since(rows, row, time.time() - DAY) >= RENEWALS:
+                raise RefusedError("it has been renewed often enough today")
             return self.issue(public, holder.name, holder.role, holder.serial)
 
     def unused(self, name: str) -> str:
@@ -296,6 +297,19 @@ def descent(rows: Sequence[dict[str, Any]], serial: str) -> set[str]:
         if row["serial"] == serial or row["by"] in found:
             found.add(row["serial"])
     return found
+
+
+def renewed_since(
+    rows: Sequence[dict[str, Any]], row: dict[str, Any], then: float
+) -> int:
+    """How many were since issued to what that one goes back to, and to what came of
+    it."""
+    known = {other["serial"]: other for other in rows}
+    first = row
+    while first["by"] in known:
+        first = known[first["by"]]
+    line = descent(rows, first["serial"]) - {first["serial"]}
+    return sum(known[serial]["issued"] > then for serial in line)
 
 
 def origins(rows: Sequence[dict[str, Any]], of: Sequence[dict[str, Any]]) -> set[str]:

@@ -325,7 +325,7 @@ class Door:
         if self.authority is not None:
             authority.renew_own(self.authority)
         else:
-            join.renew(self.who)
+            self.who = join.renew(self.who)
         self.context.load_cert_chain(self.folder / files.OWN)
         log.info("this server's certificate is a new one")
 

@@ -15,6 +15,8 @@ from fdcore.errors import ConfigError
 # The authority's certificate; our key and certificate, in one file so that they fit.
 CA, OWN, REVOKED, ABOUT = "ca.crt", "own.pem", "revoked.crl", "pool.json"
 CA_KEY = "ca.key"
+# A file of a key and a certificate is no longer.
+LONGEST_KEPT = 4096
 
 
 def identity_folder(environment: Mapping[str, str] = os.environ) -> Path:
@@ -106,9 +108,18 @@ def write_json(path: Path, value: Any) -> None:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[Path]:
-    """The folder, while nobody else changes it."""
+def locked(folder: Path, wait: bool = True) -> Iterator[Path]:
+    """The folder, while nobody else changes it. wait: else BlockingIOError."""
     private_folder(folder)
     with open(folder / "lock", "a+b") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield folder
+
+
+def check_writable(folder: Path) -> None:
+    """OSError where what is to be kept in it could not be."""
+    trial = folder / f".trial.{os.getpid()}"
+    try:
+        write(trial, bytes(LONGEST_KEPT))
+    finally:
+        trial.unlink(missing_ok=True)

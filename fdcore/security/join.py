@@ -1,8 +1,8 @@
 """The joining end: from a token to a key and a certificate in a folder."""
 
-import contextlib
 import getpass
 import json
+import logging
 import os
 import re
 import socket
@@ -23,6 +23,8 @@ from fdcore.errors import (
 from fdcore.security import files, identity
 from fdcore.security.roles import NODE
 from fdcore.security.tokens import Token
+
+log = logging.getLogger("fdserver")
 
 CONNECT_SECONDS = 5.0
 LONGEST_ANSWER = 1 << 22
@@ -110,19 +112,21 @@ def join(
         raise ConfigError(f"this host is the founding server of pool {known.pool}")
     address, ca = find_authority(token)
     key = authority.fresh_key()
-    found = ask(
-        address,
-        identity.joining_context(ca),
-        identity.server_name(token.pool),
-        op="join",
-        id=token.id,
-        secret=token.secret,
-        request=authority.request_bytes(key).decode(),
-        name=name or own_name(),
-    )
-    return keep(
-        folder, token.pool, token.addresses, found, ca, authority.key_bytes(key)
-    )
+    with files.locked(folder):
+        files.check_writable(folder)
+        found = ask(
+            address,
+            identity.joining_context(ca),
+            identity.server_name(token.pool),
+            op="join",
+            id=token.id,
+            secret=token.secret,
+            request=authority.request_bytes(key).decode(),
+            name=name or own_name(),
+        )
+        return keep(
+            folder, token.pool, token.addresses, found, ca, authority.key_bytes(key)
+        )
 
 
 def find_authority(token: Token) -> tuple[Address, bytes]:
@@ -153,6 +157,7 @@ def keep(
     ca: bytes,
     key: bytes,
 ) -> identity.Identity:
+    """The lock of the folder is held."""
     try:
         certificate = str(found["certificate"]).encode()
         about = {
@@ -165,10 +170,9 @@ def keep(
         }
     except (KeyError, TypeError, ValueError):
         raise ProtocolError("the server's answer makes no sense") from None
-    with files.locked(folder):
-        files.write(folder / files.CA, ca)
-        files.write(folder / files.OWN, key + certificate)
-        files.write_json(folder / files.ABOUT, about)
+    files.write(folder / files.CA, ca)
+    files.write(folder / files.OWN, key + certificate)
+    files.write_json(folder / files.ABOUT, about)
     kept = identity.load(folder)
     assert kept is not None
     return kept
@@ -194,18 +198,31 @@ def fetch_revoked(who: identity.Identity) -> bytes:
 
 def renew_if_due(who: identity.Identity) -> None:
     """Best effort: the certificate that there is still holds for a while."""
-    if who.due(time.time()):
-        with contextlib.suppress(FdcoreError, OSError):
-            renew(who)
+    if not who.due(time.time()):
+        return
+    try:
+        renew(who, wait=False)
+    except BlockingIOError:
+        pass  # somebody else is at it
+    except RefusedError as error:
+        log.warning("the certificate of %s was not renewed: %s", who.name, error)
+    except (FdcoreError, OSError) as error:
+        log.info("the certificate of %s was not renewed: %s", who.name, error)
 
 
-def renew(who: identity.Identity) -> identity.Identity:
-    """A new key and certificate for the same name."""
+def renew(who: identity.Identity, wait: bool = True) -> identity.Identity:
+    """A new key and certificate for the same name; or what somebody else has had made
+    since. Nothing is asked for that could not be kept."""
     from fdcore.security import authority
 
-    key = authority.fresh_key()
-    request = authority.request_bytes(key).decode()
-    found = ask_founder(who, op="renew", request=request)
-    ca = files.read(who.folder / files.CA)
-    made = authority.key_bytes(key)
-    return keep(who.folder, who.pool, who.addresses, found, ca, made)
+    with files.locked(who.folder, wait):
+        there = identity.load(who.folder)
+        if there is not None and there != who and not there.due(time.time()):
+            return there
+        files.check_writable(who.folder)
+        key = authority.fresh_key()
+        request = authority.request_bytes(key).decode()
+        found = ask_founder(who, op="renew", request=request)
+        ca = files.read(who.folder / files.CA)
+        made = authority.key_bytes(key)
+        return keep(who.folder, who.pool, who.addresses, found, ca, made)

@@ -147,20 +147,47 @@ def test_certificate_that_is_revoked_or_young_is_not_renewed(founded, aged):
     assert founded.issued() == before
 
 
-def test_certificate_is_renewed_a_few_times_and_only_where_it_is_known(founded, aged):
+def test_certificate_is_renewed_only_where_it_is_known(founded, aged):
     holder, _ = enrol(founded, "carla")
     request = authority.request_bytes(authority.fresh_key())
-    aged(founded.folder, holder.serial)
-    for _ in range(authority.RENEWALS):
-        renewed, _ = founded.renew(holder, request)
-    with pytest.raises(RefusedError, match="often enough"):
-        founded.renew(holder, request)
-    aged(founded.folder, renewed.serial)
-    founded.renew(renewed, request)
     before = founded.issued()
     with pytest.raises(RefusedError, match="not known"):
         founded.renew(replace(holder, serial="abc"), request)
     assert founded.issued() == before
+
+
+def test_certificate_is_renewed_a_few_times_a_day_with_all_that_came_of_it(founded, aged):
+    first, _ = enrol(founded, "carla")
+    other, _ = enrol(founded, "dora")
+    request = authority.request_bytes(authority.fresh_key())
+    aged(founded.folder, first.serial)
+    today = [founded.renew(first, request)[0] for _ in range(authority.RENEWALS)]
+    before = founded.issued()
+    with pytest.raises(RefusedError, match="often enough today"):
+        founded.renew(first, request)
+    assert founded.issued() == before
+    aged(founded.folder, other.serial)
+    founded.renew(other, request)  # it is another's
+
+    aged(founded.folder, today[0].serial)  # that was another day
+    last, _ = founded.renew(today[0], request)
+    aged(founded.folder, today[1].serial)
+    founded.renew(first, request)
+    for holder in (first, today[0], today[1]):
+        with pytest.raises(RefusedError, match="often enough today"):
+            founded.renew(holder, request)
+    assert last.serial in {row["serial"] for row in founded.revoke(first.serial)}
+
+
+def test_answers_that_were_lost_lock_nobody_out(founded, aged):
+    holder, _ = enrol(founded, "carla")
+    request = authority.request_bytes(authority.fresh_key())
+    aged(founded.folder, holder.serial)
+    for _ in range(3):  # days
+        lost = [founded.renew(holder, request)[0] for _ in range(authority.RENEWALS)]
+        for one in lost:
+            aged(founded.folder, one.serial)
+    founded.renew(holder, request)
 
 
 def test_serial_number_is_revoked_with_what_was_renewed_from_it(founded, aged):

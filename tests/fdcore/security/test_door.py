@@ -7,6 +7,7 @@ import ssl
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -282,6 +283,58 @@ def test_renewed_certificate_has_the_same_name(pool, be, aged):
     assert (who.folder / files.OWN).read_bytes() != before
     be(pool, "renewer")
     assert len(gpus(pool)) == 2
+
+
+def due(pool, who, aged):
+    """Time for a new certificate, as both ends see it."""
+    serial = f"{authority.certificate_in(who.folder / files.OWN).serial_number:x}"
+    aged(pool.authority.folder, serial)
+    about = json.loads((who.folder / files.ABOUT).read_text())
+    about["issued"] -= 2 * (about["expires"] - about["issued"])
+    (who.folder / files.ABOUT).write_text(json.dumps(about))
+    old = identity.load(who.folder)
+    assert old.due(time.time())
+    return old, serial
+
+
+def renewed_from(pool, serial):
+    return [row for row in pool.authority.issued() if row["by"] == serial]
+
+
+def test_nothing_is_asked_for_that_a_read_only_folder_could_not_keep(pool, aged):
+    who, serial = due(pool, pool.join("sealed"), aged)
+    run = [sys.executable, "-m", "fdcore_cli.fdrun", "-l", pool.server.control, "echo", "hi"]
+    if os.geteuid() == 0:  # whom only a mount keeps from writing
+        mount = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec "$@"'
+        run = ["unshare", "-m", "sh", "-c", mount, str(who.folder), *run]
+    who.folder.chmod(0o500)
+    try:
+        done = subprocess.run(
+            run, env=pool.server.environment | pool.environment("sealed"),
+            capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+    finally:
+        who.folder.chmod(0o700)
+    assert (done.stdout, done.stderr) == ("hi\n", "")
+    assert renewed_from(pool, serial) == []
+
+
+def test_certificate_is_renewed_once_whoever_finds_it_due(pool, aged):
+    who, serial = due(pool, pool.join("crowd"), aged)
+    with ThreadPoolExecutor(4) as several:
+        made = list(several.map(join.renew, [who] * 4))
+    assert len(renewed_from(pool, serial)) == 1
+    assert set(made) == {identity.load(who.folder)}
+
+
+def test_renewal_that_is_refused_is_told(pool, aged, caplog):
+    who, serial = due(pool, pool.join("refused"), aged)
+    with files.locked(pool.authority.folder):
+        rows = [row for row in pool.authority.issued() if row["serial"] != serial]
+        files.write_json(pool.authority.folder / authority.ISSUED, rows)
+    join.renew_if_due(who)
+    assert "the certificate of refused was not renewed" in caplog.text
+    assert "not known here" in caplog.text
 
 
 # ---- a second server ----
