@@ -102,14 +102,15 @@ def serve(
     if driver:
         return driver, some(driver, find(driver, environment))
     if not cpu_devices:
+        why = ""
         try:
             found = find(SHIM, environment)
         except ConfigError as error:
-            log.debug("%s", error)
+            why = f" ({error})"
         else:
             if found.gpus:
                 return SHIM, some(SHIM, found)
-        log.warning("no GPU found on this machine: serving the CPU device")
+        log.warning("no GPU found on this machine: serving the CPU device%s", why)
     path = str(library(CPU_DEVICE))
     return path, find(path, environment)
 

@@ -7,8 +7,9 @@ import os
 
 import pytest
 
+from fdcore.config import CPU_DEVICE
 from fdcore.errors import ConfigError
-from fdcore.host.gpus import find, serve, some
+from fdcore.host.gpus import find, is_cpu_device, serve, some
 from fdcore.host.modes import Seen, judge
 from tests.support import start_server
 
@@ -76,6 +77,14 @@ def test_a_mig_instance_is_served_by_its_own_name(look):
 def test_mig_without_instances_is_why_there_is_no_gpu(look):
     with pytest.raises(ConfigError, match="MIG is on, and there are no instances"):
         look(COUNT=0, MIG=1, MIG_THEN=1)
+
+
+def test_the_reason_is_told_where_the_cpu_device_is_served_instead(driver, caplog):
+    env = dict(os.environ, LD_LIBRARY_PATH=str(driver.parent), COUNT="0", MIG="1", MIG_THEN="1")
+    path, found = serve("", 0, env)
+    assert os.path.basename(path) == CPU_DEVICE and is_cpu_device(found.gpus)
+    assert "serving the CPU device" in caplog.text
+    assert "MIG is on, and there are no instances" in caplog.text
 
 
 def test_a_driver_without_gpus_says_only_that(look):
