@@ -20,11 +20,20 @@ CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
 
 
 def unix_listener(path: Path) -> socket.socket:
-    path.unlink(missing_ok=True)
+    """In the place of the one before, if there is one: somebody who connects meanwhile
+    is refused and comes again, and does not find nothing."""
+    fresh = path.with_name(f".{path.stem}")  # no longer: there is a limit
+    fresh.unlink(missing_ok=True)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    sock.bind(str(path))
-    path.chmod(0o666)
-    sock.listen(BACKLOG)
+    try:
+        sock.bind(str(fresh))
+        fresh.chmod(0o666)
+        sock.listen(BACKLOG)
+        fresh.rename(path)
+    except BaseException:
+        sock.close()
+        fresh.unlink(missing_ok=True)
+        raise
     sock.setblocking(False)
     return sock
 

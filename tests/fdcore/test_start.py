@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 from fdcore import ucx
-from fdcore.sockets import tcp_listener
+from fdcore.sockets import tcp_listener, unix_listener
 
 
 def test_accepted_connections_send_at_once():
@@ -14,6 +14,28 @@ def test_accepted_connections_send_at_once():
         listener.settimeout(60)
         with socket.create_connection(listener.getsockname()), listener.accept()[0] as sock:
             assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+def test_who_connects_while_a_server_starts_again_finds_a_socket(tmp_path, monkeypatch):
+    """A client waits where it is refused, and not where there is nothing."""
+    path, steps = tmp_path / "data.sock", []
+
+    class Watched(socket.socket):
+        def bind(self, address):
+            steps.append(path.exists())
+            super().bind(address)
+
+        def listen(self, backlog):
+            steps.append(path.exists())
+            super().listen(backlog)
+
+    unix_listener(path).close()  # as of a server that was killed
+    monkeypatch.setattr(socket, "socket", Watched)
+    with unix_listener(path) as listener, socket.socket(socket.AF_UNIX) as client:
+        assert steps == [True, True]
+        client.connect(str(path))
+        listener.accept()[0].close()
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_ucx_is_looked_for_in_files(tmp_path, monkeypatch):
