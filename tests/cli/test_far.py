@@ -79,8 +79,9 @@ class Road:
                 sock.shutdown(socket.SHUT_RDWR)
 
     def cut(self, reset: bool) -> None:
-        """The hold, and nothing else."""
-        for sock in self.held[-1]:
+        """The hold, and nothing else: the server's side first, which is to see it break
+        and not end."""
+        for sock in reversed(self.held[-1]):
             if reset:  # not by closing: a thread reads from it
                 assert LIBC.connect(sock.fileno(), NOBODY, len(NOBODY)) == 0
             else:
