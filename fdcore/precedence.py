@@ -13,7 +13,7 @@ from collections.abc import Hashable
 
 from fdcore._core.session import time_slice
 
-SLICE_NS = 20_000_000  # seven of the usual ones
+SLICE_NS = 20_000_000  # several of the usual ones
 REAL_TIME = (os.SCHED_FIFO, os.SCHED_RR)
 
 
