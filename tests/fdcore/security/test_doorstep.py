@@ -19,7 +19,8 @@ class Place:
 
     def __init__(self, most=100, each=100, seconds=LONG, **more):
         self.spoken = []
-        self.waiting = Waiting(most, each)
+        # Nobody is told of a crowd: what is started later would begin with its slice.
+        self.waiting = Waiting(most, each, lambda waiting, there: None)
         seldom = Seldom(logging.getLogger("doorstep"))
         self.step = Doorstep(self.waiting, seconds, seldom, self.spoken.append, **more)
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=512)
