@@ -85,7 +85,8 @@ class Road:
             if reset:  # not by closing: a thread reads from it
                 assert LIBC.connect(sock.fileno(), NOBODY, len(NOBODY)) == 0
             else:
-                sock.shutdown(socket.SHUT_RDWR)
+                with contextlib.suppress(OSError):  # the end has been passed on already
+                    sock.shutdown(socket.SHUT_RDWR)
 
 
 @contextlib.contextmanager
