@@ -13,6 +13,12 @@ from tests.support import environment, until
 FLEXDIRECT = [sys.executable, "-m", "fdcore_cli.flexdirect"]
 
 
+@pytest.fixture
+def tmp_path(tmp_path_factory):
+    """With a short name: sockets lie below it."""
+    return tmp_path_factory.mktemp("t")
+
+
 def flexdirect(*arguments, env=None):
     return subprocess.run(
         [*FLEXDIRECT, *arguments], env=env, capture_output=True, text=True, timeout=60
