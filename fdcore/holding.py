@@ -55,6 +55,8 @@ class Holding:
 
         A program may close descriptors that it does not know (daemons do), so on one
         machine the lease also lives while the process that opened the connection does.
+        An fdhold that has dialled again opened it itself: it knows what it closes, and
+        waits for our end of it.
         """
         lease, heirloom = hold.lease, self.server.heirloom
         self.server.holds[hold] = sock
@@ -71,10 +73,12 @@ class Holding:
         heirloom.keep(lease)
         try:
             broke = await self.hear(hold, sock)
-            if pidfd >= 0:
-                await readable(pidfd)
-            elif broke:
+            if pidfd < 0 and broke:
                 self.broke(hold)
+            elif pidfd >= 0 and (broke or hold.keeper != hold.opener):
+                await readable(pidfd)
+            elif hold.keeper is not None:
+                heirloom.forget(lease, hold.keeper)
         finally:
             self.server.holds.pop(hold)
             sock.close()

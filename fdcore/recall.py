@@ -168,6 +168,8 @@ class Heirloom:
     def __init__(self, server: "Server") -> None:
         self.server = server
         self.graces: dict[bytes, Grace] = {}
+        # Who is known from before to hold a lease, and what waits for their end.
+        self.known: dict[tuple[bytes, Holder], asyncio.Task[None]] = {}
         self.store: StateStore = Memory()
         self.commons: Commons = Alone(self.change)
         self.lost = False
@@ -324,7 +326,8 @@ class Heirloom:
                 continue
             hold = Hold(lease, holder.program)
             self.server.book.stand(lease, hold)
-            self.server.spawn(self.outlive(hold, holder, descriptor))
+            waits = self.server.spawn(self.outlive(hold, holder, descriptor))
+            self.known[lease.id, holder] = waits
         self.server.watch_idle(lease)
 
     def begin_graces(self) -> None:
@@ -354,8 +357,15 @@ class Heirloom:
             await readable(descriptor)
         finally:
             os.close(descriptor)
+            self.known.pop((hold.lease.id, holder), None)
             hold.lease.holders.discard(holder)
             self.server.leave(hold.lease, hold)
+
+    def forget(self, lease: Lease, holder: Holder) -> None:
+        """It says itself that it holds the lease no more."""
+        waits = self.known.get((lease.id, holder))
+        if waits is not None:
+            waits.cancel()
 
     async def workers(self) -> None:
         """Takes over the workers that wait for a server, with their sessions."""
