@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("fdserver")
 
+# How often a hold may say who keeps it: each time is looked up, and what is new is
+# written down. An fdhold says it once.
+KEEPS_MOST = 8
+
 
 class Words:
     """What fdhold says on a hold connection."""
@@ -112,13 +116,20 @@ class Holding:
 
     def kept(self, hold: Hold, pid: int) -> None:
         """The next server has to wait for nobody: it can see who is there."""
-        start = started(pid) if pid else 0
-        if hold.opener is None or not start or hold.lease.over:
-            return
         lease = hold.lease
+        if hold.opener is None or lease.over or hold.said > KEEPS_MOST:
+            return
+        hold.said += 1
+        if hold.said > KEEPS_MOST:
+            log.warning("lease %s: who keeps it is said too often", lease.name)
+            return
+        start = started(pid) if pid else 0
+        keeper = Holder(pid, start, hold.pid)
+        if not start or keeper == hold.keeper:
+            return
         if hold.keeper != hold.opener:
             lease.holders -= {hold.keeper}
-        hold.keeper = Holder(pid, start, hold.pid)
+        hold.keeper = keeper
         lease.holders.add(hold.keeper)
         lease.strays.discard(hold)
         self.server.heirloom.keep(lease)

@@ -102,7 +102,8 @@ class Hold:
     pidfd: int = -1  # of a process of this machine
     opener: Holder | None = None  # that process
     keeper: Holder | None = None  # its fdhold, on this machine
-    over: float = 0.0  # when that was first found to have ended
+    said: int = 0  # how often somebody said to be that
+    over: float = 0.0  # when the opener was first found to have ended
 
     def is_ending(self, now: float) -> bool:
         """The process has ended, and not long ago: what it was for may go on, as a

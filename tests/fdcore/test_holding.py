@@ -92,6 +92,36 @@ def speakers(sock: socket.socket, count: int) -> Iterator[list["subprocess.Popen
             each.communicate()
 
 
+def test_word_that_changes_nothing_is_not_written_down():
+    async def run() -> None:
+        held = Held()
+        held.ours.sendall(KEEPS)
+        await held.hears()
+        before = held.store.writes
+        held.ours.sendall(KEEPS * 500)
+        await held.hears(500)
+        assert held.store.writes == before
+        assert not held.hold.lease.strays
+        await held.close()
+
+    asyncio.run(run())
+
+
+def test_hold_may_change_its_keeper_a_few_times():
+    async def run() -> None:
+        held = Held()
+        with speakers(held.ours, 2) as (one, other):
+            for n in range(1, 41):
+                (one if n % 2 else other).stdin.write(KEEPS)
+                await held.hears()
+                if n == 2:  # the first is forgotten
+                    assert other.pid in held.keepers() and one.pid not in held.keepers()
+            assert 3 <= held.store.writes <= 10
+        await held.close()
+
+    asyncio.run(run())
+
+
 def test_hold_ends_with_its_connection_where_its_keeper_has_opened_it():
     """An fdhold that has dialled again waits for that, and does not end before."""
 
