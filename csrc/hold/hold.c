@@ -46,9 +46,10 @@
 #define ANSWER_US 10000000
 #define DIAL_SECONDS 5
 /* How long a program's other processes may take to end after the first, and servers to see
- * that it is over, before that is not waited for in order to say something. */
+ * that it is over (session.py's ENDING_SECONDS), before that is not waited for in order to
+ * say something. */
 #define OTHERS_MS 200
-#define RELEASE_MS 30000
+#define RELEASE_MS 3000
 /* Between two tries to reach a server: first, and at most, on this machine and beyond. A
  * server that was started again waits for us (recall.py's NEAR_SECONDS, FAR_SECONDS). */
 #define AGAIN_MS 50

@@ -1,6 +1,7 @@
 """The end of `flexdirect run`: what fdhold says of it when the server was started again
-meanwhile."""
+meanwhile, or does not answer."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -41,3 +42,17 @@ def test_release_is_told_when_the_server_was_started_again(make_server):
     assert left == [] and again.free() == [1024, 1024]
     program.communicate()
     assert program.returncode == 0
+
+
+def test_standard_error_does_not_wait_long_for_a_server_that_hangs(make_server):
+    server = make_server()
+    program = running(server)
+    server.process.send_signal(signal.SIGSTOP)
+    try:
+        _, said = program.communicate("\n", timeout=20)  # fdhold waits 3 s
+    finally:
+        server.process.send_signal(signal.SIGCONT)
+        program.kill()
+    assert "Releasing GPUs from" in said
+    assert "Released" not in said  # which it does not know
+    until(lambda: server.free() == [1024, 1024])
