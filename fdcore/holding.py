@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from fdcore import attach
 from fdcore.away import away_seconds
-from fdcore.lease import Holder
+from fdcore.lease import Process
 from fdcore.recall import Grace, started
 from fdcore.session import Hold
 from fdcore.sockets import (
@@ -70,7 +70,7 @@ class Holding:
             lease.far = True
         else:
             opener = peer_credentials(sock)[0]
-            hold.opener = Holder(opener, started(opener), hold.pid)
+            hold.opener = Process(opener, started(opener), hold.pid)
             lease.holders.add(hold.opener)
             lease.strays.add(hold)
         heirloom.end_grace(lease, heirloom.graces.get(lease.id))
@@ -124,7 +124,7 @@ class Holding:
             log.warning("lease %s: who keeps it is said too often", lease.name)
             return
         start = started(pid) if pid else 0
-        keeper = Holder(pid, start, hold.pid)
+        keeper = Process(pid, start, hold.pid)
         if not start or keeper == hold.keeper:
             return
         if hold.keeper != hold.opener:

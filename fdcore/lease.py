@@ -35,7 +35,7 @@ class Owner:
         return f"{where} pid {self.pid}" if self.pid else where
 
 
-class Holder(NamedTuple):
+class Process(NamedTuple):
     """A process that holds a lease, known for good by its start; program: for whom."""
 
     pid: int
@@ -58,7 +58,7 @@ class Lease:
     sessions: int = 0
     # Processes of this machine that opened a hold or keep it; whether one of another
     # machine did.
-    holders: set[Holder] = field(default_factory=set)
+    holders: set[Process] = field(default_factory=set)
     far: bool = False
     # What holds it on this machine and has not said which process keeps it (fdhold).
     strays: set[object] = field(default_factory=set)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from fdcore.commons import Alone, Commons
 from fdcore.config import Address, private_folder
 from fdcore.etcd.access import Access
-from fdcore.lease import Holder, Lease, Owner
+from fdcore.lease import Lease, Owner, Process
 from fdcore.peers import Peer, machine
 from fdcore.sched.queue import Quota
 from fdcore.sched.slices import Gpu, Slice
@@ -72,9 +72,9 @@ def lease_row(lease: Lease, gpus: Sequence[Gpu], boot: str) -> dict[str, Any]:
     }
 
 
-def holder_of(pid: int, start: int, program: int | None = None) -> Holder:
+def process_of(pid: int, start: int, program: int | None = None) -> Process:
     """Older servers knew only those that are the program themselves."""
-    return Holder(pid, start, pid if program is None else program)
+    return Process(pid, start, pid if program is None else program)
 
 
 def lease_of(key: str, row: dict[str, Any], gpus: Sequence[Gpu]) -> Lease | None:
@@ -92,7 +92,7 @@ def lease_of(key: str, row: dict[str, Any], gpus: Sequence[Gpu]) -> Lease | None
         )
         lease.idle = row["idle"]
         lease.since = row["since"]
-        lease.holders = {holder_of(*each) for each in row["holders"]}
+        lease.holders = {process_of(*each) for each in row["holders"]}
         lease.far = row["far"]
         if row.get("strays", True):
             lease.strays.add(Grace)
@@ -169,7 +169,7 @@ class Heirloom:
         self.server = server
         self.graces: dict[bytes, Grace] = {}
         # Who is known from before to hold a lease, and what waits for their end.
-        self.known: dict[tuple[bytes, Holder], asyncio.Task[None]] = {}
+        self.known: dict[tuple[bytes, Process], asyncio.Task[None]] = {}
         self.store: StateStore = Memory()
         self.commons: Commons = Alone(self.change)
         self.lost = False
@@ -349,7 +349,7 @@ class Heirloom:
             self.graces.pop(lease.id, None)
         self.server.leave(lease, grace)
 
-    async def outlive(self, hold: Hold, holder: Holder, descriptor: int) -> None:
+    async def outlive(self, hold: Hold, holder: Process, descriptor: int) -> None:
         """Keeps a lease while a process lives that opened a hold of it or keeps it."""
         hold.lease.holders.add(holder)
         self.keep(hold.lease)
@@ -361,7 +361,7 @@ class Heirloom:
             hold.lease.holders.discard(holder)
             self.server.leave(hold.lease, hold)
 
-    def forget(self, lease: Lease, holder: Holder) -> None:
+    def forget(self, lease: Lease, holder: Process) -> None:
         """It says itself that it holds the lease no more."""
         waits = self.known.get((lease.id, holder))
         if waits is not None:

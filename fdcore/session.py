@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fdcore.lease import Holder, Lease, LeaseBook
+from fdcore.lease import Lease, LeaseBook, Process
 from fdcore.sockets import has_come
 from fdcore.workers import Worker
 
@@ -100,8 +100,8 @@ class Hold:
     lease: Lease
     pid: int
     pidfd: int = -1  # of a process of this machine
-    opener: Holder | None = None  # that process
-    keeper: Holder | None = None  # its fdhold, on this machine
+    opener: Process | None = None  # that process
+    keeper: Process | None = None  # its fdhold, on this machine
     said: int = 0  # how often somebody said to be that
     over: float = 0.0  # when the opener was first found to have ended
 

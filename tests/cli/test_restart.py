@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from fdcore.config import STORE
-from fdcore.lease import Holder, Lease, Owner
+from fdcore.lease import Lease, Owner, Process
 from fdcore.recall import lease_of, lease_row, started
 from fdcore.sched.slices import Gpu, Slice
 from fdcore.store import LEASE, Sqlite
@@ -167,7 +167,7 @@ def test_owner_is_the_same_after_a_restart():
     gpus = (Gpu(0, "name", "GPU-1", 1 << 30),)
     owner = Owner("bob", "here", 12, "true", "admin", "ab", 1000)
     lease = Lease(bytes(16), bytes(32), owner, (Slice(0, 1 << 20),))
-    lease.holders = {Holder(12, 34, 56)}
+    lease.holders = {Process(12, 34, 56)}
     row = lease_row(lease, gpus, "boot")
     found = lease_of(bytes(16).hex(), row, gpus)
     assert (found.owner, found.holders, found.strays) == (owner, lease.holders, set())
@@ -175,7 +175,7 @@ def test_owner_is_the_same_after_a_restart():
     del row["uid"], row["strays"]
     row["holders"] = [[12, 34]]
     found = lease_of(bytes(16).hex(), row, gpus)
-    assert (found.owner.uid, found.holders) == (-1, {Holder(12, 34, 12)})
+    assert (found.owner.uid, found.holders) == (-1, {Process(12, 34, 12)})
     assert found.strays
 
 

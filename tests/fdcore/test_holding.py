@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 from fdcore import attach
 from fdcore.holding import Holding
-from fdcore.lease import Holder, LeaseBook, Owner
+from fdcore.lease import LeaseBook, Owner, Process
 from fdcore.recall import Heirloom, started
 from fdcore.sched.slices import MIB, Ask, Gpu
 from fdcore.session import Hold
@@ -128,7 +128,7 @@ def test_hold_ends_with_its_connection_where_its_keeper_has_opened_it():
     async def run() -> None:
         held = Held()
         lease, pid = held.hold.lease, os.getpid()
-        lease.holders = {Holder(pid, started(pid), held.hold.pid)}  # from before
+        lease.holders = {Process(pid, started(pid), held.hold.pid)}  # from before
         held.server.heirloom.stand_again(lease)
         held.ours.sendall(KEEPS)
         await held.hears()
