@@ -363,11 +363,12 @@ flush_all(struct tcp_link *tcp, struct slow *slow)
     slow->count = 0;
     for (int i = 0; i < tcp->conns; i++) {
         conn = &tcp->conn[i];
-        /* Who has a bulk connection's lock sends all there is. */
-        if (i == TCP_COMMAND)
+        if (i == TCP_COMMAND) {
             pthread_mutex_lock(&conn->out.lock);
-        else if (pthread_mutex_trylock(&conn->out.lock) != 0)
+        } else if (pthread_mutex_trylock(&conn->out.lock) != 0) {
+            did = true; /* who has it may leave to us what they queue, and not wake us */
             continue;
+        }
         if (conn->out.next.at < conn->out.end_at && !is_broken(conn)) {
             did = true;
             if (tcp_send(tcp, conn) == -EAGAIN)
