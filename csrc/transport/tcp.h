@@ -172,6 +172,7 @@ struct tcp_order {
     uint64_t fence[TCP_CONNS], next[TCP_CONNS]; /* of all messages; of the next one */
     uint64_t wanted[TCP_CONNS];                 /* the last that was named */
     bool wants;  /* one that was named is not there yet */
+    bool more;   /* bytes have been read that nobody has looked at yet */
     bool ended;  /* the command connection will bring no more */
     struct held *held, **last;
     size_t size; /* of what is held */

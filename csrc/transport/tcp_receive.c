@@ -283,15 +283,16 @@ see_end(struct tcp_link *tcp, struct tcp_conn *conn, int ready, bool was_broken)
 }
 
 /* Takes in what has arrived on a client's bulk connection, as long as replies wait for it,
- * but not for long: there may be others. Who resumes it has its lock. */
-static void
+ * but not for long: there may be others. True: there may be more, and not in the socket.
+ * Who resumes it has its lock. */
+static bool
 pump_bulk(struct tcp_link *tcp, struct tcp_conn *conn)
 {
     int got = 2, reads = 0, ready;
     bool broken;
 
     if (pthread_mutex_trylock(&conn->in.lock) != 0)
-        return;
+        return false;
     broken = is_broken(conn);
     ready = sort_frames(tcp, conn);
     while (ready == 1 && (got == 2 || broken) && tcp_order_wants(tcp, conn) &&
@@ -302,6 +303,7 @@ pump_bulk(struct tcp_link *tcp, struct tcp_conn *conn)
     pthread_mutex_unlock(&conn->in.lock);
     if (see_end(tcp, conn, ready, broken))
         fdc_store_ordered(&conn->in.gone, 1);
+    return ready == 1 && reads > BULK_READS;
 }
 
 /* Takes in what has arrived, without waiting; of a connection that broke all that had come
@@ -322,13 +324,14 @@ tcp_pump(struct tcp_link *tcp)
     }
     if (see_end(tcp, conn, ready, broken))
         tcp->order.ended = true;
+    tcp->order.more = false;
     if (FDC_UNLIKELY(tcp_order_is_on(tcp))) {
         for (int i = TCP_BULK; i < tcp->conns; i++)
-            if (tcp_order_wants(tcp, &tcp->conn[i]))
-                pump_bulk(tcp, &tcp->conn[i]);
+            if (tcp_order_wants(tcp, &tcp->conn[i]) && pump_bulk(tcp, &tcp->conn[i]))
+                tcp->order.more = true;
         tcp_order_deliver(tcp);
     }
-    if (FDC_UNLIKELY(tcp->order.ended) && tcp_order_is_over(tcp))
+    if (FDC_UNLIKELY(tcp->order.ended || tcp->order.held) && tcp_order_is_over(tcp))
         fdc_ring_close(&tcp->link.ring[lane]);
     errno = saved;
 }
@@ -422,7 +425,8 @@ is_awaited(const struct tcp_link *tcp, const struct tcp_conn *conn)
 {
     if (conn->number == TCP_COMMAND)
         return conn->in.blocked_size == 0 && !tcp->order.ended;
-    return tcp->order.wants && tcp_order_wants(tcp, conn) && !is_broken(conn);
+    return tcp->order.wants && tcp_order_wants(tcp, conn) && !is_broken(conn) &&
+           !fdc_load_acquire(&conn->in.gone);
 }
 
 /* Until the socket or a poke says that there is news. False: the time is over. */
@@ -442,7 +446,7 @@ lead_sleep(struct tcp_link *tcp, const uint32_t *word, uint32_t seen,
         if (is_awaited(tcp, &tcp->conn[i]))
             polls[count++] = (struct pollfd){.fd = tcp->conn[i].fd, .events = POLLIN};
     /* A link that has been shut has sockets that tell of it at once. */
-    if (!word || fdc_load_acquire(word) == seen) {
+    if (!tcp->order.more && (!word || fdc_load_acquire(word) == seen)) {
         timeout.tv_sec = timeout_us / 1000000;
         timeout.tv_nsec = timeout_us % 1000000 * 1000;
         count_call(tcp);

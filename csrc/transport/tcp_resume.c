@@ -251,8 +251,12 @@ take_over(struct tcp_link *tcp, struct tcp_conn *conn, int sock,
         err = seal_new(key->bytes, tcp->link.worker, &seal);
     if (!err) {
         pthread_mutex_lock(receiving);
-        if (is_broken(conn))
+        if (is_broken(conn)) {
             tcp_take_rest(tcp, conn);
+            /* What has landed may be all that a reply waits for, whatever comes of this. */
+            if (conn->number != TCP_COMMAND)
+                tcp_wake_leader(tcp);
+        }
         pthread_mutex_lock(&conn->out.lock);
         err = go_on(tcp, conn, sock, seal);
         tcp_let_go(tcp, conn);

@@ -312,15 +312,20 @@ tcp_link_client(const int *socks, int count, const struct fdc_link_key *keys,
 static void
 send_rest(struct tcp_link *tcp)
 {
-    struct tcp_conn *conn = &tcp->conn[TCP_COMMAND];
     uint64_t limit_ns = fdc_now_ns() + LINGER_NS;
+    struct tcp_conn *conn;
 
-    pthread_mutex_lock(&conn->out.lock);
-    tcp_say_bye(tcp);
-    while (!fdc_load_acquire(&tcp->dead) && tcp_send(tcp, conn) == -EAGAIN &&
-           fdc_now_ns() < limit_ns)
-        tcp_await_writable(tcp, conn);
-    pthread_mutex_unlock(&conn->out.lock);
+    /* Bytes first: what is said of them comes last. */
+    for (int i = tcp->conns - 1; i >= TCP_COMMAND; i--) {
+        conn = &tcp->conn[i];
+        pthread_mutex_lock(&conn->out.lock);
+        if (i == TCP_COMMAND)
+            tcp_say_bye(tcp);
+        while (!fdc_load_acquire(&tcp->dead) && tcp_send(tcp, conn) == -EAGAIN &&
+               fdc_now_ns() < limit_ns)
+            tcp_await_writable(tcp, conn);
+        pthread_mutex_unlock(&conn->out.lock);
+    }
 }
 
 void
