@@ -778,7 +778,7 @@ fdc_call_send(struct fdc_call *call)
 void
 fdc_call_brings_aside(struct fdc_call *call)
 {
-    call->msg->flags |= FDC_MSG_ASIDE;
+    call->flags |= FDC_MSG_ASIDE;
 }
 
 static CUresult

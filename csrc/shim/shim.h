@@ -217,7 +217,7 @@ struct fdc_call {
     bool moved;                         /* across.c: to where its memory is */
     CUresult result;
     struct fdc_msg *msg;
-    uint16_t flags;                     /* of msg's, FDC_MSG_FIRST */
+    uint16_t flags;                     /* of msg's, _FIRST and _ASIDE */
     struct fdc_stream *work;            /* stream.c: what FD_SYNC waits for afterwards */
     uint64_t position;                  /* in the total order, once it is committed */
     struct fdc_ticket own;
