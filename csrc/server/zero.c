@@ -121,7 +121,7 @@ fdc_zero_mipmap(struct fdc_serve *serve, CUmipmappedArray mipmap, unsigned int l
 
     for (unsigned int i = 0; i < levels && result == CUDA_SUCCESS; i++) {
         result = serve->driver->cuMipmappedArrayGetLevel(&level, mipmap, i);
-        if (result != CUDA_SUCCESS && i > 0)
+        if (result == CUDA_ERROR_INVALID_VALUE && i > 0)
             return CUDA_SUCCESS;        /* more were asked for than it has */
         if (result == CUDA_SUCCESS)
             result = zero_array(serve, level);
