@@ -487,6 +487,21 @@ test_replies_that_wait_outlive_the_command_connection(void)
     }
 }
 
+/* Without a way back nothing brings them any more, whatever the command connection does. */
+static void
+test_replies_do_not_wait_for_a_bulk_connection_that_ended(void)
+{
+    struct pair pair;
+
+    client_make(&pair);
+    mark(&pair, AFTER, 1);
+    tell(&pair, 1);
+    is_quiet(&pair);
+    shutdown(pair.worker_socks[1], SHUT_RDWR);
+    expect_end(pair.client, FDC_LANE_REPLY);
+    client_free(&pair);
+}
+
 /* Nobody keeps more than a lane's worth of replies, and all of them come. */
 static void
 test_what_waits_for_bytes_is_bounded(void)
@@ -651,6 +666,7 @@ main(void)
     RUN(test_client_checks_what_the_worker_says);
     RUN(test_replies_wait_for_their_own_bytes_alone);
     RUN(test_replies_that_wait_outlive_the_command_connection);
+    RUN(test_replies_do_not_wait_for_a_bulk_connection_that_ended);
     RUN(test_what_waits_for_bytes_is_bounded);
     RUN(test_marks_that_cannot_be_end_the_session);
     RUN(test_puts_down_hold_nobody_up);
