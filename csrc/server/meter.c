@@ -307,6 +307,17 @@ fdc_meter_stood(struct fdc_serve *serve)
 }
 
 void
+fdc_meter_goes_on(struct fdc_serve *serve)
+{
+    struct metered *m = given_now(serve->meter);
+
+    if (m == NULL)
+        return;
+    fdc_tracks_go_on(&m->tracks);
+    pthread_mutex_unlock(&serve->meter->lock);
+}
+
+void
 fdc_meter_gone(struct fdc_serve *serve, CUstream stream)
 {
     struct fdc_meter *meter = serve->meter;

@@ -72,6 +72,7 @@ wait_for_others(struct fdc_serve *serve, CUstream stream, uint64_t seen)
 {
     struct fdc_order *order = serve->order;
     CUresult result = CUDA_SUCCESS, one;
+    bool stood = false;
 
     for (int i = order->count; i-- > 0;) {
         if (is_of(order, i, stream) || order->out[i].number <= seen ||
@@ -80,9 +81,12 @@ wait_for_others(struct fdc_serve *serve, CUstream stream, uint64_t seen)
         fdc_meter_stands(serve);
         one = serve->driver->cuStreamWaitEvent(stream, order->out[i].mark->event, 0);
         fdc_meter_stood(serve);
+        stood = true;
         if (one != CUDA_SUCCESS)
             result = one;
     }
+    if (stood)
+        fdc_meter_goes_on(serve); /* with what the call is about */
     return result;
 }
 

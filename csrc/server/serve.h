@@ -324,6 +324,8 @@ void fdc_meter_idle(struct fdc_serve *serve);
  * the driver gets it, and after. */
 void fdc_meter_stands(struct fdc_serve *serve);
 void fdc_meter_stood(struct fdc_serve *serve);
+/* What it gives now, after those, is work that is behind them. */
+void fdc_meter_goes_on(struct fdc_serve *serve);
 /* A host function of the program's begins in this stream, or ends; NULL: in a graph. Any
  * thread. */
 void fdc_meter_host(struct fdc_serve *serve, struct fdc_ctx *ctx, CUstream stream, bool on);

@@ -268,6 +268,17 @@ fdc_tracks_stood(struct fdc_tracks *tracks)
     tracks->standing = false;
 }
 
+void
+fdc_tracks_go_on(struct fdc_tracks *tracks)
+{
+    struct fdc_track *track = tracks->last;
+
+    if (track == NULL || track->ctx == NULL || track->calls > 0)
+        return;
+    track->calls = 1;
+    track->begins = ++tracks->number;
+}
+
 /* What it still does goes on behind its end, and another one may have its address soon. */
 void
 fdc_tracks_leave(struct fdc_tracks *tracks, CUstream stream)

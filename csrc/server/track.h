@@ -63,6 +63,8 @@ void fdc_tracks_given(struct fdc_tracks *tracks, struct fdc_ctx *ctx, CUstream s
 /* What it gives is a place to stand at: before it does, and after. */
 void fdc_tracks_stands(struct fdc_tracks *tracks);
 void fdc_tracks_stood(struct fdc_tracks *tracks);
+/* Behind such places, work is about to be given. */
+void fdc_tracks_go_on(struct fdc_tracks *tracks);
 /* Puts a mark behind what was given last, if the stream has none out. */
 void fdc_tracks_mark(struct fdc_tracks *tracks);
 /* The stream is about to be destroyed. */

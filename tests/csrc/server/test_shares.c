@@ -300,9 +300,8 @@ static const char spin_ptx[] =
     "AGAIN:\n  add.u32 %r2, %r2, 1;\n  setp.lt.u32 %p, %r2, %r1;\n  @%p bra AGAIN;\n"
     "  ret;\n}\n";
 
-/* One kernel after the other; which part of the time is the machine's. */
 static void
-compute_for(struct client *client, uint64_t stream, uint64_t ns)
+compute(struct client *client, uint64_t stream, uint32_t turns)
 {
     struct {
         struct fdc_req_fdcLaunch req;
@@ -313,17 +312,51 @@ compute_for(struct client *client, uint64_t stream, uint64_t ns)
             .grid = { 1, 1, 1 }, .block = { 1, 1, 1 }, .stream = stream,
             .params = { sizeof(struct fdc_req_fdcLaunch), 4 }, .params_size = 4,
         },
-        .params = { 1 << 20, 0 },
+        .params = { turns, 0 },
     };
+
+    client_send(client, &message, sizeof(message), FDC_ID_fdcLaunch, 0);
+}
+
+/* One kernel after the other; which part of the time is the machine's. */
+static void
+compute_for(struct client *client, uint64_t stream, uint64_t ns)
+{
     uint64_t until = fdc_now_ns() + ns;
 
     while (fdc_now_ns() < until) {
         uint64_t ticket;
 
-        client_send(client, &message, sizeof(message), FDC_ID_fdcLaunch, 0);
+        compute(client, stream, 1 << 20);
         ticket = SEND(client, fdcMark, FDC_MSG_DONE, .stream = stream);
         CHECK_EQ(client_wait_done(client, ticket), 0);
     }
+}
+
+/* What is given behind the wait for a synchronous copy is no part of the wait. */
+static void
+test_work_behind_a_copy_of_another_stream_is_charged(void)
+{
+    static struct metered m;
+    uint64_t began, took;
+
+    open_metered(&m);
+    CHECK_EQ(client_load(&m.client, FDC_ID_fdcModuleLoad, FDC_HANDLE(FDC_KIND_MODULE, 1, 1),
+                         spin_ptx), 0);
+    CHECK_EQ(CALL(&m.client, fdcGateWords), 0);
+    SEND(&m.client, fdcGate, 0, .stream = STREAM(1), .word = 1, .value = 1);
+    SEND(&m.client, fdcCopyUp, FDC_MSG_FIRST, .dst = m.memory + 4096, .stream = STREAM(1),
+         .chunk = { 1 << 20, 64 });
+    compute(&m.client, STREAM(2), 1 << 26);
+    let_time_pass(&m.client, STAND_NS / 10);
+    client_open_gate(&m.client, 1, 1);
+    began = fdc_now_ns();
+    CHECK_EQ(CALL(&m.client, cuCtxSynchronize), 0);
+    took = fdc_now_ns() - began;
+    client_close(&m.client, 0);
+    CHECK(fdc_load_relaxed(&m.rows[0].spent_ns) >= took / 4);
+    munmap(m.rows, sizeof(rows));
+    close(m.fd);
 }
 
 /* One that stands beside work makes that no cheaper. */
@@ -399,6 +432,7 @@ main(void)
     RUN(test_who_is_behind_the_null_stream_is_not_charged);
     RUN(test_host_function_is_not_charged);
     RUN(test_kernels_beside_a_host_function_are_charged);
+    RUN(test_work_behind_a_copy_of_another_stream_is_charged);
     RUN(test_who_stands_does_not_want_the_gpu);
     return failed;
 }
