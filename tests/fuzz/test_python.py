@@ -52,7 +52,7 @@ def send(sock: socket.socket, data: bytes) -> None:
         sock.shutdown(socket.SHUT_WR)
         while sock.recv(65536):
             pass
-    except (ConnectionError, TimeoutError):
+    except OSError:  # it has reset the connection, maybe before all was sent
         pass
 
 
