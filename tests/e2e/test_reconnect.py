@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -121,6 +122,33 @@ def test_a_program_that_asks_for_nothing_meanwhile(rough_server: Server, expecte
     finally:
         wires.close()
     assert wires.cuts >= 2
+
+
+def test_answers_pass_a_copy_whose_bytes_are_held_up(rough_server: Server, direct: Run,
+                                                     tmp_path: Path) -> None:
+    """Of a copy that its caller waits for, its own answer alone waits for the bytes."""
+    program = build_c("passing")
+    expected = direct(program)
+    assert expected.out.endswith("PASS\n"), expected.out
+    wires = Wires(tmp_path / "meant")
+    wires.brings = 1 << 18  # small things never come to that
+    process = subprocess.Popen(
+        command(rough_server, wires, program), text=True, stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**dict_of_os(), **environment(rough_server, wires)})
+    assert process.stdout is not None and process.stdin is not None
+    try:
+        assert wires.held.wait(PATIENCE)
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert select.select([process.stdout], [], [], PATIENCE)[0], "it has to wait"
+        wires.go_on.set()
+        out, err = process.communicate(timeout=PATIENCE)
+        assert (process.returncode, out) == (expected.status, expected.out), err
+    finally:
+        wires.close()
+        if process.poll() is None:
+            process.kill()
 
 
 def test_a_client_that_does_not_come_again(tmp_path: Path) -> None:

@@ -52,6 +52,7 @@ LEFT_OUT = {
     "hold_memory": "two programs at once, a server's test",
     "busy_watched": "launches until another program has ended: how often depends on time",
     **dict.fromkeys(("lost_server", "lost_copy"), "a worker is killed, a server's test"),
+    "passing": "copies, and gives nothing to a stream, a test of its own",
     "rough_road": "its connections are cut, a test of its own",
     "list_devices": "asks, and gives nothing to a stream",
     "nvml_slice": "asks, and gives nothing to a stream",

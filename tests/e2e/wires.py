@@ -24,11 +24,14 @@ class Wires:
 
     def __init__(self, meant: Path, seed: int = 1, life: tuple[int, int] | None = None,
                  corrupt: bool = False) -> None:
-        """meant: a file that says where to, there before the first connection. life: how many bytes a connection lives, at least and at most, its handshake
-        not counted; None: for good. corrupt: then a byte is changed in place of a cut."""
+        """meant: a file that says where to, there before the first connection. life: how
+        many bytes a connection lives, at least and at most, its handshake not counted;
+        None: for good. corrupt: then a byte is changed in place of a cut."""
         self.random = random.Random(seed)
         self.life, self.corrupt = life, corrupt
         self.cuts = 0
+        self.brings = -1  # a connection is held up once it brought so much; -1: none is
+        self.held, self.go_on = threading.Event(), threading.Event()
         self.accepting = True
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port = self.listener.getsockname()[1]
@@ -56,6 +59,7 @@ class Wires:
                 self.cut(near, far)
 
     def carry(self, near: socket.socket, far: socket.socket, left: int) -> None:
+        brought = 0
         with selectors.DefaultSelector() as ready:
             ready.register(near, selectors.EVENT_READ, far)
             ready.register(far, selectors.EVENT_READ, near)
@@ -65,6 +69,10 @@ class Wires:
                     data = key.fileobj.recv(room)  # type: ignore[union-attr]
                     if not data:
                         return
+                    brought += len(data) if key.fileobj is far else 0
+                    if 0 <= self.brings < brought:
+                        self.held.set()
+                        self.go_on.wait()
                     if left > 0:
                         left -= len(data)
                         if left == 0 and self.corrupt:
@@ -88,6 +96,7 @@ class Wires:
 
     def close(self) -> None:
         self.accepting = False
+        self.go_on.set()
         self.listener.close()
         self.cut_all()
 
