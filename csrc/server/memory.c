@@ -427,26 +427,23 @@ fdc_memory_share(struct fdc_serve *serve, int owner, int reader, bool enable)
     return result;
 }
 
-/* Maps created memory for its own device, and zeroes it. */
+/* Maps created memory for its own device. */
 static CUresult
-map_zeroed(struct fdc_serve *serve, int device, uint64_t address, uint64_t size,
-           CUmemGenericAllocationHandle handle)
+map(struct fdc_serve *serve, const struct fdc_backing *backing, uint64_t address)
 {
     const struct fdc_driver *driver = serve->driver;
     CUmemAccessDesc access;
     CUresult result;
 
-    result = driver->cuMemMap(address, size, 0, handle, 0);
+    result = driver->cuMemMap(address, backing->size, 0, backing->handle, 0);
     if (result != CUDA_SUCCESS)
         return result;
     memset(&access, 0, sizeof(access));
-    access.location = fdc_memory_on(serve, device).location;
+    access.location = fdc_memory_on(serve, backing->device).location;
     access.flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE;
-    result = driver->cuMemSetAccess(address, size, &access, 1);
-    if (result == CUDA_SUCCESS)
-        result = fdc_zero_memory(serve, device, address, size);
+    result = driver->cuMemSetAccess(address, backing->size, &access, 1);
     if (result != CUDA_SUCCESS)
-        driver->cuMemUnmap(address, size);
+        driver->cuMemUnmap(address, backing->size);
     return result;
 }
 
@@ -459,28 +456,37 @@ fdc_backing_zero(struct fdc_serve *serve, struct fdc_backing *backing)
     result = serve->driver->cuMemAddressReserve(&address, backing->size, 0, 0, 0);
     if (result != CUDA_SUCCESS)
         return result;
-    result = map_zeroed(serve, backing->device, address, backing->size, backing->handle);
-    if (result == CUDA_SUCCESS)
-        backing->scratch = address;
-    else
+    result = map(serve, backing, address);
+    if (result != CUDA_SUCCESS) {
         serve->driver->cuMemAddressFree(address, backing->size);
+        return result;
+    }
+    backing->scratch = address;
+    result = fdc_zero_memory(serve, backing->device, address, backing->size);
+    if (result != CUDA_SUCCESS)
+        fdc_backing_unmap(serve, backing);
     return result;
 }
 
+/* The client knows the address already: nothing is there before it is zero. */
 static CUresult
-back(struct fdc_serve *serve, int device, uint64_t address, uint64_t size,
-     CUmemGenericAllocationHandle *handle)
+back(struct fdc_serve *serve, struct fdc_backing *backing, uint64_t address)
 {
     const struct fdc_driver *driver = serve->driver;
-    CUmemAllocationProp prop = fdc_memory_on(serve, device);
+    CUmemAllocationProp prop = fdc_memory_on(serve, backing->device);
     CUresult result;
 
-    result = driver->cuMemCreate(handle, size, &prop, 0);
+    result = driver->cuMemCreate(&backing->handle, backing->size, &prop, 0);
     if (result != CUDA_SUCCESS)
         return result;
-    result = map_zeroed(serve, device, address, size, *handle);
+    result = fdc_backing_zero(serve, backing);
+    if (result == CUDA_SUCCESS) {
+        result = map(serve, backing, address);
+        if (result != CUDA_SUCCESS)
+            fdc_backing_unmap(serve, backing);
+    }
     if (result != CUDA_SUCCESS)
-        driver->cuMemRelease(*handle);
+        driver->cuMemRelease(backing->handle);
     return result;
 }
 
@@ -489,7 +495,6 @@ grow(struct fdc_serve *serve, int device, uint64_t address, uint64_t size)
 {
     struct fdc_memory *memory = serve->memory;
     struct fdc_mapping entry = { .address = address, .size = size }, *at;
-    CUmemGenericAllocationHandle handle = 0;
     uint64_t granularity = memory->granularity[device];
     CUresult result = CUDA_ERROR_INVALID_VALUE;
 
@@ -514,18 +519,17 @@ grow(struct fdc_serve *serve, int device, uint64_t address, uint64_t size)
         return result;
     }
 
-    result = back(serve, device, address, size, &handle);
+    result = back(serve, entry.memory, address);
     pthread_mutex_lock(&memory->lock);
     at = fdc_map_at(memory, address);
     if (result == CUDA_SUCCESS) {
         result = share_new(serve, at);
         if (result != CUDA_SUCCESS) {
             serve->driver->cuMemUnmap(address, size);
-            serve->driver->cuMemRelease(handle);
+            serve->driver->cuMemRelease(entry.memory->handle);
         }
     }
     if (result == CUDA_SUCCESS) {
-        at->memory->handle = handle;
         at->ready = true;
     } else {
         fdc_map_remove(memory, at);
@@ -586,6 +590,7 @@ fdc_server_call_fdcMemShrink(struct fdc_request *request,
     if (result == CUDA_SUCCESS) {
         result = serve->driver->cuMemUnmap(entry.address, entry.size);
         serve->driver->cuMemRelease(entry.memory->handle);
+        fdc_backing_unmap(serve, entry.memory); /* not under the lock: it may wait */
         fdc_backing_let_go(serve, entry.memory);
     }
     fdc_request_answer(request, result, NULL, 0);

@@ -57,7 +57,8 @@ CUresult fdc_memory_use(struct fdc_serve *serve, int device);
 /* Memory that lies on the device. */
 CUmemAllocationProp fdc_memory_on(struct fdc_serve *serve, int device);
 /* Zeroes created memory, where nobody else sees it yet. The mapping that this needs stays,
- * since to unmap may wait for all work: until the program unmaps the memory, or lets it go. */
+ * since to unmap may wait for all work: until the program unmaps the memory, or lets it go,
+ * or the client shrinks. */
 CUresult fdc_backing_zero(struct fdc_serve *serve, struct fdc_backing *backing);
 /* What follows is under the lock. device -1: in any of the session's pieces. */
 bool fdc_memory_in_piece(const struct fdc_memory *memory, int device, uint64_t address,
@@ -69,7 +70,8 @@ CUresult fdc_map_insert(struct fdc_memory *memory, const struct fdc_mapping *ent
 void fdc_map_remove(struct fdc_memory *memory, struct fdc_mapping *entry);
 /* One holder less; the last one gives the bytes back to the slice. */
 void fdc_backing_put(struct fdc_serve *serve, struct fdc_backing *backing);
-/* The worker's own mapping goes, if it is there. */
+/* The worker's own mapping goes, if it is there. Nobody's lock where nobody else has the
+ * backing: this may wait. */
 void fdc_backing_unmap(struct fdc_serve *serve, struct fdc_backing *backing);
 /* As fdc_backing_put(), without the lock. */
 void fdc_backing_let_go(struct fdc_serve *serve, struct fdc_backing *backing);

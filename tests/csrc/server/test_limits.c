@@ -209,6 +209,118 @@ test_lost_device_is_told_by_its_own_number(void)
     client_close(&client, 0);
 }
 
+/* ---- what cannot be zeroed ---- */
+
+static struct {
+    __typeof__(((struct fdc_driver *)NULL)->cuMemMap) map;
+    __typeof__(((struct fdc_driver *)NULL)->cuMemUnmap) unmap;
+    __typeof__(((struct fdc_driver *)NULL)->cuMemSetAccess) access;
+    __typeof__(((struct fdc_driver *)NULL)->cuMemsetD8Async) zero;
+    uint64_t known;     /* the client knows it */
+    int mapped;         /* mappings that are there */
+    int readable;       /* how often a kernel could read what the client knows */
+    uint64_t dirt;      /* bytes that were not zero by then */
+    CUresult refuses, refuses_zero;     /* to map what the client knows; to zero anything */
+} grown;
+
+static CUresult
+see_map(CUdeviceptr address, size_t size, size_t offset, CUmemGenericAllocationHandle handle,
+        unsigned long long flags)
+{
+    CUresult result = address == grown.known ? grown.refuses : CUDA_SUCCESS;
+
+    if (result == CUDA_SUCCESS)
+        result = grown.map(address, size, offset, handle, flags);
+    grown.mapped += result == CUDA_SUCCESS;
+    return result;
+}
+
+static CUresult
+see_unmap(CUdeviceptr address, size_t size)
+{
+    CUresult result = grown.unmap(address, size);
+
+    grown.mapped -= result == CUDA_SUCCESS;
+    return result;
+}
+
+/* The CPU device's addresses are the process's. */
+static CUresult
+see_access(CUdeviceptr address, size_t size, const CUmemAccessDesc *desc, size_t count)
+{
+    CUresult result = grown.access(address, size, desc, count);
+
+    if (result != CUDA_SUCCESS || address != grown.known)
+        return result;
+    grown.readable++;
+    for (size_t i = 0; i < size; i++)
+        grown.dirt += ((const volatile uint8_t *)address)[i] != 0;
+    return result;
+}
+
+static CUresult
+see_zero(CUdeviceptr address, unsigned char value, size_t size, CUstream stream)
+{
+    if (grown.refuses_zero != CUDA_SUCCESS)
+        return grown.refuses_zero;
+    return grown.zero(address, value, size, stream);
+}
+
+static uint64_t
+open_dirty(struct client *client)
+{
+    CHECK_EQ(setenv("FD_CPU_STRICT", "dirty", 1), 0);
+    client_open(client);
+    grown.known = client_attach(client);
+    grown.map = client->driver.cuMemMap;
+    grown.unmap = client->driver.cuMemUnmap;
+    grown.access = client->driver.cuMemSetAccess;
+    grown.zero = client->driver.cuMemsetD8Async;
+    client->driver.cuMemMap = see_map;
+    client->driver.cuMemUnmap = see_unmap;
+    client->driver.cuMemSetAccess = see_access;
+    client->driver.cuMemsetD8Async = see_zero;
+    return grown.known;
+}
+
+/* A kernel that runs meanwhile may look there all the time. */
+static void
+test_grown_memory_is_zero_before_it_is_there(void)
+{
+    static struct client client;
+    uint64_t base = open_dirty(&client);
+
+    for (int i = 0; i < 2; i++) {
+        client_grow(&client, base, SLICE);
+        CHECK_EQ(grown.readable, i + 1);
+        CHECK_EQ(grown.dirt, 0);
+        CHECK_EQ(CALL(&client, fdcMemShrink, .address = base), 0);
+        CHECK_EQ(grown.mapped, 0);
+    }
+    client_close(&client, 0);
+}
+
+static void
+test_memory_that_does_not_grow_leaves_nothing(void)
+{
+    static struct client client;
+    uint64_t base = open_dirty(&client);
+
+    grown.refuses = CUDA_ERROR_OUT_OF_MEMORY;
+    CHECK_EQ(CALL(&client, fdcMemGrow, .address = base, .size = SLICE),
+             CUDA_ERROR_OUT_OF_MEMORY);
+    CHECK_EQ(grown.mapped, 0);
+    grown.refuses = CUDA_SUCCESS;
+    grown.refuses_zero = CUDA_ERROR_OUT_OF_MEMORY;
+    CHECK_EQ(CALL(&client, fdcMemGrow, .address = base, .size = SLICE),
+             CUDA_ERROR_OUT_OF_MEMORY);
+    CHECK_EQ(grown.mapped, 0);
+    CHECK_EQ(grown.readable, 0);
+    grown.refuses_zero = CUDA_SUCCESS;
+    client_grow(&client, base, SLICE); /* all of it is there still */
+    client_close(&client, 0);
+}
+
 static void
 test_session_is_attached_once(void)
 {
@@ -233,6 +345,8 @@ main(void)
     RUN(test_peer_access_that_fails_halfway_is_off);
     RUN(test_peer_access_that_ends_halfway_is_off);
     RUN(test_lost_device_is_told_by_its_own_number);
+    RUN(test_grown_memory_is_zero_before_it_is_there);
+    RUN(test_memory_that_does_not_grow_leaves_nothing);
     RUN(test_session_is_attached_once);
     return failed;
 }
