@@ -321,6 +321,54 @@ test_memory_that_does_not_grow_leaves_nothing(void)
     client_close(&client, 0);
 }
 
+static struct {
+    __typeof__(((struct fdc_driver *)NULL)->cuMipmappedArrayGetLevel) real;
+    int asked;
+    unsigned int fails; /* at this level; 0: at none */
+} levels;
+
+static CUresult
+give_level(CUarray *array, CUmipmappedArray mipmap, unsigned int level)
+{
+    levels.asked++;
+    if (levels.fails != 0 && level == levels.fails)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    return levels.real(array, mipmap, level);
+}
+
+static CUresult
+make_mipmap(struct client *client, uint64_t index, unsigned int asked)
+{
+    return CALL(client, cuMipmappedArrayCreate,
+                .pHandle = FDC_HANDLE(FDC_KIND_MIPMAP, 1, index),
+                .pMipmappedArrayDesc = { .Width = 16, .Height = 16, .NumChannels = 1,
+                                         .Format = CU_AD_FORMAT_FLOAT },
+                .numMipmapLevels = asked);
+}
+
+/* That there are fewer levels than were asked for is no failure, and nothing else is so. */
+static void
+test_mipmap_with_a_level_that_is_not_zeroed_is_nobodys(void)
+{
+    static struct client client;
+
+    client_open(&client);
+    client_attach(&client);
+    levels.real = client.driver.cuMipmappedArrayGetLevel;
+    client.driver.cuMipmappedArrayGetLevel = give_level;
+    levels.fails = 1;
+    CHECK_EQ(make_mipmap(&client, 1, 5), CUDA_ERROR_OUT_OF_MEMORY);
+    CHECK_EQ(CALL(&client, cuMipmappedArrayDestroy,
+                  .hMipmappedArray = FDC_HANDLE(FDC_KIND_MIPMAP, 1, 1)),
+             CUDA_ERROR_INVALID_HANDLE);
+    levels.fails = levels.asked = 0;
+    CHECK_EQ(make_mipmap(&client, 1, 5), 0);
+    CHECK_EQ(levels.asked, 5);
+    CHECK_EQ(make_mipmap(&client, 2, 9), 0);
+    CHECK_EQ(levels.asked, 11); /* the last one is not there */
+    client_close(&client, 0);
+}
+
 static void
 test_session_is_attached_once(void)
 {
@@ -347,6 +395,7 @@ main(void)
     RUN(test_lost_device_is_told_by_its_own_number);
     RUN(test_grown_memory_is_zero_before_it_is_there);
     RUN(test_memory_that_does_not_grow_leaves_nothing);
+    RUN(test_mipmap_with_a_level_that_is_not_zeroed_is_nobodys);
     RUN(test_session_is_attached_once);
     return failed;
 }
