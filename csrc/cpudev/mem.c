@@ -117,17 +117,28 @@ fdcpu_mem_nearest(uint64_t addr, struct fdcpu_range *range)
     return found;
 }
 
+static bool
+may_flip(const struct fdcpu_range *range, uint64_t offset)
+{
+    return offset < range->hi - range->lo && !(range->flags & FDCPU_MEM_READONLY);
+}
+
 void
 fdcpu_mem_flip(uint64_t offset)
 {
-    size_t i;
+    uint8_t *flipped;
 
     pthread_rwlock_rdlock(&lock);
-    for (i = 0; i < nranges; i++)
-        if (offset < ranges[i].hi - ranges[i].lo &&
-            !(ranges[i].flags & FDCPU_MEM_READONLY))
-            *(volatile uint8_t *)(ranges[i].lo + offset) ^= 8;
+    flipped = malloc(nranges);
+    /* All are read first: what is mapped twice flips once. */
+    for (size_t i = 0; flipped != NULL && i < nranges; i++)
+        if (may_flip(&ranges[i], offset))
+            flipped[i] = *(volatile uint8_t *)(ranges[i].lo + offset) ^ 8;
+    for (size_t i = 0; flipped != NULL && i < nranges; i++)
+        if (may_flip(&ranges[i], offset))
+            *(volatile uint8_t *)(ranges[i].lo + offset) = flipped[i];
     pthread_rwlock_unlock(&lock);
+    free(flipped);
 }
 
 void
