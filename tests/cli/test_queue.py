@@ -61,6 +61,7 @@ def test_lease_that_is_just_ending_is_waited_for_unasked(make_server):
     """Whose program is over, while fdhold has the lease yet: here because it is stopped."""
     server = make_server(devices=1)
     holder = holding(server)
+    until(lambda: len(helpers({holder.pid})) == 1)  # it may not have its own name yet
     (helper,) = helpers({holder.pid})
     os.kill(helper, signal.SIGSTOP)
     try:
