@@ -121,6 +121,13 @@ def kernel(who: str, given: argparse.Namespace) -> int:
     gpus = given.num_gpus or 1
     kind = "the CPU device" if given.direct else f"{gpus} GPU" + "s" * (gpus > 1)
     title = given.display_name or f"Python 3 with {kind} (fdcore)"
+    lacks = activate.lacks_ipykernel(given.python)
     path = activate.install_kernel(given.name, title, words, given.python, given.prefix)
     print(path)
+    if lacks:
+        options.say_error(
+            who,
+            f"{given.python} has no ipykernel, and the kernel does not start without: "
+            "install it there, or name another interpreter (--python PATH)",
+        )
     return 0

@@ -8,6 +8,7 @@ fdrun in front of the interpreter: it has its GPU while it runs.
 import json
 import os
 import shlex
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -89,3 +90,21 @@ def install_kernel(
     except OSError as error:
         raise ConfigError(f"{folder} cannot be written: {error.strerror}") from None
     return path
+
+
+def lacks_ipykernel(python: str) -> bool:
+    """Whether this interpreter has no ipykernel. ConfigError: it is none."""
+    code = "import importlib.util; print(importlib.util.find_spec('ipykernel') is None)"
+    try:
+        done = subprocess.run(
+            [python, "-c", code], capture_output=True, text=True, timeout=60
+        )
+    except subprocess.TimeoutExpired:
+        raise ConfigError(f"{python} does not answer within 60 s") from None
+    except OSError as error:
+        raise ConfigError(
+            f"{python} cannot be run: {error.strerror}; --python names an interpreter"
+        ) from None
+    if done.stdout not in ("True\n", "False\n"):
+        raise ConfigError(f"{python} is no Python 3; --python names an interpreter")
+    return done.stdout == "True\n"

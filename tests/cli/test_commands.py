@@ -290,6 +290,22 @@ def test_jupyter_kernel_has_gpus_and_the_interpreter_as_program(flexdirect, tmp_
     assert "no name of a kernel" in flexdirect("kernel", "install", "--name", "../x", status=125).stderr
 
 
+def test_interpreter_of_a_kernel_is_looked_at(flexdirect, tmp_path):
+    def install(name, text, status=0):
+        python = tmp_path / name
+        python.write_text(f"#!/bin/sh\n{text}\n")
+        python.chmod(0o755)
+        return flexdirect("kernel", "install", "--prefix", str(tmp_path), "--python", str(python),
+                          status=status).stderr  # fmt: skip
+
+    assert install("with", "echo False") == ""
+    said = install("without", "echo True")
+    assert "without has no ipykernel" in said and "--python PATH" in said
+    assert "other is no Python 3" in install("other", "exit 3", status=125)
+    missing = flexdirect("kernel", "install", "--python", str(tmp_path / "none"), status=125).stderr
+    assert "none cannot be run: No such file or directory" in missing
+
+
 # ---- fdhold ----
 
 
