@@ -118,3 +118,12 @@ fdc_log(enum fdc_level level, const char *format, ...)
     }
     errno = saved;
 }
+
+void
+fdc_log_printable(char *text, size_t size)
+{
+    text[size - 1] = '\0';
+    for (size_t i = 0; text[i] != '\0'; i++)
+        if ((unsigned char)text[i] < ' ' || text[i] == 127)
+            text[i] = '?';
+}

@@ -335,18 +335,6 @@ hash_text(const uint8_t hash[32], char text[17])
     text[16] = '\0';
 }
 
-/* What the other side says goes into a log, maybe onto a terminal. */
-static void
-make_printable(char *text, size_t size)
-{
-    size_t i;
-
-    text[size - 1] = '\0';
-    for (i = 0; text[i] != '\0'; i++)
-        if ((unsigned char)text[i] < ' ' || text[i] == 127)
-            text[i] = '?';
-}
-
 /* kind and more: as in the request. why: -EACCES, the server has said no; 0, what it says
  * makes no sense; else what became of the connection. */
 static CUresult
@@ -395,7 +383,7 @@ handshake(int fd, const struct place *place, uint32_t kind, uint32_t more,
         return no_session(place, "the server's answer makes no sense", 0);
     if (answer.error != 0) {
         *why = -EACCES;
-        make_printable(answer.reason, sizeof(answer.reason));
+        fdc_log_printable(answer.reason, sizeof(answer.reason));
         return no_session(place, answer.reason, 0);
     }
     if (!fdc_attach_proven(place->secret, &hello, &request, &answer))
@@ -417,7 +405,7 @@ await_ready(const struct place *place, int fd, int *why)
     if (ready.magic != FDC_ATTACH_MAGIC)
         return no_session(place, "the worker makes no sense", 0);
     if (ready.error != 0) {
-        make_printable(ready.reason, sizeof(ready.reason));
+        fdc_log_printable(ready.reason, sizeof(ready.reason));
         return no_session(place, ready.reason, 0);
     }
     return CUDA_SUCCESS;

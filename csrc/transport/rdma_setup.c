@@ -55,16 +55,6 @@ failed(struct rdma_link *rdma, const char *what, ucx_status status)
     return -EIO;
 }
 
-/* What the other side says goes into logs. */
-static void
-make_printable(char *text, size_t size)
-{
-    for (size_t i = 0; i < size; i++)
-        if (text[i] != '\0' && (text[i] < ' ' || text[i] > '~'))
-            text[i] = '?';
-    text[size - 1] = '\0';
-}
-
 static void
 lost(void *arg, struct ucx_ep *ep, ucx_status status)
 {
@@ -169,7 +159,7 @@ hear_hello(struct rdma_link *rdma, int64_t timeout_us)
         hello.key_size > KEY_MAX ||
         hello.base > UINT64_MAX - rdma->link.size.region[!region_in(rdma)])
         return -EPROTO;
-    make_printable(hello.ucx, sizeof(hello.ucx));
+    fdc_log_printable(hello.ucx, sizeof(hello.ucx));
     /* UCX finds the ends of both by itself; zeros behind them end its search. */
     parts = calloc(1, (size_t)hello.address_size + hello.key_size + 2 * FDC_CACHE_LINE);
     if (!parts)
@@ -453,7 +443,7 @@ hear_setup(int sock, struct fdc_link_size *size, struct link_emulation *emulatio
     if (!err && setup.magic == REFUSAL_MAGIC) {
         err = fdc_sock_read(sock, theirs, sizeof(theirs), LINK_SETUP_TIMEOUT_US);
         if (!err) {
-            make_printable(theirs, sizeof(theirs));
+            fdc_log_printable(theirs, sizeof(theirs));
             snprintf(why, room, "on the server: %s", theirs);
             return -ECONNREFUSED;
         }

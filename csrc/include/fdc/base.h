@@ -29,11 +29,11 @@ uint64_t fdc_now_ns(void); /* CLOCK_MONOTONIC */
 void fdc_pause(void);      /* one turn of a spin loop */
 
 /* spin.c: how long to spin before sleeping. quick: how often to look before that, for free,
- * and came: what was waited for came at one of these looks. begin: ns that this thread may spin now (0:
- * sleep at once), to be followed by end() if not 0, which says whether what it waited for
- * came meanwhile, and whether only since this CPU was lent to others; learn: how long a
- * wait took that was not over within the budget, and whether it ended with what it waited
- * for and began with spinning. */
+ * and came: what was waited for came at one of these looks. begin: ns that this thread may
+ * spin now (0: sleep at once), to be followed by end() if not 0, which says whether what it
+ * waited for came meanwhile, and whether only since this CPU was lent to others; learn: how
+ * long a wait took that was not over within the budget, and whether it ended with what it
+ * waited for and began with spinning. */
 #define FDC_SPIN_MAX_NS 200000u
 /* Who waits for the device's work: a driver spins for it as long as it takes. */
 #define FDC_SPIN_WORK_NS 1000000u
@@ -77,6 +77,9 @@ void fdc_log_to(int fd);
 bool fdc_log_on(enum fdc_level level);
 void fdc_log(enum fdc_level level, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
+/* What the other side says goes into a log, maybe onto a terminal: no control characters,
+ * and a NUL at the end. */
+void fdc_log_printable(char *text, size_t size);
 
 /* sha256.c */
 struct fdc_sha256 {

@@ -135,6 +135,17 @@ test_log_level_that_is_none_is_said_once(void)
 }
 
 static void
+test_what_others_say_is_printable(void)
+{
+    char text[] = "a\tb\x1b[1m\177 \xc3\xa9", full[4] = {'o', 'k', '\n', 'x'};
+
+    fdc_log_printable(text, sizeof(text));
+    CHECK_STR(text, "a?b?[1m? \xc3\xa9");
+    fdc_log_printable(full, sizeof(full));
+    CHECK_STR(full, "ok?");
+}
+
+static void
 test_memfd_keeps_its_size(void)
 {
     int fd = fdc_memfd_new("test", 8192), plain;
@@ -237,6 +248,7 @@ main(void)
     RUN(test_log_writes_lines_of_its_level);
     RUN(test_log_is_silent_by_default);
     RUN(test_log_level_that_is_none_is_said_once);
+    RUN(test_what_others_say_is_printable);
     RUN(test_memfd_keeps_its_size);
     RUN(test_sockets_read_and_write_whole);
     RUN(test_descriptors_pass);
