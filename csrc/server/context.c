@@ -1,9 +1,9 @@
 /*
  * Contexts of a session. From contexts_first on, agreed at attach, are the primary contexts
- * of the lease's devices; others are made by the program. Each open context has a non-blocking stream of
- * the worker's own: to wait for "everything so far", that stream waits for an event on
- * every stream that had work, so nothing context-wide is ever called and the NULL stream
- * is left alone while something is being captured.
+ * of the lease's devices; others are made by the program. Each open context has a
+ * non-blocking stream of the worker's own: to wait for "everything so far", that stream
+ * waits for an event on every stream that had work, so nothing context-wide is ever called
+ * and the NULL stream is left alone while something is being captured.
  */
 #include "server/serve.h"
 #include "server_hooks.h"
@@ -373,11 +373,11 @@ fdc_server_call_fdcContextOpen(struct fdc_request *request,
                                const struct fdc_req_fdcContextOpen *req)
 {
     struct fdc_serve *serve = request->serve;
+    uint32_t first = fdc_load_relaxed(&serve->contexts_first);
     CUresult result = CUDA_ERROR_INVALID_DEVICE;
 
     if (req->device >= 0 && req->device < serve->limits.devices &&
-        req->context == FDC_HANDLE(FDC_KIND_CONTEXT, 1,
-                                   fdc_load_relaxed(&serve->contexts_first) + (uint32_t)req->device)) {
+        req->context == FDC_HANDLE(FDC_KIND_CONTEXT, 1, first + (uint32_t)req->device)) {
         fdc_context_lock(serve);
         result = primary_open(serve, req->context, req->device);
         pthread_mutex_unlock(&serve->context_lock);
@@ -425,7 +425,8 @@ fdc_server_call_fdcContextCreate(struct fdc_request *request,
     if (req->device < 0 || req->device >= serve->limits.devices)
         goto answer;
     result = CUDA_ERROR_INVALID_HANDLE;
-    if (index - fdc_load_relaxed(&serve->contexts_first) < FDC_DEVICES_MAX || FDC_HANDLE_KIND(req->context) != FDC_KIND_CONTEXT ||
+    if (index - fdc_load_relaxed(&serve->contexts_first) < FDC_DEVICES_MAX ||
+        FDC_HANDLE_KIND(req->context) != FDC_KIND_CONTEXT ||
         fdc_context_at(serve, index) != NULL)
         goto answer;
     result = serve->driver->cuCtxCreate_v2(&value, req->flags, serve->device[req->device]);

@@ -108,7 +108,7 @@ struct fdc_ctx {
     uint32_t blocking_captures;
     uint32_t waits;                     /* for events of it, atomic (event.c) */
     uint64_t ordered;                   /* as fdc_slot.ordered, of the NULL stream */
-    uint32_t given, shown;              /* what may launch kernels; what is printed of that, atomic */
+    uint32_t given, shown;              /* atomic: what may launch kernels, what of it is printed */
     uint32_t opened;                    /* times it was opened */
     uint64_t peers;                     /* devices that it reaches; under context_lock */
     pthread_mutex_t lock;               /* of marks */

@@ -66,7 +66,8 @@ enum fdc_kind {
 
 int fdc_serve_new(const struct fdc_driver *driver, struct fdc_link *link,
                   const struct fdc_serve_limits *limits, struct fdc_serve **serve);
-/* Runs the executor in the calling thread until the client is gone (0), or the session is broken (-EPROTO...). */
+/* Runs the executor in the calling thread until the client is gone (0), or the session is
+ * broken (-EPROTO...). */
 int fdc_serve_run(struct fdc_serve *serve);
 void fdc_serve_stop(struct fdc_serve *serve);   /* from any thread */
 /* Before run, where this process is the session's alone: from the client's going (or stop)
@@ -92,8 +93,8 @@ const struct fdc_serve_entry *fdc_serve_get_tally(struct fdc_serve *serve, uint1
 
 enum { FDC_SERVED = 0, FDC_SERVED_LATER = 1 };  /* LATER: the hook replies itself */
 
-/* One message being served. Valid until the serve function returns; a hook that replies later takes a
- * copy with fdc_request_keep(). */
+/* One message being served. Valid until the serve function returns; a hook that replies
+ * later takes a copy with fdc_request_keep(). */
 struct fdc_request {
     struct fdc_serve *serve;
     const struct fdc_driver *driver;
@@ -118,8 +119,8 @@ struct fdc_serve_entry {
 };
 extern const struct fdc_serve_entry *fdc_serve_entry(uint16_t id);      /* generated; NULL */
 
-/* Answers: with result and, if 0, the reply's fields (reply[size] with head; the head is filled here).
- * For calls without REPLY a failure becomes the session's first failure. */
+/* Answers: with result and, if 0, the reply's fields (reply[size] with head; the head is
+ * filled here). For calls without REPLY a failure becomes the session's first failure. */
 void fdc_request_answer(struct fdc_request *request, CUresult result, void *reply, uint32_t size);
 /* As fdc_request_answer, but the fields go with a failure as well (blobs with logs). */
 void fdc_request_answer_always(struct fdc_request *request, CUresult result, void *reply,
@@ -128,7 +129,8 @@ void fdc_request_answer_always(struct fdc_request *request, CUresult result, voi
 struct fdc_request *fdc_request_keep(const struct fdc_request *request);
 void fdc_request_finish(struct fdc_request *request, CUresult result, void *reply, uint32_t size);
 
-/* Handles: the driver's value of a client's handle. kind: as FDC_KIND_ in shim.h. 0 or CUresult 400. */
+/* Handles: the driver's value of a client's handle. kind: as FDC_KIND_ in shim.h. 0 or
+ * CUresult 400. */
 CUresult fdc_handle_get(struct fdc_serve *serve, int kind, uint64_t handle, void **value);
 CUresult fdc_handle_put(struct fdc_serve *serve, int kind, uint64_t handle, void *value,
                         uint32_t ctx);
@@ -148,7 +150,8 @@ void *fdc_request_chunk(const struct fdc_request *request, enum fdc_region regio
 /* Work was enqueued on this stream by a message with DONE: DONE is sent when it has finished.
  * region/chunk: bytes that are put into DOWN first (size 0: none). */
 CUresult fdc_done_later(struct fdc_request *request, CUstream stream, struct fdc_chunk down);
-/* Sends DONE for everything outstanding that is complete: before every reply that tells of completion. */
+/* Sends DONE for everything outstanding that is complete: before every reply that tells of
+ * completion. */
 void fdc_done_flush(struct fdc_serve *serve);
 /* The kernel behind a function of the wire: of a module or a library (module.c). A CUkernel
  * of a library comes as it is, which the driver accepts where it wants a CUfunction. */

@@ -93,11 +93,11 @@ fdc_serve_new(const struct fdc_driver *driver, struct fdc_link *link,
     serve->trunks = fdc_trunks_new();
     serve->blobs = fdc_blobs_new();
     serve->ledger = calloc(FDC_IDS, sizeof(*serve->ledger));
-    if (serve->monitor == NULL || serve->memory == NULL || serve->host == NULL || serve->images == NULL ||
-        serve->hostfns == NULL || serve->blobs == NULL || serve->objects == NULL ||
-        serve->names == NULL || serve->capture == NULL || serve->shadows == NULL ||
-        serve->greens == NULL || serve->order == NULL || serve->gates == NULL ||
-        serve->trunks == NULL || serve->ledger == NULL)
+    if (serve->monitor == NULL || serve->memory == NULL || serve->host == NULL ||
+        serve->images == NULL || serve->hostfns == NULL || serve->blobs == NULL ||
+        serve->objects == NULL || serve->names == NULL || serve->capture == NULL ||
+        serve->shadows == NULL || serve->greens == NULL || serve->order == NULL ||
+        serve->gates == NULL || serve->trunks == NULL || serve->ledger == NULL)
         goto err_free;
     err = fdc_meter_new(serve);
     if (err == 0)

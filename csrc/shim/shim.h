@@ -346,8 +346,8 @@ uint64_t fdc_stream_issued(const struct fdc_stream *stream);
 void fdc_stream_seen(struct fdc_stream *stream);
 
 enum { FDC_STREAM_WORK = 1 /* enqueues work: flow control */, FDC_STREAM_PER_THREAD_ZERO = 2 };
-/* The stream that a program's value means in this call (0, 1, 2 and handles), or an error. With WORK it
- * holds the thread back while too many calls on it are unfinished. */
+/* The stream that a program's value means in this call (0, 1, 2 and handles), or an error.
+ * With WORK it holds the thread back while too many calls on it are unfinished. */
 CUresult fdc_stream_resolve(struct fdc_call *call, CUstream value, unsigned how,
                             struct fdc_stream **stream);
 /* What travels for it. */
@@ -411,8 +411,8 @@ void fdc_stage_free(struct fdc_session *session, enum fdc_region region,
 void *fdc_stage_at(struct fdc_session *session, enum fdc_region region,
                    const struct fdc_chunk *chunk);
 
-/* A blob: fetches all of a call's blob into *bytes (malloc). `first` is the chunk that came with the
- * call's reply, total the size it said. */
+/* A blob: fetches all of a call's blob into *bytes (malloc). `first` is the chunk that came
+ * with the call's reply, total the size it said. */
 CUresult fdc_blob_rest(struct fdc_call *call, const struct fdc_chunk *first, uint64_t total,
                        void **bytes);
 
@@ -449,7 +449,8 @@ CUresult fdc_func_wire(const struct fdc_call *call, const struct fdc_func *func,
 CUresult fdc_hostfn_keep(struct fdc_session *session, void (*fn)(void *user), void *user,
                          uint64_t *number);
 /* Of the shim's own: fn runs in a service thread that no function of the program's holds
- * up, may make calls, and the stream stands still until fdc_hostfn_answer(). put gives the number its turn on a stream. */
+ * up, may make calls, and the stream stands still until fdc_hostfn_answer(). put gives the
+ * number its turn on a stream. */
 CUresult fdc_hostfn_quiet(struct fdc_session *session, void (*fn)(void *user), void *user,
                           uint64_t *number);
 CUresult fdc_hostfn_put(struct fdc_call *call, struct fdc_stream *stream, uint64_t number);

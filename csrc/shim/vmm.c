@@ -333,7 +333,8 @@ cuMemMap(CUdeviceptr ptr, size_t size, size_t offset,
     reserved = fdc_ranges_find(space->reserved, ptr, &base, &whole);
     pthread_rwlock_unlock(&space->lock);
     if (size == 0 || flags != 0 || offset != 0 || size != made->size ||
-        reserved == NULL || reserved->session != call.session || ptr - base > whole || size > whole - (ptr - base) ||
+        reserved == NULL || reserved->session != call.session ||
+        ptr - base > whole || size > whole - (ptr - base) ||
         ((ptr | size) & (made->device->snapshot->granularity - 1)) != 0)
         return CUDA_ERROR_INVALID_VALUE;
 

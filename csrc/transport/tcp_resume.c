@@ -8,7 +8,8 @@
  * A client dials: a thread of its own, which sleeps on the sockets, notices that one has
  * broken even where the program asks for nothing. A worker is given the new socket
  * (tcp_resume()), by whoever did the handshake; a try that is not newer than the last one
- * is refused, and one that is newer ends the other. Whoever sends or receives meanwhile waits. After the grace time it is over.
+ * is refused, and one that is newer ends the other. Whoever sends or receives meanwhile
+ * waits. After the grace time it is over.
  *
  * On the plain road bytes that were changed on the way cannot be told from good ones. On
  * the sealed one they are found, and the connection is given up like one that broke.
