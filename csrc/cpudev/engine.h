@@ -127,7 +127,7 @@ uint32_t fdcpu_module_var_count(const struct fdcpu_module *module);
 const struct fdcpu_var *fdcpu_module_var_at(const struct fdcpu_module *module, uint32_t i);
 const struct fdcpu_var *fdcpu_module_var(const struct fdcpu_module *module, const char *name);
 
-/* ---- launching (sched.c exec*.c builtin.c) ---- */
+/* ---- launching (sched.c and what it calls) ---- */
 
 /*
  * A texture or surface object, as tex.c reads it. Base addresses are trusted: what a

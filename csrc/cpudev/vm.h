@@ -60,7 +60,7 @@ struct fdcpu_block {
     struct fdcpu_worker *worker;
     uint64_t number;
     uint32_t ctaid[3];
-    uint32_t nwarps, live_warps, live;
+    uint32_t nwarps, live;
     uint32_t spins;             /* rounds in which every warp only jumped back */
     uint8_t *shared;
     char *files;                /* register files of the warps */
@@ -97,8 +97,7 @@ struct fdcpu_job {
     struct fdcpu_job *next;
     pthread_mutex_t lock;
     struct fdcpu_fault fault;
-    struct fdcpu_text_piece *text;
-    size_t text_size;
+    struct fdcpu_text_piece *text;      /* latest block first */
 };
 
 struct fdcpu_hit {
@@ -132,12 +131,9 @@ struct fdcpu_exec {
 };
 
 struct fdcpu_worker {
-    struct fdcpu_worker *next;
     struct fdcpu_exec x;
     struct fdcpu_block *spare;  /* blocks whose memory can be used again */
     struct fdcpu_frame **free_frames;   /* by function number; linked by parent */
-    uint32_t nfree;
-    uint32_t number;
 };
 
 /* ---- for handlers ---- */
@@ -190,7 +186,7 @@ struct fdcpu_worker {
          left_##lane && (lane = (uint32_t)__builtin_ctz(left_##lane), 1);                    \
          left_##lane &= left_##lane - 1)
 
-/* Records a fault of one lane (or -1) and stops the job. */
+/* Records a fault of one lane (or -1) and stops the job. (fault.c) */
 void fdcpu_fault_at(struct fdcpu_exec *x, const struct fdcpu_insn *i, int lane, int result,
                     const char *format, ...) __attribute__((format(printf, 5, 6)));
 /* A bad access: finds the lane's neighbours for the report. */
@@ -229,19 +225,25 @@ fdcpu_address(struct fdcpu_exec *x, const struct fdcpu_insn *i, char *r, uint32_
     return (i->aux & MEM_FRAME) ? v + x->local_base : v;
 }
 
-/* sched.c, for the handlers of calls and barriers */
 /* Memory of a lane at an offset of the running frame; inside by construction. */
 static inline uint8_t *
 fdcpu_frame_byte(struct fdcpu_exec *x, uint32_t lane, uint64_t offset)
 {
     return x->local + (uint64_t)lane * x->local_stride + x->local_base + offset;
 }
+/* Lanes' local memory becomes this large at least. False after a fault. (frame.c) */
 bool fdcpu_local_grow(struct fdcpu_exec *x, const struct fdcpu_insn *i, uint64_t size);
-uint64_t fdcpu_now_ns(void);
-void fdcpu_print(struct fdcpu_exec *x, const char *bytes, size_t size);
-bool fdcpu_stopped(struct fdcpu_job *job);
+void fdcpu_print(struct fdcpu_exec *x, const char *bytes, size_t size);         /* block.c */
+/* Threads come to the grid's barrier, or exit and are waited for no longer. (sched.c) */
 void fdcpu_grid_arrive(struct fdcpu_job *job, uint64_t count, uint64_t gone);
-void fdcpu_heap_forget(struct fdcpu_env *env);
+uint64_t fdcpu_now_ns(void);
+
+/* Whether there was a fault, or somebody wants the job to end. */
+static inline bool
+fdcpu_stopped(struct fdcpu_job *job)
+{
+    return __atomic_load_n(&job->stop, __ATOMIC_RELAXED) != 0;
+}
 
 extern const uint32_t fdcpu_bit[FDCPU_LANES];
 extern const uint64_t fdcpu_bit64[FDCPU_LANES];
