@@ -1,6 +1,7 @@
 /*
  * Decoding of one function body: names in scopes, virtual registers, emitted
- * instructions. decode.c reads statements; decode_alu.c and decode_mem.c know opcodes.
+ * instructions. decode.c reads statements; decode_alu.c and decode_mem.c know opcodes;
+ * program.c puts functions together.
  */
 #ifndef FDCPU_DECODE_H
 #define FDCPU_DECODE_H
@@ -10,6 +11,7 @@
 #include <string.h>
 
 enum { MAX_OPERANDS = 8, MAX_MODS = 20, MAX_VEC = 64 };
+enum { MAX_REGS = 1 << 20, MAX_INSNS = 1 << 22, MAX_FRAME = 512 << 10, MAX_SHARED = 1 << 20 };
 
 struct dec_vreg {
     char cls;                   /* w l q p */
@@ -76,6 +78,16 @@ struct dec_const {
 };
 enum { K_PLAIN, K_DYNAMIC };    /* K_DYNAMIC: + end of static shared memory */
 
+/* What the functions of one program share while it is made. */
+struct dec_program {
+    uint32_t *shared_at;        /* offset + 1 by variable number */
+    uint32_t shared_size;
+    uint32_t dynamic_align;
+    uint8_t *wanted;            /* by function number */
+    uint32_t *queue, nqueue;
+    bool indirect, grid;        /* calls through pointers; meets its whole grid */
+};
+
 struct dec {
     struct fdcpu_reader r;      /* first: fdcpu_fail takes it */
     struct fdcpu_func *func;
@@ -135,6 +147,7 @@ void *dec_alloc(struct dec *d, size_t size);
         }                                                                                    \
     } while (0)
 
+/* decode_emit.c */
 uint32_t dec_vreg(struct dec *d, char cls);
 uint32_t dec_const(struct dec *d, uint64_t value, char cls, uint8_t kind);
 uint32_t dec_special(struct dec *d, enum fdcpu_special sr);
@@ -142,6 +155,7 @@ struct fdcpu_insn *dec_emit(struct dec *d, enum fdcpu_op op, uint32_t dst, uint3
                             uint32_t b, uint32_t c);
 uint32_t dec_ext(struct dec *d, uint32_t reg, char cls, uint32_t size);
 bool dec_mod(const struct dec *d, const char *s);
+/* The from_end-th type among the modifiers, counted from the last (0). */
 enum fdcpu_type dec_type(const struct dec *d, uint32_t from_end);
 char dec_class(enum fdcpu_type t);
 /* Operands as virtual registers of a class; dec_dst needs dec_finish afterwards. */
@@ -150,14 +164,38 @@ uint32_t dec_pred(struct dec *d, const struct opnd *o);
 uint32_t dec_dst(struct dec *d, const struct opnd *o, char cls, bool sign);
 void dec_finish(struct dec *d);
 void dec_need(struct dec *d, uint32_t lo, uint32_t hi);
+/* The instruction becomes a fault for whoever reaches it. */
 void dec_unsupported(struct dec *d);
+/* The address of a variable or function as a 64-bit register. */
 uint32_t dec_symbol(struct dec *d, const struct opnd *o, uint64_t add);
-void dec_label_ref(struct dec *d, const struct opnd *o, uint32_t insn, uint32_t table);
-uint32_t dec_shared_var(struct dec *d, uint32_t var);
-void dec_want(struct dec *d, uint32_t func);
-struct dec_name *dec_find(struct dec *d, const char *s, uint32_t n);
-/* Emits the op for a form with these vregs as sources, result in a fresh or given vreg. */
+/* An instruction whose operands are just those of the op's signature, in order. */
 void dec_simple(struct dec *d, enum fdcpu_op op);
+
+/* decode_name.c */
+struct dec_name *dec_declare(struct dec *d, const char *s, uint32_t n, enum name_kind kind);
+struct dec_name *dec_find(struct dec *d, const char *s, uint32_t n);
+/* A register by name: "%r12" of "%r<20>", or one declared by itself. False: unknown. */
+bool dec_find_reg(struct dec *d, const char *s, uint32_t n, uint32_t *reg,
+                  enum fdcpu_type *type);
+void dec_open_scope(struct dec *d);
+void dec_close_scope(struct dec *d);
+void dec_label(struct dec *d, const char *s, uint32_t n);
+void dec_label_ref(struct dec *d, const struct opnd *o, uint32_t insn, uint32_t table);
+void dec_resolve_labels(struct dec *d);
+
+/* decode_opnd.c */
+void dec_operand(struct dec *d, struct opnd *o);
+/* A word: register, special register, variable, or a label or function for later. */
+void dec_word(struct dec *d, struct opnd *o);
+
+/* program.c */
+uint32_t dec_shared_var(struct dec *d, uint32_t var);   /* its offset, or UINT32_MAX: dynamic */
+uint32_t dec_shared_take(struct dec *d, uint64_t size, uint32_t align);
+void dec_want(struct dec *d, uint32_t func);            /* it becomes part of the program */
+void dec_code_free(struct fdcpu_code *code);
+/* Decodes one function. Returns 0 or a CUresult with a message. (decode.c) */
+int dec_function(struct fdcpu_program *prog, struct dec_program *build, struct fdcpu_func *f,
+                 struct fdcpu_code **out, char *message, size_t size);
 
 /* One opcode: true when done, false: not one of mine. */
 typedef bool dec_lower(struct dec *d);

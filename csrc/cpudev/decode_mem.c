@@ -5,8 +5,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-void dec_indirect(struct dec *d);
-
 static bool
 is(const char *s, uint32_t n, const char *word)
 {
@@ -389,7 +387,7 @@ lower_call(struct dec *d)
     } else if (callee->kind == O_REG) {
         op = OP_calli;
         target = dec_src(d, callee, 'l', T_U64);
-        dec_indirect(d);
+        d->build->indirect = true;
     } else {
         DEC_FAIL(d, "call of '%.*s'", callee->n > 60 ? 60 : (int)callee->n,
                  callee->s ? callee->s : "?");

@@ -39,7 +39,7 @@ bool fdcpu_mem_find(uint64_t addr, struct fdcpu_range *range);
 /* Finds the nearest range below or above addr, for reports. */
 bool fdcpu_mem_nearest(uint64_t addr, struct fdcpu_range *range);
 
-/* ---- modules (lex.c parse.c decode.c link.c) ---- */
+/* ---- modules (lex.c parse.c link.c program.c) ---- */
 
 struct fdcpu_module;
 struct fdcpu_func;

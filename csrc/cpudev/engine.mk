@@ -1,8 +1,5 @@
-# The PTX engine's sources; included by csrc/Makefile. ISA files are compiled once for
-# each of FDCPU_ISAS with -DFDCPU_ISA=<isa> and that isa's FDCPU_FLAGS_<isa>.
-FDCPU_ONCE := atom.c block.c builtin.c cubin.c cvt.c decode.c decode_alu.c decode_mem.c \
-	exec_slow.c fault.c frame.c lex.c link.c mem.c mma.c ops.c parse.c ralloc.c sched.c \
-	sync.c tex.c warp.c
+# The PTX engine, which is all that is not the API's; included by csrc/Makefile. ISA files
+# are compiled once for each of FDCPU_ISAS with -DFDCPU_ISA=<isa> and FDCPU_FLAGS_<isa>.
 FDCPU_PER_ISA := exec.c exec_mem.c
 FDCPU_CFLAGS := -ffp-contract=off -fno-strict-aliasing -fno-math-errno
 # handlers end by jumping to the next one; vector loops want -O3

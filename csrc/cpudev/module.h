@@ -131,7 +131,7 @@ struct fdcpu_sym *fdcpu_sym_find(struct fdcpu_module *m, uint32_t text, const ch
 /* cubin.c: takes the kernels and variables of machine code into the index. */
 void fdcpu_parse_cubin(struct fdcpu_reader *r, const void *bytes, size_t size);
 
-/* decode.c: makes func->prog, once. Takes the module's lock. */
+/* program.c: makes func->prog, once. Takes the module's lock. */
 int fdcpu_program_get(struct fdcpu_func *func);
 void fdcpu_program_free(struct fdcpu_program *prog);
 
