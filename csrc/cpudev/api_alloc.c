@@ -534,12 +534,6 @@ cuMemHostAlloc(void **pp, size_t bytesize, unsigned int Flags)
 }
 
 FDC_EXPORT CUresult
-cuMemAllocHost_v2(void **pp, size_t bytesize)
-{
-    return cuMemHostAlloc(pp, bytesize, 0);
-}
-
-FDC_EXPORT CUresult
 cuMemFreeHost(void *p)
 {
     struct fdcpu_alloc alloc;
@@ -591,12 +585,6 @@ cuMemHostRegister_v2(void *p, size_t bytesize, unsigned int Flags)
     default:
         return CUDA_ERROR_OUT_OF_MEMORY;
     }
-}
-
-FDC_EXPORT CUresult
-cuMemHostRegister(void *p, size_t bytesize, unsigned int Flags)
-{
-    return cuMemHostRegister_v2(p, bytesize, Flags);
 }
 
 FDC_EXPORT CUresult

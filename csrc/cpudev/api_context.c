@@ -389,12 +389,6 @@ cuDevicePrimaryCtxRelease_v2(CUdevice dev)
 }
 
 FDC_EXPORT CUresult
-cuDevicePrimaryCtxRelease(CUdevice dev)
-{
-    return cuDevicePrimaryCtxRelease_v2(dev);
-}
-
-FDC_EXPORT CUresult
 cuDevicePrimaryCtxReset_v2(CUdevice dev)
 {
     struct fdcpu_device *device;
@@ -415,12 +409,6 @@ cuDevicePrimaryCtxReset_v2(CUdevice dev)
     if (there)
         fdcpu_admit_end(device);
     return CUDA_SUCCESS;
-}
-
-FDC_EXPORT CUresult
-cuDevicePrimaryCtxReset(CUdevice dev)
-{
-    return cuDevicePrimaryCtxReset_v2(dev);
 }
 
 FDC_EXPORT CUresult
@@ -457,12 +445,6 @@ cuDevicePrimaryCtxSetFlags_v2(CUdevice dev, unsigned int flags)
     device->primary_flags = flags;
     device->primary->flags = flags;
     return CUDA_SUCCESS;
-}
-
-FDC_EXPORT CUresult
-cuDevicePrimaryCtxSetFlags(CUdevice dev, unsigned int flags)
-{
-    return cuDevicePrimaryCtxSetFlags_v2(dev, flags);
 }
 
 /* ---- the stack of current contexts ---- */
@@ -610,12 +592,6 @@ cuCtxPopCurrent_v2(CUcontext *pctx)
 }
 
 FDC_EXPORT CUresult
-cuCtxPopCurrent(CUcontext *pctx)
-{
-    return cuCtxPopCurrent_v2(pctx);
-}
-
-FDC_EXPORT CUresult
 cuCtxSetCurrent(CUcontext handle)
 {
     struct fdcpu_thread *t = &fdcpu_thread;
@@ -667,12 +643,6 @@ cuCtxGetDevice_v2(CUdevice *device, CUcontext handle)
         return CUDA_ERROR_INVALID_VALUE;
     *device = ctx->device->ordinal;
     return CUDA_SUCCESS;
-}
-
-FDC_EXPORT CUresult
-cuCtxGetDevice(CUdevice *device)
-{
-    return cuCtxGetDevice_v2(device, NULL);
 }
 
 FDC_EXPORT CUresult
@@ -756,12 +726,6 @@ cuCtxSynchronize_v2(CUcontext handle)
     if (capturing)
         return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
     return fdcpu_ctx_sync(ctx);
-}
-
-FDC_EXPORT CUresult
-cuCtxSynchronize(void)
-{
-    return cuCtxSynchronize_v2(NULL);
 }
 
 FDC_EXPORT CUresult

@@ -275,7 +275,7 @@ cuDeviceGetName(char *name, int len, CUdevice dev)
 }
 
 FDC_EXPORT CUresult
-cuDeviceGetUuid(CUuuid *uuid, CUdevice dev)
+cuDeviceGetUuid_v2(CUuuid *uuid, CUdevice dev)
 {
     struct fdcpu_device *device;
     CUresult result = ask(dev, uuid, &device);
@@ -286,12 +286,6 @@ cuDeviceGetUuid(CUuuid *uuid, CUdevice dev)
 }
 
 FDC_EXPORT CUresult
-cuDeviceGetUuid_v2(CUuuid *uuid, CUdevice dev)
-{
-    return cuDeviceGetUuid(uuid, dev);
-}
-
-FDC_EXPORT CUresult
 cuDeviceTotalMem_v2(size_t *bytes, CUdevice dev)
 {
     struct fdcpu_device *device;
@@ -299,18 +293,6 @@ cuDeviceTotalMem_v2(size_t *bytes, CUdevice dev)
 
     if (result == CUDA_SUCCESS)
         *bytes = fdcpu.opt.memory;
-    return result;
-}
-
-/* The first revision, which counts in 32 bits and says at most what fits. */
-FDC_EXPORT CUresult
-cuDeviceTotalMem(unsigned int *bytes, CUdevice dev)
-{
-    size_t all;
-    CUresult result = cuDeviceTotalMem_v2(bytes != NULL ? &all : NULL, dev);
-
-    if (result == CUDA_SUCCESS)
-        *bytes = all > UINT32_MAX ? UINT32_MAX : (unsigned int)all;
     return result;
 }
 

@@ -133,12 +133,6 @@ cuEventDestroy_v2(CUevent hEvent)
     return CUDA_SUCCESS;
 }
 
-FDC_EXPORT CUresult
-cuEventDestroy(CUevent hEvent)
-{
-    return cuEventDestroy_v2(hEvent);
-}
-
 /* ---- record and wait ---- */
 
 static CUresult
@@ -322,12 +316,6 @@ cuEventElapsedTime_v2(float *pMilliseconds, CUevent hStart, CUevent hEnd)
                     1e6);
     pthread_mutex_unlock(&fdcpu.sched);
     return result;
-}
-
-FDC_EXPORT CUresult
-cuEventElapsedTime(float *pMilliseconds, CUevent hStart, CUevent hEnd)
-{
-    return cuEventElapsedTime_v2(pMilliseconds, hStart, hEnd);
 }
 
 /* ---- the program's functions ---- */

@@ -505,12 +505,6 @@ cuGraphGetEdges_v2(CUgraph hGraph, CUgraphNode *from, CUgraphNode *to,
     return graph_list(hGraph, EDGES, from, to, edgeData, numEdges);
 }
 
-FDC_EXPORT CUresult
-cuGraphGetEdges(CUgraph hGraph, CUgraphNode *from, CUgraphNode *to, size_t *numEdges)
-{
-    return cuGraphGetEdges_v2(hGraph, from, to, NULL, numEdges);
-}
-
 static CUresult
 neighbours(CUgraphNode hNode, bool dependents, CUgraphNode *nodes,
            CUgraphEdgeData *edges, size_t *count)

@@ -254,14 +254,6 @@ cuGraphInstantiate_v2(CUgraphExec *phGraphExec, CUgraph hGraph,
     return instantiate(phGraphExec, hGraph, 0);
 }
 
-FDC_EXPORT CUresult
-cuGraphInstantiate(CUgraphExec *phGraphExec, CUgraph hGraph, CUgraphNode *phErrorNode,
-                   char *logBuffer, size_t bufferSize)
-{
-    return cuGraphInstantiate_v2(phGraphExec, hGraph, phErrorNode, logBuffer,
-                                 bufferSize);
-}
-
 static CUresult
 instantiate_params(CUgraphExec *out, CUgraph hGraph,
                    CUDA_GRAPH_INSTANTIATE_PARAMS *params)
@@ -488,19 +480,5 @@ out:
     info->result = result == CUDA_SUCCESS || why != CU_GRAPH_EXEC_UPDATE_SUCCESS
                        ? why
                        : CU_GRAPH_EXEC_UPDATE_ERROR;
-    return result;
-}
-
-FDC_EXPORT CUresult
-cuGraphExecUpdate(CUgraphExec hGraphExec, CUgraph hGraph, CUgraphNode *hErrorNode_out,
-                  CUgraphExecUpdateResult *updateResult_out)
-{
-    CUgraphExecUpdateResultInfo info = {0};
-    CUresult result = cuGraphExecUpdate_v2(hGraphExec, hGraph, &info);
-
-    if (hErrorNode_out != NULL)
-        *hErrorNode_out = info.errorNode;
-    if (updateResult_out != NULL)
-        *updateResult_out = info.result;
     return result;
 }

@@ -44,13 +44,6 @@ cuLinkCreate_v2(unsigned int numOptions, CUjit_option *options, void **optionVal
     return CUDA_SUCCESS;
 }
 
-FDC_EXPORT CUresult
-cuLinkCreate(unsigned int numOptions, CUjit_option *options, void **optionValues,
-             CUlinkState *stateOut)
-{
-    return cuLinkCreate_v2(numOptions, options, optionValues, stateOut);
-}
-
 /* Keeps a name as long as the link lives: texts point to it. */
 static const char *
 keep(struct link *link, const char *name)
@@ -88,15 +81,6 @@ cuLinkAddData_v2(CUlinkState state, CUjitInputType type, void *data, size_t size
 }
 
 FDC_EXPORT CUresult
-cuLinkAddData(CUlinkState state, CUjitInputType type, void *data, size_t size,
-              const char *name, unsigned int numOptions, CUjit_option *options,
-              void **optionValues)
-{
-    return cuLinkAddData_v2(state, type, data, size, name, numOptions, options,
-                            optionValues);
-}
-
-FDC_EXPORT CUresult
 cuLinkAddFile_v2(CUlinkState state, CUjitInputType type, const char *path,
                  unsigned int numOptions, CUjit_option *options, void **optionValues)
 {
@@ -115,13 +99,6 @@ cuLinkAddFile_v2(CUlinkState state, CUjitInputType type, const char *path,
                               optionValues);
     free(bytes);
     return result;
-}
-
-FDC_EXPORT CUresult
-cuLinkAddFile(CUlinkState state, CUjitInputType type, const char *path,
-              unsigned int numOptions, CUjit_option *options, void **optionValues)
-{
-    return cuLinkAddFile_v2(state, type, path, numOptions, options, optionValues);
 }
 
 FDC_EXPORT CUresult

@@ -283,17 +283,3 @@ cuMemRangeGetAttribute(void *data, size_t dataSize, CUmem_range_attribute attr,
     }
     return CUDA_SUCCESS;
 }
-
-FDC_EXPORT CUresult
-cuMemRangeGetAttributes(void **data, size_t *dataSizes, CUmem_range_attribute *attributes,
-                        size_t numAttributes, CUdeviceptr devPtr, size_t count)
-{
-    CUresult result = CUDA_SUCCESS;
-
-    if (data == NULL || dataSizes == NULL || attributes == NULL || numAttributes == 0)
-        return CUDA_ERROR_INVALID_VALUE;
-    for (size_t i = 0; i < numAttributes && result == CUDA_SUCCESS; i++)
-        result = cuMemRangeGetAttribute(data[i], dataSizes[i], attributes[i], devPtr,
-                                        count);
-    return result;
-}

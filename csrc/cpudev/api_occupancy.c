@@ -57,14 +57,6 @@ cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int *numBlocks, CUfunction 
 }
 
 FDC_EXPORT CUresult
-cuOccupancyMaxActiveBlocksPerMultiprocessor(int *numBlocks, CUfunction func,
-                                            int blockSize, size_t dynamicSMemSize)
-{
-    return cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(
-        numBlocks, func, blockSize, dynamicSMemSize, 0);
-}
-
-FDC_EXPORT CUresult
 cuOccupancyMaxPotentialBlockSizeWithFlags(int *minGridSize, int *blockSize,
                                           CUfunction func,
                                           CUoccupancyB2DSize blockSizeToDynamicSMemSize,
@@ -99,16 +91,6 @@ cuOccupancyMaxPotentialBlockSizeWithFlags(int *minGridSize, int *blockSize,
             break;
     }
     return best == 0 ? CUDA_ERROR_INVALID_VALUE : CUDA_SUCCESS;
-}
-
-FDC_EXPORT CUresult
-cuOccupancyMaxPotentialBlockSize(int *minGridSize, int *blockSize, CUfunction func,
-                                 CUoccupancyB2DSize blockSizeToDynamicSMemSize,
-                                 size_t dynamicSMemSize, int blockSizeLimit)
-{
-    return cuOccupancyMaxPotentialBlockSizeWithFlags(
-        minGridSize, blockSize, func, blockSizeToDynamicSMemSize, dynamicSMemSize,
-        blockSizeLimit, 0);
 }
 
 FDC_EXPORT CUresult

@@ -568,12 +568,6 @@ cuStreamDestroy_v2(CUstream hStream)
     return CUDA_SUCCESS;
 }
 
-FDC_EXPORT CUresult
-cuStreamDestroy(CUstream hStream)
-{
-    return cuStreamDestroy_v2(hStream);
-}
-
 /* Enters a call that asks about a stream's progress: not allowed while it captures. */
 static CUresult
 enter_progress(CUstream hStream, struct fdcpu_stream **stream)

@@ -256,12 +256,6 @@ cuDevicePrimaryCtxRelease_v2(CUdevice dev)
 }
 
 FDC_EXPORT CUresult
-cuDevicePrimaryCtxRelease(CUdevice dev)
-{
-    return cuDevicePrimaryCtxRelease_v2(dev);
-}
-
-FDC_EXPORT CUresult
 cuDevicePrimaryCtxReset_v2(CUdevice dev)
 {
     struct fdc_context *context;
@@ -275,12 +269,6 @@ cuDevicePrimaryCtxReset_v2(CUdevice dev)
     result = context_shut(context, true);
     pthread_mutex_unlock(&context->lock);
     return result;
-}
-
-FDC_EXPORT CUresult
-cuDevicePrimaryCtxReset(CUdevice dev)
-{
-    return cuDevicePrimaryCtxReset_v2(dev);
 }
 
 FDC_EXPORT CUresult
@@ -320,12 +308,6 @@ cuDevicePrimaryCtxSetFlags_v2(CUdevice dev, unsigned int flags)
         return CUDA_ERROR_INVALID_VALUE;
     fdc_store_relaxed(&context->flags, flags);
     return CUDA_SUCCESS;
-}
-
-FDC_EXPORT CUresult
-cuDevicePrimaryCtxSetFlags(CUdevice dev, unsigned int flags)
-{
-    return cuDevicePrimaryCtxSetFlags_v2(dev, flags);
 }
 
 /* ---- the stack ---- */
@@ -415,12 +397,6 @@ cuCtxPopCurrent_v2(CUcontext *pctx)
     return CUDA_SUCCESS;
 }
 
-FDC_EXPORT CUresult
-cuCtxPopCurrent(CUcontext *pctx)
-{
-    return cuCtxPopCurrent_v2(pctx);
-}
-
 /* The context that the argument means; NULL: the current one. */
 static CUresult
 context_meant(CUcontext ctx, struct fdc_context **context)
@@ -463,12 +439,6 @@ cuCtxGetDevice_v2(CUdevice *device, CUcontext ctx)
         return CUDA_ERROR_INVALID_VALUE;
     *device = context->device->ordinal;
     return CUDA_SUCCESS;
-}
-
-FDC_EXPORT CUresult
-cuCtxGetDevice(CUdevice *device)
-{
-    return cuCtxGetDevice_v2(device, NULL);
 }
 
 FDC_EXPORT CUresult
@@ -660,12 +630,6 @@ cuCtxSynchronize_v2(CUcontext ctx)
         fdc_managed_seen(call.session, call.position);
     }
     return result;
-}
-
-FDC_EXPORT CUresult
-cuCtxSynchronize(void)
-{
-    return cuCtxSynchronize_v2(NULL);
 }
 
 /* ---- contexts of the program's own ---- */

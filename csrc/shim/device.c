@@ -143,12 +143,6 @@ cuDeviceGetUuid_v2(CUuuid *uuid, CUdevice dev)
 }
 
 FDC_EXPORT CUresult
-cuDeviceGetUuid(CUuuid *uuid, CUdevice dev)
-{
-    return cuDeviceGetUuid_v2(uuid, dev);
-}
-
-FDC_EXPORT CUresult
 cuDeviceTotalMem_v2(size_t *bytes, CUdevice dev)
 {
     struct fdc_device *device;
@@ -160,18 +154,6 @@ cuDeviceTotalMem_v2(size_t *bytes, CUdevice dev)
         return CUDA_ERROR_INVALID_VALUE;
     *bytes = device->snapshot->memory;
     return CUDA_SUCCESS;
-}
-
-/* The first revision, which counts in 32 bits and says at most what fits. */
-FDC_EXPORT CUresult
-cuDeviceTotalMem(unsigned int *bytes, CUdevice dev)
-{
-    size_t all;
-    CUresult result = cuDeviceTotalMem_v2(bytes != NULL ? &all : NULL, dev);
-
-    if (result == CUDA_SUCCESS)
-        *bytes = all > UINT32_MAX ? UINT32_MAX : (unsigned int)all;
-    return result;
 }
 
 FDC_EXPORT CUresult

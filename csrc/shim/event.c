@@ -74,12 +74,6 @@ cuEventDestroy_v2(CUevent hEvent)
     return fdc_call_send(&call);
 }
 
-FDC_EXPORT CUresult
-cuEventDestroy(CUevent hEvent)
-{
-    return cuEventDestroy_v2(hEvent);
-}
-
 /* ---- record ---- */
 
 static CUresult
@@ -354,12 +348,6 @@ cuEventElapsedTime_v2(float *pMilliseconds, CUevent hStart, CUevent hEnd)
     if (result == CUDA_SUCCESS)
         *pMilliseconds = reply.pMilliseconds;
     return result;
-}
-
-FDC_EXPORT CUresult
-cuEventElapsedTime(float *pMilliseconds, CUevent hStart, CUevent hEnd)
-{
-    return cuEventElapsedTime_v2(pMilliseconds, hStart, hEnd);
 }
 
 /* ---- one stream waits for another's event ---- */

@@ -111,14 +111,6 @@ cuGraphInstantiate_v2(CUgraphExec *phGraphExec, CUgraph hGraph,
     return result;
 }
 
-FDC_EXPORT CUresult
-cuGraphInstantiate(CUgraphExec *phGraphExec, CUgraph hGraph, CUgraphNode *phErrorNode,
-                   char *logBuffer, size_t bufferSize)
-{
-    return cuGraphInstantiate_v2(phGraphExec, hGraph, phErrorNode, logBuffer,
-                                 bufferSize);
-}
-
 static CUresult
 make_with(CUgraphExec *exec, CUgraph graph, CUDA_GRAPH_INSTANTIATE_PARAMS *params,
           unsigned how)
@@ -279,20 +271,6 @@ cuGraphExecUpdate_v2(CUgraphExec hGraphExec, CUgraph hGraph,
         result = fdc_keeps_replace(&exec->keeps, &graph->keeps);
     if (result == CUDA_SUCCESS && (rep.rows != 0 || exec->rows != NULL))
         result = fdc_replay_learn(&call, exec);
-    return result;
-}
-
-FDC_EXPORT CUresult
-cuGraphExecUpdate(CUgraphExec hGraphExec, CUgraph hGraph, CUgraphNode *hErrorNode_out,
-                  CUgraphExecUpdateResult *updateResult_out)
-{
-    CUgraphExecUpdateResultInfo info = {0};
-    CUresult result = cuGraphExecUpdate_v2(hGraphExec, hGraph, &info);
-
-    if (hErrorNode_out != NULL)
-        *hErrorNode_out = info.errorNode;
-    if (updateResult_out != NULL)
-        *updateResult_out = info.result;
     return result;
 }
 

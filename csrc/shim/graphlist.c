@@ -232,12 +232,6 @@ cuGraphGetEdges_v2(CUgraph hGraph, CUgraphNode *from, CUgraphNode *to,
 }
 
 FDC_EXPORT CUresult
-cuGraphGetEdges(CUgraph hGraph, CUgraphNode *from, CUgraphNode *to, size_t *numEdges)
-{
-    return cuGraphGetEdges_v2(hGraph, from, to, NULL, numEdges);
-}
-
-FDC_EXPORT CUresult
 cuGraphNodeGetDependencies_v2(CUgraphNode hNode, CUgraphNode *dependencies,
                               CUgraphEdgeData *edgeData, size_t *numDependencies)
 {

@@ -81,12 +81,6 @@ cuMemHostAlloc(void **pp, size_t bytesize, unsigned int Flags)
 }
 
 FDC_EXPORT CUresult
-cuMemAllocHost_v2(void **pp, size_t bytesize)
-{
-    return cuMemHostAlloc(pp, bytesize, 0);
-}
-
-FDC_EXPORT CUresult
 cuMemFreeHost(void *p)
 {
     struct fdc_place place;
@@ -155,12 +149,6 @@ cuMemHostRegister_v2(void *p, size_t bytesize, unsigned int Flags)
     default:
         return CUDA_ERROR_OUT_OF_MEMORY;
     }
-}
-
-FDC_EXPORT CUresult
-cuMemHostRegister(void *p, size_t bytesize, unsigned int Flags)
-{
-    return cuMemHostRegister_v2(p, bytesize, Flags);
 }
 
 FDC_EXPORT CUresult

@@ -53,13 +53,6 @@ cuLinkCreate_v2(unsigned int numOptions, CUjit_option *options, void **optionVal
     return CUDA_SUCCESS;
 }
 
-FDC_EXPORT CUresult
-cuLinkCreate(unsigned int numOptions, CUjit_option *options, void **optionValues,
-             CUlinkState *stateOut)
-{
-    return cuLinkCreate_v2(numOptions, options, optionValues, stateOut);
-}
-
 static CUresult
 state_find(CUlinkState handle, struct fdc_link_state **state)
 {
@@ -130,15 +123,6 @@ cuLinkAddData_v2(CUlinkState handle, CUjitInputType type, void *data, size_t siz
 }
 
 FDC_EXPORT CUresult
-cuLinkAddData(CUlinkState state, CUjitInputType type, void *data, size_t size,
-              const char *name, unsigned int numOptions, CUjit_option *options,
-              void **optionValues)
-{
-    return cuLinkAddData_v2(state, type, data, size, name, numOptions, options,
-                            optionValues);
-}
-
-FDC_EXPORT CUresult
 cuLinkAddFile_v2(CUlinkState handle, CUjitInputType type, const char *path,
                  unsigned int numOptions, CUjit_option *options, void **optionValues)
 {
@@ -162,13 +146,6 @@ cuLinkAddFile_v2(CUlinkState handle, CUjitInputType type, const char *path,
     if (result != CUDA_SUCCESS)
         free(image.owned);
     return result;
-}
-
-FDC_EXPORT CUresult
-cuLinkAddFile(CUlinkState state, CUjitInputType type, const char *path,
-              unsigned int numOptions, CUjit_option *options, void **optionValues)
-{
-    return cuLinkAddFile_v2(state, type, path, numOptions, options, optionValues);
 }
 
 static bool

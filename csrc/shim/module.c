@@ -639,18 +639,6 @@ cuModuleLoadDataEx(CUmodule *module, const void *image, unsigned int numOptions,
 }
 
 FDC_EXPORT CUresult
-cuModuleLoadData(CUmodule *module, const void *image)
-{
-    return cuModuleLoadDataEx(module, image, 0, NULL, NULL);
-}
-
-FDC_EXPORT CUresult
-cuModuleLoadFatBinary(CUmodule *module, const void *fatCubin)
-{
-    return cuModuleLoadDataEx(module, fatCubin, 0, NULL, NULL);
-}
-
-FDC_EXPORT CUresult
 cuModuleLoad(CUmodule *module, const char *fname)
 {
     struct fdc_jit jit = {.count = 0};

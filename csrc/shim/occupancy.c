@@ -125,14 +125,6 @@ cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int *numBlocks, CUfunction 
 }
 
 FDC_EXPORT CUresult
-cuOccupancyMaxActiveBlocksPerMultiprocessor(int *numBlocks, CUfunction func,
-                                            int blockSize, size_t dynamicSMemSize)
-{
-    return cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(
-        numBlocks, func, blockSize, dynamicSMemSize, 0);
-}
-
-FDC_EXPORT CUresult
 cuOccupancyMaxPotentialBlockSizeWithFlags(int *minGridSize, int *blockSize,
                                           CUfunction func,
                                           CUoccupancyB2DSize blockSizeToDynamicSMemSize,
@@ -181,16 +173,6 @@ cuOccupancyMaxPotentialBlockSizeWithFlags(int *minGridSize, int *blockSize,
     *minGridSize =
         (int)(best_blocks * limit_of(device, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT));
     return CUDA_SUCCESS;
-}
-
-FDC_EXPORT CUresult
-cuOccupancyMaxPotentialBlockSize(int *minGridSize, int *blockSize, CUfunction func,
-                                 CUoccupancyB2DSize blockSizeToDynamicSMemSize,
-                                 size_t dynamicSMemSize, int blockSizeLimit)
-{
-    return cuOccupancyMaxPotentialBlockSizeWithFlags(
-        minGridSize, blockSize, func, blockSizeToDynamicSMemSize, dynamicSMemSize,
-        blockSizeLimit, 0);
 }
 
 FDC_EXPORT CUresult

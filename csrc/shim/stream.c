@@ -461,12 +461,6 @@ cuStreamDestroy_v2(CUstream hStream)
     return stream_destroy(&call, stream);
 }
 
-FDC_EXPORT CUresult
-cuStreamDestroy(CUstream hStream)
-{
-    return cuStreamDestroy_v2(hStream);
-}
-
 /* ---- waiting and asking ---- */
 
 /* Opens a call about how far a stream is, which a capturing one cannot be asked. */
