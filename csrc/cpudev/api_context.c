@@ -336,13 +336,10 @@ FDC_EXPORT CUresult
 cuDevicePrimaryCtxRetain(CUcontext *pctx, CUdevice dev)
 {
     struct fdcpu_device *device;
-    CUresult result = fdcpu_check();
+    CUresult result = fdcpu_enter_device(dev, &device);
 
     if (result != CUDA_SUCCESS)
         return result;
-    device = fdcpu_device_get(dev);
-    if (device == NULL)
-        return CUDA_ERROR_INVALID_DEVICE;
     if (pctx == NULL)
         return CUDA_ERROR_INVALID_VALUE;
     if (atomic_load(&device->lost) != 0)
@@ -365,14 +362,11 @@ FDC_EXPORT CUresult
 cuDevicePrimaryCtxRelease_v2(CUdevice dev)
 {
     struct fdcpu_device *device;
-    CUresult result = fdcpu_check();
+    CUresult result = fdcpu_enter_device(dev, &device);
     bool last;
 
     if (result != CUDA_SUCCESS)
         return result;
-    device = fdcpu_device_get(dev);
-    if (device == NULL)
-        return CUDA_ERROR_INVALID_DEVICE;
     pthread_mutex_lock(&fdcpu.api);
     if (device->retains == 0) {
         pthread_mutex_unlock(&fdcpu.api);
@@ -392,14 +386,11 @@ FDC_EXPORT CUresult
 cuDevicePrimaryCtxReset_v2(CUdevice dev)
 {
     struct fdcpu_device *device;
-    CUresult result = fdcpu_check();
+    CUresult result = fdcpu_enter_device(dev, &device);
     bool there;
 
     if (result != CUDA_SUCCESS)
         return result;
-    device = fdcpu_device_get(dev);
-    if (device == NULL)
-        return CUDA_ERROR_INVALID_DEVICE;
     pthread_mutex_lock(&fdcpu.api);
     there = device->retains != 0;
     device->retains = 0;
@@ -415,13 +406,10 @@ FDC_EXPORT CUresult
 cuDevicePrimaryCtxGetState(CUdevice dev, unsigned int *flags, int *active)
 {
     struct fdcpu_device *device;
-    CUresult result = fdcpu_check();
+    CUresult result = fdcpu_enter_device(dev, &device);
 
     if (result != CUDA_SUCCESS)
         return result;
-    device = fdcpu_device_get(dev);
-    if (device == NULL)
-        return CUDA_ERROR_INVALID_DEVICE;
     if (flags != NULL)
         *flags = device->primary_flags;
     if (active != NULL)
@@ -433,13 +421,10 @@ FDC_EXPORT CUresult
 cuDevicePrimaryCtxSetFlags_v2(CUdevice dev, unsigned int flags)
 {
     struct fdcpu_device *device;
-    CUresult result = fdcpu_check();
+    CUresult result = fdcpu_enter_device(dev, &device);
 
     if (result != CUDA_SUCCESS)
         return result;
-    device = fdcpu_device_get(dev);
-    if (device == NULL)
-        return CUDA_ERROR_INVALID_DEVICE;
     if ((flags & ~0xFFu) != 0 || (flags & 7) > 4 || (flags & 7) == 3)
         return CUDA_ERROR_INVALID_VALUE;
     device->primary_flags = flags;
@@ -473,13 +458,10 @@ create(CUcontext *pctx, unsigned int flags, CUdevice dev)
 {
     struct fdcpu_device *device;
     struct fdcpu_ctx *ctx;
-    CUresult result = fdcpu_check();
+    CUresult result = fdcpu_enter_device(dev, &device);
 
     if (result != CUDA_SUCCESS)
         return result;
-    device = fdcpu_device_get(dev);
-    if (device == NULL)
-        return CUDA_ERROR_INVALID_DEVICE;
     if (pctx == NULL || (flags & ~0xFFu) != 0 || (flags & 7) > 4 || (flags & 7) == 3)
         return CUDA_ERROR_INVALID_VALUE;
     if (atomic_load(&device->lost) != 0)

@@ -10,6 +10,17 @@ fdcpu_device_get(CUdevice dev)
     return dev < 0 || dev >= fdcpu.ndevices ? NULL : &fdcpu.device[dev];
 }
 
+CUresult
+fdcpu_enter_device(CUdevice dev, struct fdcpu_device **device)
+{
+    CUresult result = fdcpu_check();
+
+    if (result != CUDA_SUCCESS)
+        return result;
+    *device = fdcpu_device_get(dev);
+    return *device != NULL ? CUDA_SUCCESS : CUDA_ERROR_INVALID_DEVICE;
+}
+
 int
 fdcpu_sm_shared(void)
 {
@@ -171,13 +182,10 @@ FDC_EXPORT CUresult
 cuDeviceGetAttribute(int *pi, CUdevice_attribute attrib, CUdevice dev)
 {
     struct fdcpu_device *device;
-    CUresult result = fdcpu_check();
+    CUresult result = fdcpu_enter_device(dev, &device);
 
     if (result != CUDA_SUCCESS)
         return result;
-    device = fdcpu_device_get(dev);
-    if (device == NULL)
-        return CUDA_ERROR_INVALID_DEVICE;
     if (pi == NULL || (int)attrib < 1 || (int)attrib > LAST_ATTRIBUTE)
         return CUDA_ERROR_INVALID_VALUE;
     switch ((int)attrib) {
@@ -250,14 +258,9 @@ cuDeviceGet(CUdevice *device, int ordinal)
 static CUresult
 ask(CUdevice dev, const void *out, struct fdcpu_device **device)
 {
-    CUresult result = fdcpu_check();
+    CUresult result = fdcpu_enter_device(dev, device);
 
-    if (result != CUDA_SUCCESS)
-        return result;
-    *device = fdcpu_device_get(dev);
-    if (*device == NULL)
-        return CUDA_ERROR_INVALID_DEVICE;
-    return out == NULL ? CUDA_ERROR_INVALID_VALUE : CUDA_SUCCESS;
+    return result == CUDA_SUCCESS && out == NULL ? CUDA_ERROR_INVALID_VALUE : result;
 }
 
 FDC_EXPORT CUresult

@@ -80,11 +80,9 @@ fdcpu_graph_memory_launch(const struct fdcpu_plan *plan, bool frees_itself)
 FDC_EXPORT CUresult
 cuDeviceGraphMemTrim(CUdevice device)
 {
-    CUresult result = fdcpu_check();
+    struct fdcpu_device *found;
 
-    if (result != CUDA_SUCCESS)
-        return result;
-    return fdcpu_device_get(device) == NULL ? CUDA_ERROR_INVALID_DEVICE : CUDA_SUCCESS;
+    return fdcpu_enter_device(device, &found);
 }
 
 FDC_EXPORT CUresult
@@ -92,13 +90,10 @@ cuDeviceGetGraphMemAttribute(CUdevice ordinal, CUgraphMem_attribute attr, void *
 {
     struct fdcpu_device *device;
     uint64_t word[2];
-    CUresult result = fdcpu_check();
+    CUresult result = fdcpu_enter_device(ordinal, &device);
 
     if (result != CUDA_SUCCESS)
         return result;
-    device = fdcpu_device_get(ordinal);
-    if (device == NULL)
-        return CUDA_ERROR_INVALID_DEVICE;
     if (value == NULL || (unsigned int)attr > CU_GRAPH_MEM_ATTR_RESERVED_MEM_HIGH)
         return CUDA_ERROR_INVALID_VALUE;
     fdcpu_alloc_graph_bytes(device, &word[0], &word[1]);
@@ -116,13 +111,10 @@ cuDeviceSetGraphMemAttribute(CUdevice ordinal, CUgraphMem_attribute attr, void *
 {
     struct fdcpu_device *device;
     uint64_t word[2];
-    CUresult result = fdcpu_check();
+    CUresult result = fdcpu_enter_device(ordinal, &device);
 
     if (result != CUDA_SUCCESS)
         return result;
-    device = fdcpu_device_get(ordinal);
-    if (device == NULL)
-        return CUDA_ERROR_INVALID_DEVICE;
     if (value == NULL || *(const uint64_t *)value != 0 ||
         (attr != CU_GRAPH_MEM_ATTR_USED_MEM_HIGH &&
          attr != CU_GRAPH_MEM_ATTR_RESERVED_MEM_HIGH))

@@ -71,12 +71,10 @@ give(CUdevResource *resource, CUdevResourceType type, int device, unsigned int s
 FDC_EXPORT CUresult
 cuDeviceGetDevResource(CUdevice device, CUdevResource *resource, CUdevResourceType type)
 {
-    CUresult result = fdcpu_check();
+    struct fdcpu_device *found;
+    CUresult result = fdcpu_enter_device(device, &found);
 
-    if (result != CUDA_SUCCESS)
-        return result;
-    return fdcpu_device_get(device) == NULL ? CUDA_ERROR_INVALID_DEVICE
-                                            : give(resource, type, device, FDCPU_SMS);
+    return result != CUDA_SUCCESS ? result : give(resource, type, device, FDCPU_SMS);
 }
 
 FDC_EXPORT CUresult

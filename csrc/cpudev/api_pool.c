@@ -247,13 +247,10 @@ static CUresult
 pool_of_device(CUmemoryPool *out, CUdevice dev, bool standard)
 {
     struct fdcpu_device *device;
-    CUresult result = fdcpu_check();
+    CUresult result = fdcpu_enter_device(dev, &device);
 
     if (result != CUDA_SUCCESS)
         return result;
-    device = fdcpu_device_get(dev);
-    if (device == NULL)
-        return CUDA_ERROR_INVALID_DEVICE;
     if (out == NULL)
         return CUDA_ERROR_INVALID_VALUE;
     *out = (CUmemoryPool)(uintptr_t)(standard ? device->default_pool : device->pool)
@@ -278,13 +275,10 @@ cuDeviceSetMemPool(CUdevice dev, CUmemoryPool handle)
 {
     struct fdcpu_pool *pool = FDCPU_GET(FDCPU_H_POOL, handle);
     struct fdcpu_device *device;
-    CUresult result = fdcpu_check();
+    CUresult result = fdcpu_enter_device(dev, &device);
 
     if (result != CUDA_SUCCESS)
         return result;
-    device = fdcpu_device_get(dev);
-    if (device == NULL)
-        return CUDA_ERROR_INVALID_DEVICE;
     if (pool == NULL || pool->device != device)
         return CUDA_ERROR_INVALID_VALUE;
     device->pool = pool;

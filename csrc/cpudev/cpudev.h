@@ -214,6 +214,8 @@ CUresult fdcpu_enter(struct fdcpu_ctx **ctx);
 CUresult fdcpu_ctx_get(CUcontext handle, struct fdcpu_ctx **ctx);
 struct fdcpu_ctx *fdcpu_ctx_current(void);
 struct fdcpu_device *fdcpu_device_get(CUdevice dev);
+/* As fdcpu_check(), and the device: 101. */
+CUresult fdcpu_enter_device(CUdevice dev, struct fdcpu_device **device);
 /* Shared memory of a multiprocessor, and of one block that asks for more than usual. */
 int fdcpu_sm_shared(void);
 int fdcpu_shared_optin(void);
