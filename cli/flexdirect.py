@@ -44,6 +44,14 @@ def overview() -> str:
     )
 
 
+def unknown(command: str) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(command, COMMANDS, 1)
+    meant = f"; was {near[0]} meant?" if near else ""
+    return f"no command '{command}'{meant} (see flexdirect help)"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else list(arguments)
     command = words[0] if words else "help"
@@ -51,13 +59,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"flexdirect {__version__}")
         return 0
     if command in ("help", "-h", "--help"):
-        if len(words) < 2 or words[1] not in COMMANDS:
+        if len(words) < 2:
             print(overview())
             return 0
         command, words = words[1], [words[1], "--help"]
     if command not in COMMANDS:
-        message = f"flexdirect: no command '{command}' (see flexdirect help)"
-        print(message, file=sys.stderr)
+        print(f"flexdirect: {unknown(command)}", file=sys.stderr)
         return 125
     file = COMMANDS[command][0]
     if not file:

@@ -33,6 +33,9 @@ def say_error(who: str, message: object) -> None:
     if isinstance(message, OSError) and message.strerror:
         where = f"{message.filename}: " if message.filename else ""
         message = f"{where}{message.strerror}"
+    cure = getattr(message, "cure", "")
+    if cure:
+        message = f"{message}; {cure}"
     text = " ".join(str(message).split("\n"))
     print(f"{who}: {text}", file=sys.stderr, flush=True)
 

@@ -87,7 +87,7 @@ def list_gpus(who: str, given: argparse.Namespace) -> int:
     else:
         rows = pools.rows(seen, given.filter)
         print(lists.written(rows, pools.COLUMNS, given.format), end="")
-    return problems(who, [each.problem for each in seen])
+    return problems(who, [each.told for each in seen])
 
 
 def smi(who: str, given: argparse.Namespace) -> int:
@@ -99,12 +99,12 @@ def smi(who: str, given: argparse.Namespace) -> int:
     seen = pools.look(servers, settings.get("connect_timeout"))
     written = pools.names if given.names else pools.smi
     print(written(seen, given.filter), end="")
-    return problems(who, [each.problem for each in seen])
+    return problems(who, [each.told for each in seen])
 
 
 def problems(who: str, said: Sequence[str]) -> int:
     """Says which servers did not answer; 125 where none did."""
-    for problem in said:
+    for problem in dict.fromkeys(said):
         if problem:
             options.say_error(who, problem)
     return options.OWN_FAILURE if said and all(said) else 0

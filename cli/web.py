@@ -142,9 +142,10 @@ def code(who: str, given: argparse.Namespace) -> int:
             places.append(address)
         except FdcoreError as error:
             failures.append(error)
-            options.say_error(who, error)
     if not places:
         raise joined(failures)
+    for failure in failures:
+        options.say_error(who, failure)
     text = code_text(secret)
     print(text)
     if sys.stderr.isatty():

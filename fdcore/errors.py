@@ -1,5 +1,9 @@
 """Every failure that fdcore tells people about; a user's mistake is not a device's."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from os import PathLike
+
 __all__ = [
     "ConfigError",
     "DriverError",
@@ -7,11 +11,17 @@ __all__ = [
     "ProtocolError",
     "RefusedError",
     "TransportError",
+    "naming",
 ]
 
 
 class FdcoreError(Exception):
-    """Something that is said in one line and ends the command."""
+    """Something that is said in one line and ends the command. cure: what would help,
+    where that is known; said behind it at the end."""
+
+    def __init__(self, message: str, cure: str = "") -> None:
+        super().__init__(message)
+        self.cure = cure
 
 
 class ConfigError(FdcoreError):
@@ -38,3 +48,14 @@ class DriverError(FdcoreError):
         self.code = code
         self.name = name
         self.call = call
+
+
+@contextmanager
+def naming(path: "str | PathLike[str]") -> Iterator[None]:
+    """An error of writing says where: what write() raises on a full disk does not."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise

@@ -108,7 +108,7 @@ def server(seen: Seen) -> list[Check]:
     """One server, as this client sees it."""
     name = "server answers"
     if seen.pool is None:
-        cure = "start fdserver there, or correct the list of servers"
+        cure = seen.cure or "start fdserver there, or correct the list of servers"
         return [Check(FAIL, name, seen.problem, cure)]
     pool = seen.pool
     answer = f"fdcore {pool.release}, the same protocol"
@@ -130,7 +130,7 @@ def server(seen: Seen) -> list[Check]:
     checks.append(Check(PASS, "GPUs", said))
     if host_gpus.is_cpu_device(pool.gpus):
         checks.append(
-            Check(MARGINAL, "kind of GPU", "the CPU device, which is slow and none",
+            Check(MARGINAL, "kind of GPU", "the CPU device: slow, and no GPU",
                   "for tests this is right; else install NVIDIA's driver there")
         )  # fmt: skip
     return checks

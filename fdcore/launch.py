@@ -32,7 +32,7 @@ from fdcore.config import (
     private_folder,
     runtime_folder,
 )
-from fdcore.errors import FdcoreError, TransportError
+from fdcore.errors import FdcoreError, TransportError, naming
 from fdcore.keeper import aside, keep
 from fdcore.progress import Progress
 from fdcore.reserve import Held, Wish, reserve, same_machine, share_text
@@ -48,8 +48,8 @@ SESSION = "session-"
 class ExecError(FdcoreError):
     """The program cannot be started."""
 
-    def __init__(self, message: str, status: int) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, status: int, cure: str = "") -> None:
+        super().__init__(message, cure)
         self.status = status
 
 
@@ -80,17 +80,36 @@ def find_program(
             return find_program(parts, environment)
     if found is not None:
         return Program(found, tuple(words))
-    name = words[0]
-    if "/" in name or os.sep in name:
+    raise not_found(words[0], environment, split)
+
+
+def not_found(name: str, environment: Mapping[str, str], split: bool) -> ExecError:
+    """Why this is no program, and what helps."""
+    there = os.path.isfile(name)
+    if "/" in name:
         if os.path.isdir(name):
-            raise ExecError(f"{name}: is a directory", NOT_EXECUTABLE)
+            return ExecError(f"{name}: is a directory", NOT_EXECUTABLE)
         if os.path.exists(name):
-            raise ExecError(f"{name}: is not executable", NOT_EXECUTABLE)
-        raise ExecError(f"{name}: no such file", NOT_FOUND)
+            why = f"{name}: is not executable"
+            return ExecError(why, NOT_EXECUTABLE, to_execute(name))
+        cure = ""
+        if " " in name and not split:
+            cure = "quotes around a whole command line are for flexdirect run"
+        return ExecError(f"{name}: no such file", NOT_FOUND, cure)
     for folder in environment.get("PATH", os.defpath).split(os.pathsep):
         if os.path.isfile(os.path.join(folder, name)):
-            raise ExecError(f"{name}: is not executable", NOT_EXECUTABLE)
-    raise ExecError(f"{name}: not found", NOT_FOUND)
+            return ExecError(f"{name}: is not executable", NOT_EXECUTABLE)
+    cure = to_execute(f"./{name}") if there else ""
+    if there and os.access(name, os.X_OK):
+        cure = f"the one in this folder is ./{name}"
+    return ExecError(f"{name}: not found", NOT_FOUND, cure)
+
+
+def to_execute(name: str) -> str:
+    """What helps where a file is none that can be started."""
+    if name.endswith(".py"):
+        return f"Python starts it: python {name}"
+    return f"chmod +x {name}, or put what runs it in front of it"
 
 
 def run(program: Program, wish: Wish, progress: Progress) -> NoReturn:
@@ -304,7 +323,8 @@ def write_session(
     )
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH)
-        os.write(descriptor, "".join(line + "\n" for line in lines).encode())
+        with naming(folder):
+            os.write(descriptor, "".join(line + "\n" for line in lines).encode())
         fresh.rename(path)
     except BaseException:
         os.close(descriptor)
@@ -392,4 +412,7 @@ def become(program: Program, environment: Mapping[str, str]) -> NoReturn:
                 f"{program.path}: its interpreter is missing", NOT_FOUND
             ) from None
         why = (error.strerror or str(error)).lower()
-        raise ExecError(f"{program.path}: {why}", NOT_EXECUTABLE) from None
+        cure = ""
+        if error.errno == errno.ENOEXEC:
+            cure = "a script begins with #! and what runs it, a program is for x86-64"
+        raise ExecError(f"{program.path}: {why}", NOT_EXECUTABLE, cure) from None

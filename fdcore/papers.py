@@ -94,8 +94,7 @@ def shown(address: Address, who: identity.Identity) -> Check:
         ):
             seen = sealed.getpeercert() or {}
     except ssl.SSLCertVerificationError as error:
-        cure = "start its fdserver, which renews it; or join the pool that it is of"
-        return Check(FAIL, name, error.verify_message, cure)
+        return Check(FAIL, name, error.verify_message, identity.to_trust(error))
     except (OSError, ConfigError) as error:
         why = getattr(error, "reason", "") or getattr(error, "strerror", "")
         return Check(FAIL, name, f"not seen: {why or error}", "see the port, above")
@@ -117,7 +116,9 @@ def of_server(folder: Path) -> list[Check]:
     try:
         known = Revoked(folder)
         if known.stale:
-            said = f"the list was good until {date(known.fresh_until)}: nobody gets in"
+            until = known.fresh_until
+            said = f"the list was good until {date(until)}" if until else "no list yet"
+            said += ": nobody gets in"
             cure = "look why the founding server cannot be reached; it signs a new one"
             checks.append(Check(FAIL, name, said, cure))
         else:

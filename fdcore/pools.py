@@ -28,6 +28,11 @@ class Seen:
     seconds: float = 0.0  # until the answer, with the connection
     ahead: float = 0.0  # its clock before ours, within unsure
     unsure: float = 0.0
+    cure: str = ""  # of the problem
+
+    @property
+    def told(self) -> str:
+        return f"{self.problem}; {self.cure}" if self.cure else self.problem
 
 
 def look(servers: Servers, seconds: float) -> list[Seen]:
@@ -42,7 +47,7 @@ def look(servers: Servers, seconds: float) -> list[Seen]:
             answers = await client.survey_all(opened, servers, protocol, "", seconds)
             took = time.monotonic() - begun
             return [
-                Seen(address, None, str(each), took)
+                Seen(address, None, str(each), took, cure=each.cure)
                 if isinstance(each, FdcoreError)
                 else Seen(each.address, each.pool, "", took, each.ahead, each.unsure)
                 for address, each in answers
@@ -115,7 +120,8 @@ def tree(seen: Sequence[Seen], filters: Sequence[Filter]) -> str:
             continue
         tasks = f"running {pool.tasks} task{'s' if pool.tasks != 1 else ''}"
         waiting = f", {pool.waiting} requests waiting" if pool.waiting else ""
-        lines.append(f" - server {number} [{each.address}]: {tasks}{waiting}")
+        drained = ", grants nothing new (it is being drained)" if pool.draining else ""
+        lines.append(f" - server {number} [{each.address}]: {tasks}{waiting}{drained}")
         passing = chosen(filters, str(each.address), pool)
         lines += [
             f"   |- GPU {gpu.ordinal}: free memory {pool.free[gpu.ordinal] // MIB} MiB "

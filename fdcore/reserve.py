@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 HOLD_SECONDS = 5.0
 AGAIN_SECONDS = 1.0
 ENDING_SECONDS, ENDING_LOOK_SECONDS = 3.0, 0.05
+TO_WAIT = "--wait waits for it, and flexdirect admin leases says who has what"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,8 @@ class Reserving:
             if isinstance(parts, Refusal):
                 if parts.later and self.wish.wait:
                     return await self.wait(links, parts.reason)
-                raise joined([*failures, RefusedError(parts.reason)])
+                cure = TO_WAIT if parts.later else ""
+                raise joined([*failures, RefusedError(parts.reason, cure)])
             asks = [(links[p.server], self.part(links[p.server], p)) for p in parts]
             self.announce(asks, parts)
             try:
@@ -276,9 +278,11 @@ def choose(rooms: Sequence[Room], ask: Ask) -> tuple[Part, ...] | Refusal:
 
 
 def joined(failures: Sequence[FdcoreError]) -> FdcoreError:
-    if len(failures) == 1:
+    said = list(dict.fromkeys(str(error) for error in failures))
+    if len(said) == 1:
         return failures[0]
-    return type(failures[-1])("; ".join(str(error) for error in failures))
+    cure = next((error.cure for error in failures if error.cure), "")
+    return type(failures[-1])("; ".join(said), cure)
 
 
 def data_connection(grant: "Grant", wanted: str) -> Callable[[], socket.socket]:

@@ -14,7 +14,7 @@ import sqlite3
 from pathlib import Path
 from typing import Any, Protocol
 
-from fdcore.errors import ConfigError, FdcoreError
+from fdcore.errors import ConfigError, FdcoreError, naming
 
 LEASE, QUOTA, MEMBER, META = KINDS = ("lease", "quota", "member", "meta")
 VERSION = 1
@@ -148,9 +148,10 @@ class StateLock:
             raise ConfigError(
                 f"{self.state} is in use by another fdserver, pid {pid}"
             ) from None
-        self.file.truncate(0)
-        self.file.write(f"{os.getpid()}\n")
-        self.file.flush()
+        with naming(path):
+            self.file.truncate(0)
+            self.file.write(f"{os.getpid()}\n")
+            self.file.flush()
 
     def __exit__(self, *error: object) -> None:
         self.file.close()

@@ -9,6 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from fdcore.config import private_folder, runtime_folder
+from fdcore.errors import naming
 
 NAME = "nvidia-smi"
 
@@ -22,9 +23,14 @@ def folder() -> Path:
     tool = made / NAME
     if not tool.exists():
         fresh = made / f"{NAME}.{secrets.token_hex(4)}"
-        fresh.write_text(text, encoding="utf-8")
-        fresh.chmod(0o700)
-        fresh.rename(tool)
+        try:
+            with naming(made):
+                fresh.write_text(text, encoding="utf-8")
+            fresh.chmod(0o700)
+            fresh.rename(tool)
+        except BaseException:
+            fresh.unlink(missing_ok=True)
+            raise
     return made
 
 

@@ -28,7 +28,7 @@ CURES = {
     "nvidia-smi -q on the server says what PCIe had to repeat",
     "copies from the GPU": "the same as for copies to the GPU",
 }
-NO_NUMBA = "pip install 'fdcore[verify]'"
+NO_NUMBA = "pip install '.[verify]' in fdcore's sources"
 
 
 @dataclass(frozen=True, slots=True)

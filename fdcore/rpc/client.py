@@ -46,6 +46,10 @@ ANSWER_SECONDS = 10.0
 CHECKS_SECONDS = 90.0  # a server opens its driver for them
 # In which a lease of several must be held: reserving all of them, and the holds.
 TAKE_SECONDS = 60
+LATE = (
+    "is that machine up, and does no firewall hold back its port? "
+    "FD_CONNECT_TIMEOUT=10s waits longer"
+)
 
 T = TypeVar("T")
 
@@ -566,13 +570,14 @@ async def welcome_of(
 
 async def connect(address: Address, seconds: float) -> tuple[Address, Any]:
     """The first of the server's addresses where somebody answers, and the stream."""
-    failures = []
+    failures, cure = [], ""
     for way in (replace(address, others=()), *address.others):
         try:
             return way, await connect_one(way, seconds)
         except TransportError as error:
             failures.append(str(error))
-    raise TransportError("; ".join(failures))
+            cure = error.cure
+    raise TransportError("; ".join(failures), cure)
 
 
 async def unix_connection(path: str) -> Any:
@@ -604,16 +609,26 @@ async def connect_one(address: Address, seconds: float) -> Any:
             opening = kind.create_connection(address.host, address.port)
         return await asyncio.wait_for(opening, seconds)
     except (TimeoutError, asyncio.TimeoutError):
-        why = f"no answer within {seconds:g} s"
+        why, cure = f"no answer within {seconds:g} s", LATE
     except socket.gaierror as error:
-        why = f"the name is not known ({error.strerror})"
+        why, cure = f"the name is not known ({error.strerror})", ""
     except ConnectionRefusedError:
-        why = "connection refused, no fdserver listens there"
+        why, cure = "connection refused, no fdserver listens there", to_start(address)
     except FileNotFoundError:
-        why = "no such socket, no fdserver listens there"
+        why, cure = "no such socket, no fdserver listens there", to_start(address)
     except OSError as error:
-        why = (error.strerror or str(error)).lower()
-    raise TransportError(f"{address}: {why}")
+        why, cure = (error.strerror or str(error)).lower(), ""
+    raise TransportError(f"{address}: {why}", cure)
+
+
+def to_start(address: Address) -> str:
+    """What helps where nobody listens."""
+    if address.path or is_loopback(address.host):
+        return "start it (fdserver), or name another server (-l HOST, or servers.conf)"
+    return (
+        "start it there, with --listen 0.0.0.0, since it listens to its own machine "
+        "alone otherwise; or correct the address"
+    )
 
 
 def broken(error: Exception) -> str:

@@ -60,7 +60,8 @@ async def connect(address: Address, who: identity.Identity) -> Any:
         )
     except ssl.SSLCertVerificationError as error:
         raise ProtocolError(
-            f"{address}: not a server of pool {who.pool}: {error.verify_message}"
+            f"{address}: not a server of pool {who.pool}: {error.verify_message}",
+            identity.to_trust(error),
         ) from None
     except ssl.SSLError as error:
         raise ProtocolError(

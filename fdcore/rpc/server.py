@@ -40,6 +40,7 @@ log = logging.getLogger("fdserver")
 
 LOGIN_SECONDS = 5.0
 CALLS_AT_ONCE = 64
+OTHER_ROLE = "whoever may has joined with a token for it: fdserver token --role"
 CONNECTIONS_EACH = 256
 STRANGERS = 256
 STRANGERS_EACH = 64
@@ -161,7 +162,7 @@ def answered(method: Method) -> Method:
                 raise CallError("limit", f"more than {CALLS_AT_ONCE} calls at once")
             role = connection.owner.role
             if not may(role, method.__qualname__):
-                raise CallError("denied", f"a {role} may not do that")
+                raise CallError("denied", f"a {role} may not do that; {OTHER_ROLE}")
             await method(self, result, **arguments)
         except asyncio.CancelledError:
             raise

@@ -42,7 +42,7 @@ def place(
     if any(ask.share(gpu) == 0 for gpu in gpus):
         return Refusal(f"{ask}: less than one MiB of a GPU", later=False)
     if ask.count > len(gpus):
-        return refusal(gpus, free, ask, later=False)
+        return refusal(chosen, free, ask, later=False)
     if ask.count > sum(ask.share(gpu) <= gpu.memory for gpu in gpus):
         return refusal(gpus, free, ask, later=False)
     fitting = [gpu for gpu in gpus if ask.share(gpu) <= free[gpu.ordinal]]
@@ -72,7 +72,10 @@ def refusal(
 ) -> Refusal:
     """Says what was asked for and what is free, GPU by GPU."""
     if not gpus:
-        return Refusal(f"{ask} asked for; the server has no GPU", later=False)
+        return Refusal(
+            f"{ask} asked for; the server has no GPU that passes the filters",
+            later=False,
+        )
     each = ", ".join(
         f"GPU {gpu.ordinal} {mib(free[gpu.ordinal])} of {mib(gpu.memory)} MiB"
         for gpu in gpus

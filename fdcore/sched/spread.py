@@ -30,6 +30,12 @@ class Room:
             if ask.allows(gpu)
         )
 
+    def holds(self, ask: Ask) -> int:
+        """How many would have it if nobody else had any of them."""
+        return sum(
+            0 < ask.share(gpu) <= gpu.memory for gpu in self.gpus if ask.allows(gpu)
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Part:
@@ -47,11 +53,13 @@ def spread(rooms: Sequence[Room], ask: Ask) -> tuple[Part, ...] | Refusal:
     """
     fits = [room.fits(ask) for room in rooms]
     if sum(fits) < ask.count:
+        later = sum(room.holds(ask) for room in rooms) >= ask.count
         each = ", ".join(
             f"{room.name} has room for {count}"
             for room, count in zip(rooms, fits, strict=True)
         )
-        return Refusal(f"{ask} asked for over all servers; {each}", later=True)
+        more = "" if later else ", which is more than there is"
+        return Refusal(f"{ask} asked for over all servers{more}; {each}", later)
     left = ask.count
     taken: list[Part] = []
     servers = sorted(range(len(rooms)), key=lambda place: (-fits[place], place))

@@ -122,7 +122,10 @@ class Authority:
         self.folder = folder
         about = files.read_json(folder / files.ABOUT, {})
         if not about.get("founder"):
-            raise ConfigError(f"{folder} is not a pool's founding server")
+            raise ConfigError(
+                f"{folder} is not a pool's founding server",
+                "say this on the one where the first fdserver token was made",
+            )
         files.check_private(folder / files.CA_KEY)
         if not about.get("pool"):
             raise ConfigError(f"{folder / files.ABOUT} is damaged")

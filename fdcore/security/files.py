@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fdcore.config import SYSTEM_STORE, private_folder
-from fdcore.errors import ConfigError
+from fdcore.errors import ConfigError, naming
 
 # The authority's certificate; our key and certificate, in one file so that they fit.
 CA, OWN, REVOKED, ABOUT = "ca.crt", "own.pem", "revoked.crl", "pool.json"
@@ -64,7 +64,7 @@ def write(path: Path, content: bytes) -> None:
         fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600
     )
     try:
-        with open(descriptor, "wb") as file:
+        with naming(path), open(descriptor, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

@@ -19,6 +19,7 @@ from fdcore.security import files
 CONTROL, JOIN = "fdcore/1", "fdcore-join/1"
 TLS = ("auto", "always", "never")
 RENEW_AFTER = 0.6
+NOT_YET_VALID, EXPIRED = 9, 10  # X509_V_ERR_CERT_...
 LOOPBACK = re.compile(r"127(\.\d{1,3}){3}")
 
 
@@ -62,6 +63,18 @@ def load(folder: Path) -> Identity | None:
 
 def server_name(pool: str) -> str:
     return f"node.{pool}.fdcore"
+
+
+def to_trust(error: ssl.SSLCertVerificationError) -> str:
+    """What helps where a server's certificate does not hold."""
+    if error.verify_code == NOT_YET_VALID:
+        return "this machine's clock may be behind: set both by NTP"
+    if error.verify_code == EXPIRED:
+        return (
+            "its fdserver renews it once it runs; if that is so, this machine's clock "
+            "is ahead: set both by NTP"
+        )
+    return "correct the address, or join the pool that it is of: flexdirect init TOKEN"
 
 
 def is_loopback(host: str) -> bool:

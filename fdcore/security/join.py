@@ -60,7 +60,8 @@ def ask(
         ) from None
     except ssl.SSLCertVerificationError as error:
         raise ProtocolError(
-            f"{address}: not a server of that pool: {error.verify_message}"
+            f"{address}: not a server of that pool: {error.verify_message}",
+            identity.to_trust(error),
         ) from None
     except ssl.SSLError as error:
         raise ProtocolError(

@@ -123,7 +123,8 @@ def serve(options: Options) -> None:
         import uvicorn
     except ImportError:
         raise ConfigError(
-            "the manager's packages are missing: pip install 'fdcore[web]'"
+            "the manager's packages are missing: "
+            "pip install '.[web]' in fdcore's sources, or the package fdcore-web"
         ) from None
     tls = tls_files(options)
     shown = None if tls is None else Shown(*tls)

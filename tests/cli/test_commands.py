@@ -199,7 +199,7 @@ def test_filters_choose_the_gpu_or_refuse(flexdirect, server):
     done = flexdirect("run", "-m", "64", "--filter", "device.id > 0", "sh", "-c", show)
     assert "Requesting GPUs [1] with 64 MiB" in done.stderr
     done = flexdirect("run", "-q", "--filter", "device.name=Tesla", "true", status=125)
-    assert "1 whole GPU asked for; the server has no GPU" in done.stderr
+    assert "the server has no GPU that passes the filters\n" in done.stderr
     done = flexdirect("run", "-q", "--filter", "device.size=1", "true", status=125)
     assert "no key of a filter" in done.stderr
 

@@ -210,7 +210,7 @@ def test_two_halves_share_a_gpu_and_a_third_is_refused(make_server):
     assert third.returncode == 125
     assert third.stdout == ""
     assert third.stderr.count("\n") == 1
-    assert "free: GPU 0 0 of 1024 MiB" in third.stderr
+    assert "free: GPU 0 0 of 1024 MiB; --wait waits for it, and" in third.stderr
     for holder in holders:
         holder.communicate("\n")
     until(lambda: server.free() == [1024])
@@ -233,20 +233,21 @@ def test_two_halves_share_a_gpu_and_a_third_is_refused(make_server):
 def test_more_than_there_is_is_refused_before_the_program_starts(server, options, said):
     done = server.run(*options, "sh", "-c", "echo started")
     assert (done.returncode, done.stdout) == (125, "")
-    assert said in done.stderr
+    assert said in done.stderr and "--wait" not in done.stderr
     assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(
     ("address", "why"),
     [
-        ("127.0.0.1:1", "127.0.0.1:1: connection refused, no fdserver listens there"),
+        ("127.0.0.1:1", "127.0.0.1:1: connection refused, no fdserver listens there; start it"),
         ("no-such-host.invalid:5", "no-such-host.invalid:5: the name is not known"),
         ("unix:/nonexistent", "unix:/nonexistent: no such socket"),
         ("127.0.0.1:x", "'127.0.0.1:x' has no port number"),
         ("gpu1:70000", "'gpu1:70000' has no port number after ':': 70000 is not one up to"),
         ("gpu1,gpu2,gpu1:56001", "gpu1:56001 is twice in the list of servers"),
-        ("127.0.0.1:1,127.0.0.1:2", "127.0.0.1:1: connection refused"),
+        ("127.0.0.1:1,127.0.0.1:2", "127.0.0.1:1: connection refused, no fdserver listens there; 127"),
+        ("127.0.0.1:1,127.0.0.1:2", "no fdserver listens there; start it (fdserver), or name"),
     ],
 )
 def test_server_that_does_not_answer_is_named_with_the_cause(tmp_path, address, why):
@@ -283,12 +284,34 @@ def test_program_that_cannot_be_executed_is_126(tmp_path):
         assert fdrun("-l", "127.0.0.1:1", name, env=env).returncode == 126
 
 
+@pytest.mark.parametrize(
+    ("words", "cure"),
+    [
+        (["tool"], "tool: not found; the one in this folder is ./tool"),
+        (["train.py"], "train.py: not found; Python starts it: python ./train.py"),
+        (["plain"], "plain: not found; chmod +x ./plain, or put what runs it in front"),
+        (["./plain"], "./plain: is not executable; chmod +x ./plain"),
+        (["./tool --help"], "no such file; quotes around a whole command line are for flexdirect run"),
+        (["no-such-program-at-all"], "no-such-program-at-all: not found\n"),
+    ],
+)
+def test_program_that_is_not_found_is_told_with_what_helps(tmp_path, words, cure):
+    for name in ("tool", "train.py", "plain"):
+        (tmp_path / name).write_text("#!/bin/sh\n")
+    (tmp_path / "tool").chmod(0o755)
+    done = fdrun("-l", "127.0.0.1:1", *words, env=environment(tmp_path), cwd=tmp_path)
+    assert done.returncode in (126, 127)
+    assert cure in done.stderr
+
+
 def test_program_without_a_format_is_126(server, tmp_path):
     broken = tmp_path / "broken"
     broken.write_bytes(b"\x00\x01\x02")
     broken.chmod(0o755)
     before = server.free_of_all()
-    assert server.run(broken).returncode == 126
+    done = server.run(broken)
+    assert done.returncode == 126
+    assert "exec format error; a script begins with #!" in done.stderr
     until(lambda: server.free() == before)
 
 

@@ -39,7 +39,11 @@ def test_version_and_help():
 def test_unknown_command_is_125():
     done = flexdirect("conquer")
     assert done.returncode == 125
-    assert "no command 'conquer'" in done.stderr
+    assert "no command 'conquer' (see" in done.stderr
+    done = flexdirect("list_gpu")
+    assert done.returncode == 125
+    assert "no command 'list_gpu'; was list_gpus meant?" in done.stderr
+    assert flexdirect("help", "conquer").returncode == 125
 
 
 def test_local_needs_no_configuration_and_leaves_nothing(tmp_path):

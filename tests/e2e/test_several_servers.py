@@ -207,7 +207,7 @@ def test_more_than_all_have_is_refused_by_all_their_names(pair: tuple[Server, Se
     done = run(command(pair, "true", n=5), {})
     assert done.status == 125
     assert done.err == (
-        "fdrun: 5 whole GPUs asked for over all servers; "
+        "fdrun: 5 whole GPUs asked for over all servers, which is more than there is; "
         f"{pair[0].address} has room for 2, {pair[1].address} has room for 2\n"
     )
     assert [free_mib(server) for server in pair] == [2 * MEMORY_MB] * 2

@@ -52,5 +52,13 @@ def test_refusal_says_what_each_has():
     )
 
 
+def test_refusal_knows_what_could_never_be_from_what_is_in_use():
+    rooms = [room("a", 0, 1000), room("b", 0)]
+    in_use, never = spread(rooms, Ask(3)), spread(rooms, Ask(4))
+    assert isinstance(in_use, Refusal) and in_use.later
+    assert isinstance(never, Refusal) and not never.later
+    assert "which is more than there is; a has room for 1" in never.reason
+
+
 def test_no_memory_of_a_gpu_is_no_room():
     assert isinstance(spread([room("a", 1000, size=1000)] * 2, Ask(2, fraction=1e-9)), Refusal)
