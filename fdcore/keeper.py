@@ -86,4 +86,5 @@ def keeper_of(descriptor: int) -> int:
     asked = struct.pack(LOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0)
     answer = fcntl.fcntl(descriptor, fcntl.F_GETLK, asked)
     kind, _, _, _, pid = struct.unpack(LOCK, answer)
-    return 0 if kind == fcntl.F_UNLCK else int(pid)
+    # A lock of an open file is no process's, which is -1 here: everybody's to kill().
+    return 0 if kind == fcntl.F_UNLCK else max(0, int(pid))

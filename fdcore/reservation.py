@@ -19,6 +19,7 @@ from fdcore.progress import Progress
 from fdcore.reserve import Wish, reserve
 
 PREFIX = "reserved-"
+BEGINNING = b"server "
 RELEASE_SECONDS = 5.0
 
 
@@ -44,6 +45,10 @@ def find(path: Path | None, environment: Mapping[str, str] = os.environ) -> Path
     if path is not None:
         if not path.is_file():
             raise ConfigError(f"{path}: there is no such reservation")
+        if not is_reservation(path):
+            raise ConfigError(
+                f"{path} is no reservation's file: request_gpus prints the name of one"
+            )
         return path
     found = reservations(environment)
     if not found:
@@ -58,6 +63,15 @@ def reservations(environment: Mapping[str, str] = os.environ) -> list[Path]:
     """This user's, that are kept."""
     folder = runtime_folder(environment)
     return sorted(path for path in folder.glob(PREFIX + "*") if kept(path))
+
+
+def is_reservation(path: Path) -> bool:
+    """Whether it is such a file, kept or not: release() removes it, and ends who has a
+    lock on it."""
+    if not path.name.startswith(PREFIX):
+        return False
+    with open(path, "rb") as file:
+        return file.read(len(BEGINNING)) == BEGINNING
 
 
 def kept(path: Path) -> bool:

@@ -1,11 +1,13 @@
 """flexdirect's commands beside run and local, against a server."""
 
 import csv
+import fcntl
 import io
 import json
 import os
 import re
 import signal
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,7 @@ from pathlib import Path
 import pytest
 from fdcore_cli.flexdirect import COMMANDS, main
 
+from fdcore.keeper import LOCK, keeper_of
 from tests.support import until
 
 FLEXDIRECT = [sys.executable, "-m", "fdcore_cli.flexdirect"]
@@ -253,6 +256,25 @@ def test_environment_of_a_reservation_is_enough_for_a_program(flexdirect, demo):
     assert json.loads(flexdirect("env", "--format=json").stdout)["FD_SESSION"] == path
     flexdirect("release_gpus", "-f", path)
     assert "no such reservation" in flexdirect("env", "-f", path, status=125).stderr
+
+
+def test_a_file_that_is_no_reservations_is_neither_released_nor_removed(flexdirect, tmp_path):
+    for name in ("data.csv", "reserved-data.csv"):
+        path = tmp_path / name
+        path.write_text("lease,secret\n")
+        for command in ("env", "release_gpus"):
+            said = flexdirect(command, "-f", str(path), status=125).stderr
+            assert f"{path} is no reservation's file" in said
+        assert path.read_text() == "lease,secret\n"
+
+
+def test_lock_of_no_process_is_nobody_who_keeps_a_reservation(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"x")
+    with open(path, "r+b") as mine, open(path, "rb") as other:
+        lock = struct.pack(LOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0)
+        fcntl.fcntl(mine, fcntl.F_OFD_SETLK, lock)
+        assert keeper_of(other.fileno()) == 0  # and not -1: all that may be ended
 
 
 def test_unused_reservation_is_released_after_its_time(flexdirect, server):
