@@ -754,7 +754,7 @@ class Server:
         self.check_state()
         state = private_folder(self.options.state, mode)
         log.addHandler(self.figures.log)
-        with StateLock(state):
+        with StateLock(state) as lock:
             await self.find_gpus()
             control = ControlListener(self, self.room)
             try:
@@ -774,6 +774,7 @@ class Server:
             finally:
                 control.close()
                 await self.close()
+                lock.clear(CONTROL_SOCKET, DATA_SOCKET)
         if self.options.leash_fd >= 0:
             shutil.rmtree(state, ignore_errors=True)
 
@@ -912,8 +913,6 @@ class Server:
             self.release(lease)
         self.heirloom.write()
         self.heirloom.close()
-        for name in (CONTROL_SOCKET, DATA_SOCKET):
-            (self.options.state / name).unlink(missing_ok=True)
 
 
 def may_see(asker: Owner, owner: Owner) -> bool:

@@ -135,10 +135,10 @@ class StateLock:
 
     def __init__(self, state: Path) -> None:
         self.state = state
+        self.path = state / "lock"
 
-    def __enter__(self) -> None:
-        path = self.state / "lock"
-        self.file = open(path, "a+", encoding="ascii")
+    def __enter__(self) -> "StateLock":
+        self.file = open(self.path, "a+", encoding="ascii")
         try:
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -148,10 +148,19 @@ class StateLock:
             raise ConfigError(
                 f"{self.state} is in use by another fdserver, pid {pid}"
             ) from None
-        with naming(path):
+        with naming(self.path):
             self.file.truncate(0)
             self.file.write(f"{os.getpid()}\n")
             self.file.flush()
+        return self
+
+    def clear(self, *names: str) -> None:
+        """Removes these of the folder. Where it, or the lock in it, has been removed
+        meanwhile, what is there now may be another server's."""
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(self.file.fileno()), self.path.stat()):
+                for name in names:
+                    (self.state / name).unlink(missing_ok=True)
 
     def __exit__(self, *error: object) -> None:
         self.file.close()

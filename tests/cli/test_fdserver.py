@@ -1,5 +1,6 @@
 """fdserver's own life: start, refusals, a clean end."""
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -76,6 +77,14 @@ def test_second_server_of_a_state_folder_is_refused(make_server, tmp_path):
     )
     assert done.returncode == 125
     assert f"in use by another fdserver, pid {server.process.pid}" in done.stderr
+    assert len(server.free()) == 2
+
+
+def test_end_of_a_server_whose_folder_was_removed_leaves_the_next_ones_sockets(make_server):
+    before = make_server()
+    shutil.rmtree(state_of(before))
+    server = make_server("--state", str(state_of(before)))
+    assert before.stop() == 0
     assert len(server.free()) == 2
 
 
