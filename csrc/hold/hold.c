@@ -99,7 +99,9 @@ take_line(struct hold *hold, char *line)
     struct server *server = &hold->server[hold->servers - 1];
     char *save = NULL;
     char *key = strtok_r(line, " \t\r", &save);
-    char *value = key != NULL ? strtok_r(NULL, " \t\r", &save) : NULL;
+    /* A path may have spaces. */
+    const char *ends = key != NULL && strcmp(key, "unix") == 0 ? "\r" : " \t\r";
+    char *value = key != NULL ? strtok_r(NULL, ends, &save) : NULL;
     char *more = value != NULL ? strtok_r(NULL, " \t\r", &save) : NULL;
 
     if (value == NULL)

@@ -24,12 +24,12 @@ def running(server):
 def connected(server):
     """True where somebody is connected to one of the server's Unix sockets."""
     state = f"{state_of(server)}/"
-    lines = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:]]
+    lines = [line.split(None, 7) for line in Path("/proc/net/unix").read_text().splitlines()[1:]]
     return any(line[5] == "03" and line[-1].startswith(state) for line in lines)
 
 
-def test_release_is_told_when_the_server_was_started_again(make_server):
-    server = make_server()
+def test_release_is_told_when_the_server_was_started_again(make_server, tmp_path):
+    server = make_server("--state", str(tmp_path / "my state"))
     program = running(server)
     again = restarted(make_server, server)
     until(lambda: connected(again))  # fdhold has dialled
