@@ -6,6 +6,7 @@ connection that the program inherits.
 """
 
 import asyncio
+import contextlib
 import math
 import os
 import socket
@@ -257,6 +258,19 @@ class Reserving:
         return held
 
     def hold(self, grant: "Grant") -> Held:
+        try:
+            return self.hold_by(grant)
+        except FdcoreError as error:
+            if not same_machine(grant) or not grant.port or self.wish.road == "shm":
+                raise
+            # What has that name here need not be its socket: containers share a kernel
+            # and no folders, and a folder may be another server's by now.
+            self.progress.warn(f"{grant.unix} is not {grant.address}'s: {error}")
+            with contextlib.suppress(FdcoreError):
+                return self.hold_by(replace(grant, unix=""))
+            raise
+
+    def hold_by(self, grant: "Grant") -> Held:
         spoken = attach.Spoken(grant.lease, grant.secret, self.protocol)
         connect = data_connection(grant, self.wish.road)
         return Held(grant, attach.hold(connect, spoken, HOLD_SECONDS))

@@ -4,6 +4,7 @@ environment; one line for each thing that goes wrong; and a lease that ends with
 import os
 import re
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -39,6 +40,30 @@ def fdrun(*arguments, env=None, **options):
 
 def test_exit_status_is_the_programs(server):
     assert server.run("sh", "-c", "exit 37").returncode == 37
+
+
+def test_state_folder_may_have_a_space_in_its_name(make_server, tmp_path):
+    server = make_server("--state", str(tmp_path / "my state"))
+    code = "import ctypes; print(ctypes.CDLL('libcuda.so.1').cuInit(0))"
+    done = server.run("-m", "64", sys.executable, "-c", code)
+    assert (done.stdout, done.stderr) == ("0\n", "")
+
+
+@pytest.mark.parametrize("kind", ["another server's", "nobody's"])
+def test_socket_that_is_not_the_servers_is_gone_past(make_server, kind):
+    """As where server and client are containers with a folder of this name each."""
+    server, other = make_server(), make_server()
+    ours, theirs = (Path(each.unix.removeprefix("unix:")).parent / "data.sock"
+                    for each in (server, other))  # fmt: skip
+    ours.unlink()
+    if kind == "nobody's":
+        with socket.socket(socket.AF_UNIX) as killed:
+            killed.bind(str(ours))
+    else:
+        theirs.rename(ours)
+    code = "import ctypes; print(ctypes.CDLL('libcuda.so.1').cuInit(0))"
+    done = server.run("-l", server.control, "-m", "64", sys.executable, "-c", code)
+    assert (done.stdout, done.stderr) == ("0\n", "")
 
 
 def test_program_killed_by_a_signal_is_seen_as_such(server):
