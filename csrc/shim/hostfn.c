@@ -80,16 +80,23 @@ out:
 
 /* ---- the service thread ---- */
 
+/* Where the entry of this number hangs, or one would. */
+static struct entry **
+find(struct fdc_hostfns *fns, uint64_t number)
+{
+    struct entry **link = &fns->bucket[number % BUCKETS];
+
+    while (*link != NULL && (*link)->number != number)
+        link = &(*link)->next;
+    return link;
+}
+
 /* The entry of this number; it leaves the table unless it is kept. A copy in *copy. */
 static bool
 take(struct fdc_hostfns *fns, uint64_t number, struct entry *copy)
 {
-    struct entry **link, *entry;
+    struct entry **link = find(fns, number), *entry = *link;
 
-    for (link = &fns->bucket[number % BUCKETS]; *link != NULL; link = &(*link)->next)
-        if ((*link)->number == number)
-            break;
-    entry = *link;
     if (entry == NULL)
         return false;
     *copy = *entry;
@@ -107,12 +114,8 @@ take(struct fdc_hostfns *fns, uint64_t number, struct entry *copy)
 static void
 drop(struct fdc_hostfns *fns, uint64_t number)
 {
-    struct entry **link, *entry;
+    struct entry **link = find(fns, number), *entry = *link;
 
-    for (link = &fns->bucket[number % BUCKETS]; *link != NULL; link = &(*link)->next)
-        if ((*link)->number == number)
-            break;
-    entry = *link;
     if (entry == NULL)
         return;
     *link = entry->next;

@@ -38,21 +38,6 @@ ask_memory(struct fdc_device *device, uint64_t address, uint64_t size,
     return result;
 }
 
-static void
-give_memory(struct fdc_session *session, uint64_t address)
-{
-    struct fdc_req_fdcHostShrink *req;
-    struct fdc_call call;
-
-    if (fdc_call_open_in(&call, session, FDC_ID_fdcHostShrink) != CUDA_SUCCESS)
-        return;
-    req = fdc_call_begin(&call, sizeof(*req));
-    if (req == NULL)
-        return;
-    req->address = address;
-    (void)fdc_call_send(&call);
-}
-
 /* Addresses of the worker's for whole pages. Other ones than the program's are kept
  * out of this process, so that it is seen that they are the device's. */
 static CUresult
@@ -95,7 +80,7 @@ make_mirror(const struct fdc_place *place)
     result = fdc_mirror_add(device, place->base, at + inside, pointer + inside,
                             place->size, false);
     if (result != CUDA_SUCCESS)
-        give_memory(device->session, at);
+        fdc_host_shrink(device->session, at);
     return result;
 }
 
@@ -131,7 +116,7 @@ fdc_mapped_end(const struct fdc_place *place)
     (void)fdc_ferry_wait(session, &position);
     fdc_mirrors_pull(session, true);
     if (fdc_mirror_del(session, place->base, &at))
-        give_memory(session, at & ~4095ull);
+        fdc_host_shrink(session, at & ~4095ull);
 }
 
 void

@@ -624,6 +624,22 @@ FDC_TWINS(cuMemcpy3DPeerAsync, _ptsz,
 
 /* ---- plain ranges of arrays: row by row ---- */
 
+/* Where this byte of the array lies; *part becomes no more than what is left of its row. */
+static bool
+row_at(CUarray handle, uint64_t offset, size_t *x, size_t *y, uint64_t *part)
+{
+    struct fdc_array *array = fdc_object_find(FDC_KIND_ARRAY, handle);
+    uint64_t row = array != NULL ? array->desc.Width * array->element : 0;
+
+    if (row == 0)
+        return false;
+    *x = offset % row;
+    *y = offset / row;
+    if (*part > row - *x)
+        *part = row - *x;
+    return true;
+}
+
 static CUresult
 array_range(CUarray dst_array, CUarray src_array, uint64_t dst, uint64_t src,
             uint64_t size, const void *host, CUstream value, unsigned how,
@@ -631,8 +647,6 @@ array_range(CUarray dst_array, CUarray src_array, uint64_t dst, uint64_t src,
 {
     CUDA_MEMCPY3D copy;
     CUresult result = fdc_session_check();
-    struct fdc_array *array;
-    uint64_t row;
 
     if (result != CUDA_SUCCESS)
         return result;
@@ -645,28 +659,16 @@ array_range(CUarray dst_array, CUarray src_array, uint64_t dst, uint64_t src,
         copy.srcDevice = src;
         copy.dstDevice = dst;
         if (dst_array != NULL) {
-            array = fdc_object_find(FDC_KIND_ARRAY, dst_array);
-            row = array != NULL ? array->desc.Width * array->element : 0;
-            if (row == 0)
+            if (!row_at(dst_array, dst, &copy.dstXInBytes, &copy.dstY, &part))
                 return CUDA_ERROR_INVALID_HANDLE;
             copy.dstMemoryType = CU_MEMORYTYPE_ARRAY;
             copy.dstArray = dst_array;
-            copy.dstXInBytes = dst % row;
-            copy.dstY = dst / row;
-            if (part > row - dst % row)
-                part = row - dst % row;
         }
         if (src_array != NULL) {
-            array = fdc_object_find(FDC_KIND_ARRAY, src_array);
-            row = array != NULL ? array->desc.Width * array->element : 0;
-            if (row == 0)
+            if (!row_at(src_array, src, &copy.srcXInBytes, &copy.srcY, &part))
                 return CUDA_ERROR_INVALID_HANDLE;
             copy.srcMemoryType = CU_MEMORYTYPE_ARRAY;
             copy.srcArray = src_array;
-            copy.srcXInBytes = src % row;
-            copy.srcY = src / row;
-            if (part > row - src % row)
-                part = row - src % row;
         }
         if (host != NULL && src_array == NULL) {
             copy.srcMemoryType = CU_MEMORYTYPE_HOST;

@@ -115,6 +115,8 @@ fdc_place_reached(const struct fdc_place *place)
 
 /* shared.c: the worker keeps these addresses free for pinned memory. */
 CUresult fdc_shared_piece(struct fdc_session *session, uint64_t address, uint64_t size);
+/* shared.c: the worker's side of pinned memory that fdcHostGrow made ends. */
+void fdc_host_shrink(struct fdc_session *session, uint64_t address);
 /* shared.c: pinned memory that client and worker have at one address. NOT_SUPPORTED: this
  * session has none. */
 CUresult fdc_shared_alloc(struct fdc_session *session, uint64_t size, uint64_t *address);

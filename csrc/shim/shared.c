@@ -142,13 +142,13 @@ unmap(uint64_t address, uint64_t size)
             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
 }
 
-static void
-send_shrink(struct fdc_shared *shared, uint64_t address)
+void
+fdc_host_shrink(struct fdc_session *session, uint64_t address)
 {
     struct fdc_req_fdcHostShrink *req;
     struct fdc_call call;
 
-    if (fdc_call_open_in(&call, shared->session, FDC_ID_fdcHostShrink) != CUDA_SUCCESS)
+    if (fdc_call_open_in(&call, session, FDC_ID_fdcHostShrink) != CUDA_SUCCESS)
         return;
     req = fdc_call_begin(&call, sizeof(*req));
     if (req == NULL)
@@ -187,7 +187,7 @@ grow(void *user, uint64_t address, uint64_t size)
             result = CUDA_ERROR_NOT_SUPPORTED;
         if (result != CUDA_SUCCESS) {
             unmap(address, size);
-            send_shrink(shared, address);
+            fdc_host_shrink(shared->session, address);
         }
     }
     pthread_mutex_unlock(&shared->lock);
@@ -198,7 +198,7 @@ grow(void *user, uint64_t address, uint64_t size)
     pthread_mutex_unlock(&shared->extents_lock);
     if (err) {
         unmap(address, size);
-        send_shrink(shared, address);
+        fdc_host_shrink(shared->session, address);
     }
     return fdc_result(err);
 }
@@ -214,7 +214,7 @@ shrink(void *user, uint64_t address)
         (void)fdc_ranges_del(shared->extents, address);
     pthread_mutex_unlock(&shared->extents_lock);
     unmap(address, size);
-    send_shrink(shared, address);
+    fdc_host_shrink(shared->session, address);
 }
 
 static uint64_t

@@ -249,21 +249,23 @@ cuTexRefSetAddress2D_v2(CUtexref hTexRef, const CUDA_ARRAY_DESCRIPTOR *desc,
     return cuTexRefSetAddress2D_v3(hTexRef, desc, dptr, Pitch);
 }
 
-FDC_EXPORT CUresult
-cuTexRefSetArray(CUtexref hTexRef, CUarray hArray, unsigned int Flags)
+/* It reads this array, or this mipmap, whose levels are like the array. */
+static CUresult
+set_array(CUtexref handle, CUarray like, CUarray array, CUmipmappedArray mipmap,
+          unsigned int flags)
 {
     CUDA_ARRAY3D_DESCRIPTOR desc;
     struct texref *ref;
-    CUresult result = cuArray3DGetDescriptor_v2(&desc, hArray);
+    CUresult result = cuArray3DGetDescriptor_v2(&desc, like);
 
     if (result != CUDA_SUCCESS)
         return result;
-    if (Flags != CU_TRSA_OVERRIDE_FORMAT)
+    if (flags != CU_TRSA_OVERRIDE_FORMAT)
         return CUDA_ERROR_INVALID_VALUE;
-    result = take(hTexRef, &ref);
+    result = take(handle, &ref);
     if (result != CUDA_SUCCESS)
         return result;
-    bind(ref, 0, hArray, NULL);
+    bind(ref, 0, array, mipmap);
     ref->format = desc.Format;
     ref->channels = (int)desc.NumChannels;
     pthread_mutex_unlock(&lock);
@@ -271,28 +273,21 @@ cuTexRefSetArray(CUtexref hTexRef, CUarray hArray, unsigned int Flags)
 }
 
 FDC_EXPORT CUresult
+cuTexRefSetArray(CUtexref hTexRef, CUarray hArray, unsigned int Flags)
+{
+    return set_array(hTexRef, hArray, hArray, NULL, Flags);
+}
+
+FDC_EXPORT CUresult
 cuTexRefSetMipmappedArray(CUtexref hTexRef, CUmipmappedArray hMipmappedArray,
                           unsigned int Flags)
 {
-    CUDA_ARRAY3D_DESCRIPTOR desc;
-    struct texref *ref;
     CUarray level;
     CUresult result = cuMipmappedArrayGetLevel(&level, hMipmappedArray, 0);
 
-    if (result == CUDA_SUCCESS)
-        result = cuArray3DGetDescriptor_v2(&desc, level);
-    if (result != CUDA_SUCCESS)
-        return result;
-    if (Flags != CU_TRSA_OVERRIDE_FORMAT)
-        return CUDA_ERROR_INVALID_VALUE;
-    result = take(hTexRef, &ref);
-    if (result != CUDA_SUCCESS)
-        return result;
-    bind(ref, 0, NULL, hMipmappedArray);
-    ref->format = desc.Format;
-    ref->channels = (int)desc.NumChannels;
-    pthread_mutex_unlock(&lock);
-    return CUDA_SUCCESS;
+    return result != CUDA_SUCCESS
+               ? result
+               : set_array(hTexRef, level, NULL, hMipmappedArray, Flags);
 }
 
 GET(cuTexRefGetAddress_v2, (CUdeviceptr * pdptr, CUtexref hTexRef),
