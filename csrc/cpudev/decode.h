@@ -154,6 +154,12 @@ uint32_t dec_special(struct dec *d, enum fdcpu_special sr);
 struct fdcpu_insn *dec_emit(struct dec *d, enum fdcpu_op op, uint32_t dst, uint32_t a,
                             uint32_t b, uint32_t c);
 uint32_t dec_ext(struct dec *d, uint32_t reg, char cls, uint32_t size);
+/* Whether these n characters are the word; whether it is among the modifiers. */
+static inline bool
+dec_is(const char *s, size_t n, const char *word)
+{
+    return strlen(word) == n && !memcmp(s, word, n);
+}
 bool dec_mod(const struct dec *d, const char *s);
 /* The from_end-th type among the modifiers, counted from the last (0). */
 enum fdcpu_type dec_type(const struct dec *d, uint32_t from_end);

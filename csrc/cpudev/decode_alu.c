@@ -5,12 +5,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-static bool
-is(const char *s, uint32_t n, const char *word)
-{
-    return strlen(word) == n && !memcmp(s, word, n);
-}
-
 static uint32_t
 tmp(struct dec *d, char cls)
 {
@@ -136,11 +130,11 @@ compare(struct dec *d, uint32_t dst, const char *s, uint32_t n, enum fdcpu_type 
     struct fdcpu_insn *i;
 
     for (size_t k = 0; k < sizeof(cmps) / sizeof(*cmps); k++)
-        if (is(s, n, cmps[k].name))
+        if (dec_is(s, n, cmps[k].name))
             cmp = cmps[k].cmp, un = cmps[k].un;
-    if (is(s, n, "num"))
+    if (dec_is(s, n, "num"))
         cmp = CMP_NUM;
-    if (is(s, n, "nan"))
+    if (dec_is(s, n, "nan"))
         cmp = CMP_NAN;
     if (cmp < 0 || ((un || cmp >= CMP_NUM) && !flt) || size > 8)
         return false;
@@ -215,11 +209,11 @@ bool_mod(struct dec *d, uint32_t k, enum fdcpu_op *op)
 {
     if (k >= d->nmod)
         return false;
-    if (is(d->mod[k].s, d->mod[k].n, "and"))
+    if (dec_is(d->mod[k].s, d->mod[k].n, "and"))
         *op = OP_pand;
-    else if (is(d->mod[k].s, d->mod[k].n, "or"))
+    else if (dec_is(d->mod[k].s, d->mod[k].n, "or"))
         *op = OP_por;
-    else if (is(d->mod[k].s, d->mod[k].n, "xor"))
+    else if (dec_is(d->mod[k].s, d->mod[k].n, "xor"))
         *op = OP_pxor;
     else
         return false;
@@ -565,7 +559,7 @@ lower_video(struct dec *d)
     struct fdcpu_insn *i;
 
     for (size_t k = 0; k < sizeof(list) / sizeof(*list); k++)
-        if (is(d->form, d->base_n, list[k].name)) {
+        if (dec_is(d->form, d->base_n, list[k].name)) {
             lanes = list[k].lanes;
             aux = list[k].op;
         }
@@ -654,7 +648,7 @@ lower_rounded(struct dec *d)
     if ((t != T_F32 && t != T_F64) || mode > RND_RP || integer)
         return false;
     for (size_t k = 0; k < sizeof(list) / sizeof(*list); k++) {
-        if (!is(d->form, d->base_n, list[k].name))
+        if (!dec_is(d->form, d->base_n, list[k].name))
             continue;
         dec_need(d, list[k].n + 1, list[k].n + 1);
         for (uint32_t s = 0; s < 3; s++)
@@ -785,7 +779,7 @@ dec_arith(struct dec *d)
         static const char *const idle[] = { "uni", "aligned", "rn", "noftz", "approx" };
 
         for (size_t j = 0; j < sizeof(idle) / sizeof(*idle); j++)
-            if (is(d->mod[k].s, d->mod[k].n, idle[j])) {
+            if (dec_is(d->mod[k].s, d->mod[k].n, idle[j])) {
                 without(d, idle[j], form, sizeof(form));
                 op = fdcpu_form_find(form, (unsigned)strlen(form));
                 if (op >= 0) {
@@ -809,7 +803,7 @@ dec_lower *
 dec_find_alu(const char *s, uint32_t n)
 {
     for (size_t k = 0; k < sizeof(alu) / sizeof(*alu); k++)
-        if (is(s, n, alu[k].name))
+        if (dec_is(s, n, alu[k].name))
             return alu[k].lower;
     if (n > 3 && *s == 'v')
         return lower_video;

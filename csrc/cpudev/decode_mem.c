@@ -5,12 +5,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-static bool
-is(const char *s, uint32_t n, const char *word)
-{
-    return strlen(word) == n && !memcmp(s, word, n);
-}
-
 static struct fdcpu_insn *
 nop(struct dec *d)
 {
@@ -34,11 +28,12 @@ space_of(struct dec *d)
         const char *s = d->mod[k].s;
         uint32_t n = d->mod[k].n;
 
-        if (is(s, n, "global"))
+        if (dec_is(s, n, "global"))
             return SP_GLOBAL;
-        if (is(s, n, "shared") || is(s, n, "shared::cta") || is(s, n, "shared::cluster"))
+        if (dec_is(s, n, "shared") || dec_is(s, n, "shared::cta") ||
+            dec_is(s, n, "shared::cluster"))
             return SP_SHARED;
-        if (is(s, n, "local"))
+        if (dec_is(s, n, "local"))
             return SP_LOCAL;
         if (n >= 5 && !memcmp(s, "const", 5))
             return SP_CONST;
@@ -715,7 +710,7 @@ lower_mbarrier(struct dec *d)
     struct fdcpu_insn *i;
 
     for (size_t k = 0; d->nmod && k < sizeof(list) / sizeof(*list); k++)
-        if (is(d->mod[0].s, d->mod[0].n, list[k].name))
+        if (dec_is(d->mod[0].s, d->mod[0].n, list[k].name))
             op = list[k].op;
     if (op == 99)
         return false;
@@ -840,7 +835,7 @@ dec_lower *
 dec_find_mem(const char *s, uint32_t n)
 {
     for (size_t k = 0; k < sizeof(mem) / sizeof(*mem); k++)
-        if (is(s, n, mem[k].name))
+        if (dec_is(s, n, mem[k].name))
             return mem[k].lower;
     return NULL;
 }

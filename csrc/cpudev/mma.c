@@ -17,12 +17,6 @@ enum { MMA_WMMA = 1 << 28, MMA_SAT = 1 << 29, MMA_XOR = 1 << 30, MMA_AND = 1u <<
 enum { X_S4 = T_COUNT, X_U4, X_B1 };    /* element types that registers never have */
 /* wmma loads and stores: aux2: rows | cols << 8 | column-major << 16 | type << 24 */
 
-static bool
-is(const char *s, uint32_t n, const char *word)
-{
-    return strlen(word) == n && !memcmp(s, word, n);
-}
-
 static unsigned
 element_bits(unsigned t)
 {
@@ -32,11 +26,11 @@ element_bits(unsigned t)
 static unsigned
 element_type(const char *s, uint32_t n)
 {
-    if (is(s, n, "s4"))
+    if (dec_is(s, n, "s4"))
         return X_S4;
-    if (is(s, n, "u4"))
+    if (dec_is(s, n, "u4"))
         return X_U4;
-    if (is(s, n, "b1"))
+    if (dec_is(s, n, "b1"))
         return X_B1;
     return fdcpu_type_find(s, n);
 }
@@ -97,9 +91,9 @@ quad_flags(struct dec *d, const unsigned t[4], const uint32_t n[4])
     uint32_t flags = MMA_QUADS, orders = 0;
 
     for (uint32_t k = 0; k < d->nmod; k++) {
-        bool col = is(d->mod[k].s, d->mod[k].n, "col");
+        bool col = dec_is(d->mod[k].s, d->mod[k].n, "col");
 
-        if (!col && !is(d->mod[k].s, d->mod[k].n, "row"))
+        if (!col && !dec_is(d->mod[k].s, d->mod[k].n, "row"))
             continue;
         if (col)
             flags |= orders == 0 ? MMA_A_COL : MMA_B_COL;
@@ -267,9 +261,9 @@ dec_matrix(struct dec *d)
         return decode_matrix_memory(d, false);
     if (*d->form == 'm')
         return decode_mma(d, false);
-    if (is(d->mod[0].s, d->mod[0].n, "load"))
+    if (dec_is(d->mod[0].s, d->mod[0].n, "load"))
         return decode_wmma_memory(d, true);
-    if (is(d->mod[0].s, d->mod[0].n, "store"))
+    if (dec_is(d->mod[0].s, d->mod[0].n, "store"))
         return decode_wmma_memory(d, false);
     return decode_mma(d, true);
 }

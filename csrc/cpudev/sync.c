@@ -238,35 +238,20 @@ OPEN(bar_warp)
     FDCPU_NEXT;
 }
 
-OPEN(bar)
-{
-    uint32_t q = FDCPU_GUARD;
-
-    if (!q)
-        FDCPU_NEXT;
-    x->taken = q;
-    FDCPU_STOP(i, WHY_BAR);
-}
-
-OPEN(exit)
-{
-    uint32_t q = FDCPU_GUARD;
-
-    if (!q)
-        FDCPU_NEXT;
-    x->taken = q;
-    FDCPU_STOP(i, WHY_EXIT);
-}
-
-OPEN(ret)
-{
-    uint32_t q = FDCPU_GUARD;
-
-    if (!q)
-        FDCPU_NEXT;
-    x->taken = q;
-    FDCPU_STOP(i, WHY_RET);
-}
+/* What the scheduler does with the lanes that the guard lets through. */
+#define GIVEN_BACK(name, reason)                                                             \
+    OPEN(name)                                                                               \
+    {                                                                                        \
+        uint32_t q = FDCPU_GUARD;                                                            \
+                                                                                             \
+        if (!q)                                                                              \
+            FDCPU_NEXT;                                                                      \
+        x->taken = q;                                                                        \
+        FDCPU_STOP(i, reason);                                                               \
+    }
+GIVEN_BACK(bar, WHY_BAR)
+GIVEN_BACK(exit, WHY_EXIT)
+GIVEN_BACK(ret, WHY_RET)
 
 OPEN(brx)
 {
