@@ -70,6 +70,16 @@ check_bytes(const void *left, const void *right, size_t size, const char *left_n
         exit(CHECK_SKIPPED);                                                           \
     } while (0)
 
+/* The next of a row of numbers that a state, not 0, begins. */
+static inline uint64_t
+check_random(uint64_t *state)
+{
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    return *state;
+}
+
 static inline int
 check_open_fds(void)
 {

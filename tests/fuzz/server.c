@@ -8,21 +8,10 @@
 
 #include "client.h"
 
-enum { MESSAGES = 48, IDS_MAX = 512 };
+enum { MESSAGES = 48 };
 
-static uint16_t ids[IDS_MAX];
+static uint16_t ids[CLIENT_IDS];
 static uint32_t nids;
-
-static void
-find_ids(void)
-{
-    for (uint32_t id = 0; id < 0x10000 && nids < IDS_MAX; id++)
-        /* Nothing ever ends a wait for a value in memory but the driver's end. */
-        if (fdc_serve_entry((uint16_t)id) && id != FDC_ID_cuStreamWaitValue32_v2 &&
-            id != FDC_ID_cuStreamWaitValue64_v2)
-            ids[nids++] = (uint16_t)id;
-    FUZZ_CHECK(nids > 50);
-}
 
 static void
 not_for_hours(uint8_t *message, uint16_t id)
@@ -38,23 +27,6 @@ not_for_hours(uint8_t *message, uint16_t id)
     }
 }
 
-/* A message beside the lane of commands. */
-static void
-side(struct client *client, uint16_t id, uint32_t ctx, uint64_t ticket)
-{
-    struct fdc_msg *message;
-    int err;
-
-    message = fdc_link_claim(client->link, FDC_LANE_SIDE, sizeof(*message), &err);
-    if (message == NULL)
-        return;
-    *message = (struct fdc_msg){
-        .size = sizeof(*message), .id = id, .ctx = ctx, .ticket = ticket,
-    };
-    fdc_link_commit(client->link, FDC_LANE_SIDE);
-    fdc_link_flush(client->link, FDC_LANE_SIDE);
-}
-
 int
 LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
@@ -66,7 +38,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (nids == 0) {
         setenv("FD_CPU_THREADS", "1", 1);
         setenv("FD_CPU_KERNEL_MS", "100", 1);
-        find_ids();
+        nids = client_ids(ids);
     }
     client_open_sized(&client, 16 << 20);
     fdc_log_default(FDC_LOG_OFF, "worker");
@@ -106,9 +78,9 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             uint16_t other = given & 64 ? (uint16_t)fuzz_take(&bytes, 1) : 0;
 
             if (other != 0)
-                side(&client, other, (uint32_t)fuzz_take(&bytes, 1), fuzz_take(&bytes, 8));
+                client_side(&client, other, (uint32_t)fuzz_take(&bytes, 1), fuzz_take(&bytes, 8));
             /* Else its stream, and so this, stood still for ever. */
-            side(&client, FDC_SIDE_GATE, 1, (uint64_t)req->word << 32 | req->value);
+            client_side(&client, FDC_SIDE_GATE, 1, (uint64_t)req->word << 32 | req->value);
         }
         while (client_take(&client, 0) > 0)
             client.dones = client.host_fns = 0;

@@ -549,15 +549,6 @@ test_lying_consumer_index_is_refused(void)
 
 static uint64_t random_state = 88172645463325252u;
 
-static uint64_t
-next_random(void)
-{
-    random_state ^= random_state << 13;
-    random_state ^= random_state >> 7;
-    random_state ^= random_state << 17;
-    return random_state;
-}
-
 /* Whatever is written anywhere, every pointer given out stays inside the ring. */
 static void
 test_scribbled_memory_never_leads_outside(void)
@@ -573,22 +564,22 @@ test_scribbled_memory_never_leads_outside(void)
     for (int round = 0; round < 3000; round++) {
         pair_make(&pair, SIZE);
         for (int step = 0; step < 40; step++) {
-            size = (uint32_t)(next_random() % 2100);
+            size = (uint32_t)(check_random(&random_state) % 2100);
             err = 0;
             room = fdc_ring_claim(&pair.in, size, &err);
             if (room) {
                 CHECK(room >= pair.memory + HEAD &&
                       room + size <= pair.memory + footprint);
-                memset(room, (int)next_random(), size);
+                memset(room, (int)check_random(&random_state), size);
                 fdc_ring_commit(&pair.in);
             }
             for (int i = 0; i < 4; i++) {
-                at = next_random() % (footprint / 8) * 8;
-                if (next_random() % 2)
+                at = check_random(&random_state) % (footprint / 8) * 8;
+                if (check_random(&random_state) % 2)
                     at = HEAD + (pair.out.first & (SIZE - 1));
-                if (next_random() % 3 == 0)
+                if (check_random(&random_state) % 3 == 0)
                     *(uint64_t *)(void *)(pair.memory + at) =
-                        next_random() & (next_random() % 2 ? 0x3000003ffu : UINT64_MAX);
+                        check_random(&random_state) & (check_random(&random_state) % 2 ? 0x3000003ffu : UINT64_MAX);
             }
             bytes = fdc_ring_peek(&pair.out, &size, &err);
             if (bytes) {

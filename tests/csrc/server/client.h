@@ -14,7 +14,7 @@
 
 #define SLICE (64ull << 20)
 #define CTX FDC_HANDLE(FDC_KIND_CONTEXT, 1, 1)
-enum { DONES = 4096 };
+enum { DONES = 4096, CLIENT_IDS = 512 };
 
 struct client {
     struct fdc_link *link, *far;
@@ -347,6 +347,38 @@ client_write(struct client *client, uint64_t address, uint64_t stream, const voi
     ticket = SEND(client, fdcCopyUp, FDC_MSG_DONE, .dst = address, .stream = stream,
                   .chunk = { 1 << 20, size });
     CHECK_EQ(client_wait_done(client, ticket), 0);
+}
+
+/* A message beside the lane of commands. */
+static inline void
+client_side(struct client *client, uint16_t id, uint32_t ctx, uint64_t ticket)
+{
+    struct fdc_msg *message;
+    int err;
+
+    message = fdc_link_claim(client->link, FDC_LANE_SIDE, sizeof(*message), &err);
+    if (message == NULL)
+        return;
+    *message = (struct fdc_msg){
+        .size = sizeof(*message), .id = id, .ctx = ctx, .ticket = ticket,
+    };
+    fdc_link_commit(client->link, FDC_LANE_SIDE);
+    fdc_link_flush(client->link, FDC_LANE_SIDE);
+}
+
+/* The calls that may be tried with anything; returns how many. */
+static inline uint32_t
+client_ids(uint16_t ids[CLIENT_IDS])
+{
+    uint32_t n = 0;
+
+    for (uint32_t id = 0; id < 0x10000 && n < CLIENT_IDS; id++)
+        /* Nothing ever ends a wait for a value in memory but the driver's end. */
+        if (fdc_serve_entry((uint16_t)id) && id != FDC_ID_cuStreamWaitValue32_v2 &&
+            id != FDC_ID_cuStreamWaitValue64_v2)
+            ids[n++] = (uint16_t)id;
+    CHECK(n > 50);
+    return n;
 }
 
 #endif

@@ -2,38 +2,18 @@
  * everything given back. FD_TEST_SEEDS and FD_TEST_SEED choose more, or one. */
 #include "client.h"
 
-enum { SEEDS = 24, MESSAGES = 400, IDS_MAX = 512 };
+enum { SEEDS = 24, MESSAGES = 400 };
 
 static uint64_t state, served;
-
-static uint64_t
-random_word(void)
-{
-    state ^= state << 13;
-    state ^= state >> 7;
-    state ^= state << 17;
-    return state;
-}
 
 static uint32_t
 below(uint32_t limit)
 {
-    return (uint32_t)(random_word() >> 32) % limit;
+    return (uint32_t)(check_random(&state) >> 32) % limit;
 }
 
-static uint16_t ids[IDS_MAX];
+static uint16_t ids[CLIENT_IDS];
 static uint32_t nids;
-
-static void
-find_ids(void)
-{
-    for (uint32_t id = 0; id < 0x10000 && nids < IDS_MAX; id++)
-        /* Nothing ever ends a wait for a value in memory but the driver's end. */
-        if (fdc_serve_entry((uint16_t)id) && id != FDC_ID_cuStreamWaitValue32_v2 &&
-            id != FDC_ID_cuStreamWaitValue64_v2)
-            ids[nids++] = (uint16_t)id;
-    CHECK(nids > 50);
-}
 
 /* A field's value: now plausible, now not. */
 static uint64_t
@@ -41,7 +21,7 @@ field(uint64_t base)
 {
     switch (below(10)) {
     case 0:
-        return random_word();
+        return check_random(&state);
     case 1:
         return UINT64_MAX - below(64);
     case 2:
@@ -151,22 +131,6 @@ setup(struct client *client, uint64_t base)
     }
 }
 
-static void
-side(struct client *client, uint16_t id, uint32_t ctx, uint64_t ticket)
-{
-    struct fdc_msg *message;
-    int err;
-
-    message = fdc_link_claim(client->link, FDC_LANE_SIDE, sizeof(*message), &err);
-    if (message == NULL)
-        return;
-    *message = (struct fdc_msg){
-        .size = sizeof(*message), .id = id, .ctx = ctx, .ticket = ticket,
-    };
-    fdc_link_commit(client->link, FDC_LANE_SIDE);
-    fdc_link_flush(client->link, FDC_LANE_SIDE);
-}
-
 /* One session, until it ends or the messages are used up. */
 static int
 session(int messages)
@@ -209,14 +173,14 @@ session(int messages)
         if (id == FDC_ID_fdcHostFn)
             flags = 0;
         if (id == FDC_ID_fdcGate && !below(20))
-            side(&client, (uint16_t)below(4), below(3), random_word());
+            client_side(&client, (uint16_t)below(4), below(3), check_random(&state));
         memset(head, 0, sizeof(*head));
         if (!client_send(&client, message, size, id, flags))
             break;
         if (id == FDC_ID_fdcGate) { /* else the stream, and so this, stood still for ever */
             struct fdc_req_fdcGate *req = (void *)message;
 
-            side(&client, FDC_SIDE_GATE, 1, (uint64_t)req->word << 32 | req->value);
+            client_side(&client, FDC_SIDE_GATE, 1, (uint64_t)req->word << 32 | req->value);
         }
         sent++;
         while (client_take(&client, 0) > 0)
@@ -238,7 +202,7 @@ test_mangled_messages_end_at_most_their_session(void)
     const char *seeds = getenv("FD_TEST_SEEDS"), *one = getenv("FD_TEST_SEED");
     int first = one ? atoi(one) : 1, last = one ? first : seeds ? atoi(seeds) : SEEDS;
 
-    find_ids();
+    nids = client_ids(ids);
     for (int seed = first; seed <= last; seed++) {
         int status = 0;
         pid_t child = fork();

@@ -91,7 +91,7 @@ fence(void *user, bool wait)
     return CUDA_SUCCESS;
 }
 
-static const struct fdc_arena_ops ops = {grow, shrink, piece, position, fence};
+static const struct fdc_arena_ops ops = {grow, shrink, piece, position, fence, NULL};
 
 static void
 begin(struct worker *worker, uint64_t quota, uint64_t limit)
@@ -254,26 +254,17 @@ struct held {
 };
 
 static uint64_t
-random_next(uint64_t *state)
-{
-    *state ^= *state << 13;
-    *state ^= *state >> 7;
-    *state ^= *state << 17;
-    return *state;
-}
-
-static uint64_t
 random_size(uint64_t *state)
 {
-    switch (random_next(state) % 8) {
+    switch (check_random(state) % 8) {
     case 0:
-        return 1 + random_next(state) % (24 * MIB);
+        return 1 + check_random(state) % (24 * MIB);
     case 1:
-        return 1 + random_next(state) % (2 * MIB);
+        return 1 + check_random(state) % (2 * MIB);
     case 2:
-        return MIB - 1 + random_next(state) % 3;
+        return MIB - 1 + check_random(state) % 3;
     default:
-        return 1 + random_next(state) % 40000;
+        return 1 + check_random(state) % 40000;
     }
 }
 
@@ -292,7 +283,7 @@ test_random_allocations_agree_with_a_model(void)
 
     begin(&worker, 192 * MIB, 192 * MIB);
     for (int turn = 0; turn < 200000; turn++) {
-        if (count < HELD && random_next(&state) % 100 < 52) {
+        if (count < HELD && check_random(&state) % 100 < 52) {
             uint64_t size = random_size(&state);
 
             result = fdc_arena_alloc(worker.arena, size, true, &address);
@@ -316,15 +307,15 @@ test_random_allocations_agree_with_a_model(void)
                 CHECK_EQ(info.created, info.used);
             }
         } else if (count > 0) {
-            uint32_t which = (uint32_t)(random_next(&state) % count);
+            uint32_t which = (uint32_t)(check_random(&state) % count);
 
             CHECK(fdc_ranges_del(model, held[which].address) != NULL);
             CHECK_EQ(fdc_arena_free(worker.arena, held[which].address), CUDA_SUCCESS);
             held[which] = held[--count];
         }
-        if (random_next(&state) % 512 == 0)
+        if (check_random(&state) % 512 == 0)
             fdc_arena_retire(worker.arena, worker.position);
-        if (random_next(&state) % 50000 == 0)
+        if (check_random(&state) % 50000 == 0)
             fdc_arena_trim(worker.arena, true);
     }
     CHECK(refused > 0);
@@ -354,7 +345,7 @@ allocate_much(void *argument)
     uint32_t count = 0;
 
     for (int turn = 0; turn < 20000; turn++) {
-        if (count < 64 && random_next(&state) % 2 == 0) {
+        if (count < 64 && check_random(&state) % 2 == 0) {
             uint64_t size = random_size(&state);
 
             if (fdc_arena_alloc(hand->worker->arena, size, true,
@@ -401,10 +392,10 @@ test_ranges_agree_with_an_array(void)
     uint64_t state = 12345, base, size;
 
     for (int turn = 0; turn < 100000; turn++) {
-        uint32_t at = (uint32_t)(random_next(&state) % (SLOTS - 8));
-        uint32_t length = 1 + (uint32_t)(random_next(&state) % 7);
+        uint32_t at = (uint32_t)(check_random(&state) % (SLOTS - 8));
+        uint32_t length = 1 + (uint32_t)(check_random(&state) % 7);
 
-        if (random_next(&state) % 2) {
+        if (check_random(&state) % 2) {
             bool room = true;
 
             for (uint32_t i = at; i < at + length; i++)
@@ -419,7 +410,7 @@ test_ranges_agree_with_an_array(void)
             memset(&covered[at], 0, taken[at]);
             taken[at] = 0;
         }
-        at = (uint32_t)(random_next(&state) % SLOTS);
+        at = (uint32_t)(check_random(&state) % SLOTS);
         CHECK_EQ(fdc_ranges_find(ranges, BASE + at, &base, &size) != NULL, covered[at]);
         if (covered[at])
             CHECK(base <= BASE + at && BASE + at - base < size &&

@@ -4,25 +4,22 @@
  * FD_SESSION ("fd N": connected and past the handshake).
  *
  * libfdc.so and libfdcpu.so lie in ../../lib of the test program; FD_TEST_DRIVER names
- * another driver library, FD_TEST_ROAD=tcp another transport. A test that attached ends with worker_exit(): the session's
- * descriptors stay open until the process ends.
+ * another driver library, FD_TEST_ROAD=tcp another transport. A test that attached ends with
+ * worker_exit(): the session's descriptors stay open until the process ends.
  */
 #ifndef WORKER_H
 #define WORKER_H
 
-#include <arpa/inet.h>
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <netinet/in.h>
 #include <signal.h>
 #include <sys/prctl.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
 
-#include "check.h"
 #include "cuda_calls.h"
 #include "fdc/transport.h"
+#include "loopback.h"
 #include "server/server.h"
 
 static pid_t worker_pid;
@@ -88,27 +85,6 @@ worker_main(enum fdc_road road, const int *socks, int nsocks, int devices)
     _exit(serve_run(serve) == 0 ? 0 : 3);
 }
 
-/* A connected pair of sockets of loopback. */
-static inline void
-worker_connect(int socks[2])
-{
-    struct sockaddr_in address = {.sin_family = AF_INET};
-    socklen_t size = sizeof(address);
-    int listener;
-
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    CHECK(listener >= 0);
-    CHECK_EQ(bind(listener, (void *)&address, sizeof(address)), 0);
-    CHECK_EQ(listen(listener, 1), 0);
-    CHECK_EQ(getsockname(listener, (void *)&address, &size), 0);
-    socks[0] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    CHECK_EQ(connect(socks[0], (void *)&address, sizeof(address)), 0);
-    socks[1] = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
-    CHECK(socks[1] >= 0);
-    close(listener);
-}
-
 /* Forks one; its part of the session's file goes to text. */
 static inline pid_t
 worker_fork(int number, int devices, char *text, size_t room)
@@ -121,7 +97,7 @@ worker_fork(int number, int devices, char *text, size_t room)
 
     for (int i = 0; i < nsocks; i++) {
         if (tcp)
-            worker_connect(pair);
+            loopback_connect(&pair[0], &pair[1]);
         else
             CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
         ours[i] = pair[0];

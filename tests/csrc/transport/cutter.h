@@ -29,15 +29,6 @@ struct cutter {
     struct wire wire[CUTTER_WIRES];
 };
 
-static inline uint64_t
-cutter_random(uint64_t *state)
-{
-    *state ^= *state << 13;
-    *state ^= *state >> 7;
-    *state ^= *state << 17;
-    return *state;
-}
-
 static inline void
 cutter_close(struct wire *wire)
 {
@@ -122,8 +113,8 @@ cutter_connect(struct cutter *cutter, int *client, int *worker)
     struct wire *wire = NULL;
     int inner[2];
 
-    pair_connect(client, &inner[0]);
-    pair_connect(&inner[1], worker);
+    loopback_connect(client, &inner[0]);
+    loopback_connect(&inner[1], worker);
     pthread_mutex_lock(&cutter->lock);
     for (int i = 0; i < CUTTER_WIRES && !wire; i++)
         if (cutter->wire[i].end[0] < 0)
@@ -134,7 +125,7 @@ cutter_connect(struct cutter *cutter, int *client, int *worker)
     wire->corrupts = cutter->corrupts;
     wire->left = cutter->least;
     if (cutter->most > cutter->least)
-        wire->left += cutter_random(&cutter->random) % (cutter->most - cutter->least);
+        wire->left += check_random(&cutter->random) % (cutter->most - cutter->least);
     pthread_mutex_unlock(&cutter->lock);
 }
 

@@ -2,40 +2,17 @@
 #ifndef PAIR_H
 #define PAIR_H
 
-#include <arpa/inet.h>
 #include <errno.h>
-#include <netinet/in.h>
 #include <pthread.h>
 #include <signal.h>
-#include <sys/socket.h>
 
-#include "check.h"
 #include "fdc/transport.h"
+#include "loopback.h"
 
 struct pair {
     struct fdc_link *client, *worker;
     int client_socks[FDC_LINK_SOCKS], worker_socks[FDC_LINK_SOCKS], nsocks;
 };
-
-static inline void
-pair_connect(int *client, int *worker)
-{
-    struct sockaddr_in address = {.sin_family = AF_INET};
-    socklen_t size = sizeof(address);
-    int listener;
-
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    CHECK(listener >= 0);
-    CHECK_EQ(bind(listener, (void *)&address, sizeof(address)), 0);
-    CHECK_EQ(listen(listener, 1), 0);
-    CHECK_EQ(getsockname(listener, (void *)&address, &size), 0);
-    *client = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    CHECK_EQ(connect(*client, (void *)&address, sizeof(address)), 0);
-    *worker = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
-    CHECK(*worker >= 0);
-    close(listener);
-}
 
 static inline void
 pair_sockets(struct pair *pair, enum fdc_road road)
@@ -50,7 +27,7 @@ pair_sockets(struct pair *pair, enum fdc_road road)
             pair->client_socks[i] = fds[0];
             pair->worker_socks[i] = fds[1];
         } else {
-            pair_connect(&pair->client_socks[i], &pair->worker_socks[i]);
+            loopback_connect(&pair->client_socks[i], &pair->worker_socks[i]);
         }
     }
 }

@@ -158,15 +158,15 @@ send_request(struct play *play, uint64_t number, uint64_t *message)
     uint64_t *words;
     int err = 0;
 
-    request.up_size = 1 + cutter_random(&play->seed) % CHUNK;
-    request.down_size = 1 + cutter_random(&play->seed) % CHUNK;
+    request.up_size = 1 + check_random(&play->seed) % CHUNK;
+    request.down_size = 1 + check_random(&play->seed) % CHUNK;
     for (uint64_t i = 0; i < request.up_size; i++)
         bytes[i] = pattern(number, i);
     CHECK_EQ(fdc_link_put(link, FDC_REGION_UP, number % WINDOW * CHUNK, bytes,
                           request.up_size, &request.put),
              0);
     memset(bytes, 0xee, sizeof(bytes)); /* they are the caller's again */
-    for (uint64_t i = 0; i < cutter_random(&play->seed) % FILLER; i++)
+    for (uint64_t i = 0; i < check_random(&play->seed) % FILLER; i++)
         send_words(link, FDC_LANE_COMMAND, (*message)++, 1 + i % 20);
     while (!(words = fdc_link_claim(link, FDC_LANE_COMMAND, sizeof(request) + 8, &err))) {
         CHECK_EQ(err, -EAGAIN);
@@ -211,8 +211,8 @@ play_client(struct play *play)
                 CHECK(fdc_link_land(link, sent % WINDOW * CHUNK, CHUNK,
                                     landings[sent % WINDOW]));
             copy = play->seed;
-            cutter_random(&copy);
-            sizes[sent % WINDOW] = 1 + cutter_random(&copy) % CHUNK;
+            check_random(&copy);
+            sizes[sent % WINDOW] = 1 + check_random(&copy) % CHUNK;
             send_request(play, sent++, &message);
         }
         words = await_words(link, FDC_LANE_REPLY, &size);
@@ -295,7 +295,7 @@ live_for(struct play *play, uint64_t least, uint64_t most, bool corrupts)
     cutter->most = most;
     cutter->corrupts = corrupts;
     for (int i = 0; i < CUTTER_WIRES; i++) {
-        cutter->wire[i].left = least + cutter_random(&cutter->random) % (most - least);
+        cutter->wire[i].left = least + check_random(&cutter->random) % (most - least);
         cutter->wire[i].corrupts = corrupts;
     }
     pthread_mutex_unlock(&cutter->lock);
@@ -457,20 +457,20 @@ test_stale_and_wrong_resumes_are_refused(void)
 
     CHECK(play_begin(&play, false, 10, GRACE_S * UINT64_C(1000000)));
     fdc_store_relaxed(&play.refused, UINT32_MAX);
-    pair_connect(&ours, &theirs);
+    loopback_connect(&ours, &theirs);
     CHECK_EQ(fdc_link_resume(play.pair.worker, FDC_LINK_SOCKS, 1, theirs, NULL), -EINVAL);
     close(ours);
-    pair_connect(&ours, &theirs);
+    loopback_connect(&ours, &theirs);
     CHECK_EQ(fdc_link_resume(play.pair.worker, 0, 0, theirs, NULL), -ESTALE);
     close(ours);
-    pair_connect(&ours, &theirs);
+    loopback_connect(&ours, &theirs);
     CHECK_EQ(fdc_link_resume(play.pair.worker, 1, 7, theirs, &key), -EINVAL);
     close(ours);
-    pair_connect(&ours, &theirs);
+    loopback_connect(&ours, &theirs);
     CHECK_EQ(fdc_link_resume(play.pair.worker, 1, 7, theirs, NULL), -ESTALE);
     close(ours);
     /* A client that claims to have what was never sent. */
-    pair_connect(&ours, &theirs);
+    loopback_connect(&ours, &theirs);
     CHECK_EQ(fdc_sock_write(ours, &lie, sizeof(lie)), 0);
     CHECK_EQ(fdc_link_resume(play.pair.worker, 0, 1000, theirs, NULL), -EPROTO);
     expect_broken_pipe(play.pair.worker, FDC_LANE_COMMAND);
@@ -504,14 +504,14 @@ test_a_newer_try_does_not_wait_for_the_one_before(void)
     CHECK(play_begin(&play, false, 11, GRACE_S * UINT64_C(1000000)));
     fdc_store_relaxed(&play.refused, UINT32_MAX);
     trial.link = play.pair.worker;
-    pair_connect(&silent, &trial.sock);
+    loopback_connect(&silent, &trial.sock);
     CHECK_EQ(pthread_create(&thread, NULL, trial_main, &trial), 0);
     while (!fdc_link_away(play.pair.worker)) /* until that one is known */
         usleep(1000);
-    pair_connect(&ours, &theirs);
+    loopback_connect(&ours, &theirs);
     close(ours);
     CHECK_EQ(fdc_link_resume(play.pair.worker, 0, 999, theirs, NULL), -ESTALE);
-    pair_connect(&ours, &theirs);
+    loopback_connect(&ours, &theirs);
     close(ours);
     CHECK_EQ(fdc_link_resume(play.pair.worker, 0, 1001, theirs, NULL), -EPIPE);
     pthread_join(thread, NULL);

@@ -311,15 +311,6 @@ test_half_a_put_never_lands(void)
 
 static uint64_t random_state = 88172645463325252u;
 
-static uint64_t
-next_random(void)
-{
-    random_state ^= random_state << 13;
-    random_state ^= random_state >> 7;
-    random_state ^= random_state << 17;
-    return random_state;
-}
-
 static void
 test_garbage_on_either_connection_ends_the_session(void)
 {
@@ -328,7 +319,7 @@ test_garbage_on_either_connection_ends_the_session(void)
 
     for (int round = 0; round < 60; round++) {
         for (size_t i = 0; i < FDC_COUNT(garbage); i++)
-            garbage[i] = next_random() & (i % 3 ? UINT64_MAX : 0x00030003000000ffu);
+            garbage[i] = check_random(&random_state) & (i % 3 ? UINT64_MAX : 0x00030003000000ffu);
         worker_make(&pair);
         fdc_sock_write(pair.client_socks[round % 2], garbage, sizeof(garbage));
         pair_close_sockets(pair.client_socks, 2);

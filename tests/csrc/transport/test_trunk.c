@@ -26,7 +26,7 @@ ends(struct fdc_trunk *to, struct fdc_trunk *from)
 {
     struct fdc_attach_ready ready;
 
-    pair_connect(&from->fd, &to->fd);
+    loopback_connect(&from->fd, &to->fd);
     from->seal = NULL;
     CHECK_EQ(fdc_trunk_accept(to->fd, NULL, to), 0);
     CHECK_EQ(fdc_trunk_ready(to->fd), 0);
