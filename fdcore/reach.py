@@ -72,8 +72,11 @@ def programs() -> Check:
     try:
         folder = tools.folder()
         flags = os.statvfs(folder).f_flag
-    except (ConfigError, OSError) as error:
+    except ConfigError as error:
         return Check(FAIL, name, str(error), "set XDG_RUNTIME_DIR to a folder of yours")
+    except OSError as error:
+        found = f"{error.filename}: {error.strerror}"
+        return Check(FAIL, name, found, "make room there, or set XDG_RUNTIME_DIR")
     if flags & os.ST_NOEXEC:
         cure = "set XDG_RUNTIME_DIR to a folder that programs can be run from"
         return Check(MARGINAL, name, f"nothing can be executed in {folder}", cure)

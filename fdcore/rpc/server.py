@@ -40,7 +40,10 @@ log = logging.getLogger("fdserver")
 
 LOGIN_SECONDS = 5.0
 CALLS_AT_ONCE = 64
-OTHER_ROLE = "whoever may has joined with a token for it: fdserver token --role"
+OTHER_ROLE = (
+    "who may joined with a token for it (fdserver token --role), or is root or the "
+    "server's own user on its machine"
+)
 CONNECTIONS_EACH = 256
 STRANGERS = 256
 STRANGERS_EACH = 64

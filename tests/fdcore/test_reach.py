@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import socket
@@ -113,3 +114,13 @@ def test_a_folder_where_nothing_runs_is_told(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(os, "statvfs", lambda _: Flags())
     assert reach.programs().state == MARGINAL
+
+
+def test_full_disk_below_what_runs_need_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full() -> Path:
+        raise OSError(errno.ENOSPC, "No space left on device", "/here/bin")
+
+    monkeypatch.setattr(tools, "folder", full)
+    check = reach.programs()
+    assert (check.state, check.found) == (FAIL, "/here/bin: No space left on device")
+    assert "make room there" in check.cure
