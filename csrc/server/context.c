@@ -154,6 +154,7 @@ fdc_context_join(struct fdc_ctx *ctx, CUstream stream)
     struct fdc_mark *mark;
     CUresult result;
 
+    fdc_context_stir(ctx);
     result = fdc_mark_stream(ctx, stream, &mark);
     if (result != CUDA_SUCCESS)
         return result;
@@ -195,16 +196,13 @@ fdc_context_may_print(const struct fdc_ctx *ctx)
            fdc_load_relaxed(&ctx->given) != fdc_load_relaxed(&ctx->shown);
 }
 
-bool
-fdc_context_rests(struct fdc_ctx *ctx, CUresult *result)
+static bool
+any_stream_has_work(struct fdc_ctx *ctx)
 {
     struct fdc_slots *slots = &ctx->serve->slots[FDC_KIND_STREAM];
-    bool work;
+    bool work = false;
 
-    if (fdc_load_relaxed(&ctx->legacy_work) || fdc_context_may_print(ctx))
-        return false;
     pthread_mutex_lock(&slots->lock);
-    work = false;
     for (uint32_t i = 1; i < slots->high && !work; i++) {
         struct fdc_slot *slot = fdc_slot_at(ctx->serve, FDC_KIND_STREAM, i);
 
@@ -212,10 +210,32 @@ fdc_context_rests(struct fdc_ctx *ctx, CUresult *result)
                fdc_load_relaxed(&slot->work);
     }
     pthread_mutex_unlock(&slots->lock);
-    if (work)
-        return false;
-    *result = ctx->serve->driver->cuStreamQuery(ctx->own); /* joins of earlier waits */
+    return work;
+}
+
+/* What was given while this looks stirs it again. */
+static __attribute__((noinline)) bool
+has_come_to_rest(struct fdc_ctx *ctx, CUresult *result)
+{
+    /* pairs with fdc_context_stir(), which comes after what it tells of */
+    (void)__atomic_exchange_n(&ctx->stirred, 0, __ATOMIC_ACQ_REL);
+    *result = CUDA_ERROR_NOT_READY;
+    if (!any_stream_has_work(ctx))
+        *result = ctx->serve->driver->cuStreamQuery(ctx->own); /* joins of earlier waits */
+    if (*result != CUDA_SUCCESS)
+        fdc_context_stir(ctx);
     return *result != CUDA_ERROR_NOT_READY;
+}
+
+bool
+fdc_context_rests(struct fdc_ctx *ctx, CUresult *result)
+{
+    if (fdc_load_relaxed(&ctx->legacy_work) || fdc_context_may_print(ctx))
+        return false;
+    if (fdc_load_relaxed(&ctx->stirred))
+        return has_come_to_rest(ctx, result);
+    *result = CUDA_SUCCESS; /* as when the driver was asked, and it has had no work since */
+    return true;
 }
 
 CUresult
@@ -276,6 +296,7 @@ context_new(struct fdc_serve *serve, uint32_t index, int device, bool primary)
     ctx->borrowed = false;
     ctx->legacy_work = 0;
     ctx->blocking_captures = 0;
+    ctx->stirred = 1;
     ctx->opened++;
     return ctx;
 }

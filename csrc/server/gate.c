@@ -100,6 +100,7 @@ pin(struct fdc_ctx *ctx, struct words *words)
     result = driver->cuMemHostRegister_v2(words->word, BYTES, CU_MEMHOSTREGISTER_DEVICEMAP);
     if (result != CUDA_SUCCESS)
         return result;
+    fdc_context_stir(ctx);
     result = driver->cuMemHostGetDevicePointer_v2(&words->device, words->word, 0);
     if (result == CUDA_SUCCESS)
         result = driver->cuStreamWaitValue32_v2(ctx->own, words->device, 0,

@@ -235,6 +235,16 @@ fdc_handle_drop(struct fdc_serve *serve, int kind, uint64_t handle, void **value
     return fdc_handle_drop_aux(serve, kind, handle, value, NULL);
 }
 
+static __attribute__((noinline)) void
+gets_work(struct fdc_serve *serve, struct fdc_slot *slot)
+{
+    struct fdc_ctx *ctx = fdc_context_at(serve, slot->ctx);
+
+    __atomic_store_n(&slot->work, 1, __ATOMIC_RELAXED);
+    if (ctx != NULL)
+        fdc_context_stir(ctx);
+}
+
 /* work: it is given some. */
 static CUresult
 stream_of(struct fdc_serve *serve, uint64_t handle, bool work, CUstream *value)
@@ -259,7 +269,7 @@ stream_of(struct fdc_serve *serve, uint64_t handle, bool work, CUstream *value)
         return CUDA_ERROR_INVALID_HANDLE;
     got = __atomic_load_n(&slot->value, __ATOMIC_RELAXED);
     if (work && !fdc_load_relaxed(&slot->work))
-        __atomic_store_n(&slot->work, 1, __ATOMIC_RELAXED);
+        gets_work(serve, slot);
     __atomic_thread_fence(__ATOMIC_ACQUIRE);    /* pairs with the fence in fdc_slot_empty() */
     if (fdc_load_relaxed(&slot->state) != (IN_USE | (uint32_t)(handle >> 24 & 0xffff)))
         return CUDA_ERROR_INVALID_HANDLE;

@@ -103,7 +103,7 @@ struct fdc_ctx {
     CUcontext value;
     CUstream own;                       /* the worker's: joins and clearing */
     CUstream clear;
-    uint32_t joined;                    /* own may have unfinished waits */
+    uint32_t stirred;                   /* given something since fdc_context_rests(), atomic */
     uint32_t legacy_work;               /* calls on the NULL stream since the last join */
     uint32_t blocking_captures;
     uint32_t waits;                     /* for events of it, atomic (event.c) */
@@ -151,6 +151,13 @@ CUresult fdc_mark_all(struct fdc_ctx *ctx, struct fdc_mark **mark);
 /* The context was given nothing since somebody last waited for all of it, so there is
  * nothing to mark; *result is what such a wait returns. */
 bool fdc_context_rests(struct fdc_ctx *ctx, CUresult *result);
+/* Something has been given to a stream of the context, or to its own. Any thread, before the
+ * client hears of it. */
+static inline void
+fdc_context_stir(struct fdc_ctx *ctx)
+{
+    fdc_store_release(&ctx->stirred, 1);        /* pairs with fdc_context_rests() */
+}
 /* Whether what kernels print may not have come out yet. */
 bool fdc_context_may_print(const struct fdc_ctx *ctx);
 /* The worker's own stream waits for what the stream was given so far. */
