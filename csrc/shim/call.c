@@ -278,8 +278,8 @@ hand_over(struct fdc_session *session)
 {
     struct fdc_waiter *waiter;
 
-    /* pairs with the ordered accesses in fdc_intake_until(): either this sees the waiter,
-     * or the waiter sees that nobody leads */
+    /* Under intake a waiter, who has said that he waits, sees whether somebody leads, and it
+     * has been said that nobody does: either this sees the waiter, or he sees that. */
     if (fdc_load_ordered(&session->waiting) == 0 || fdc_load_ordered(&session->leader))
         return;
     pthread_mutex_lock(&session->waiters_lock);
@@ -405,38 +405,56 @@ take_in(struct fdc_session *session, const struct fdc_reply *reply, uint32_t siz
     return 0;
 }
 
-/* Takes in all there is, until *word (if any) differs from seen: what is behind that is the
- * next leader's. Returns how many, or -EPIPE after the session's end. */
+/* Under intake. Takes in all there is, until *word (if any) differs from seen: what is behind
+ * that is the next leader's. A leader who finds nothing looks a few times more. How many, or
+ * -EPROTO or -EPIPE: the session shall end. */
 static int
-drain(struct fdc_session *session, bool leads, const uint32_t *word, uint32_t seen)
+take_all(struct fdc_session *session, const uint32_t *word, uint32_t seen)
 {
     const struct fdc_reply *reply;
     int taken = 0, err = 0;
     uint32_t size;
 
-    pthread_mutex_lock(&session->intake);
     for (;;) {
         reply = fdc_link_peek(session->link, FDC_LANE_REPLY, &size, &err);
+        if (reply == NULL && (err != 0 || taken > 0 || word == NULL ||
+                              !fdc_link_quick(session->link, FDC_LANE_REPLY)))
+            return err != 0 ? err : taken;
         if (reply == NULL)
-            break;
+            continue;
         err = take_in(session, reply, size);
         fdc_link_release(session->link, FDC_LANE_REPLY);
+        if (FDC_UNLIKELY(err != 0))
+            return err;
         taken++;
-        if (err || (word != NULL && fdc_load_acquire(word) != seen))
-            break;
+        if (word != NULL && fdc_load_acquire(word) != seen)
+            return taken;
     }
+}
+
+static void
+kill_for(struct fdc_session *session, int err)
+{
+    fdc_session_kill(session, err == -EPROTO ? "a reply that makes no sense"
+                                             : "the worker has gone");
+}
+
+/* Takes in what there is, without waiting. */
+static void
+drain(struct fdc_session *session)
+{
+    int taken;
+
+    pthread_mutex_lock(&session->intake);
+    taken = take_all(session, NULL, 0);
     pthread_mutex_unlock(&session->intake);
-    if (taken > 0) {
-        wake_changed(session, false);
-        if (!leads && fdc_load_ordered(&session->leader))
-            fdc_link_poke(session->link, FDC_LANE_REPLY);
-    }
-    if (err < 0) {
-        fdc_session_kill(session, err == -EPROTO ? "a reply that makes no sense"
-                                                 : "the worker has gone");
-        return -EPIPE;
-    }
-    return taken;
+    if (taken == 0)
+        return;
+    wake_changed(session, false); /* also of what came before an error */
+    if (taken < 0)
+        kill_for(session, taken);
+    else if (fdc_load_ordered(&session->leader))
+        fdc_link_poke(session->link, FDC_LANE_REPLY);
 }
 
 static int64_t
@@ -447,34 +465,74 @@ left_us(uint64_t until_ns)
     return until_ns > now ? (int64_t)((until_ns - now) / 1000) + 1 : 0;
 }
 
-/* This thread leads: it takes in until its own word changes. */
+/* Outside intake: what was taken in is told to those whom it concerns, and if there was
+ * nothing it is waited for. */
 static int
-lead(struct fdc_session *session, const uint32_t *word, uint32_t seen,
-     uint64_t until_ns)
+lead_on(struct fdc_session *session, int taken, const uint32_t *word, uint32_t seen,
+        uint64_t until_ns)
 {
     int64_t timeout_us = -1;
     int rc;
 
-    while (fdc_load_acquire(word) == seen) {
-        rc = drain(session, true, word, seen);
-        fdc_print_out(false);
-        if (rc < 0 || fdc_load_relaxed(&session->dead))
-            return fdc_load_acquire(word) != seen ? 0 : -EPIPE;
-        if (fdc_load_acquire(word) != seen)
-            break;
-        if (until_ns != 0) {
-            timeout_us = left_us(until_ns);
-            if (timeout_us == 0)
-                return -ETIMEDOUT;
-        }
-        rc = fdc_link_wait_word(session->link, FDC_LANE_REPLY, word, seen, timeout_us);
-        if (rc < 0) {
-            drain(session, true, NULL, 0); /* what came before the end still counts */
-            fdc_session_kill(session, "the worker has gone");
-            return fdc_load_acquire(word) != seen ? 0 : -EPIPE;
-        }
+    if (taken != 0)
+        wake_changed(session, false);
+    if (taken < 0)
+        kill_for(session, taken);
+    fdc_print_out(false);
+    if (fdc_load_acquire(word) != seen)
+        return 0;
+    if (fdc_load_relaxed(&session->dead))
+        return -EPIPE;
+    if (until_ns != 0) {
+        timeout_us = left_us(until_ns);
+        if (timeout_us == 0)
+            return -ETIMEDOUT;
     }
-    return 0;
+    rc = fdc_link_wait_word(session->link, FDC_LANE_REPLY, word, seen, timeout_us);
+    if (rc >= 0)
+        return 0;
+    drain(session); /* what came before the end still counts */
+    fdc_session_kill(session, "the worker has gone");
+    return fdc_load_acquire(word) != seen ? 0 : -EPIPE;
+}
+
+/* This thread leads: it takes in until its own word changes. Under intake, which is let go
+ * while it waits. What it waits for is often about to come, and then this is all. */
+static int
+lead(struct fdc_session *session, const uint32_t *word, uint32_t seen,
+     uint64_t until_ns)
+{
+    int err = 0, taken;
+
+    while (fdc_load_acquire(word) == seen && err == 0) {
+        taken = take_all(session, word, seen);
+        if (FDC_LIKELY(taken > 0 && fdc_load_acquire(word) != seen &&
+                       fdc_load_ordered(&session->waiting) == 0 &&
+                       fdc_load_relaxed(&fdc_process.printing) == 0))
+            break; /* there is nobody to tell */
+        pthread_mutex_unlock(&session->intake);
+        err = lead_on(session, taken, word, seen, until_ns);
+        pthread_mutex_lock(&session->intake);
+    }
+    return err;
+}
+
+/* Becomes the leader, if nobody is, until its word changes. False: somebody leads. */
+static bool
+try_lead(struct fdc_session *session, const uint32_t *word, uint32_t seen,
+         uint64_t until_ns, int *err)
+{
+    bool free;
+
+    pthread_mutex_lock(&session->intake);
+    free = fdc_load_relaxed(&session->leader) == 0;
+    if (FDC_LIKELY(free)) {
+        fdc_store_relaxed(&session->leader, 1);
+        *err = lead(session, word, seen, until_ns);
+        fdc_store_relaxed(&session->leader, 0);
+    }
+    pthread_mutex_unlock(&session->intake);
+    return free;
 }
 
 int
@@ -483,16 +541,12 @@ fdc_intake_until(struct fdc_session *session, const uint32_t *word, uint32_t see
 {
     uint64_t until_ns = timeout_us < 0 ? 0 : fdc_now_ns() + (uint64_t)timeout_us * 1000;
     struct fdc_waiter self, **link;
-    uint32_t nobody = 0;
     int err = 0;
 
     /* pairs with the release in ticket_complete() */
     if (fdc_load_acquire(word) != seen)
         return 0;
-    if (__atomic_compare_exchange_n(&session->leader, &nobody, 1, false,
-                                    __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {
-        err = lead(session, word, seen, until_ns);
-        fdc_store_ordered(&session->leader, 0);
+    if (FDC_LIKELY(try_lead(session, word, seen, until_ns, &err))) {
         hand_over(session);
         return err;
     }
@@ -510,13 +564,8 @@ fdc_intake_until(struct fdc_session *session, const uint32_t *word, uint32_t see
             err = -EPIPE;
             break;
         }
-        nobody = 0;
-        if (__atomic_compare_exchange_n(&session->leader, &nobody, 1, false,
-                                        __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {
-            err = lead(session, word, seen, until_ns);
-            fdc_store_ordered(&session->leader, 0);
+        if (try_lead(session, word, seen, until_ns, &err))
             break;
-        }
         if (until_ns != 0 && left_us(until_ns) == 0) {
             err = -ETIMEDOUT;
             break;
@@ -548,7 +597,7 @@ void
 fdc_intake_poll(struct fdc_session *session)
 {
     if (!fdc_load_relaxed(&session->dead))
-        drain(session, false, NULL, 0);
+        drain(session);
 }
 
 CUresult

@@ -326,6 +326,8 @@ fdc_stream_idle(struct fdc_stream *stream, uint64_t position)
 {
     uint64_t idle = __atomic_load_n(&stream->idle, __ATOMIC_RELAXED);
 
+    if (fdc_stream_issued(stream) <= idle)
+        return; /* that is known */
     /* pairs with the acquire in fdc_stream_is_idle() */
     while (idle < position &&
            !__atomic_compare_exchange_n(&stream->idle, &idle, position, false,
