@@ -176,8 +176,12 @@ dispatch(struct fdc_serve *serve, const struct fdc_msg *msg, uint32_t size)
         if (err < 0)
             return err;
     }
-    if (FDC_LIKELY(!entry->slow))
-        return fdc_entry_run(entry, &request);
+    if (FDC_LIKELY(!entry->slow)) {
+        err = fdc_entry_run(entry, &request);
+        if (request.answered && (request.flags & FDC_MSG_REPLY) && serve->hot == NULL)
+            fdc_link_soon(serve->link, FDC_LANE_COMMAND); /* who waited goes on */
+        return err;
+    }
 
     fdc_count_own(serve, slow);
     kept = fdc_request_keep(&request);

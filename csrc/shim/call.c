@@ -517,10 +517,11 @@ lead(struct fdc_session *session, const uint32_t *word, uint32_t seen,
     return err;
 }
 
-/* Becomes the leader, if nobody is, until its word changes. False: somebody leads. */
+/* Becomes the leader, if nobody is, until its word changes. False: somebody leads. asked: the
+ * worker has just been asked for what is waited for. */
 static bool
 try_lead(struct fdc_session *session, const uint32_t *word, uint32_t seen,
-         uint64_t until_ns, int *err)
+         uint64_t until_ns, bool asked, int *err)
 {
     bool free;
 
@@ -528,6 +529,8 @@ try_lead(struct fdc_session *session, const uint32_t *word, uint32_t seen,
     free = fdc_load_relaxed(&session->leader) == 0;
     if (FDC_LIKELY(free)) {
         fdc_store_relaxed(&session->leader, 1);
+        if (asked)
+            fdc_link_soon(session->link, FDC_LANE_REPLY);
         *err = lead(session, word, seen, until_ns);
         fdc_store_relaxed(&session->leader, 0);
     }
@@ -535,9 +538,9 @@ try_lead(struct fdc_session *session, const uint32_t *word, uint32_t seen,
     return free;
 }
 
-int
-fdc_intake_until(struct fdc_session *session, const uint32_t *word, uint32_t seen,
-                 int64_t timeout_us)
+static int
+intake_until(struct fdc_session *session, const uint32_t *word, uint32_t seen,
+             int64_t timeout_us, bool asked)
 {
     uint64_t until_ns = timeout_us < 0 ? 0 : fdc_now_ns() + (uint64_t)timeout_us * 1000;
     struct fdc_waiter self, **link;
@@ -546,7 +549,7 @@ fdc_intake_until(struct fdc_session *session, const uint32_t *word, uint32_t see
     /* pairs with the release in ticket_complete() */
     if (fdc_load_acquire(word) != seen)
         return 0;
-    if (FDC_LIKELY(try_lead(session, word, seen, until_ns, &err))) {
+    if (FDC_LIKELY(try_lead(session, word, seen, until_ns, asked, &err))) {
         hand_over(session);
         return err;
     }
@@ -564,7 +567,7 @@ fdc_intake_until(struct fdc_session *session, const uint32_t *word, uint32_t see
             err = -EPIPE;
             break;
         }
-        if (try_lead(session, word, seen, until_ns, &err))
+        if (try_lead(session, word, seen, until_ns, false, &err))
             break;
         if (until_ns != 0 && left_us(until_ns) == 0) {
             err = -ETIMEDOUT;
@@ -583,6 +586,13 @@ fdc_intake_until(struct fdc_session *session, const uint32_t *word, uint32_t see
     if (err == -EPIPE && fdc_load_acquire(word) != seen)
         err = 0;
     return err;
+}
+
+int
+fdc_intake_until(struct fdc_session *session, const uint32_t *word, uint32_t seen,
+                 int64_t timeout_us)
+{
+    return intake_until(session, word, seen, timeout_us, false);
 }
 
 void
@@ -894,7 +904,7 @@ fdc_call_wait(struct fdc_call *call, void *reply, uint32_t room)
     fdc_store_release(&ticket->armed, 1);
     commit(call, FDC_MSG_REPLY, ticket->number);
     fdc_link_flush(session->link, FDC_LANE_COMMAND);
-    err = fdc_intake_until(session, &ticket->done, 0, -1);
+    err = intake_until(session, &ticket->done, 0, -1, true);
     if (call->id >= PUBLIC)
         fdc_print_out(true);
     if (err == -EPIPE) {

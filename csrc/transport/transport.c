@@ -405,6 +405,13 @@ fdc_link_wait(struct fdc_link *link, enum fdc_lane lane, int64_t timeout_us)
     return fdc_link_wait_word(link, lane, NULL, 0, timeout_us);
 }
 
+void
+fdc_link_soon(struct fdc_link *link, enum fdc_lane lane)
+{
+    if (link->road == FDC_ROAD_SHM && !link->emulation.on)
+        fdc_ring_soon(&link->ring[lane]);
+}
+
 bool
 fdc_link_quick(struct fdc_link *link, enum fdc_lane lane)
 {

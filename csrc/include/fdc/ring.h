@@ -61,6 +61,9 @@ void fdc_ring_release(struct fdc_ring *ring);
  * Threads beside the consuming one may wait too: all wake, and a 1 may then be stale.
  * Whoever stops consuming before the ring is empty pokes, so that another goes on. */
 int fdc_ring_wait_data(struct fdc_ring *ring, int64_t timeout_us);
+/* Before the first look for what answers that which this side has just said: lets the moment
+ * pass in which it cannot have come. */
+void fdc_ring_soon(struct fdc_ring *ring);
 /* Whether there is something within a few looks (base.h, fdc_spin_quick()). */
 bool fdc_ring_quick(struct fdc_ring *ring);
 /* As wait_data, and 2 when *word no longer holds seen. The word is of this process; who

@@ -145,6 +145,8 @@ const void *fdc_link_peek(struct fdc_link *link, enum fdc_lane lane, uint32_t *s
                           int *err);
 void fdc_link_release(struct fdc_link *link, enum fdc_lane lane);
 int fdc_link_wait(struct fdc_link *link, enum fdc_lane lane, int64_t timeout_us);
+/* As fdc_ring_soon() where the other side writes into shared memory; else returns at once. */
+void fdc_link_soon(struct fdc_link *link, enum fdc_lane lane);
 /* Whether a few looks find a message, where the other side writes them into shared memory. */
 bool fdc_link_quick(struct fdc_link *link, enum fdc_lane lane);
 /* As wait, and also returns (2) when *word no longer holds seen; whoever changes the
