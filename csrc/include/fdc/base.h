@@ -26,7 +26,19 @@
 
 /* clock.c */
 uint64_t fdc_now_ns(void); /* CLOCK_MONOTONIC */
-void fdc_pause(void);      /* one turn of a spin loop */
+
+/* One turn of a spin loop. */
+static inline void
+fdc_pause(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("isb" ::: "memory");
+#else
+    __asm__ volatile("" ::: "memory");
+#endif
+}
 
 /* spin.c: how long to spin before sleeping. quick: how often to look before that, for free,
  * and came: what was waited for came at one of these looks. begin: ns that this thread may
