@@ -1,8 +1,9 @@
 """The view as rows: of tables on pages, and of exports. No page is made here."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 from fdcore.check import FAIL, MARGINAL, PASS
 from fdcore.lists import Row
@@ -396,119 +397,111 @@ def member_row(member: Member, now: float) -> Cells:
 
 # ---- exports ----
 
+T = TypeVar("T")
 
-@dataclass(frozen=True, slots=True)
-class Export:
-    columns: tuple[str, ...]
-    rows: Callable[[View], list[Row]]
+
+@dataclass(frozen=True)
+class Export(Generic[T]):
+    """A list of what is seen, and what each column says of one."""
+
+    of: Callable[[View], Iterable[T]]
+    cells: Mapping[str, Callable[[T], object]]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return tuple(self.cells)
+
+    def rows(self, view: View) -> list[Row]:
+        return [
+            {name: cell(one) for name, cell in self.cells.items()}
+            for one in self.of(view)
+        ]
 
 
 def mib(count: float) -> int:
     return int(count) // MIB
 
 
-def exported_leases(view: View) -> list[Row]:
-    return [
-        {
-            "server": one.server, "lease": one.id, "user": one.user, "host": one.host,
-            "pid": one.pid, "program": one.program, "since": clock(one.since),
-            "seconds": int(one.seconds),
-            "gpus": " ".join(f"{n}:{mib(part)}" for n, part in one.gpus),
-            "memory_mib": mib(one.memory), "used_mib": mib(one.used),
-            "use": "" if one.rates.use is None else round(one.rates.use, 3),
-            "up_bytes_s": int(one.rates.up), "down_bytes_s": int(one.rates.down),
-            "launches_s": round(one.rates.launches, 1),
-            "waits_s": round(one.rates.waits, 1),
-            "sessions": one.sessions, "road": one.roads,
-        }
-        for one in view.leases
-    ]  # fmt: skip
+def share(use: float | None) -> object:
+    return "" if use is None else round(use, 3)
 
 
-def exported_gpus(view: View) -> list[Row]:
-    return [
-        {
-            "server": server.key, "hostname": server.host, "state": server.state,
-            "gpu": gpu.ordinal, "name": gpu.name, "uuid": gpu.uuid,
-            "memory_mib": mib(gpu.memory), "granted_mib": mib(gpu.granted),
-            "used_mib": mib(gpu.used),
-            "use": "" if gpu.use is None else round(gpu.use, 3), "leases": gpu.leases,
-        }
-        for server in view.servers
-        for gpu in server.gpus
-    ]  # fmt: skip
-
-
-def exported_servers(view: View) -> list[Row]:
-    return [
-        {
-            "server": one.key, "hostname": one.host, "state": one.state,
-            "problem": one.problem, "release": one.release, "driver": one.driver,
-            "cuda": one.cuda, "gpus": len(one.gpus), "memory_mib": mib(one.memory),
-            "granted_mib": mib(one.granted), "used_mib": mib(one.used),
-            "leases": one.leases, "sessions": one.tasks, "waiting": one.waiting,
-        }
-        for one in view.servers
-    ]  # fmt: skip
-
-
-def exported_queue(view: View) -> list[Row]:
-    return [
-        {
-            "server": one.server, "user": one.user, "host": one.host,
-            "program": one.program, "wants": one.wants, "priority": one.priority,
-            "seconds": int(one.seconds),
-        }
-        for one in view.queue
-    ]  # fmt: skip
-
-
-def exported_clients(view: View) -> list[Row]:
-    return [
-        {
-            "user": one.user, "host": one.host, "leases": one.leases, "gpus": one.gpus,
-            "memory_mib": mib(one.memory), "used_mib": mib(one.used),
-            "sessions": one.sessions, "waiting": one.waiting,
-        }
-        for one in view.clients
-    ]  # fmt: skip
-
-
-def exported_log(view: View) -> list[Row]:
-    return [
-        {"time": clock(one.time), "level": one.level, "server": one.server,
-         "text": one.text}
-        for one in view.log
-    ]  # fmt: skip
-
-
-EXPORTS = {
-    "servers": Export(
-        ("server", "hostname", "state", "problem", "release", "driver", "cuda", "gpus",
-         "memory_mib", "granted_mib", "used_mib", "leases", "sessions", "waiting"),
-        exported_servers,
-    ),
-    "gpus": Export(
-        ("server", "hostname", "state", "gpu", "name", "uuid", "memory_mib",
-         "granted_mib", "used_mib", "use", "leases"),
-        exported_gpus,
-    ),
-    "leases": Export(
-        ("server", "lease", "user", "host", "pid", "program", "since", "seconds",
-         "gpus", "memory_mib", "used_mib", "use", "up_bytes_s", "down_bytes_s",
-         "launches_s", "waits_s", "sessions", "road"),
-        exported_leases,
-    ),
-    "queue": Export(
-        ("server", "user", "host", "program", "wants", "priority", "seconds"),
-        exported_queue,
-    ),
-    "clients": Export(
-        ("user", "host", "leases", "gpus", "memory_mib", "used_mib", "sessions",
-         "waiting"),
-        exported_clients,
-    ),
-    "log": Export(("time", "level", "server", "text"), exported_log),
+EXPORTS: dict[str, Export[Any]] = {
+    "servers": Export[ServerView](lambda view: view.servers, {
+        "server": lambda one: one.key,
+        "hostname": lambda one: one.host,
+        "state": lambda one: one.state,
+        "problem": lambda one: one.problem,
+        "release": lambda one: one.release,
+        "driver": lambda one: one.driver,
+        "cuda": lambda one: one.cuda,
+        "gpus": lambda one: len(one.gpus),
+        "memory_mib": lambda one: mib(one.memory),
+        "granted_mib": lambda one: mib(one.granted),
+        "used_mib": lambda one: mib(one.used),
+        "leases": lambda one: one.leases,
+        "sessions": lambda one: one.tasks,
+        "waiting": lambda one: one.waiting,
+    }),
+    "gpus": Export[tuple[ServerView, GpuView]](
+        lambda view: [(one, gpu) for one in view.servers for gpu in one.gpus], {
+            "server": lambda one: one[0].key,
+            "hostname": lambda one: one[0].host,
+            "state": lambda one: one[0].state,
+            "gpu": lambda one: one[1].ordinal,
+            "name": lambda one: one[1].name,
+            "uuid": lambda one: one[1].uuid,
+            "memory_mib": lambda one: mib(one[1].memory),
+            "granted_mib": lambda one: mib(one[1].granted),
+            "used_mib": lambda one: mib(one[1].used),
+            "use": lambda one: share(one[1].use),
+            "leases": lambda one: one[1].leases,
+        }),
+    "leases": Export[LeaseView](lambda view: view.leases, {
+        "server": lambda one: one.server,
+        "lease": lambda one: one.id,
+        "user": lambda one: one.user,
+        "host": lambda one: one.host,
+        "pid": lambda one: one.pid,
+        "program": lambda one: one.program,
+        "since": lambda one: clock(one.since),
+        "seconds": lambda one: int(one.seconds),
+        "gpus": lambda one: " ".join(f"{n}:{mib(part)}" for n, part in one.gpus),
+        "memory_mib": lambda one: mib(one.memory),
+        "used_mib": lambda one: mib(one.used),
+        "use": lambda one: share(one.rates.use),
+        "up_bytes_s": lambda one: int(one.rates.up),
+        "down_bytes_s": lambda one: int(one.rates.down),
+        "launches_s": lambda one: round(one.rates.launches, 1),
+        "waits_s": lambda one: round(one.rates.waits, 1),
+        "sessions": lambda one: one.sessions,
+        "road": lambda one: one.roads,
+    }),
+    "queue": Export[WaitView](lambda view: view.queue, {
+        "server": lambda one: one.server,
+        "user": lambda one: one.user,
+        "host": lambda one: one.host,
+        "program": lambda one: one.program,
+        "wants": lambda one: one.wants,
+        "priority": lambda one: one.priority,
+        "seconds": lambda one: int(one.seconds),
+    }),
+    "clients": Export[ClientView](lambda view: view.clients, {
+        "user": lambda one: one.user,
+        "host": lambda one: one.host,
+        "leases": lambda one: one.leases,
+        "gpus": lambda one: one.gpus,
+        "memory_mib": lambda one: mib(one.memory),
+        "used_mib": lambda one: mib(one.used),
+        "sessions": lambda one: one.sessions,
+        "waiting": lambda one: one.waiting,
+    }),
+    "log": Export[LogView](lambda view: view.log, {
+        "time": lambda one: clock(one.time),
+        "level": lambda one: one.level,
+        "server": lambda one: one.server,
+        "text": lambda one: one.text,
+    }),
 }  # fmt: skip
 
 
