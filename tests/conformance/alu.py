@@ -7,23 +7,11 @@ import math
 from collections.abc import Callable, Sequence
 
 from tests.conformance import floats
-from tests.conformance.case import SIZES, Case, Out, Untested, signed, tuples
+from tests.conformance.case import SIZES, Case, Out, Untested, maker, signed, tuples
 from tests.conformance.floats import INF, NAN
-
-Maker = Callable[[str, list[str]], Case]
-MAKERS: dict[str, Maker] = {}
 
 INTEGERS = {f"{k}{n}" for k in "bus" for n in (8, 16, 32, 64)}
 ROUNDINGS = {"rn", "rz", "rm", "rp"}
-
-
-def maker(*ops: str) -> Callable[[Maker], Maker]:
-    def keep(f: Maker) -> Maker:
-        for op in ops:
-            MAKERS[op] = f
-        return f
-
-    return keep
 
 
 def types_of(mods: Sequence[str]) -> list[str]:

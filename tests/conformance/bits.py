@@ -5,25 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tests.conformance.alu import (
-    Maker,
     mask,
     simple,
     types_of,
     value,
 )
-from tests.conformance.case import SIZES, Case, Out, signed, tuples
-
-MAKERS: dict[str, Maker] = {}
-
-
-def maker(*ops: str) -> Callable[[Maker], Maker]:
-    def keep(f: Maker) -> Maker:
-        for op in ops:
-            MAKERS[op] = f
-        return f
-
-    return keep
-
+from tests.conformance.case import SIZES, Case, Out, maker, signed, tuples
 
 # ---- logic and shifts ----
 

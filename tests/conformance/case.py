@@ -69,6 +69,22 @@ class Case:
     operands: list[str] = field(default_factory=list)
 
 
+Maker = Callable[[str, list[str]], Case]
+MAKERS: dict[str, Maker] = {}  # by opcode
+
+
+def maker(*ops: str) -> Callable[[Maker], Maker]:
+    """The function makes the cases of these opcodes."""
+
+    def keep(f: Maker) -> Maker:
+        for op in ops:
+            assert op not in MAKERS, op
+            MAKERS[op] = f
+        return f
+
+    return keep
+
+
 # ---- operands ----
 
 

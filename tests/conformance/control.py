@@ -2,22 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from tests.conformance.alu import mask
+from tests.conformance.case import Case, Out, Untested, maker
 
-from tests.conformance.alu import Maker, mask
-from tests.conformance.case import Case, Out, Untested
-
-MAKERS: dict[str, Maker] = {}
 LANES = 256
-
-
-def maker(*ops: str) -> Callable[[Maker], Maker]:
-    def keep(f: Maker) -> Maker:
-        for op in ops:
-            MAKERS[op] = f
-        return f
-
-    return keep
 
 
 def collatz(n: int) -> int:

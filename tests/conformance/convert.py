@@ -8,7 +8,6 @@ from tests.conformance import floats
 from tests.conformance.alu import (
     INTEGERS,
     ROUNDINGS,
-    Maker,
     any_nan,
     mask,
     needs,
@@ -18,20 +17,8 @@ from tests.conformance.alu import (
     types_of,
     value,
 )
-from tests.conformance.case import SIZES, Case, Out, Untested, signed, tuples
+from tests.conformance.case import SIZES, Case, Out, Untested, maker, signed, tuples
 from tests.conformance.floats import INF, NAN
-
-MAKERS: dict[str, Maker] = {}
-
-
-def maker(*ops: str) -> Callable[[Maker], Maker]:
-    def keep(f: Maker) -> Maker:
-        for op in ops:
-            MAKERS[op] = f
-        return f
-
-    return keep
-
 
 # ---- cvt ----
 

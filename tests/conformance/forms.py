@@ -6,19 +6,10 @@ import re
 from pathlib import Path
 
 from tests.conformance import alu, bits, control, convert, matrix, memory, texture, warp
-from tests.conformance.case import Case, Untested
+from tests.conformance.case import MAKERS, Case, Untested
 
 HERE = Path(__file__).parent
-MAKERS = {
-    **alu.MAKERS,
-    **bits.MAKERS,
-    **convert.MAKERS,
-    **memory.MAKERS,
-    **warp.MAKERS,
-    **matrix.MAKERS,
-    **control.MAKERS,
-    **texture.MAKERS,
-}
+SUBJECTS = (alu, bits, control, convert, matrix, memory, texture, warp)  # they fill MAKERS
 
 
 def read_list(name: str) -> list[tuple[str, str]]:
@@ -40,9 +31,9 @@ def make(form: str) -> Case:
     """The case of a form; raises Untested."""
     op, *mods = form.split(".")
     # a modifier such as shared::cta is one word
-    maker = MAKERS.get(op)
-    if not maker:
+    make_one = MAKERS.get(op)
+    if not make_one:
         raise Untested("no test for this opcode")
-    case = maker(form, mods)
+    case = make_one(form, mods)
     case.form = form
     return case

@@ -4,24 +4,13 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from tests.conformance import floats
-from tests.conformance.alu import Maker, mask
-from tests.conformance.case import SIZES, Case, Out, Untested, signed
+from tests.conformance.alu import mask
+from tests.conformance.case import SIZES, Case, Out, Untested, maker, signed
 
-MAKERS: dict[str, Maker] = {}
 BITS = {**SIZES, "s4": 4, "u4": 4, "b1": 1, "e4m3": 8, "e5m2": 8, "s8": 8, "u8": 8}
-
-
-def maker(*ops: str) -> Callable[[Maker], Maker]:
-    def keep(f: Maker) -> Maker:
-        for op in ops:
-            MAKERS[op] = f
-        return f
-
-    return keep
 
 
 def encode(t: str, v: int) -> int:

@@ -7,22 +7,12 @@ import struct
 from collections.abc import Callable
 
 from tests.conformance import floats
-from tests.conformance.alu import Maker, fmt, is_float, mask, packed, types_of, value
-from tests.conformance.case import SIZES, Case, Out, Untested, signed, tuples
+from tests.conformance.alu import fmt, is_float, mask, packed, types_of, value
+from tests.conformance.case import SIZES, Case, Out, Untested, maker, signed, tuples
 
-MAKERS: dict[str, Maker] = {}
 SPACES = ("global", "shared", "local", "const", "param")
 TABLE = 2048  # bytes that loads read from
 LANES = 256
-
-
-def maker(*ops: str) -> Callable[[Maker], Maker]:
-    def keep(f: Maker) -> Maker:
-        for op in ops:
-            MAKERS[op] = f
-        return f
-
-    return keep
 
 
 def table(seed: str, size: int = TABLE) -> bytes:

@@ -4,27 +4,16 @@ from __future__ import annotations
 
 import random
 import struct
-from collections.abc import Callable
 
-from tests.conformance.alu import Maker, mask, types_of
-from tests.conformance.case import SIZES, Case, Out, Untested
+from tests.conformance.alu import mask, types_of
+from tests.conformance.case import SIZES, Case, Out, Untested, maker
 from tests.conformance.driver import Image
 
-MAKERS: dict[str, Maker] = {}
 LANES = 256
 WIDTH, HEIGHT, DEPTH, LAYERS = 32, 16, 8, 4
 COORDS = {"1d": 1, "2d": 2, "3d": 3, "a1d": 1, "a2d": 2, "cube": 2}
 # CUarray_format of an element type
 FORMATS = {"f32": 0x20, "u32": 0x03, "s32": 0x0A, "u8": 0x01}
-
-
-def maker(*ops: str) -> Callable[[Maker], Maker]:
-    def keep(f: Maker) -> Maker:
-        for op in ops:
-            MAKERS[op] = f
-        return f
-
-    return keep
 
 
 def extent(geometry: str) -> tuple[int, int, int]:

@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 
-from tests.conformance.alu import Maker, mask, types_of, value
-from tests.conformance.case import SIZES, Case, Out, Untested, edges, tuples
+from tests.conformance.alu import mask, types_of, value
+from tests.conformance.case import SIZES, Case, Out, Untested, edges, maker, tuples
 
-MAKERS: dict[str, Maker] = {}
 LANES = 512
 FULL = 0xFFFFFFFF
-
-
-def maker(*ops: str) -> Callable[[Maker], Maker]:
-    def keep(f: Maker) -> Maker:
-        for op in ops:
-            MAKERS[op] = f
-        return f
-
-    return keep
 
 
 def member_masks(seed: str) -> list[int]:
