@@ -2,6 +2,7 @@
  * Handlers that take one lane after the other: directed rounding, carries, video, odd
  * bit instructions, clocks, traps. Compiled once, with -frounding-math.
  */
+#include "fdc/base.h"
 #include "fpconv.h"
 #include "slow.h"
 #include "vm.h"
@@ -323,7 +324,7 @@ OPEN(lea_local)
 static u64
 clock_value(struct fdcpu_exec *x, uint32_t which)
 {
-    u64 ns = which == 4 ? 0 : fdcpu_now_ns();
+    u64 ns = which == 4 ? 0 : fdc_now_ns();
 
     (void)x;
     return which == 1 || which == 3 ? ns >> 32 : ns;

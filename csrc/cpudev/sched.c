@@ -4,27 +4,18 @@
  * other splits, then to other warps, then to other blocks of the worker.
  */
 #define _GNU_SOURCE
+#include "fdc/base.h"
 #include "run.h"
 
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 enum {
     SPINS_BEFORE_MORE = 64,     /* fruitless rounds before another block is begun */
     MAX_RESIDENT = 256,         /* blocks of one worker, not cooperative */
 };
-
-uint64_t
-fdcpu_now_ns(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
 
 void
 fdcpu_grid_arrive(struct fdcpu_job *job, uint64_t count, uint64_t gone)
@@ -51,7 +42,7 @@ check_limits(struct fdcpu_worker *wk, struct fdcpu_block *b)
 
     if (job->env->cancel && __atomic_load_n((const uint32_t *)job->env->cancel, __ATOMIC_RELAXED))
         what = "cancelled";
-    else if (job->deadline_ns && fdcpu_now_ns() > job->deadline_ns)
+    else if (job->deadline_ns && fdc_now_ns() > job->deadline_ns)
         what = "ran longer than allowed";
     if (what) {
         struct fdcpu_warp *w = &b->warp[0];
@@ -361,7 +352,7 @@ fdcpu_run(const struct fdcpu_launch *launch, struct fdcpu_fault *fault)
     job.nblocks = (uint64_t)launch->grid[0] * launch->grid[1] * launch->grid[2];
     job.grid_id = __atomic_add_fetch(&grids, 1, __ATOMIC_RELAXED);
     if (launch->env->deadline_ms)
-        job.deadline_ns = fdcpu_now_ns() + launch->env->deadline_ms * 1000000u;
+        job.deadline_ns = fdc_now_ns() + launch->env->deadline_ms * 1000000u;
     pthread_mutex_init(&job.lock, NULL);
     if (launch->cooperative &&
         job.nblocks > fdcpu_max_cooperative_blocks(f, job.threads, launch->dynamic_shared)) {

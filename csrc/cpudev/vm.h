@@ -236,7 +236,6 @@ bool fdcpu_local_grow(struct fdcpu_exec *x, const struct fdcpu_insn *i, uint64_t
 void fdcpu_print(struct fdcpu_exec *x, const char *bytes, size_t size);         /* block.c */
 /* Threads come to the grid's barrier, or exit and are waited for no longer. (sched.c) */
 void fdcpu_grid_arrive(struct fdcpu_job *job, uint64_t count, uint64_t gone);
-uint64_t fdcpu_now_ns(void);
 
 /* Whether there was a fault, or somebody wants the job to end. */
 static inline bool
