@@ -25,6 +25,7 @@ from fdcore.sched.filters import Filter, chosen
 from fdcore.sched.placement import Refusal, place
 from fdcore.sched.slices import MIB, Ask, mib
 from fdcore.sched.spread import Part, Room, spread
+from fdcore.sockets import keep_alive
 from fdcore.values import duration_text
 
 if TYPE_CHECKING:
@@ -317,21 +318,13 @@ def data_connection(grant: "Grant", wanted: str) -> Callable[[], socket.socket]:
             return sock
 
         return connect
-    return lambda: keep_alive(
-        socket.create_connection((grant.host, grant.port), HOLD_SECONDS)
-    )
 
+    def dial() -> socket.socket:
+        sock = socket.create_connection((grant.host, grant.port), HOLD_SECONDS)
+        keep_alive(sock)
+        return sock
 
-def keep_alive(sock: socket.socket) -> socket.socket:
-    """A server that vanished is noticed within half a minute."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in (
-        (socket.TCP_KEEPIDLE, 10),
-        (socket.TCP_KEEPINTVL, 5),
-        (socket.TCP_KEEPCNT, 4),
-    ):
-        sock.setsockopt(socket.IPPROTO_TCP, option, value)
-    return sock
+    return dial
 
 
 def same_machine(grant: "Grant") -> bool:

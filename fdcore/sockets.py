@@ -188,7 +188,7 @@ def pidfd_of_peer(sock: socket.socket) -> int:
 
 
 def keep_alive(sock: socket.socket) -> None:
-    """A client's machine that vanished is noticed within half a minute."""
+    """A machine at the other end that vanished is noticed within half a minute."""
     if sock.family == socket.AF_UNIX:
         return
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
