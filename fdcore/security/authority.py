@@ -266,12 +266,14 @@ class Authority:
     def write_revoked(self) -> bytes:
         """Signs the list anew. The lock of the folder is held."""
         now = time.time()
+        # Nobody takes an older one than he has: also where the clock was set back.
+        number = max(int(now * 1000), number_in(self.folder / files.REVOKED) + 1)
         made = (
             x509.CertificateRevocationListBuilder()
             .issuer_name(self.certificate.subject)
             .last_update(at(now - CLOCK_SKEW))
             .next_update(at(now + REVOKED_SECONDS + CLOCK_SKEW))
-            .add_extension(x509.CRLNumber(int(now * 1000)), critical=False)
+            .add_extension(x509.CRLNumber(number), critical=False)
         )
         for row in self.issued():
             if row.get("revoked"):
@@ -291,6 +293,16 @@ class Authority:
         """The list as other servers of the pool get it: fresh."""
         with files.locked(self.folder):
             return self.write_revoked()
+
+
+def number_in(path: Path) -> int:
+    """The number of the list of revoked certificates that is there; 0: none is."""
+    try:
+        read = x509.load_pem_x509_crl(path.read_bytes())
+        number = read.extensions.get_extension_for_class(x509.CRLNumber).value
+    except (OSError, ValueError, x509.ExtensionNotFound):
+        return 0
+    return number.crl_number
 
 
 def descent(rows: Sequence[dict[str, Any]], serial: str) -> set[str]:

@@ -113,6 +113,17 @@ def test_revoked_is_known_to_who_reads_the_list(founded):
         founded.revoke(holder.serial)
 
 
+def test_revoked_is_known_although_the_clock_was_set_back(founded, monkeypatch):
+    now = time.time()
+    with monkeypatch.context() as ahead:
+        ahead.setattr(time, "time", lambda: now + 3600)
+        founded.revoked()
+        known = authority.Revoked(founded.folder)
+    holder, _ = enrol(founded, "bob")
+    founded.revoke(holder.serial)
+    assert known.load() and known.has(holder.serial)
+
+
 def test_token_of_who_is_revoked_is_good_no_more(founded, aged):
     shared, other = token(founded, uses=5), token(founded, uses=2)
 
