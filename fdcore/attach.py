@@ -20,6 +20,9 @@ MAGIC = 0x31434446
 VERSION = 3
 
 COMMAND, BULK, HOLD, TRUNK, RESUME = 1, 2, 3, 4, 5
+# What these bring is no message, or is for a worker of their own release: who was there
+# before a server's upgrade comes again.
+STAYS = (HOLD, RESUME)
 ROADS = {"shm": 1, "tcp": 2, "rdma": 3}
 ROAD_NAMES = {number: name for name, number in ROADS.items()}
 

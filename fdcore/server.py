@@ -554,7 +554,7 @@ class Server:
     ) -> "Session | Bulk | Hold | Arrival":
         """What the connection will belong to, standing for its lease already; or
         raises what is wrong with the request."""
-        if request.protocol != self.protocol:
+        if request.protocol != self.protocol and request.kind not in attach.STAYS:
             raise ProtocolError(
                 attach.differing(self.protocol, request.protocol, "server", "client")
             )

@@ -356,7 +356,9 @@ handshake(int fd, const struct place *place, uint32_t kind, uint32_t more,
         return no_session(place, "the server does not greet", err);
     if (hello.magic != FDC_ATTACH_MAGIC || hello.version != FDC_ATTACH_VERSION)
         return no_session(place, "the server speaks another language", 0);
-    if (memcmp(hello.protocol, protocol, sizeof(protocol)) != 0) {
+    /* Who comes again has a worker of its own release, whatever the server's is by now. */
+    if (kind != FDC_ATTACH_RESUME &&
+        memcmp(hello.protocol, protocol, sizeof(protocol)) != 0) {
         hash_text(hello.protocol, theirs);
         hash_text(protocol, ours);
         snprintf(differ, sizeof(differ),

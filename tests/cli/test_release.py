@@ -4,9 +4,8 @@ meanwhile, or does not answer."""
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
-from tests.cli.test_restart import PIPES, restarted, state_of
+from tests.cli.test_restart import PIPES, connected, restarted
 from tests.support import until
 
 
@@ -19,13 +18,6 @@ def running(server):
     )  # fmt: skip
     assert program.stdout.readline() == "up\n"
     return program
-
-
-def connected(server):
-    """True where somebody is connected to one of the server's Unix sockets."""
-    state = f"{state_of(server)}/"
-    lines = [line.split(None, 7) for line in Path("/proc/net/unix").read_text().splitlines()[1:]]
-    return any(line[5] == "03" and line[-1].startswith(state) for line in lines)
 
 
 def test_release_is_told_when_the_server_was_started_again(make_server, tmp_path):

@@ -16,6 +16,8 @@ from fdcore.lease import Lease, Owner, Process
 from fdcore.recall import lease_of, lease_row, started
 from fdcore.sched.slices import Gpu, Slice
 from fdcore.store import LEASE, Sqlite
+from tests.e2e import wires as wires_module
+from tests.e2e.wires import Wires
 from tests.support import until
 
 PIPES = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
@@ -48,6 +50,14 @@ for line in sys.stdin:
 
 def state_of(server):
     return Path(server.unix.removeprefix("unix:")).parent
+
+
+def connected(server):
+    """True where somebody holds a lease over the server's Unix socket, which the kernel
+    knows by the name that it had first."""
+    name = f"{state_of(server)}/.data"
+    lines = [line.split(None, 7) for line in Path("/proc/net/unix").read_text().splitlines()[1:]]
+    return any(line[5] == "03" and line[-1] == name for line in lines)
 
 
 def restarted(make_server, server, number=signal.SIGKILL):
@@ -245,6 +255,35 @@ def test_reservation_outlives_a_restart(make_server, demo):
     assert flexdirect("client", "-q", "-f", path, str(demo)).endswith("PASS\n")
     flexdirect("release_gpus", "-f", path)
     until(lambda: again.free() == [1024, 1024])
+
+
+def test_who_was_there_before_an_upgrade_comes_again(make_server, tmp_path):
+    """The next server speaks another protocol; the worker, the shim and fdhold do not."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import fdcore.config; fdcore.config.protocol_hash = lambda: bytes(32)\n"
+    )
+    server = make_server()
+    server.environment["WIRES_MEANT"] = str(tmp_path / "meant")
+    wires = Wires(tmp_path / "meant")
+    words = ["-m", "600", sys.executable, wires_module.__file__, str(wires.port)]
+    program = server.start(*words, sys.executable, "-c", CUDA, road="tcp", **PIPES)
+    try:
+        assert program.stdout.readline() == "up\n"
+        server.process.kill()
+        server.process.wait()
+        state = str(state_of(server))
+        again = make_server("--state", state, PYTHONPATH=str(tmp_path))
+        wires.cut_all()
+        program.stdin.write("\n")
+        program.stdin.flush()
+        assert program.stdout.readline() == "again\n", again.log
+        assert wires.cuts
+        until(lambda: connected(again))  # fdhold
+    finally:
+        program.kill()
+        program.communicate()
+        wires.close()
+    until(lambda: ": freed" in again.log)
 
 
 def test_many_leases_are_taken_over_and_none_is_left(make_server):
