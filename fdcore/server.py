@@ -103,6 +103,7 @@ HANDSHAKE_SECONDS = 5.0
 STRANGERS = 512
 STRANGERS_EACH = 128
 SESSIONS_EACH = 256
+HOLDS_EACH = 64
 LONGEST_SOCKET = 107  # the bytes of a Unix socket's path
 OWN_FAILURE = 125
 
@@ -566,6 +567,8 @@ class Server:
             )
         self.check_road(request, lease, sock)
         if request.kind == attach.HOLD:
+            if sum(isinstance(each, Hold) for each in lease.standing) >= HOLDS_EACH:
+                raise RefusedError(f"the lease is held {HOLDS_EACH} times already")
             self.check_room(0, 1)
             hold = Hold(lease, request.pid)
             self.book.stand(lease, hold)

@@ -1,5 +1,6 @@
 """Who may come again to a session, and what fdhold's answers mean."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -16,6 +17,7 @@ from fdcore.errors import RefusedError
 from fdcore.holding import Words
 from fdcore.rpc import client
 from fdcore.sched.slices import MIB, Ask
+from fdcore.server import HOLDS_EACH
 from tests.fdcore.test_attach import attached, connection, leased, spoken
 from tests.support import ROOT, until
 
@@ -158,6 +160,14 @@ def cut(*connections):
     for sock in connections:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         sock.close()
+
+
+def test_one_lease_does_not_take_the_places_of_all_holds(server):
+    with leased(server) as grant, contextlib.ExitStack() as holds:
+        for _ in range(HOLDS_EACH):
+            holds.enter_context(held_from_afar(server, grant))
+        with pytest.raises(RefusedError, match=f"is held {HOLDS_EACH} times already"):
+            held_from_afar(server, grant)
 
 
 def logged(server, said, lease):
