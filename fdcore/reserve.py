@@ -293,11 +293,15 @@ def choose(rooms: Sequence[Room], ask: Ask) -> tuple[Part, ...] | Refusal:
 
 
 def joined(failures: Sequence[FdcoreError]) -> FdcoreError:
-    said = list(dict.fromkeys(str(error) for error in failures))
+    """One error of several. What would help them all is said at the end, else each has
+    its own behind it."""
+    said = {str(error): error.cure for error in failures}
     if len(said) == 1:
         return failures[0]
-    cure = next((error.cure for error in failures if error.cure), "")
-    return type(failures[-1])("; ".join(said), cure)
+    if len(set(said.values())) == 1:
+        return type(failures[-1])("; ".join(said), failures[0].cure)
+    each = (f"{why} ({cure})" if cure else why for why, cure in said.items())
+    return type(failures[-1])("; ".join(each))
 
 
 def data_connection(grant: "Grant", wanted: str) -> Callable[[], socket.socket]:
