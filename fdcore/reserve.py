@@ -255,7 +255,7 @@ class Reserving:
             except FdcoreError as error:
                 for one in held:
                     attach.let_go(one.hold)
-                raise type(error)(f"{grant.address}: {error}") from None
+                raise type(error)(f"{grant.address}: {error}", error.cure) from None
         return held
 
     def hold(self, grant: "Grant") -> Held:
@@ -310,6 +310,12 @@ def data_connection(grant: "Grant", wanted: str) -> Callable[[], socket.socket]:
     if wanted == "shm" and not here:
         raise TransportError(
             "shared memory was asked for, but the server is on another machine"
+        )
+    if wanted == "rdma" and grant.seal:
+        raise TransportError(
+            "rdma was asked for, but what travels in this pool has to be encrypted, "
+            "which rdma is not",
+            "leave FD_TRANSPORT and --transport out",
         )
     if wanted == "tcp" and not grant.port:
         raise TransportError("the server has no TCP data port")

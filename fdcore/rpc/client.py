@@ -626,8 +626,8 @@ def to_start(address: Address) -> str:
     if address.path or is_loopback(address.host):
         return "start it (fdserver), or name another server (-l HOST, or servers.conf)"
     return (
-        "start it there (other machines reach it with --listen 0.0.0.0), or correct the "
-        "address"
+        "start it there (other machines reach it with --listen 0.0.0.0), or correct "
+        "the address"
     )
 
 

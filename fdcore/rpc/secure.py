@@ -65,8 +65,9 @@ async def connect(address: Address, who: identity.Identity) -> Any:
         ) from None
     except ssl.SSLError as error:
         raise ProtocolError(
-            f"{address}: does not speak TLS as the pool's servers do ({error.reason}); "
-            "FD_TLS=never where the network is yours alone"
+            f"{address}: does not speak TLS as the pool's servers do ({error.reason})",
+            "is that its control port (56001)? FD_TLS=never where the network is yours "
+            "alone",
         ) from None
     try:
         await greeted.done

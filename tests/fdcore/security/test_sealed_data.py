@@ -183,6 +183,13 @@ def test_who_does_not_seal_is_refused(pool, be):
     client.reserve(pool.address, Ask(memory=MIB), protocol_hash(), "x", take)
 
 
+def test_rdma_is_refused_before_the_program_starts(pool):
+    pool.join("far")
+    done = fdrun(pool, "far", "--transport", "rdma", "sh", "-c", "echo started")
+    assert (done.returncode, done.stdout) == (125, "")
+    assert "has to be encrypted, which rdma is not; leave FD_TRANSPORT" in done.stderr
+
+
 def test_proof_of_one_connection_is_none_for_the_next(pool, be):
     pool.join("replayer")
     be(pool, "replayer")
