@@ -10,8 +10,8 @@
 
 static _Atomic int global_captures; /* in progress, begun in global mode */
 
-bool
-fdcpu_tips_add(struct fdcpu_node ***tips, size_t *ntips, struct fdcpu_node *node)
+static bool
+tips_add(struct fdcpu_node ***tips, size_t *ntips, struct fdcpu_node *node)
 {
     struct fdcpu_node **more;
     size_t i;
@@ -35,13 +35,13 @@ tips_copy(struct fdcpu_node ***to, size_t *nto, struct fdcpu_node *const *from,
     size_t i;
 
     for (i = 0; i < nfrom; i++)
-        if (!fdcpu_tips_add(to, nto, from[i]))
+        if (!tips_add(to, nto, from[i]))
             return false;
     return true;
 }
 
-void
-fdcpu_capture_unref(struct fdcpu_capture *capture)
+static void
+capture_unref(struct fdcpu_capture *capture)
 {
     if (--capture->refs > 0)
         return;
@@ -65,7 +65,7 @@ fdcpu_capture_leave(struct fdcpu_stream *stream)
     stream->ntips = 0;
     if (capture->origin == stream)
         capture->origin = NULL;
-    fdcpu_capture_unref(capture);
+    capture_unref(capture);
 }
 
 void
@@ -80,7 +80,7 @@ fdcpu_event_uncapture(struct fdcpu_event *event)
 {
     if (event->capture == NULL)
         return;
-    fdcpu_capture_unref(event->capture);
+    capture_unref(event->capture);
     event->capture = NULL;
     free(event->tips);
     event->tips = NULL;
@@ -178,7 +178,7 @@ fdcpu_capture_add(struct fdcpu_stream *stream, struct fdcpu_work *work)
         return CUDA_ERROR_OUT_OF_MEMORY;
     }
     stream->ntips = 0;
-    if (!fdcpu_tips_add(&stream->tips, &stream->ntips, node)) {
+    if (!tips_add(&stream->tips, &stream->ntips, node)) {
         fdcpu_capture_spoil(capture);
         return CUDA_ERROR_OUT_OF_MEMORY;
     }
@@ -267,7 +267,7 @@ begin(CUstream hStream, CUstreamCaptureMode mode, struct fdcpu_graph *into,
             result = CUDA_ERROR_INVALID_VALUE;
             goto err;
         }
-        if (!fdcpu_tips_add(&stream->tips, &stream->ntips, node)) {
+        if (!tips_add(&stream->tips, &stream->ntips, node)) {
             result = CUDA_ERROR_OUT_OF_MEMORY;
             goto err;
         }
@@ -432,7 +432,7 @@ end(CUstream hStream, CUgraph *phGraph)
     }
     if (capture->into)
         capture->graph = NULL; /* events may outlive it with this capture */
-    fdcpu_capture_unref(capture);
+    capture_unref(capture);
 out:
     pthread_mutex_unlock(&fdcpu.sched);
     return result;
@@ -548,7 +548,7 @@ update(CUstream hStream, CUgraphNode *deps, size_t ndeps, unsigned int flags)
     if (flags == CU_STREAM_SET_CAPTURE_DEPENDENCIES)
         stream->ntips = 0;
     for (i = 0; i < ndeps; i++)
-        if (!fdcpu_tips_add(&stream->tips, &stream->ntips,
+        if (!tips_add(&stream->tips, &stream->ntips,
                             FDCPU_GET(FDCPU_H_NODE, deps[i])))
             result = CUDA_ERROR_OUT_OF_MEMORY;
 out:

@@ -12,6 +12,78 @@
 
 enum { PRINT_MAX = 1 << 20, HEAP = 8 << 20 };
 
+/* ---- device printf ---- */
+
+/* Under print_lock and the stream's own, which the program may hold while it waits for the
+ * device: so that one is taken first, or not at all. */
+static void
+print_out(struct fdcpu_ctx *ctx)
+{
+    if (ctx->print_used == 0)
+        return;
+    fwrite(ctx->print, 1, ctx->print_used, stdout);
+    fflush(stdout);
+    ctx->print_used = 0;
+}
+
+/* Room for more: by printing what there is, or else by growing. Under print_lock. */
+static bool
+print_make_room(struct fdcpu_ctx *ctx, size_t size)
+{
+    size_t room = ctx->print_room == 0 ? PRINT_MAX : ctx->print_room;
+    char *grown;
+
+    if (ftrylockfile(stdout) == 0) {
+        print_out(ctx);
+        funlockfile(stdout);
+    }
+    while (room - ctx->print_used < size)
+        room *= 2;
+    if (room == ctx->print_room)
+        return true;
+    grown = realloc(ctx->print, room);
+    if (grown == NULL)
+        return false;
+    ctx->print = grown;
+    ctx->print_room = room;
+    return true;
+}
+
+static void
+ctx_print(void *user, const char *bytes, size_t size)
+{
+    struct fdcpu_ctx *ctx = user;
+
+    pthread_mutex_lock(&ctx->print_lock);
+    if (size <= ctx->print_room - ctx->print_used || print_make_room(ctx, size)) {
+        memcpy(ctx->print + ctx->print_used, bytes, size);
+        ctx->print_used += size;
+    }
+    pthread_mutex_unlock(&ctx->print_lock);
+}
+
+/* A failed assertion: on standard error, as CUDA has it. */
+static void
+ctx_complain(void *user, const char *bytes, size_t size)
+{
+    (void)user;
+    fwrite(bytes, 1, size, stderr);
+}
+
+void
+fdcpu_ctx_print_flush(struct fdcpu_ctx *ctx)
+{
+    if (ctx->print == NULL)
+        return;
+    flockfile(stdout);
+    pthread_mutex_lock(&ctx->print_lock);
+    print_out(ctx);
+    pthread_mutex_unlock(&ctx->print_lock);
+    funlockfile(stdout);
+}
+
+/* ---- a new one ---- */
+
 static void
 set_defaults(struct fdcpu_ctx *ctx)
 {
@@ -36,8 +108,8 @@ fill_env(struct fdcpu_ctx *ctx)
     ctx->env.heap_limit = ctx->limits[CU_LIMIT_MALLOC_HEAP_SIZE];
     ctx->env.stack_limit = ctx->limits[CU_LIMIT_STACK_SIZE];
     ctx->env.printf_limit = ctx->limits[CU_LIMIT_PRINTF_FIFO_SIZE];
-    ctx->env.print = fdcpu_ctx_print;
-    ctx->env.complain = fdcpu_ctx_complain;
+    ctx->env.print = ctx_print;
+    ctx->env.complain = ctx_complain;
     ctx->env.print_user = ctx;
     ctx->env.cc = fdcpu.opt.cc;
     ctx->env.sm_count = FDCPU_SMS;
@@ -148,76 +220,6 @@ fdcpu_ctx_fault(struct fdcpu_ctx *ctx, const struct fdcpu_fault *fault)
     }
 }
 
-/* ---- device printf ---- */
-
-/* Under print_lock and the stream's own, which the program may hold while it waits for the
- * device: so that one is taken first, or not at all. */
-static void
-print_out(struct fdcpu_ctx *ctx)
-{
-    if (ctx->print_used == 0)
-        return;
-    fwrite(ctx->print, 1, ctx->print_used, stdout);
-    fflush(stdout);
-    ctx->print_used = 0;
-}
-
-/* Room for more: by printing what there is, or else by growing. Under print_lock. */
-static bool
-print_make_room(struct fdcpu_ctx *ctx, size_t size)
-{
-    size_t room = ctx->print_room == 0 ? PRINT_MAX : ctx->print_room;
-    char *grown;
-
-    if (ftrylockfile(stdout) == 0) {
-        print_out(ctx);
-        funlockfile(stdout);
-    }
-    while (room - ctx->print_used < size)
-        room *= 2;
-    if (room == ctx->print_room)
-        return true;
-    grown = realloc(ctx->print, room);
-    if (grown == NULL)
-        return false;
-    ctx->print = grown;
-    ctx->print_room = room;
-    return true;
-}
-
-void
-fdcpu_ctx_print(void *user, const char *bytes, size_t size)
-{
-    struct fdcpu_ctx *ctx = user;
-
-    pthread_mutex_lock(&ctx->print_lock);
-    if (size <= ctx->print_room - ctx->print_used || print_make_room(ctx, size)) {
-        memcpy(ctx->print + ctx->print_used, bytes, size);
-        ctx->print_used += size;
-    }
-    pthread_mutex_unlock(&ctx->print_lock);
-}
-
-/* A failed assertion: on standard error, as CUDA has it. */
-void
-fdcpu_ctx_complain(void *user, const char *bytes, size_t size)
-{
-    (void)user;
-    fwrite(bytes, 1, size, stderr);
-}
-
-void
-fdcpu_ctx_print_flush(struct fdcpu_ctx *ctx)
-{
-    if (ctx->print == NULL)
-        return;
-    flockfile(stdout);
-    pthread_mutex_lock(&ctx->print_lock);
-    print_out(ctx);
-    pthread_mutex_unlock(&ctx->print_lock);
-    funlockfile(stdout);
-}
-
 /* ---- waiting ---- */
 
 /* Waits for all streams of a context; under sched. */
@@ -237,8 +239,8 @@ again:
     }
 }
 
-CUresult
-fdcpu_ctx_sync(struct fdcpu_ctx *ctx)
+static CUresult
+ctx_sync(struct fdcpu_ctx *ctx)
 {
     struct fdcpu_dep *deps = NULL;
     struct fdcpu_stream *s;
@@ -707,7 +709,7 @@ cuCtxSynchronize_v2(CUcontext handle)
     pthread_mutex_unlock(&fdcpu.sched);
     if (capturing)
         return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
-    return fdcpu_ctx_sync(ctx);
+    return ctx_sync(ctx);
 }
 
 FDC_EXPORT CUresult

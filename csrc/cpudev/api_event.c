@@ -10,8 +10,9 @@
 
 /* ---- recordings ---- */
 
-struct fdcpu_record *
-fdcpu_record_new(struct fdcpu_stream *stream)
+/* Under sched. */
+static struct fdcpu_record *
+record_new(struct fdcpu_stream *stream)
 {
     struct fdcpu_record *record = calloc(1, sizeof(*record));
 
@@ -42,7 +43,7 @@ finished(const struct fdcpu_record *record)
 static CUresult
 record_at(struct fdcpu_event *event, struct fdcpu_stream *stream, uint64_t ticket)
 {
-    struct fdcpu_record *record = fdcpu_record_new(stream);
+    struct fdcpu_record *record = record_new(stream);
     struct fdcpu_work *work;
 
     if (record == NULL)

@@ -17,9 +17,9 @@ context(CUcontext handle, struct fdcpu_ctx **ctx)
     return result;
 }
 
-CUresult
-fdcpu_kernel_work(const CUDA_KERNEL_NODE_PARAMS *p, struct fdcpu_ctx *ctx,
-                  struct fdcpu_work **work)
+static CUresult
+kernel_work(const CUDA_KERNEL_NODE_PARAMS *p, struct fdcpu_ctx *ctx,
+            struct fdcpu_work **work)
 {
     uint32_t grid[3] = {p->gridDimX, p->gridDimY, p->gridDimZ};
     uint32_t block[3] = {p->blockDimX, p->blockDimY, p->blockDimZ};
@@ -171,7 +171,7 @@ node_work(CUgraphNodeParams *p, struct fdcpu_work **work)
         return result;
     switch ((int)p->type) {
     case CU_GRAPH_NODE_TYPE_KERNEL:
-        return fdcpu_kernel_work(&p->kernel, ctx, work);
+        return kernel_work(&p->kernel, ctx, work);
     case CU_GRAPH_NODE_TYPE_MEMCPY:
         return fdcpu_copy_work(&p->memcpy.copyParams, ctx, work);
     case CU_GRAPH_NODE_TYPE_MEMSET:

@@ -99,9 +99,9 @@ find_instance(struct fdcpu_library *library, const struct fdcpu_ctx *ctx)
     return m;
 }
 
-CUresult
-fdcpu_library_instance(struct fdcpu_library *library, struct fdcpu_ctx *ctx,
-                       struct fdcpu_module_obj **module)
+static CUresult
+library_instance(struct fdcpu_library *library, struct fdcpu_ctx *ctx,
+                 struct fdcpu_module_obj **module)
 {
     CUresult result;
 
@@ -130,7 +130,7 @@ fdcpu_function_get(void *handle, struct fdcpu_ctx *ctx,
     kernel = FDCPU_GET(FDCPU_H_KERNEL, handle);
     if (kernel == NULL)
         return CUDA_ERROR_INVALID_HANDLE;
-    result = fdcpu_library_instance(kernel->library, ctx, &module);
+    result = library_instance(kernel->library, ctx, &module);
     if (result == CUDA_SUCCESS)
         *function = module->functions[kernel->index];
     return result;
@@ -349,7 +349,7 @@ cuLibraryGetModule(CUmodule *pMod, CUlibrary handle)
         return result;
     if (pMod == NULL)
         return CUDA_ERROR_INVALID_VALUE;
-    result = fdcpu_library_instance(library, ctx, &module);
+    result = library_instance(library, ctx, &module);
     if (result == CUDA_SUCCESS)
         *pMod = (CUmodule)(uintptr_t)module->handle;
     return result;
@@ -372,7 +372,7 @@ find_var(CUlibrary handle, const char *name, bool managed, CUdeviceptr *dptr,
         return result;
     if (name == NULL || (dptr == NULL && bytes == NULL))
         return CUDA_ERROR_INVALID_VALUE;
-    result = fdcpu_library_instance(library, ctx, &module);
+    result = library_instance(library, ctx, &module);
     if (result != CUDA_SUCCESS)
         return result;
     var = fdcpu_module_var(module->engine, name);

@@ -104,8 +104,11 @@ empty(const CUDA_MEMCPY3D *p)
     return p->WidthInBytes == 0 || p->Height == 0 || p->Depth == 0;
 }
 
-CUresult
-fdcpu_copy_check(const CUDA_MEMCPY3D *p, int *how)
+enum { SRC_PAGEABLE = 1, DST_PAGEABLE = 2 };
+
+/* Checks a copy's ends and says which are pageable. */
+static CUresult
+copy_check(const CUDA_MEMCPY3D *p, int *how)
 {
     struct end dst, src;
     CUresult result;
@@ -115,9 +118,8 @@ fdcpu_copy_check(const CUDA_MEMCPY3D *p, int *how)
         return CUDA_SUCCESS;
     result = ends(p, &dst, &src);
     if (result == CUDA_SUCCESS)
-        *how = (src.pageable ? FDCPU_SRC_PAGEABLE : 0) |
-               (dst.pageable ? FDCPU_DST_PAGEABLE : 0) |
-               (src.host && dst.host ? FDCPU_BOTH_HOST : 0);
+        *how = (src.pageable ? SRC_PAGEABLE : 0) |
+               (dst.pageable ? DST_PAGEABLE : 0);
     return result;
 }
 
@@ -181,7 +183,7 @@ fdcpu_copy_work(const CUDA_MEMCPY3D *params, struct fdcpu_ctx *ctx,
     CUresult result;
     int how;
 
-    result = fdcpu_copy_check(params, &how);
+    result = copy_check(params, &how);
     if (result != CUDA_SUCCESS)
         return result;
     *work = fdcpu_work_new(FDCPU_W_COPY, ctx);
@@ -231,7 +233,7 @@ copy(const CUDA_MEMCPY3D *p, CUstream hStream, bool wait)
 
     if (result != CUDA_SUCCESS)
         return result;
-    result = fdcpu_copy_check(p, &how);
+    result = copy_check(p, &how);
     if (result != CUDA_SUCCESS)
         return result;
     if (wait && stream->capture != NULL) {
@@ -247,9 +249,9 @@ copy(const CUDA_MEMCPY3D *p, CUstream hStream, bool wait)
     work->u.copy.p = *p;
     if (!wait && stream->capture == NULL) {
         size = p->WidthInBytes * p->Height * p->Depth;
-        if ((how & FDCPU_DST_PAGEABLE) != 0)
+        if ((how & DST_PAGEABLE) != 0)
             wait = true;
-        else if ((how & FDCPU_SRC_PAGEABLE) != 0 &&
+        else if ((how & SRC_PAGEABLE) != 0 &&
                  (size == 0 ||
                   ((fdcpu.opt.strict & FDCPU_STRICT_PAGEABLE) != 0 &&
                    size > FDCPU_STAGE) ||
@@ -493,8 +495,8 @@ FDCPU_TWIN(cuMemcpyAtoHAsync_v2, _ptsz,
 
 /* ---- memset ---- */
 
-CUresult
-fdcpu_set_check(const CUDA_MEMSET_NODE_PARAMS *p)
+static CUresult
+set_check(const CUDA_MEMSET_NODE_PARAMS *p)
 {
     size_t row;
 
@@ -516,7 +518,7 @@ CUresult
 fdcpu_set_work(const CUDA_MEMSET_NODE_PARAMS *params, struct fdcpu_ctx *ctx,
                struct fdcpu_work **work)
 {
-    CUresult result = fdcpu_set_check(params);
+    CUresult result = set_check(params);
 
     if (result != CUDA_SUCCESS)
         return result;

@@ -24,7 +24,8 @@ fdcpu_stream_new(struct fdcpu_ctx *ctx, unsigned int flags, int priority)
     s->ctx = ctx;
     s->flags = flags;
     s->priority = priority > 0 ? 0 : priority < -5 ? -5 : priority;
-    fdcpu_stream_attributes(s);
+    s->sync_policy.syncPolicy = (CUsynchronizationPolicy)-1;
+    s->domain_map.memSyncDomainMap.remote = 1;
     s->refs = 1; /* of the list */
     s->listed = true;
     s->tail = &s->head;
@@ -729,13 +730,6 @@ attribute(struct fdcpu_stream *s, CUstreamAttrID attr)
 }
 
 /* Until it is set, the policy is none of those that can be set. */
-void
-fdcpu_stream_attributes(struct fdcpu_stream *stream)
-{
-    stream->sync_policy.syncPolicy = (CUsynchronizationPolicy)-1;
-    stream->domain_map.memSyncDomainMap.remote = 1;
-}
-
 static CUresult
 get_attribute(CUstream hStream, CUstreamAttrID attr, CUstreamAttrValue *value)
 {

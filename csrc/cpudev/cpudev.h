@@ -225,11 +225,8 @@ CUresult fdcpu_admit(struct fdcpu_device *device);
 void fdcpu_admit_end(struct fdcpu_device *device);
 CUresult fdcpu_admit_heap(struct fdcpu_ctx *ctx, size_t value);
 struct fdcpu_ctx *fdcpu_ctx_new(struct fdcpu_device *device, bool primary);
-CUresult fdcpu_ctx_sync(struct fdcpu_ctx *ctx);
 /* Waits for all work of every context of a device. */
 void fdcpu_device_idle(struct fdcpu_device *device);
-void fdcpu_ctx_print(void *ctx, const char *bytes, size_t size);
-void fdcpu_ctx_complain(void *ctx, const char *bytes, size_t size);
 void fdcpu_ctx_print_flush(struct fdcpu_ctx *ctx);
 /* Says once what a kernel did, and makes the context remember. */
 void fdcpu_ctx_fault(struct fdcpu_ctx *ctx, const struct fdcpu_fault *fault);
@@ -429,8 +426,6 @@ void fdcpu_jit_write(struct fdcpu_jit *jit);
 CUresult fdcpu_module_make(struct fdcpu_ctx *ctx, const struct fdcpu_image *image,
                            struct fdcpu_jit_log *log, struct fdcpu_module_obj **module);
 void fdcpu_module_free(struct fdcpu_module_obj *module);
-CUresult fdcpu_library_instance(struct fdcpu_library *library, struct fdcpu_ctx *ctx,
-                                struct fdcpu_module_obj **module);
 void fdcpu_library_drop_ctx(struct fdcpu_ctx *ctx);
 void fdcpu_module_drop_ctx(struct fdcpu_ctx *ctx);
 /* A function from a CUfunction or a CUkernel (in ctx). NULL: neither. */
@@ -529,16 +524,12 @@ CUresult fdcpu_launch_prepare(struct fdcpu_ctx *ctx, void *handle,
                               const uint32_t cluster[3], uint32_t shared,
                               bool cooperative, void **params, void **extra,
                               struct fdcpu_work **work);
-/* Checks a copy's ends and says which are pageable. */
-enum { FDCPU_SRC_PAGEABLE = 1, FDCPU_DST_PAGEABLE = 2, FDCPU_BOTH_HOST = 4 };
-CUresult fdcpu_copy_check(const CUDA_MEMCPY3D *p, int *how);
 void fdcpu_copy_run(const CUDA_MEMCPY3D *p);
 /* api_log.c: what a stream does, for who compares. A copy is a line a row. */
 void fdcpu_log_work(const struct fdcpu_work *work, const struct fdcpu_stream *stream);
 void fdcpu_log_copy(const struct fdcpu_stream *stream, const void *dst, bool dst_host,
                     const void *src, bool src_host, size_t size);
 void fdcpu_copy_log(const CUDA_MEMCPY3D *p, const struct fdcpu_stream *stream);
-CUresult fdcpu_set_check(const CUDA_MEMSET_NODE_PARAMS *p);
 
 /* ---- streams and events (api_stream.c, api_event.c) ---- */
 
@@ -608,7 +599,6 @@ fdcpu_stream_green(const struct fdcpu_stream *stream)
 {
     return stream->green != 0 ? stream->green : stream->ctx->green;
 }
-void fdcpu_stream_attributes(struct fdcpu_stream *stream); /* those of a new one */
 struct fdcpu_stream *fdcpu_stream_new(struct fdcpu_ctx *ctx, unsigned int flags,
                                       int priority);
 void fdcpu_stream_ref(struct fdcpu_stream *stream);   /* under sched */
@@ -646,7 +636,6 @@ void fdcpu_stream_retire(struct fdcpu_stream *stream); /* destroys, under sched 
 /* Whether work that names [lo, hi) is queued or running in a context of device. */
 bool fdcpu_streams_use(struct fdcpu_device *device, uint64_t lo, uint64_t hi,
                        struct fdcpu_ctx **ctx);
-struct fdcpu_record *fdcpu_record_new(struct fdcpu_stream *stream); /* under sched */
 void fdcpu_record_unref(struct fdcpu_record *record);               /* under sched */
 void fdcpu_event_drop(struct fdcpu_event *event);
 /* An event record or wait as a graph's launch does it; under sched. */
@@ -671,12 +660,10 @@ CUresult fdcpu_capture_unsafe(void);
 CUresult fdcpu_capture_implicit(struct fdcpu_stream *stream);
 void fdcpu_capture_spoil(struct fdcpu_capture *capture);
 void fdcpu_capture_leave(struct fdcpu_stream *stream);
-void fdcpu_capture_unref(struct fdcpu_capture *capture);
 CUresult fdcpu_capture_add(struct fdcpu_stream *stream, struct fdcpu_work *work);
 CUresult fdcpu_capture_record(struct fdcpu_stream *stream, struct fdcpu_event *event);
 CUresult fdcpu_capture_wait(struct fdcpu_stream *stream, struct fdcpu_event *event);
 void fdcpu_event_uncapture(struct fdcpu_event *event);
-bool fdcpu_tips_add(struct fdcpu_node ***tips, size_t *ntips, struct fdcpu_node *node);
 
 /* ---- graphs (api_graph.c, api_graphnode.c, api_graphexec.c), under sched ---- */
 
@@ -756,8 +743,6 @@ bool fdcpu_plan_uses(const struct fdcpu_plan *plan, uint64_t lo, uint64_t hi);
 /* Puts work in the place of a step that stands for a node; owned if it returns 0. */
 CUresult fdcpu_exec_replace(struct fdcpu_exec *exec, uint64_t node,
                             struct fdcpu_work *work);
-CUresult fdcpu_kernel_work(const CUDA_KERNEL_NODE_PARAMS *params, struct fdcpu_ctx *ctx,
-                           struct fdcpu_work **work);
 CUresult fdcpu_copy_work(const CUDA_MEMCPY3D *params, struct fdcpu_ctx *ctx,
                          struct fdcpu_work **work);
 CUresult fdcpu_set_work(const CUDA_MEMSET_NODE_PARAMS *params, struct fdcpu_ctx *ctx,

@@ -110,7 +110,6 @@ void fdcpu_fail(struct fdcpu_reader *r, int result, const char *format, ...)
     __attribute__((noreturn, format(printf, 3, 4)));
 void fdcpu_expect(struct fdcpu_reader *r, char c);
 bool fdcpu_accept(struct fdcpu_reader *r, char c);
-char *fdcpu_name(struct fdcpu_reader *r);       /* copies a TOK_WORD and moves on */
 void *fdcpu_alloc(struct fdcpu_reader *r, size_t size);
 uint64_t fdcpu_integer(struct fdcpu_reader *r); /* constant with sign */
 enum fdcpu_type fdcpu_type_token(struct fdcpu_reader *r);

@@ -100,8 +100,9 @@ fdcpu_accept(struct fdcpu_reader *r, char c)
     return true;
 }
 
-char *
-fdcpu_name(struct fdcpu_reader *r)
+/* Copies a TOK_WORD and moves on. */
+static char *
+copied_name(struct fdcpu_reader *r)
 {
     char *name;
 
@@ -315,7 +316,7 @@ formal_list(struct fdcpu_reader *r, uint32_t *count)
         }
         if (!f.type)
             fdcpu_fail(r, 218, "parameter without a type");
-        f.name = fdcpu_name(r);
+        f.name = copied_name(r);
         elems = fdcpu_dims(r, &empty);
         size = elems * fdcpu_type_size(f.type);
         if (size > 65536)
@@ -458,7 +459,7 @@ function(struct fdcpu_reader *r, bool entry, enum fdcpu_linkage linkage)
     }
     if (!entry && r->x.c == '(')
         rets = formal_list(r, &nrets);
-    name = fdcpu_name(r);
+    name = copied_name(r);
     if (r->x.c == '(')
         params = formal_list(r, &nparams);
     f = fdcpu_func_slot(r, name, linkage);
@@ -598,7 +599,7 @@ variable(struct fdcpu_reader *r, enum fdcpu_vspace space, enum fdcpu_linkage lin
     if (!type)
         fdcpu_fail(r, 218, "variable without a type");
     do {
-        char *name = fdcpu_name(r);
+        char *name = copied_name(r);
         struct fdcpu_gvar *v = fdcpu_var_slot(r, name, linkage);
         bool empty, init = false;
         uint64_t elems = fdcpu_dims(r, &empty), size;

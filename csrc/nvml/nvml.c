@@ -120,8 +120,9 @@ fdc_nvml_devices(const struct fdc_private_gpu **devices)
     return ngpus;
 }
 
-uint64_t
-fdc_nvml_used(nvmlDevice_t device)
+/* Bytes that this process has on a device; 0 where it has not begun with CUDA. */
+static uint64_t
+used_of(nvmlDevice_t device)
 {
     return driver->used((int)(device - gpus));
 }
@@ -203,7 +204,7 @@ unsigned int
 fdc_nvml_processes(nvmlDevice_t device, struct fdc_monitor_process *out, unsigned int room)
 {
     struct fdc_monitor_process own = {.pid = (uint32_t)getpid(),
-                                      .used = fdc_nvml_used(device)};
+                                      .used = used_of(device)};
     unsigned int count = 0, i;
     struct figures *f;
 
@@ -327,7 +328,7 @@ each_share(struct figures *f, uint64_t own_used, bool begin, struct fdc_nvml_sha
 unsigned int
 fdc_nvml_shares(nvmlDevice_t device, struct fdc_nvml_share *out, unsigned int room)
 {
-    uint64_t used = fdc_nvml_used(device);
+    uint64_t used = used_of(device);
     unsigned int count = 0;
     struct figures *f;
 

@@ -77,8 +77,6 @@ nvmlReturn_t fdc_nvml_check(void);
 nvmlReturn_t fdc_nvml_device(nvmlDevice_t device);
 /* What the driver side knows: count devices, in CUDA's order. */
 int fdc_nvml_devices(const struct fdc_private_gpu **devices);
-/* Bytes that this process has on a device; 0 where it has not begun with CUDA. */
-uint64_t fdc_nvml_used(nvmlDevice_t device);
 /* Processes of the lease with memory on the device, this one first; at most room of them,
  * all are counted. */
 unsigned int fdc_nvml_processes(nvmlDevice_t device, struct fdc_monitor_process *out,

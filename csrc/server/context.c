@@ -27,8 +27,8 @@ fdc_context_here(void)
     return here.ctx;
 }
 
-void
-fdc_context_forget(void)
+static void
+forget_here(void)
 {
     here.ctx = NULL;
     here.value = NULL;
@@ -90,8 +90,8 @@ fdc_context_use(struct fdc_serve *serve, uint32_t index)
 
 /* ---- private events ---- */
 
-CUresult
-fdc_mark_get(struct fdc_ctx *ctx, struct fdc_mark **got)
+static CUresult
+mark_get(struct fdc_ctx *ctx, struct fdc_mark **got)
 {
     struct fdc_mark *mark;
     CUresult result;
@@ -138,7 +138,7 @@ fdc_mark_put(struct fdc_mark *mark)
 CUresult
 fdc_mark_stream(struct fdc_ctx *ctx, CUstream stream, struct fdc_mark **mark)
 {
-    CUresult result = fdc_mark_get(ctx, mark);
+    CUresult result = mark_get(ctx, mark);
 
     if (result != CUDA_SUCCESS)
         return result;
@@ -328,8 +328,8 @@ context_ready(struct fdc_ctx *ctx, uint64_t handle, CUcontext value)
     return CUDA_SUCCESS;
 }
 
-CUresult
-fdc_context_adopt(struct fdc_serve *serve, uint64_t handle, int device, CUcontext value)
+static CUresult
+adopt(struct fdc_serve *serve, uint64_t handle, int device, CUcontext value)
 {
     struct fdc_ctx *ctx;
     CUresult result = CUDA_ERROR_OUT_OF_MEMORY;
@@ -345,7 +345,7 @@ fdc_context_adopt(struct fdc_serve *serve, uint64_t handle, int device, CUcontex
 CUresult
 fdc_context_borrow(struct fdc_serve *serve, uint64_t handle, int device, CUcontext value)
 {
-    CUresult result = fdc_context_adopt(serve, handle, device, value);
+    CUresult result = adopt(serve, handle, device, value);
     struct fdc_slot *slot;
 
     if (result != CUDA_SUCCESS)
@@ -378,6 +378,8 @@ primary_open(struct fdc_serve *serve, uint64_t handle, int device)
     return result;
 }
 
+static CUresult close_one(struct fdc_serve *serve, uint64_t handle);
+
 /* A context takes memory of the slice; one that is too large for it goes again. */
 static CUresult
 weigh(struct fdc_serve *serve, uint64_t handle, int device)
@@ -385,7 +387,7 @@ weigh(struct fdc_serve *serve, uint64_t handle, int device)
     CUresult result = fdc_memory_look(serve, device, false);
 
     if (result != CUDA_SUCCESS)
-        (void)fdc_context_shut(serve, handle);
+        (void)close_one(serve, handle);
     return result;
 }
 
@@ -453,8 +455,8 @@ fdc_server_call_fdcContextCreate(struct fdc_request *request,
     result = serve->driver->cuCtxCreate_v2(&value, req->flags, serve->device[req->device]);
     if (result != CUDA_SUCCESS)
         goto answer;
-    fdc_context_forget();               /* the new one is current in this thread */
-    result = fdc_context_adopt(serve, req->context, req->device, value);
+    forget_here();                      /* the new one is current in this thread */
+    result = adopt(serve, req->context, req->device, value);
     if (result != CUDA_SUCCESS)
         serve->driver->cuCtxDestroy_v2(value);
     else
@@ -550,7 +552,7 @@ context_shut(struct fdc_ctx *ctx)
     driver->cuStreamDestroy_v2(ctx->own);
     driver->cuStreamDestroy_v2(ctx->clear);
     fdc_handle_sweep(serve, FDC_KIND_CONTEXT, ctx->index, NULL);
-    fdc_context_forget();
+    forget_here();
     value = ctx->value;
     ctx->value = NULL;
     if (ctx->primary) {
@@ -564,8 +566,8 @@ context_shut(struct fdc_ctx *ctx)
     return result;
 }
 
-CUresult
-fdc_context_shut(struct fdc_serve *serve, uint64_t handle)
+static CUresult
+close_one(struct fdc_serve *serve, uint64_t handle)
 {
     struct fdc_slot *slot;
     CUresult result = CUDA_ERROR_INVALID_CONTEXT;
@@ -587,7 +589,7 @@ int
 fdc_server_call_fdcContextClose(struct fdc_request *request,
                                 const struct fdc_req_fdcContextClose *req)
 {
-    fdc_request_answer(request, fdc_context_shut(request->serve, req->context), NULL, 0);
+    fdc_request_answer(request, close_one(request->serve, req->context), NULL, 0);
     return 0;
 }
 
@@ -599,7 +601,7 @@ fdc_server_call_fdcContextReset(struct fdc_request *request,
     CUresult result = CUDA_SUCCESS;
 
     if (fdc_slot_find(request->serve, FDC_KIND_CONTEXT, req->context) != NULL)
-        result = fdc_context_shut(request->serve, req->context);
+        result = close_one(request->serve, req->context);
     fdc_request_answer(request, result, NULL, 0);
     return 0;
 }
@@ -620,5 +622,5 @@ fdc_contexts_close(struct fdc_serve *serve)
     }
     serve->contexts = NULL;
     pthread_mutex_unlock(&serve->context_lock);
-    fdc_context_forget();
+    forget_here();
 }

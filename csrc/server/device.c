@@ -92,8 +92,9 @@ between(struct fdc_serve *serve, int from, int to)
     return word;
 }
 
-void *
-fdc_snapshot_make(struct fdc_serve *serve, uint64_t *size, CUresult *result)
+/* The snapshot of the leased devices, malloc; NULL: no memory. */
+static void *
+snapshot_make(struct fdc_serve *serve, uint64_t *size, CUresult *result)
 {
     const struct fdc_driver *driver = serve->driver;
     uint32_t n = (uint32_t)serve->limits.devices;
@@ -153,7 +154,7 @@ fdc_server_call_fdcAttach(struct fdc_request *request, const struct fdc_req_fdcA
     }
     if (req->contexts != 0)
         fdc_store_relaxed(&request->serve->contexts_first, req->contexts);
-    snapshot = fdc_snapshot_make(request->serve, &size, &result);
+    snapshot = snapshot_make(request->serve, &size, &result);
     if (snapshot == NULL) {
         fdc_request_answer(request, result, NULL, 0);
         return 0;

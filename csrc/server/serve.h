@@ -120,17 +120,12 @@ CUresult fdc_context_use(struct fdc_serve *serve, uint32_t index);
 CUresult fdc_context_use_ctx(struct fdc_serve *serve, struct fdc_ctx *ctx);
 /* The context that is current in this thread, or NULL. */
 struct fdc_ctx *fdc_context_here(void);
-void fdc_context_forget(void);
 /* An open one, or NULL. */
 struct fdc_ctx *fdc_context_at(struct fdc_serve *serve, uint32_t index);
 struct fdc_ctx *fdc_context_of_device(struct fdc_serve *serve, int device);
-/* One that the program made; and the end of any. */
-CUresult fdc_context_adopt(struct fdc_serve *serve, uint64_t handle, int device,
-                           CUcontext value);
 /* One that is not the worker's to destroy. */
 CUresult fdc_context_borrow(struct fdc_serve *serve, uint64_t handle, int device,
                             CUcontext value);
-CUresult fdc_context_shut(struct fdc_serve *serve, uint64_t handle);
 void fdc_contexts_close(struct fdc_serve *serve);
 
 /* A private event of a context, recorded once, then given back. */
@@ -142,7 +137,6 @@ struct fdc_mark {
     bool all;                           /* behind everything that the context was given, */
     uint32_t given;                     /* and what ctx->given was then */
 };
-CUresult fdc_mark_get(struct fdc_ctx *ctx, struct fdc_mark **mark);
 void fdc_mark_put(struct fdc_mark *mark);
 /* An event recorded now on this stream, or behind everything that the context was given
  * so far. */
@@ -525,11 +519,6 @@ void fdc_blobs_free(struct fdc_blobs *blobs);
  * (malloc) over. 0 or -EPROTO. */
 int fdc_blob_give(struct fdc_request *request, struct fdc_chunk chunk, void *bytes,
                   uint64_t size);
-
-/* ---- device.c ---- */
-
-/* The snapshot of the leased devices, malloc; NULL: no memory. */
-void *fdc_snapshot_make(struct fdc_serve *serve, uint64_t *size, CUresult *result);
 
 /* ---- the session (session.c) ---- */
 

@@ -137,8 +137,6 @@ void fdc_code_unkeep(struct fdc_code *code);
 CUresult fdc_code_here(const struct fdc_call *call, struct fdc_code *code);
 void fdc_code_unload_elsewhere(struct fdc_code *code);
 
-CUresult fdc_func_set(struct fdc_func *func, int attribute, int value);
-CUresult fdc_func_get(const struct fdc_func *func, int attribute, int *value);
 
 /* launch.c: parameters packed in the kernel's own layout, from either form; room: at
  * least kernel->param_bytes or what `extra` says (fdc_params_size). */

@@ -6,8 +6,8 @@
 
 /* ---- attributes ---- */
 
-CUresult
-fdc_func_get(const struct fdc_func *func, int attribute, int *value)
+static CUresult
+func_get(const struct fdc_func *func, int attribute, int *value)
 {
     if (attribute < 0 || attribute >= CU_FUNC_ATTRIBUTE_MAX)
         return CUDA_ERROR_INVALID_VALUE;
@@ -47,8 +47,8 @@ may_fail(const struct fdc_device *device, const struct fdc_func *func, int attri
     }
 }
 
-CUresult
-fdc_func_set(struct fdc_func *func, int attribute, int value)
+static CUresult
+func_set(struct fdc_func *func, int attribute, int value)
 {
     struct fdc_req_cuFuncSetAttribute *req;
     struct fdc_code *code = func->code;
@@ -124,7 +124,7 @@ cuFuncGetAttribute(int *pi, CUfunction_attribute attrib, CUfunction hfunc)
 
     if (result != CUDA_SUCCESS)
         return result;
-    return pi == NULL ? CUDA_ERROR_INVALID_VALUE : fdc_func_get(func, (int)attrib, pi);
+    return pi == NULL ? CUDA_ERROR_INVALID_VALUE : func_get(func, (int)attrib, pi);
 }
 
 FDC_EXPORT CUresult
@@ -138,7 +138,7 @@ cuKernelGetAttribute(int *pi, CUfunction_attribute attrib, CUkernel kernel,
         return result;
     if (fdc_device(dev) == NULL)
         return CUDA_ERROR_INVALID_DEVICE;
-    return pi == NULL ? CUDA_ERROR_INVALID_VALUE : fdc_func_get(func, (int)attrib, pi);
+    return pi == NULL ? CUDA_ERROR_INVALID_VALUE : func_get(func, (int)attrib, pi);
 }
 
 FDC_EXPORT CUresult
@@ -147,7 +147,7 @@ cuFuncSetAttribute(CUfunction hfunc, CUfunction_attribute attrib, int value)
     struct fdc_func *func;
     CUresult result = find(hfunc, &func);
 
-    return result != CUDA_SUCCESS ? result : fdc_func_set(func, (int)attrib, value);
+    return result != CUDA_SUCCESS ? result : func_set(func, (int)attrib, value);
 }
 
 FDC_EXPORT CUresult
@@ -161,7 +161,7 @@ cuKernelSetAttribute(CUfunction_attribute attrib, int val, CUkernel kernel,
         return result;
     if (fdc_device(dev) == NULL)
         return CUDA_ERROR_INVALID_DEVICE;
-    return fdc_func_set(func, (int)attrib, val);
+    return func_set(func, (int)attrib, val);
 }
 
 /* A preference that a device is free not to follow. */

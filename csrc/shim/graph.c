@@ -65,8 +65,8 @@ fdc_node_new(struct fdc_session *session, uint64_t graph)
     return node;
 }
 
-void
-fdc_node_drop_child(struct fdc_node *node)
+static void
+node_drop_child(struct fdc_node *node)
 {
     struct fdc_graph *child = NULL;
 
@@ -82,7 +82,7 @@ fdc_node_drop(struct fdc_node *node)
 {
     void *saved = node->saved;
 
-    fdc_node_drop_child(node);
+    node_drop_child(node);
     node->saved = NULL;
     fdc_object_drop(node);
     free(saved);

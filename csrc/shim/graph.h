@@ -94,7 +94,6 @@ void fdc_graph_drop(struct fdc_graph *graph);
 struct fdc_node *fdc_node_find(CUgraphNode node);
 struct fdc_node *fdc_node_new(struct fdc_session *session, uint64_t graph);
 void fdc_node_drop(struct fdc_node *node);
-void fdc_node_drop_child(struct fdc_node *node);
 /* The nodes' common graph is this one, and the edges can travel: *edges_size says how many
  * bytes of them have to. */
 CUresult fdc_nodes_check(const CUgraphNode *nodes, size_t count, uint64_t graph,

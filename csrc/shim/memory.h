@@ -88,7 +88,8 @@ CUresult fdc_memory_give(struct fdc_call *call, const struct fdc_place *place);
 /* graphmem.c: what a graph's launch has allocated is freed, outside of graphs. */
 CUresult fdc_graph_memory_free(CUdeviceptr address);
 
-/* place.c: as fdc_place_of; true when it is in a live allocation. */
+/* place.c: what the address belongs to; true when it is in a live allocation. An address
+ * inside a session's range but in none is FDC_NOWHERE; unknown addresses are pageable. */
 bool fdc_place_find(uint64_t address, struct fdc_place *place);
 /* The same as a call of this session sees it: what is shared with another is only pinned. */
 void fdc_place_look(struct fdc_session *session, uint64_t address,

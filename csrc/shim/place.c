@@ -84,12 +84,6 @@ fdc_place_look(struct fdc_session *session, uint64_t address, struct fdc_place *
         place->shared = false;
 }
 
-void
-fdc_place_of(const void *address, struct fdc_place *place)
-{
-    (void)fdc_place_find((uint64_t)(uintptr_t)address, place);
-}
-
 CUresult
 fdc_place_device(struct fdc_session *session, uint64_t address, uint64_t size,
                  struct fdc_place *place)

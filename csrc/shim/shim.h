@@ -382,9 +382,6 @@ struct fdc_place {
     uint64_t access;                    /* mapped: two bits for each device; managed: bit 0
                                          * the host, then one a device */
 };
-/* What the address belongs to. An address inside a session's range but in no live
- * allocation is FDC_NOWHERE; unknown addresses are pageable. */
-void fdc_place_of(const void *address, struct fdc_place *place);
 /* For calls that name a range of device memory: 0, or what they have to return. It may be
  * several allocations in a row. */
 CUresult fdc_place_check(struct fdc_call *call, uint64_t address, uint64_t size);
