@@ -9,11 +9,10 @@ import json
 import os
 import shlex
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from fdcore import launch, reservation
+from fdcore import launch, modules, reservation
 from fdcore.config import CPU_DEVICE, library
 from fdcore.errors import ConfigError
 
@@ -75,7 +74,7 @@ def install_kernel(
         raise ConfigError(f"'{name}' is no name of a kernel: letters, digits, - _ .")
     kernel = {
         "argv": [
-            sys.executable, "-m", "fdcore_cli.fdrun", *options, "--",
+            *modules.command("fdcore_cli.fdrun"), *options, "--",
             python, "-m", "ipykernel_launcher", "-f", "{connection_file}",
         ],
         "display_name": title,

@@ -22,7 +22,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from fdcore import __version__, tools, ucx
+from fdcore import __version__, modules, tools, ucx
 from fdcore.config import (
     CPU_DEVICE,
     NVML,
@@ -157,7 +157,7 @@ def private_server(options: Sequence[str], road: str) -> tuple[Address, int]:
     ready, ready_theirs = os.pipe()
     leash_theirs, leash = os.pipe()
     command = [
-        sys.executable, "-m", "fdcore_cli.fdserver", "--listen", "none",
+        *modules.command("fdcore_cli.fdserver"), "--listen", "none",
         "--state", str(state), "--ready-fd", str(ready_theirs),
         "--leash-fd", str(leash_theirs), *options,
     ]  # fmt: skip

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from fdcore import modules
 from fdcore.config import Address
 from fdcore.errors import FdcoreError
 from fdcore.lists import Row
@@ -39,9 +40,8 @@ SIZE_COLUMNS = (
 def measure(address: Address, wish: Wish, kind: str = "") -> dict[str, Any]:
     """One server's figures, with a lease of its own. kind: short or long."""
     with lease(wish, "netperf") as trial:
-        child = Child(
-            ["-m", "fdcore.netperf", *([kind] * bool(kind))], trial.environment
-        )
+        words = [*modules.command("fdcore.netperf"), *([kind] * bool(kind))]
+        child = Child(words, trial.environment)
         try:
             said = list(child.lines(SECONDS, time.monotonic() + SECONDS))
         finally:

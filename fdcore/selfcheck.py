@@ -14,6 +14,7 @@ from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Protocol
 
+from fdcore import modules
 from fdcore.check import FAIL, MARGINAL, PASS, Check
 from fdcore.config import Address
 from fdcore.host.gpus import Found
@@ -76,7 +77,7 @@ class SelfCheck:
 
     async def look(self, spec: Spec) -> list[Check]:
         child = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "fdcore.selfcheck", json.dumps(asdict(spec)),
+            *modules.command("fdcore.selfcheck"), json.dumps(asdict(spec)),
             env=self.environment, stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip

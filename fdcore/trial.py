@@ -5,7 +5,6 @@ import contextlib
 import os
 import select
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 
@@ -42,12 +41,12 @@ def lease(wish: Wish, name: str) -> Iterator[Trial]:
 
 
 class Child:
-    """`python -m MODULE ...`, and its lines as they come. What it says on standard
+    """A process, and its lines as they come. What it says on standard
     error is kept."""
 
     def __init__(self, words: Sequence[str], environment: dict[str, str]) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, *words],
+            list(words),
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from fdcore import modules
 from fdcore.check import FAIL, MARGINAL, PASS, Check
 from fdcore.errors import FdcoreError
 from fdcore.pools import Seen
@@ -94,10 +95,11 @@ def server(
 
 def run(environment: dict[str, str], plan: Plan, tell: Tell) -> list[Check]:
     """The program, with an environment in which CUDA has one device."""
-    words = ["-m", "fdcore.verify", "--seconds", f"{plan.seconds:g}"]
+    words = [*modules.command("fdcore.verify"), "--seconds", f"{plan.seconds:g}"]
     words += ["--memory", str(plan.memory), "--seed", str(plan.seed)]
     words += ["--only", plan.only] if plan.only else []
-    child = Child([*words, *(["--again"] if plan.again else [])], environment)
+    words += ["--again"] if plan.again else []
+    child = Child(words, environment)
     heard = Heard(tell)
     try:
         until = time.monotonic() + plan.seconds + plan.stall

@@ -36,11 +36,11 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fdcore import modules
 from fdcore._core.session import adopt
 from fdcore.sockets import has_come, readable
 
@@ -306,7 +306,7 @@ def started(mode: str, environment: Mapping[str, str]) -> tuple[Process, socket.
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         process = subprocess.Popen(
-            [sys.executable, "-m", "fdcore.worker", mode, str(theirs.fileno())],
+            [*modules.command("fdcore.worker"), mode, str(theirs.fileno())],
             env=dict(environment),
             stdin=subprocess.DEVNULL,
             stdout=2,

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from fdcore import modules
 from fdcore.host.gauges import Gauges
 from fdcore.host.gpus import CPU_DEVICE_NAME
 from fdcore.host.modes import (
@@ -51,7 +52,7 @@ def ask(
     spec = json.dumps([driver, nvml, [[g.ordinal, g.name, g.pci] for g in gpus]])
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "fdcore.host.ailments", spec],
+            [*modules.command("fdcore.host.ailments"), spec],
             env=dict(environment), stdin=subprocess.DEVNULL, capture_output=True,
             timeout=ASK_SECONDS, check=True,
         )  # fmt: skip

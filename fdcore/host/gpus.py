@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 
-from fdcore import __version__
+from fdcore import __version__, modules
 from fdcore.config import CPU_DEVICE, LIBRARIES, NVML, SHIM, library
 from fdcore.errors import ConfigError, DriverError
 from fdcore.host import modes
@@ -67,7 +67,7 @@ def ask(driver: str, environment: Mapping[str, str]) -> tuple[Gpu, ...]:
 
 def find(driver: str, environment: Mapping[str, str]) -> Found:
     """The GPUs of this driver library, asked in a process with this environment."""
-    command = [sys.executable, "-m", "fdcore.host.gpus", driver]
+    command = [*modules.command("fdcore.host.gpus"), driver]
     try:
         done = subprocess.run(
             command,

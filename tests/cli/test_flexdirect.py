@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fdcore import __version__
+from fdcore import __version__, modules
 from tests.support import environment, until
 
 FLEXDIRECT = [sys.executable, "-m", "fdcore_cli.flexdirect"]
@@ -129,3 +129,23 @@ def test_what_only_says_something_loads_no_network(words):
         [sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=60
     )
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("command", [["netperf"], ["localhealth"], ["local", "-m", "64", "sh", "-c", "echo ran"]])
+def test_names_in_the_current_folder_are_none_of_ours(tmp_path, server, command):
+    """As in the folder that fdcore was cloned in, and beside somebody's random.py."""
+    folder = tmp_path / "work"
+    (folder / "fdcore").mkdir(parents=True)
+    (folder / "fdcore_cli").mkdir()
+    for name in ("random", "json", "socket", "ctypes", "logging"):
+        (folder / f"{name}.py").write_text("raise SystemExit('somebody else\\'s')\n")
+    done = subprocess.run(
+        [*modules.command("fdcore_cli.flexdirect"), *command],
+        env={**server.environment, "FD_SERVERS": server.unix}, cwd=folder,
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert "somebody else" not in done.stdout + done.stderr
+    if command == ["localhealth"]:
+        assert "[PASS] GPUs of this machine" in done.stdout
+    else:
+        assert done.returncode == 0, done.stderr

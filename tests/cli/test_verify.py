@@ -178,7 +178,7 @@ def test_a_link_that_loses_bytes_is_found(make_server, verified, over_bad_link):
 
 def heard_from(code, stall=60.0):
     told = []
-    child = Child(["-c", code], {})
+    child = Child([sys.executable, "-c", code], {})
     heard = Heard(lambda *what: told.append(what))
     try:
         for line in child.lines(stall, time.monotonic() + 200):

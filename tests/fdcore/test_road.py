@@ -108,7 +108,7 @@ from fdcore.errors import FdcoreError
 from fdcore.reserve import Wish
 from fdcore.sched.slices import MIB, Ask
 netperf.SECONDS = 1
-netperf.Child = lambda _, env: trial.Child(["-c", "import time; time.sleep(600)"], env)
+netperf.Child = lambda _, env: trial.Child([sys.executable, "-c", "import time; time.sleep(600)"], env)
 address = parse_address(sys.argv[1])
 try:
     netperf.measure(address, Wish(Ask(memory=96 * MIB), [address]))
