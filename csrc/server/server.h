@@ -11,6 +11,7 @@
 #include "driver_calls.h"               /* generated: struct fdc_driver */
 #include "fdc/base.h"
 #include "fdc/cuda_abi.h"
+#include "fdc/handle.h"
 #include "fdc/table.h"
 #include "fdc/transport.h"
 #include "fdc/wire.h"
@@ -47,22 +48,6 @@ struct fdc_serve_tally {
 
 struct fdc_serve;                       /* one session, session.c */
 struct fdc_serve_entry;                 /* below */
-
-/* The client's handles: the same kinds and packing as in the shim. */
-#ifndef FDC_HANDLE
-enum fdc_kind {
-    FDC_KIND_CONTEXT = 1, FDC_KIND_STREAM, FDC_KIND_EVENT, FDC_KIND_MODULE, FDC_KIND_LIBRARY,
-    FDC_KIND_FUNCTION, FDC_KIND_KERNEL, FDC_KIND_GRAPH, FDC_KIND_GRAPH_EXEC, FDC_KIND_NODE,
-    FDC_KIND_POOL, FDC_KIND_ARRAY, FDC_KIND_MIPMAP, FDC_KIND_TEXTURE, FDC_KIND_SURFACE,
-    FDC_KIND_MEMORY, FDC_KIND_LINK, FDC_KIND_USER_OBJECT, FDC_KIND_GREEN_CTX,
-    FDC_KIND_SHADOW, FDC_KINDS
-};
-#define FDC_HANDLE(kind, generation, index) \
-    (0x00FDull << 48 | (uint64_t)(kind) << 40 | (uint64_t)((generation) & 0xffff) << 24 | \
-     (uint64_t)(index) << 4)
-#define FDC_HANDLE_INDEX(value) ((uint32_t)((value) >> 4) & 0xfffff)
-#define FDC_HANDLE_KIND(value) ((uint32_t)((value) >> 40) & 0xff)
-#endif
 
 int fdc_serve_new(const struct fdc_driver *driver, struct fdc_link *link,
                   const struct fdc_serve_limits *limits, struct fdc_serve **serve);
@@ -129,8 +114,7 @@ void fdc_request_answer_always(struct fdc_request *request, CUresult result, voi
 struct fdc_request *fdc_request_keep(const struct fdc_request *request);
 void fdc_request_finish(struct fdc_request *request, CUresult result, void *reply, uint32_t size);
 
-/* Handles: the driver's value of a client's handle. kind: as FDC_KIND_ in shim.h. 0 or
- * CUresult 400. */
+/* Handles: the driver's value of a client's handle. kind: FDC_KIND_... 0 or CUresult 400. */
 CUresult fdc_handle_get(struct fdc_serve *serve, int kind, uint64_t handle, void **value);
 CUresult fdc_handle_put(struct fdc_serve *serve, int kind, uint64_t handle, void *value,
                         uint32_t ctx);
