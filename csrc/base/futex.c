@@ -1,6 +1,5 @@
 /* Sleeping on a word of memory, within a process or between two of them. */
 #include <errno.h>
-#include <limits.h>
 #include <linux/futex.h>
 #include <sys/syscall.h>
 #include <time.h>

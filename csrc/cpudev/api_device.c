@@ -1,5 +1,4 @@
 /* Devices: identity, memory size, and the attributes of such a device. */
-#include <stdlib.h>
 #include <string.h>
 
 #include "cpudev.h"

@@ -1,5 +1,4 @@
 /* What nodes and graphs are called, attributes of kernel nodes, a graph as a drawing. */
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 

@@ -1,5 +1,4 @@
 /* Entry points by name and version, the private tables and profiler switches. */
-#include <stdlib.h>
 #include <string.h>
 
 #include "cpudev.h"

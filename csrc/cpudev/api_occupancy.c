@@ -1,5 +1,4 @@
 /* Occupancy: what fits on a multiprocessor of this device, by the usual arithmetic. */
-#include <stdlib.h>
 #include <string.h>
 
 #include "cpudev.h"

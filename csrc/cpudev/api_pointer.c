@@ -1,5 +1,4 @@
 /* What an address is: pointer attributes. */
-#include <stdlib.h>
 #include <string.h>
 
 #include "cpudev.h"

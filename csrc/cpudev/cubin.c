@@ -10,7 +10,6 @@
 #include "module.h"
 
 #include <elf.h>
-#include <stdlib.h>
 #include <string.h>
 
 enum { /* records of .nv.info, by their second byte */

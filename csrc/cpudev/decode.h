@@ -8,6 +8,7 @@
 
 #include "module.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 enum { MAX_OPERANDS = 8, MAX_MODS = 20, MAX_VEC = 64 };

@@ -3,7 +3,6 @@
 #include "slow.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 
 static uint32_t
 tmp(struct dec *d, char cls)

@@ -4,8 +4,6 @@
  */
 #include "decode.h"
 
-#include <stdlib.h>
-
 uint32_t
 dec_vreg(struct dec *d, char cls)
 {

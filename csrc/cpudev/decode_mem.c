@@ -3,7 +3,6 @@
 #include "slow.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 
 static struct fdcpu_insn *
 nop(struct dec *d)

@@ -4,8 +4,6 @@
  */
 #include "decode.h"
 
-#include <stdlib.h>
-
 static unsigned
 hash_of(const char *s, uint32_t n)
 {

@@ -10,8 +10,6 @@
 #include "fpconv.h"
 #include "vm.h"
 
-#include <stdlib.h>
-
 #define OPEN(name) FDCPU_HANDLER(fdcpu_op_##name); FDCPU_HANDLER(fdcpu_op_##name)
 #define EXT(k) (x->frame->code->ext[i->ext + (k)].reg)
 

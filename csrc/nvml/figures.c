@@ -3,7 +3,6 @@
  * where it has one, of the CPU device otherwise, which knows how long kernels ran and
  * nothing of temperatures. What nobody knows is NOT_SUPPORTED.
  */
-#include <stdio.h>
 #include <string.h>
 #include <time.h>
 

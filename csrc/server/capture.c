@@ -5,7 +5,6 @@
  * it is kept how many of its streams are blocking ones: while there are any, the context's
  * NULL stream is left alone.
  */
-#include <errno.h>
 #include <stdlib.h>
 
 #include "server/graph.h"

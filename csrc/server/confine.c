@@ -11,7 +11,6 @@
 #include <linux/capability.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
-#include <sched.h>
 #include <stddef.h>
 #include <string.h>
 #include <sys/ioctl.h>

@@ -8,7 +8,6 @@
 #include "server/serve.h"
 #include "server_hooks.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <unistd.h>
 

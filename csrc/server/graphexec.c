@@ -1,5 +1,4 @@
 /* Executable graphs: made, updated, their nodes switched on and off. */
-#include <stdlib.h>
 #include <string.h>
 
 #include "server/graph.h"

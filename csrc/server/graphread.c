@@ -3,7 +3,6 @@
  * back in the client's words: functions, events, arrays and host functions as what they
  * are called by the client.
  */
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 

@@ -2,7 +2,6 @@
  * The calls about managed memory: allocating, attaching to streams, advice, prefetching
  * and what was said of a range. Advice changes nothing but what is answered here.
  */
-#include <stdlib.h>
 #include <string.h>
 
 #include "managed.h"

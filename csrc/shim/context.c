@@ -7,7 +7,6 @@
 #include "managed.h"
 #include "process.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 #include "cuda_calls.h"

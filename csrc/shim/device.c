@@ -3,7 +3,6 @@
 #include "process.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "cuda_calls.h"

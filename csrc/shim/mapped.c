@@ -4,7 +4,6 @@
  * pointer, or gives its address to a kernel, the worker gets memory of its own for it,
  * at the same address where that is free there, and the two are mirrors of each other.
  */
-#include <errno.h>
 #include <string.h>
 
 #include "managed.h"

@@ -3,7 +3,6 @@
  * travels packed, in pieces that fit a chunk; between device memory and arrays one
  * message does.
  */
-#include <stdlib.h>
 #include <string.h>
 
 #include "fdc/copy.h"

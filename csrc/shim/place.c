@@ -4,7 +4,6 @@
  * so that they can always be told apart.
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>

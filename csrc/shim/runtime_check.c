@@ -7,7 +7,6 @@
  * with FD_RUNTIME_CHECK=0; programs that use the driver API alone work without it.
  */
 #include <pthread.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 

@@ -2,7 +2,6 @@
  * The program's own virtual memory management: addresses from the session's pieces,
  * memory that the worker creates, mappings that the places know.
  */
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 

@@ -2,9 +2,7 @@
 #include <errno.h>
 #include <pthread.h>
 #include <sched.h>
-#include <signal.h>
 #include <sys/mman.h>
-#include <time.h>
 
 #include "check.h"
 #include "fdc/ring.h"

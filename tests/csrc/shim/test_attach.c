@@ -2,7 +2,6 @@
  * The client's side of the attach handshake, against a small server that checks what it is
  * told, gives wrong answers on purpose, and hands good connections to a worker.
  */
-#include <pthread.h>
 #include <sys/un.h>
 
 #include "fdc/attach.h"

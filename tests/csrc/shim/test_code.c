@@ -1,5 +1,4 @@
 /* Images, functions, launches, links and graphs against a real worker. */
-#include <fcntl.h>
 
 #include "shim/shim.h"
 #include "worker.h"

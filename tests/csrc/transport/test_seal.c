@@ -1,6 +1,5 @@
 /* Sealed records: what passes, and that nothing else does. */
 #include <errno.h>
-#include <fcntl.h>
 #include <sys/socket.h>
 
 #include "check.h"

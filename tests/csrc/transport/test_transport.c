@@ -1,5 +1,4 @@
 /* What every road promises, over each road. */
-#include <time.h>
 
 #include "pair.h"
 
