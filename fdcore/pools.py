@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 from fdcore.config import Address, Servers, parse_address, protocol_hash
-from fdcore.errors import ConfigError, FdcoreError
+from fdcore.errors import ConfigError, FdcoreError, RefusedError
 from fdcore.etcd.access import Access
 from fdcore.lists import Row, printable
 from fdcore.sched.filters import Filter, chosen
@@ -47,13 +47,19 @@ def look(servers: Servers, seconds: float) -> list[Seen]:
             answers = await client.survey_all(opened, servers, protocol, "", seconds)
             took = time.monotonic() - begun
             return [
-                Seen(address, None, str(each), took, cure=each.cure)
+                Seen(address, None, str(each), took, cure=cure_of(each))
                 if isinstance(each, FdcoreError)
                 else Seen(each.address, each.pool, "", took, each.ahead, each.unsure)
                 for address, each in answers
             ]
 
     return client.run(work())
+
+
+def cure_of(error: FdcoreError) -> str:
+    if error.cure or not isinstance(error, RefusedError):
+        return error.cure
+    return "who administers the pool can help"
 
 
 def addresses(servers: Servers, seconds: float) -> tuple[Address, ...]:

@@ -46,6 +46,7 @@ ANSWER_SECONDS = 10.0
 CHECKS_SECONDS = 90.0  # a server opens its driver for them
 # In which a lease of several must be held: reserving all of them, and the holds.
 TAKE_SECONDS = 60
+SAME_VERSION = "install the same version of fdcore on both machines"
 LATE = (
     "is that machine up, and does no firewall hold back its port? "
     "FD_CONNECT_TIMEOUT=10s waits longer"
@@ -485,7 +486,7 @@ def ok(address: Address, response: Any) -> Any:
         return result.ok
     code, message = str(result.error.code), str(result.error.message)
     kind = {"version": ProtocolError, "invalid": ConfigError}.get(code, RefusedError)
-    raise kind(f"{address}: {message}")
+    raise kind(f"{address}: {message}", SAME_VERSION if code == "version" else "")
 
 
 def talk(

@@ -201,7 +201,10 @@ class Door:
         holder = authority.holder_of(certificate, self.who.pool)
         self.revoked.load()
         if self.revoked.has(holder.serial):
-            raise RefusedError(f"the certificate of {holder.name} has been revoked")
+            raise RefusedError(
+                f"the certificate of {holder.name} has been revoked; "
+                "ask for a new token"
+            )
         if self.revoked.stale:
             raise RefusedError(
                 "this server does not know what certificates have been revoked lately "

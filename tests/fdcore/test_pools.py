@@ -1,9 +1,10 @@
-"""smi's table, of servers that are made up here."""
+"""smi's table and list_gpus' tree, of servers that are made up here."""
 
 import dataclasses
 
 from fdcore.config import Address
-from fdcore.pools import Seen, smi
+from fdcore.errors import RefusedError, TransportError
+from fdcore.pools import Seen, cure_of, smi, tree
 from fdcore.sched.slices import MIB, Gpu, Pool
 
 GPU = Gpu(0, "a GPU", "GPU-0", 1024 * MIB, "0000:17:00.0")
@@ -26,3 +27,18 @@ def test_what_it_does_not_tell_is_not():
     shown = table(dataclasses.replace(POOL, figures={0: {"busy_seconds": 5.0}}))
     assert shown == table(POOL)
     assert "busy" not in shown
+
+
+def test_server_that_grants_nothing_new_says_so():
+    open_, drained = POOL, dataclasses.replace(POOL, draining=True)
+    shown = tree([Seen(Address(each.hostname, 1), each) for each in (open_, drained)], [])
+    first, second = (line for line in shown.splitlines() if "server" in line)
+    assert first.endswith(": running 0 tasks")
+    assert second.endswith(": running 0 tasks, grants nothing new (it is being drained)")
+
+
+def test_who_is_refused_is_told_who_can_help():
+    assert cure_of(RefusedError("no")) == "who administers the pool can help"
+    assert cure_of(RefusedError("no", "say please")) == "say please"
+    assert cure_of(TransportError("gone")) == ""
+    assert Seen(Address("a", 1), None, "no", cure="say please").told == "no; say please"

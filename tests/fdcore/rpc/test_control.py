@@ -102,6 +102,7 @@ def test_client_of_another_build_is_told_both_hashes(server):
         client.gpus(parse_address(server.unix), other)
     assert other.hex() in str(raised.value)
     assert protocol_hash().hex() in str(raised.value)
+    assert raised.value.cure == "install the same version of fdcore on both machines"
 
 
 def test_newer_control_version_is_refused(server, monkeypatch):
