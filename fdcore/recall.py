@@ -143,6 +143,8 @@ def find_workers(
         try:
             sock.connect(str(path))
             data, fds, _, _ = socket.recv_fds(sock, 1 << 16, 2)
+            for fd in fds:  # a reload executes something else, which would keep them
+                os.set_inheritable(fd, False)
             said = Adopted.card(data)
             credentials = sock.getsockopt(
                 socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")

@@ -2,6 +2,7 @@
 
 There is no systemd here: the test is who listens, and sends the signals."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -107,10 +108,20 @@ def test_reload_is_a_restart_that_no_program_notices(manager):
         program.stdin.write("\n")
         program.stdin.flush()
         assert program.stdout.readline() == "True\n"
+        assert boards(manager.process.pid) == 1
     program.communicate("", timeout=60)
     assert program.returncode == 0
     assert manager.process.poll() is None
     until(lambda: zombies(manager.process.pid) == [], 60)
+
+
+def boards(pid: int) -> int:
+    """Descriptors of boards that the process has."""
+    found = 0
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            found += "fdboard" in os.readlink(link)
+    return found
 
 
 def zombies(parent: int) -> list[int]:
