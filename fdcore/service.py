@@ -93,7 +93,12 @@ class Service:
             return
         logging.shutdown()
         environment = {**os.environ, **self.kept, RELOADED: "1"}
-        os.execve(sys.executable, sys.orig_argv, environment)
+        try:
+            os.execve(sys.executable, sys.orig_argv, environment)
+        except OSError as error:  # what is installed now may be elsewhere
+            why = (error.strerror or str(error)).lower()
+            log.error("not reloaded: %s: %s; restart it", sys.executable, why)
+            self.tell("READY=1")
 
 
 def status(server: "Server") -> str:

@@ -150,6 +150,18 @@ def test_reload_of_a_mistake_is_refused_and_nothing_ends(manager):
     assert manager.process.poll() is None
 
 
+def test_reload_without_what_is_to_be_executed_is_refused(tmp_path, monkeypatch, caplog):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told:
+        told.bind(str(tmp_path / "notify"))
+        told.settimeout(60)
+        service = Service({"NOTIFY_SOCKET": str(tmp_path / "notify")})
+        monkeypatch.setattr("fdcore.service.check_settings", lambda: None)
+        monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+        service.reload()
+        assert [told.recv(99) for _ in range(2)] == [b"RELOADING=1", b"READY=1"]
+    assert f"not reloaded: {tmp_path}/python: no such file or directory" in caplog.text
+
+
 def test_variables_of_the_manager_are_taken_out_of_the_environment():
     told = {"NOTIFY_SOCKET": "@x", "WATCHDOG_USEC": "6000000", "WATCHDOG_PID": "1", "A": "b"}
     service = Service(told)
