@@ -190,7 +190,11 @@ fdcpu_ctx_result(struct fdcpu_ctx *ctx)
 {
     int error = atomic_load(&ctx->device->lost);
 
-    return error != 0 ? (CUresult)error : (CUresult)atomic_exchange(&ctx->pending, 0);
+    if (FDC_UNLIKELY(error != 0))
+        return (CUresult)error;
+    return FDC_LIKELY(atomic_load(&ctx->pending) == 0)
+               ? CUDA_SUCCESS
+               : (CUresult)atomic_exchange(&ctx->pending, 0);
 }
 
 void

@@ -70,21 +70,15 @@ static CUresult
 pack(struct fdcpu_work *work, const struct fdcpu_func_info *info, void **params,
      void **extra)
 {
+    char *bytes = work->u.kernel.params;
+    void **pointers = work->u.kernel.pointers;
+    uint32_t i, n = info->nparams;
     const void *buffer = NULL;
     size_t size = 0;
-    uint32_t i;
     CUresult result;
-    char *bytes;
 
-    bytes = calloc(1, info->param_size + 1);
-    work->u.kernel.params = bytes;
-    work->u.kernel.param_size = info->param_size;
-    work->u.kernel.pointers = calloc(info->nparams + 1, sizeof(void *));
-    work->u.kernel.nparams = info->nparams;
-    if (bytes == NULL || work->u.kernel.pointers == NULL)
-        return CUDA_ERROR_OUT_OF_MEMORY;
-    for (i = 0; i < info->nparams; i++)
-        work->u.kernel.pointers[i] = bytes + info->params[i].offset;
+    for (i = 0; i < n; i++)
+        pointers[i] = bytes + info->params[i].offset;
     if (params != NULL) {
         if (extra != NULL && extra[0] != CU_LAUNCH_PARAM_END)
             return CUDA_ERROR_INVALID_VALUE;
@@ -137,7 +131,7 @@ fdcpu_launch_prepare(struct fdcpu_ctx *ctx, void *handle, const uint32_t grid[3]
     result = check_shape(f, info, grid, block, use, shared, cooperative);
     if (result != CUDA_SUCCESS)
         return result;
-    work = fdcpu_work_new(FDCPU_W_KERNEL, ctx);
+    work = fdcpu_work_kernel(ctx, info->param_size, info->nparams);
     if (work == NULL)
         return CUDA_ERROR_OUT_OF_MEMORY;
     work->u.kernel.function = f;

@@ -106,6 +106,7 @@ make_functions(struct fdcpu_module_obj *module)
         f->module = module;
         f->func = fdcpu_module_func_at(module->engine, i);
         f->name = strdup(fdcpu_func_index(f->func)->name); /* decodes nothing */
+        f->stand_in_ns = f->name != NULL ? fdcpu_stand_in_ns(f->name) : 0;
         f->carveout = f->max_dynamic_shared = -1;
         f->handle = fdcpu_handle_new(FDCPU_H_FUNCTION, f);
         if (f->name == NULL || f->handle == 0)

@@ -248,9 +248,8 @@ worker(void *arg)
         pthread_mutex_lock(&fdcpu.sched);
         s->current = NULL;
         fdcpu_stream_finish(s, op->ticket);
-        fdcpu_work_end(op->work);
         free(op->deps);
-        free(op);
+        fdcpu_work_end(op->work);
     }
     s->running = false;
     reap(s);
@@ -353,11 +352,11 @@ run_here(struct fdcpu_stream *s, struct fdcpu_work *work)
 static uint64_t
 enqueue(struct fdcpu_stream *s, struct fdcpu_work *work)
 {
-    struct fdcpu_op *op = calloc(1, sizeof(*op));
+    struct fdcpu_op *op = &work->op;
     uint64_t ticket = ++s->submitted;
     uint32_t i;
 
-    if (op != NULL && (s->running || start_worker(s))) {
+    if (s->running || start_worker(s)) {
         op->ticket = ticket;
         op->work = work;
         op->deps = s->waits;
@@ -370,8 +369,7 @@ enqueue(struct fdcpu_stream *s, struct fdcpu_work *work)
         pthread_cond_signal(&s->work);
         return ticket;
     }
-    /* No thread, no memory: do it now, in order. */
-    free(op);
+    /* No thread: do it now, in order. */
     fdcpu_stream_await(s, ticket - 1);
     for (i = 0; i < s->nwaits; i++) {
         fdcpu_stream_await(s->waits[i].stream, s->waits[i].ticket);
@@ -569,31 +567,27 @@ cuStreamDestroy_v2(CUstream hStream)
     return CUDA_SUCCESS;
 }
 
-/* Enters a call that asks about a stream's progress: not allowed while it captures. */
+/* Whether a stream's progress may be asked about: not while it captures. Under sched. */
 static CUresult
-enter_progress(CUstream hStream, struct fdcpu_stream **stream)
+may_ask(struct fdcpu_stream *stream)
 {
-    CUresult result = fdcpu_stream_get(hStream, stream);
-
-    if (result != CUDA_SUCCESS)
-        return result;
-    pthread_mutex_lock(&fdcpu.sched);
-    if ((*stream)->capture != NULL) {
-        fdcpu_capture_spoil((*stream)->capture);
-        result = CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
-    } else {
-        result = fdcpu_capture_implicit(*stream);
-    }
-    pthread_mutex_unlock(&fdcpu.sched);
-    return result;
+    if (stream->capture == NULL)
+        return fdcpu_capture_implicit(stream);
+    fdcpu_capture_spoil(stream->capture);
+    return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
 }
 
 static CUresult
 synchronize(CUstream hStream)
 {
     struct fdcpu_stream *stream;
-    CUresult result = enter_progress(hStream, &stream);
+    CUresult result = fdcpu_stream_get(hStream, &stream);
 
+    if (result != CUDA_SUCCESS)
+        return result;
+    pthread_mutex_lock(&fdcpu.sched);
+    result = may_ask(stream);
+    pthread_mutex_unlock(&fdcpu.sched);
     return result == CUDA_SUCCESS ? fdcpu_stream_wait(stream) : result;
 }
 
@@ -603,14 +597,15 @@ static CUresult
 query(CUstream hStream)
 {
     struct fdcpu_stream *stream, *other;
-    CUresult result = enter_progress(hStream, &stream);
+    CUresult result = fdcpu_stream_get(hStream, &stream);
 
     if (result != CUDA_SUCCESS)
         return result;
     pthread_mutex_lock(&fdcpu.sched);
-    if (!fdcpu_stream_reached(stream, stream->submitted))
+    result = may_ask(stream);
+    if (result == CUDA_SUCCESS && !fdcpu_stream_reached(stream, stream->submitted))
         result = CUDA_ERROR_NOT_READY;
-    if (stream->legacy)
+    if (result == CUDA_SUCCESS && stream->legacy)
         for (other = stream->ctx->streams; other != NULL; other = other->next)
             if ((other->flags & CU_STREAM_NON_BLOCKING) == 0 &&
                 !fdcpu_stream_reached(other, other->submitted))

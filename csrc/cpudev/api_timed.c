@@ -17,20 +17,23 @@ enum { LATE_NS = 120000, SLEEP_NS = 250000 };
 void
 fdcpu_skipped(void)
 {
+    static _Atomic bool said;
+
+    if (FDC_LIKELY(atomic_load_explicit(&said, memory_order_relaxed)))
+        return;
+    atomic_store_explicit(&said, true, memory_order_relaxed);
     fdcpu_log_once("FD_CPU_KERNELS=skip: no kernel is executed, so nothing that kernels "
                    "compute is there; this is for development of fdcore only");
 }
 
 uint64_t
-fdcpu_stand_in_ns(const struct fdcpu_work *work)
+fdcpu_stand_in_ns(const char *name)
 {
     unsigned us;
 
-    if (work->kind != FDCPU_W_KERNEL ||
-        strncmp(work->u.kernel.function->name, "busy_", 5) != 0 ||
-        sscanf(work->u.kernel.function->name, "busy_%uus", &us) != 1)
-        return 0;
-    return us * 1000ull;
+    return strncmp(name, "busy_", 5) == 0 && sscanf(name, "busy_%uus", &us) == 1
+               ? us * 1000ull
+               : 0;
 }
 
 void
@@ -48,11 +51,27 @@ fdcpu_sleep_until(uint64_t until_ns)
         fdc_pause();
 }
 
+/* Its time has come. */
+static void
+finish(struct fdcpu_stream *s, struct fdcpu_op *op)
+{
+    struct fdcpu_work *work = op->work;
+
+    fdcpu_log_work(work, s);
+    if (work->kind == FDCPU_W_KERNEL)
+        fdcpu_skipped();
+    else if (work->kind == FDCPU_W_RECORD && work->u.event.record != NULL)
+        work->u.event.record->time_ns = op->end_ns;
+    fdcpu_stream_finish(s, op->ticket);
+    fdcpu_work_end(work);
+}
+
 bool
 fdcpu_timed_add(struct fdcpu_stream *s, struct fdcpu_work *work)
 {
-    uint64_t now_ns;
-    struct fdcpu_op *op;
+    bool kernel = work->kind == FDCPU_W_KERNEL;
+    uint64_t takes_ns = kernel ? work->u.kernel.function->stand_in_ns : 0, now_ns;
+    struct fdcpu_op *op = &work->op;
 
     if (!fdcpu.opt.skip_kernels || s->nwaits > 0 ||
         s->submitted - s->done != s->ntimed || atomic_load(&s->ctx->device->lost) != 0)
@@ -60,16 +79,17 @@ fdcpu_timed_add(struct fdcpu_stream *s, struct fdcpu_work *work)
     if (work->kind != FDCPU_W_KERNEL && work->kind != FDCPU_W_RECORD &&
         work->kind != FDCPU_W_EMPTY)
         return false;
-    op = calloc(1, sizeof(*op));
-    if (op == NULL)
-        return false;
+    op->work = work;
+    op->ticket = ++s->submitted;
+    if (kernel && takes_ns == 0 && s->timed == NULL) {
+        finish(s, op); /* nobody asks when */
+        return true;
+    }
     now_ns = fdc_now_ns();
     if (s->until_ns < now_ns)
         s->until_ns = now_ns;
-    s->until_ns += fdcpu_stand_in_ns(work);
-    op->work = work;
+    s->until_ns += takes_ns;
     op->end_ns = s->until_ns;
-    op->ticket = ++s->submitted;
     *s->timed_tail = op;
     s->timed_tail = &op->next;
     s->ntimed++;
@@ -90,14 +110,7 @@ fdcpu_timed_settle(struct fdcpu_stream *s)
             s->timed_tail = &s->timed;
         s->ntimed--;
         s->queued--;
-        fdcpu_log_work(op->work, s);
-        if (op->work->kind == FDCPU_W_KERNEL)
-            fdcpu_skipped();
-        else if (op->work->kind == FDCPU_W_RECORD && op->work->u.event.record != NULL)
-            op->work->u.event.record->time_ns = op->end_ns;
-        fdcpu_stream_finish(s, op->ticket);
-        fdcpu_work_end(op->work);
-        free(op);
+        finish(s, op);
     }
 }
 

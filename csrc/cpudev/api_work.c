@@ -8,16 +8,76 @@
 
 #include "cpudev.h"
 
+enum { BEHIND = (sizeof(struct fdcpu_work) + 15) / 16 * 16 }; /* aligned like malloc's */
+
+/* Not calloc, which takes no memory that this thread has just freed. What is of its kind is
+ * the caller's to fill. */
+static struct fdcpu_work *
+work_new(enum fdcpu_work_kind kind, struct fdcpu_ctx *ctx, size_t size)
+{
+    struct fdcpu_work *work = malloc(size);
+
+    if (work == NULL)
+        return NULL;
+    work->kind = kind;
+    work->ctx = ctx;
+    work->op = (struct fdcpu_op){.next = NULL};
+    return work;
+}
+
 struct fdcpu_work *
 fdcpu_work_new(enum fdcpu_work_kind kind, struct fdcpu_ctx *ctx)
 {
-    struct fdcpu_work *work = calloc(1, sizeof(*work));
+    struct fdcpu_work *work = work_new(kind, ctx, sizeof(*work));
 
-    if (work != NULL) {
-        work->kind = kind;
-        work->ctx = ctx;
-    }
+    if (work != NULL)
+        memset(&work->u, 0, sizeof(work->u));
     return work;
+}
+
+/* A byte more than the parameters take: there is always something to point to. */
+static size_t
+pointers_at(uint32_t param_size)
+{
+    return FDC_ALIGN_UP((size_t)BEHIND + param_size + 1, sizeof(void *));
+}
+
+struct fdcpu_work *
+fdcpu_work_kernel(struct fdcpu_ctx *ctx, uint32_t param_size, uint32_t nparams)
+{
+    size_t at = pointers_at(param_size);
+    struct fdcpu_work *work =
+        work_new(FDCPU_W_KERNEL, ctx, at + (size_t)nparams * sizeof(void *));
+
+    if (work == NULL)
+        return NULL;
+    work->u.kernel.params = memset((char *)work + BEHIND, 0, param_size);
+    work->u.kernel.param_size = param_size;
+    work->u.kernel.pointers = (void **)(void *)((char *)work + at);
+    work->u.kernel.nparams = nparams;
+    return work;
+}
+
+static struct fdcpu_work *
+kernel_clone(const struct fdcpu_work *work)
+{
+    struct fdcpu_work *copy =
+        fdcpu_work_kernel(work->ctx, work->u.kernel.param_size, work->u.kernel.nparams);
+    void *params, **pointers;
+
+    if (copy == NULL)
+        return NULL;
+    params = copy->u.kernel.params;
+    pointers = copy->u.kernel.pointers;
+    copy->u.kernel = work->u.kernel;
+    copy->u.kernel.params = params;
+    copy->u.kernel.pointers = pointers;
+    memcpy(params, work->u.kernel.params, work->u.kernel.param_size);
+    for (uint32_t i = 0; i < work->u.kernel.nparams; i++)
+        pointers[i] = (char *)params + ((char *)work->u.kernel.pointers[i] -
+                                        (char *)work->u.kernel.params);
+    atomic_fetch_add(&work->u.kernel.function->refs, 1);
+    return copy;
 }
 
 /* A graph's allocation lives as long as any node or executable step that names it. */
@@ -42,25 +102,16 @@ fewer_refs(struct fdcpu_alloc *alloc, void *last)
 struct fdcpu_work *
 fdcpu_work_clone(const struct fdcpu_work *work)
 {
-    struct fdcpu_work *copy = malloc(sizeof(*copy));
-    size_t i, size;
+    struct fdcpu_work *copy;
+    size_t size;
 
+    if (work->kind == FDCPU_W_KERNEL)
+        return kernel_clone(work);
+    copy = malloc(sizeof(*copy));
     if (copy == NULL)
         return NULL;
     *copy = *work;
     switch (work->kind) {
-    case FDCPU_W_KERNEL:
-        copy->u.kernel.params = malloc(work->u.kernel.param_size + 1);
-        copy->u.kernel.pointers = malloc((work->u.kernel.nparams + 1) * sizeof(void *));
-        if (copy->u.kernel.params == NULL || copy->u.kernel.pointers == NULL)
-            goto err_kernel;
-        memcpy(copy->u.kernel.params, work->u.kernel.params, work->u.kernel.param_size);
-        atomic_fetch_add(&work->u.kernel.function->refs, 1);
-        for (i = 0; i < work->u.kernel.nparams; i++)
-            copy->u.kernel.pointers[i] =
-                (char *)copy->u.kernel.params +
-                ((char *)work->u.kernel.pointers[i] - (char *)work->u.kernel.params);
-        break;
     case FDCPU_W_COPY:
         copy->u.copy.staged = NULL; /* graphs never stage */
         break;
@@ -85,9 +136,6 @@ fdcpu_work_clone(const struct fdcpu_work *work)
     }
     return copy;
 
-err_kernel:
-    free(copy->u.kernel.params);
-    free(copy->u.kernel.pointers);
 err:
     free(copy);
     return NULL;
@@ -103,8 +151,6 @@ fdcpu_work_free(struct fdcpu_work *work)
     switch (work->kind) {
     case FDCPU_W_KERNEL:
         fdcpu_function_unref(work->u.kernel.function);
-        free(work->u.kernel.params);
-        free(work->u.kernel.pointers);
         break;
     case FDCPU_W_COPY:
         free(work->u.copy.staged);
@@ -254,7 +300,7 @@ run_kernel(struct fdcpu_work *work)
 
     if (fdcpu.opt.skip_kernels) {
         fdcpu_skipped();
-        fdcpu_sleep_until(fdc_now_ns() + fdcpu_stand_in_ns(work));
+        fdcpu_sleep_until(fdc_now_ns() + work->u.kernel.function->stand_in_ns);
         return;
     }
     if (work->u.kernel.function->dead) {

@@ -379,6 +379,7 @@ struct fdcpu_function {
     struct fdcpu_module_obj *module;
     struct fdcpu_func *func;
     char *name;
+    uint64_t stand_in_ns; /* what it takes where kernels are skipped */
     _Atomic int refs;  /* of the module and of work */
     _Atomic bool dead; /* the module is gone */
     /* what cuFuncSetAttribute changes; -1: not set */
@@ -463,18 +464,33 @@ struct fdcpu_record;
 struct fdcpu_graph;
 struct fdcpu_plan;
 
+struct fdcpu_dep {               /* until `ticket` of `stream` is done */
+    struct fdcpu_stream *stream; /* owned reference */
+    uint64_t ticket;
+};
+
+struct fdcpu_op { /* work in a stream's queue, where each is once at most */
+    struct fdcpu_op *next;
+    uint64_t ticket;
+    struct fdcpu_work *work;
+    struct fdcpu_dep *deps;
+    uint32_t ndeps;
+    uint64_t end_ns; /* of what only takes time (api_timed.c) */
+};
+
 struct fdcpu_work {
     enum fdcpu_work_kind kind;
     struct fdcpu_ctx *ctx;
+    struct fdcpu_op op;
     union {
         struct {
             struct fdcpu_function *function;
             void *asked; /* the handle that the program gave */
             uint32_t grid[3], block[3], cluster[3], shared;
             bool cooperative;
-            void *params; /* packed; owned */
+            void *params; /* packed; behind the work itself */
             uint32_t param_size;
-            void **pointers; /* into params, for GetParams; owned */
+            void **pointers; /* into params, for GetParams; behind those */
             uint32_t nparams;
         } kernel;
         struct {
@@ -509,6 +525,10 @@ struct fdcpu_work {
 };
 
 struct fdcpu_work *fdcpu_work_new(enum fdcpu_work_kind kind, struct fdcpu_ctx *ctx);
+/* A kernel's, with room for its parameters, which are zeros, and for pointers to them. The
+ * other fields are the caller's to fill. */
+struct fdcpu_work *fdcpu_work_kernel(struct fdcpu_ctx *ctx, uint32_t param_size,
+                                     uint32_t nparams);
 struct fdcpu_work *fdcpu_work_clone(const struct fdcpu_work *work);
 void fdcpu_work_free(struct fdcpu_work *work);
 /* Does it, in the calling thread, with no lock held. status: the stream's so far. */
@@ -532,20 +552,6 @@ void fdcpu_log_copy(const struct fdcpu_stream *stream, const void *dst, bool dst
 void fdcpu_copy_log(const CUDA_MEMCPY3D *p, const struct fdcpu_stream *stream);
 
 /* ---- streams and events (api_stream.c, api_event.c) ---- */
-
-struct fdcpu_dep {               /* until `ticket` of `stream` is done */
-    struct fdcpu_stream *stream; /* owned reference */
-    uint64_t ticket;
-};
-
-struct fdcpu_op {
-    struct fdcpu_op *next;
-    uint64_t ticket;
-    struct fdcpu_work *work;
-    struct fdcpu_dep *deps;
-    uint32_t ndeps;
-    uint64_t end_ns; /* of what only takes time (api_timed.c) */
-};
 
 struct fdcpu_capture;
 
@@ -627,7 +633,8 @@ bool fdcpu_timed_add(struct fdcpu_stream *stream, struct fdcpu_work *work);
 void fdcpu_timed_settle(struct fdcpu_stream *stream);
 bool fdcpu_timed_wait(struct fdcpu_stream *stream, uint64_t ticket);
 void fdcpu_skipped(void);
-uint64_t fdcpu_stand_in_ns(const struct fdcpu_work *work);
+/* What a kernel of this name stands in for. */
+uint64_t fdcpu_stand_in_ns(const char *name);
 void fdcpu_sleep_until(uint64_t until_ns);
 void fdcpu_stream_await(struct fdcpu_stream *stream, uint64_t ticket); /* under sched */
 void fdcpu_stream_depend(struct fdcpu_stream *stream, struct fdcpu_stream *on,

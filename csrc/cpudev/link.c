@@ -2,6 +2,7 @@
  * Modules: several texts read into one index, variables placed and initialised, and the
  * questions that the driver API asks about them.
  */
+#include "fdc/base.h"
 #include "module.h"
 
 #include <stdarg.h>
@@ -350,17 +351,19 @@ fdcpu_func_info(const struct fdcpu_func *func)
 {
     struct fdcpu_func *f = (struct fdcpu_func *)(uintptr_t)func;
 
+    if (FDC_LIKELY(fdc_load_acquire(&f->info_full))) /* pairs with the release below */
+        return &f->info;
     if (fdcpu_program_get(f))
         return &f->info;
     pthread_mutex_lock(&f->module->lock);
     if (!f->info_full) {
         uint32_t regs = f->prog->entry->nslots;
 
-        f->info_full = true;
         f->info.static_shared = f->prog->static_shared;
         f->info.local_size = f->prog->entry->local_size;
         /* what occupancy is computed from: a GPU's code would need about this much */
         f->info.num_regs = regs < 16 ? 16 : regs > 64 ? 64 : regs;
+        fdc_store_release(&f->info_full, true);
     }
     pthread_mutex_unlock(&f->module->lock);
     return &f->info;
