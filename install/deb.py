@@ -89,13 +89,15 @@ purge)
     ;;
 esac
 """
-# What is different: before the service's start, in an upgrade, and after a purge. A
+# What is different: before the service's start (its folder may be root's by then, where
+# fdserver is), in an upgrade, and after a purge. A
 # founding server that is purged ends its pool; the account stays, as what it may own
 # elsewhere does.
 SERVICES = {
     SERVER: {
         "UNIT": "fdserver.service",
-        "BEFORE": "systemd-sysusers fdserver.conf\n    systemd-tmpfiles --create fdserver.conf",
+        "BEFORE": "systemd-sysusers fdserver.conf\n"
+        "    [ -d /var/lib/fdserver ] || systemd-tmpfiles --create fdserver.conf",
         "AGAIN": "reload",
         "GONE": "rm -rf /var/lib/fdserver /var/cache/fdserver /run/fdserver",
     },

@@ -75,7 +75,7 @@ SERVICES = {
     SERVER: {
         "UNIT": "fdserver.service",
         "BEFORE": "systemd-sysusers fdserver.conf || :\n"
-        "systemd-tmpfiles --create fdserver.conf || :",
+        "[ -d /var/lib/fdserver ] || systemd-tmpfiles --create fdserver.conf || :",
         "AGAIN": "reload",
         "GONE": "rm -rf /var/cache/fdserver /run/fdserver",
     },

@@ -149,7 +149,9 @@ say installed; rpm -i --nodeps /packages/*.rpm
 say verified; rpm -V --nodeps fdcore-client fdcore-server fdcore-web
 say user; getent passwd fdserver; stat -c "%U %a" /var/lib/fdserver
 echo FD_MINE=1 >>/etc/default/fdserver
+chown root: /var/lib/fdserver
 say upgraded; rpm -U --force --nodeps /packages/*.rpm
+say owner; stat -c "%U" /var/lib/fdserver
 say kept; tail -n 1 /etc/default/fdserver
 rpm -ql fdcore-client fdcore-server fdcore-web >/files
 there() {{ while read -r file; do [ ! -e "$file" ] || echo "$file"; done </files; }}
@@ -177,6 +179,7 @@ def test_rpm_installs_upgrades_and_goes(rpms, tmp_path):
     name, _, _, _, _, home, shell = said["user"].splitlines()[0].split(":")
     assert (name, home, shell) == ("fdserver", "/var/lib/fdserver", "/usr/sbin/nologin")
     assert said["user"].splitlines()[1].startswith("fdserver ")
+    assert said["owner"] == "root\n"  # as docs/admin.md has it where fdserver is root
     assert said["kept"] == "FD_MINE=1\n"
     assert said["left"].split() == ["/etc/default/fdserver.rpmsave", "/var/lib/fdserver"]
 
