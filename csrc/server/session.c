@@ -13,6 +13,7 @@
 
 #define SPIN_NS 60000           /* how long an idle executor looks at what is unfinished, */
 #define CROWDED 3               /* unless so often somebody else wanted its CPU: longer */
+#define LULL_MAX 31             /* pauses: half a microsecond or one */
 
 static int
 locks_new(struct fdc_serve *serve)
@@ -194,6 +195,15 @@ dispatch(struct fdc_serve *serve, const struct fdc_msg *msg, uint32_t size)
     return 0;
 }
 
+/* Whether the client waits for what the message at hand has brought about. */
+static bool
+asks(const struct fdc_serve *serve)
+{
+    const struct fdc_msg *msg = (const struct fdc_msg *)serve->message;
+
+    return (msg->flags & (FDC_MSG_REPLY | FDC_MSG_WAITS)) != 0;
+}
+
 /* Nothing to serve: looks at what may finish any moment, then sleeps. */
 static int
 idle(struct fdc_serve *serve)
@@ -226,9 +236,24 @@ idle(struct fdc_serve *serve)
     return fdc_link_wait(serve->link, FDC_LANE_COMMAND, -1);
 }
 
+/* Messages that nobody waits for, taken as fast as they come: whoever looks for the next one
+ * while it is being written holds its writer up. The more often that was so in a row, the
+ * longer nobody looks, and several are there then. */
+static void
+lull(const struct fdc_serve *serve, unsigned *pauses)
+{
+    if (!fdc_link_is_shared(serve->link) || serve->cpus < 2)
+        return;
+    *pauses = *pauses < LULL_MAX ? 2 * *pauses + 1 : LULL_MAX;
+    for (unsigned i = 1; i < *pauses; i++)
+        fdc_pause();
+}
+
 int
 fdc_serve_run(struct fdc_serve *serve)
 {
+    bool told = false;          /* the last message asked for no answer */
+    unsigned pauses = 0;
     int err = 0;
 
     fdc_meter_executes(true);
@@ -238,6 +263,9 @@ fdc_serve_run(struct fdc_serve *serve)
         const void *at = fdc_link_peek(serve->link, FDC_LANE_COMMAND, &size, &err);
 
         if (at == NULL) {
+            if (told && serve->hot == NULL)
+                lull(serve, &pauses);
+            told = false;
             /* Who is about to say more is not worth going idle for. */
             if (err == 0 && serve->hot == NULL && !fdc_done_any(serve) &&
                 fdc_link_quick(serve->link, FDC_LANE_COMMAND))
@@ -267,6 +295,9 @@ fdc_serve_run(struct fdc_serve *serve)
         err = dispatch(serve, (const struct fdc_msg *)serve->message, size);
         if (err)
             break;
+        told = !asks(serve);
+        if (!told)
+            pauses = 0;
     }
     fdc_turns_idle(serve, true);
     fdc_meter_executes(false);
