@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from fdcore.sched.placement import Refusal, has_time
 from fdcore.sched.slices import Ask, Gpu
 
+# As many sessions as a program's library has: FDC_SESSIONS of csrc/shim/shim.h.
+MOST_SERVERS = 16
+
 
 @dataclass(frozen=True, slots=True)
 class Room:
@@ -69,4 +72,17 @@ def spread(rooms: Sequence[Room], ask: Ask) -> tuple[Part, ...] | Refusal:
         taken.append(Part(place, min(fits[place], left)))
         left -= taken[-1].count
         servers.remove(place)
+    if len(taken) > MOST_SERVERS:
+        return too_many(rooms, ask, fits)
     return tuple(sorted(taken, key=lambda part: part.server))
+
+
+def too_many(rooms: Sequence[Room], ask: Ask, fits: Sequence[int]) -> Refusal:
+    """Those that have most do not have it together."""
+    have = sum(sorted(fits)[-MOST_SERVERS:])
+    could = sum(sorted(room.holds(ask) for room in rooms)[-MOST_SERVERS:])
+    return Refusal(
+        f"{ask} asked for; a program can have GPUs of {MOST_SERVERS} servers, "
+        f"and the {MOST_SERVERS} that have most have room for {have}",
+        later=could >= ask.count,
+    )

@@ -1,8 +1,11 @@
 """A request over several servers: the fewest that have it, in their order."""
 
+import re
+
 from fdcore.sched.placement import Refusal
 from fdcore.sched.slices import MIB, Ask, Gpu
-from fdcore.sched.spread import Part, Room, spread
+from fdcore.sched.spread import MOST_SERVERS, Part, Room, spread
+from tests.support import ROOT
 
 
 def room(name: str, *free: int, size: int = 1000) -> Room:
@@ -62,3 +65,15 @@ def test_refusal_knows_what_could_never_be_from_what_is_in_use():
 
 def test_no_memory_of_a_gpu_is_no_room():
     assert isinstance(spread([room("a", 1000, size=1000)] * 2, Ask(2, fraction=1e-9)), Refusal)
+
+
+def test_no_more_servers_are_taken_than_a_program_can_use():
+    most = re.search(r"define FDC_SESSIONS (\d+)", (ROOT / "csrc/shim/shim.h").read_text())
+    assert int(most.group(1)) == MOST_SERVERS
+    assert len(spread(counts(*[1] * 20), Ask(16))) == 16
+    refused = spread(counts(*[1] * 20), Ask(17))
+    assert isinstance(refused, Refusal) and not refused.later
+    assert "GPUs of 16 servers, and the 16 that have most have room for 16" in refused.reason
+    assert len(spread(counts(2, *[1] * 20), Ask(17))) == 16
+    rooms = [room(f"s{i}", 1000, 0) for i in range(20)]
+    assert spread(rooms, Ask(17)).later
