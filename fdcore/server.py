@@ -665,6 +665,8 @@ class Server:
             how = await self.watch(session, worker)
         except (FdcoreError, OSError) as error:
             how = str(error)
+            with contextlib.suppress(OSError):  # or it is the worker's, which tells
+                session.command.send(attach.pack_ready(errno.EAGAIN, how))
         finally:
             for sock in sockets:
                 sock.close()

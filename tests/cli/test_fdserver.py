@@ -69,6 +69,24 @@ def test_killed_server_can_be_started_again(make_server, tmp_path):
     assert len(again.free()) == 2
 
 
+NO_WORKERS = """
+import fdcore.workers
+async def take(self):
+    raise OSError(11, "no process can be made")
+fdcore.workers.WorkerPool.take = take
+"""
+
+
+def test_program_is_told_why_there_is_no_worker_for_it(make_server, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(NO_WORKERS)
+    server = make_server("--warm", "0", PYTHONPATH=str(tmp_path))
+    code = "import ctypes; print(ctypes.CDLL('libcuda.so.1').cuInit(0))"
+    done = server.run("-m", "64", sys.executable, "-c", code, env={"FD_LOG": "error"})
+    assert done.stdout == "100\n"
+    assert done.stderr.endswith("[Errno 11] no process can be made\n")
+    assert server.log.count("no process can be made") == 1
+
+
 def test_second_server_of_a_state_folder_is_refused(make_server, tmp_path):
     server = make_server()
     state = str(state_of(server))
