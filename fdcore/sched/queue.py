@@ -95,16 +95,22 @@ def next_grant(
     """The request that is granted now, with its slices. times: percent of each GPU's
     time that leases have."""
     kept: set[int] = set()
+    left = gpus
+    none: set[Ask] = set()  # that have no room: with fewer GPUs they have none either
     for request in in_order(waiting, usages, now):
-        left = [gpu for gpu in gpus if gpu.ordinal not in kept]
-        placed = place(left, free, request.ask, times)
-        used = usages.get(request.user, NOTHING)
-        if not isinstance(placed, Refusal):
-            if over_quota(placed, request.user, used, quotas) is None:
-                return request, placed
-            continue  # it waits for its own user's leases, and keeps nobody out
+        if request.ask not in none:
+            placed = place(left, free, request.ask, times)
+            used = usages.get(request.user, NOTHING)
+            if not isinstance(placed, Refusal):
+                if over_quota(placed, request.user, used, quotas) is None:
+                    return request, placed
+                continue  # it waits for its own user's leases, and keeps nobody out
+            none.add(request.ask)
         if now - request.since >= PATIENCE:
             kept |= nearest(left, free, request.ask, times)
+            left = [gpu for gpu in gpus if gpu.ordinal not in kept]
+            if not left:
+                return None
     return None
 
 

@@ -3,6 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
+from fdcore.sched import queue
 from fdcore.sched.index import FreeIndex
 from fdcore.sched.placement import Refusal, place
 from fdcore.sched.queue import (
@@ -13,6 +14,7 @@ from fdcore.sched.queue import (
     Usage,
     hopeless,
     in_order,
+    nearest,
     next_grant,
     over_quota,
     refusal,
@@ -139,6 +141,41 @@ def test_whatever_could_be_granted_is_granted_though_others_keep_coming(sizes, f
             running.append((turn + life, slices))
         waiting = waiting[:50]
     raise AssertionError("it waits for ever")
+
+
+# ---- long lines ----
+
+
+def one_by_one(gpus, free, waiting, now):
+    """next_grant() that asks for each request anew whether it has room."""
+    kept = set()
+    for each in in_order(waiting, {}, now):
+        left = [gpu for gpu in gpus if gpu.ordinal not in kept]
+        placed = place(left, free, each.ask)
+        if not isinstance(placed, Refusal):
+            return each, placed
+        if now - each.since >= PATIENCE:
+            kept |= nearest(left, free, each.ask)
+    return None
+
+
+@settings(deadline=None)
+@given(sizes, some.lists(some.tuples(asks, some.integers(0, 12)), max_size=20), some.data())
+def test_requests_that_are_alike_are_served_as_if_each_was_looked_at(sizes, wanted, data):
+    gpus = pool(*sizes)
+    free = {gpu.ordinal: data.draw(some.integers(0, gpu.memory)) for gpu in gpus}
+    waiting = [request(n, each, since=10.0 * since) for n, (each, since) in enumerate(wanted)]
+    assert next_grant(gpus, free, waiting, {}, {}, 120.0) == one_by_one(gpus, free, waiting, 120.0)
+
+
+def test_room_is_looked_for_once_for_all_that_ask_for_the_same(monkeypatch):
+    asked = []
+    monkeypatch.setattr(queue, "place", lambda *words: asked.append(words) or place(*words))
+    gpus, free = pool(GIB, GIB), {0: 0, 1: 0}
+    waiting = [request(n, ask(memory=GIB)) for n in range(1000)]
+    assert next_grant(gpus, free, waiting, {}, {}, 1.0) is None
+    assert next_grant(gpus, free, waiting, {}, {}, PATIENCE) is None
+    assert len(asked) == 2
 
 
 # ---- the index ----
