@@ -62,8 +62,7 @@ struct fdc_arena {
     uint32_t pieces, piece_room;
     uint64_t created, growing, used, cached, limbo, charged;
     uint32_t limbo_count;
-    uint64_t fenced;  /* position of the last fence asked for */
-    uint64_t retired; /* atomic: everything before has finished */
+    uint64_t fenced; /* position of the last fence asked for */
 };
 
 /* ---- addresses ---- */
@@ -399,8 +398,7 @@ block_release(struct fdc_arena *arena, struct block *block)
 static void
 limbo_collect(struct fdc_arena *arena)
 {
-    /* pairs with the release in fdc_arena_retire() */
-    uint64_t retired = fdc_load_acquire(&arena->retired);
+    uint64_t retired = arena->ops.retired(arena->user);
     uint64_t keep = CACHE_MAX;
 
     while (arena->limbo_first != NULL && arena->limbo_first->position <= retired) {
@@ -624,7 +622,7 @@ fdc_arena_free(struct fdc_arena *arena, uint64_t address)
 
     if ((arena->limbo >= LIMBO_FENCE || arena->limbo >= arena->created / LIMBO_PART ||
          arena->limbo_count >= LIMBO_BLOCKS) &&
-        arena->fenced <= fdc_load_relaxed(&arena->retired)) {
+        arena->fenced <= arena->ops.retired(arena->user)) {
         arena->fenced = arena->limbo_last->position;
         fence = true;
     }
@@ -632,18 +630,6 @@ fdc_arena_free(struct fdc_arena *arena, uint64_t address)
     if (fence)
         (void)arena->ops.fence(arena->user, false);
     return CUDA_SUCCESS;
-}
-
-void
-fdc_arena_retire(struct fdc_arena *arena, uint64_t position)
-{
-    uint64_t seen = fdc_load_relaxed(&arena->retired);
-
-    /* pairs with the acquire in limbo_collect() */
-    while (seen < position &&
-           !__atomic_compare_exchange_n(&arena->retired, &seen, position, true,
-                                        __ATOMIC_RELEASE, __ATOMIC_RELAXED))
-        continue;
 }
 
 void
@@ -751,8 +737,7 @@ fdc_arena_forget(struct fdc_arena *arena)
 
     pthread_mutex_lock(&arena->lock);
     /* Limbo is in no order by extent: everything in it becomes free space first. */
-    fdc_arena_retire(arena,
-                     arena->limbo_last != NULL ? arena->limbo_last->position : 0);
+    arena->fenced = 0;
     while ((block = arena->limbo_first) != NULL) {
         arena->limbo_first = block->next;
         block->extent->limbo--;

@@ -28,7 +28,9 @@ struct fdc_arena_ops {
     CUresult (*piece)(void *user, uint64_t size, uint64_t *base, uint64_t *got);
     /* The position in the order of accepted work, now. A lock is held. */
     uint64_t (*position)(void *user);
-    /* Asks to be told (fdc_arena_retire) when all work accepted so far has finished;
+    /* All work accepted before this position has finished. A lock is held. */
+    uint64_t (*retired)(void *user);
+    /* Asks to be told when all work accepted so far has finished, so that retired() knows;
      * with wait it returns after that. No lock is held. */
     CUresult (*fence)(void *user, bool wait);
     /* That others want what is not needed: nothing is cached. A lock is held. NULL: no. */
@@ -52,8 +54,6 @@ CUresult fdc_arena_alloc(struct fdc_arena *arena, uint64_t size, bool wait,
                          uint64_t *address);
 /* INVALID_VALUE: no live block begins there. */
 CUresult fdc_arena_free(struct fdc_arena *arena, uint64_t address);
-/* Work accepted before this position has finished. From any thread, takes no lock. */
-void fdc_arena_retire(struct fdc_arena *arena, uint64_t position);
 /* The worker has lost all memory of the device: forgets every block and every grow. */
 void fdc_arena_forget(struct fdc_arena *arena);
 /* Gives back what is cached; with wait after everything in limbo has left it. */

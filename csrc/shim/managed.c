@@ -813,14 +813,3 @@ fdc_managed_used(struct fdc_device *device)
         fdc_arena_stat(arena, &info);
     return info.used;
 }
-
-void
-fdc_managed_retire(struct fdc_session *session, uint64_t position)
-{
-    for (int i = 0; i < session->devices; i++) {
-        struct fdc_arena *arena = arena_of(&session->device[i]);
-
-        if (arena != NULL)
-            fdc_arena_retire(arena, position);
-    }
-}

@@ -13,7 +13,6 @@ void fdc_managed_free(struct fdc_device *device, uint64_t address, uint64_t size
 /* Gives back what is cached; bytes that hold a live block. */
 void fdc_managed_trim(struct fdc_device *device);
 uint64_t fdc_managed_used(struct fdc_device *device);
-void fdc_managed_retire(struct fdc_session *session, uint64_t position);
 
 /* The device is about to use it, all of it or a range: what the program has written
  * goes there, and the program has to fetch before it looks again. wait: it is there

@@ -43,16 +43,15 @@ struct fence {
 
 /* All work up to this position is over. */
 static void
-retire(struct fdc_session *session, uint64_t position)
+retire(struct fdc_memory *memory, uint64_t position)
 {
-    for (int i = 0; i < session->devices; i++) {
-        struct fdc_arena *arena = fdc_load_acquire(&session->device[i].arena);
+    uint64_t seen = fdc_load_relaxed(&memory->retired);
 
-        if (arena != NULL)
-            fdc_arena_retire(arena, position);
-    }
-    fdc_shared_retire(session, position);
-    fdc_managed_retire(session, position);
+    /* pairs with the acquire in fdc_memory_retired() */
+    while (seen < position &&
+           !__atomic_compare_exchange_n(&memory->retired, &seen, position, true,
+                                        __ATOMIC_RELEASE, __ATOMIC_RELAXED))
+        continue;
 }
 
 static void
@@ -62,7 +61,7 @@ fence_passed(struct fence *fence)
 
     if (__atomic_sub_fetch(&fence->left, 1, __ATOMIC_ACQ_REL) != 0)
         return;
-    retire(session, fence->result == CUDA_SUCCESS ? fence->position : 0);
+    retire(session->memory, fence->result == CUDA_SUCCESS ? fence->position : 0);
     if (fence->waited)
         /* pairs with the load in fdc_intake_until(); the waiter frees it then */
         fdc_store_release(&fence->passed, 1);
@@ -175,7 +174,7 @@ fdc_memory_retire(struct fdc_context *context, uint64_t position)
     /* pairs with the addition in context.c, before a context can be used */
     if (session->memory == NULL || fdc_load_acquire(&session->contexts) != 1)
         return; /* others may still use the memory: a fence tells */
-    retire(session, position);
+    retire(session->memory, position);
 }
 
 /* ---- what an arena asks of the worker ---- */
@@ -256,6 +255,14 @@ position(void *user)
     return fdc_load_acquire(&device->session->position);
 }
 
+static uint64_t
+retired(void *user)
+{
+    struct fdc_device *device = user;
+
+    return fdc_memory_retired(device->session->memory);
+}
+
 static CUresult
 fence(void *user, bool wait)
 {
@@ -274,7 +281,7 @@ company(void *user)
 }
 
 const struct fdc_arena_ops fdc_memory_ops = {
-    grow, shrink, piece, position, fence, company,
+    grow, shrink, piece, position, retired, fence, company,
 };
 
 CUresult

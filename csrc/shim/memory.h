@@ -43,6 +43,7 @@ CUresult fdc_space_setup(void); /* once, before the first session */
 
 struct fdc_memory {
     pthread_mutex_t setup;        /* arenas being made */
+    uint64_t retired; /* all work up to this position is over, atomic */
     pthread_mutex_t pending_lock; /* a leaf: taken under intake too */
     struct fdc_pending *pending;
     uint32_t pending_count; /* atomic; what flush waiters sleep on is below */
@@ -66,6 +67,11 @@ struct fdc_memory {
 };
 
 CUresult fdc_memory_setup(struct fdc_session *session);
+static inline uint64_t
+fdc_memory_retired(const struct fdc_memory *memory)
+{
+    return fdc_load_acquire(&memory->retired); /* pairs with the release in memory.c */
+}
 /* The device's allocator, made at first use; NULL with result 0: the device has no VMM.
  */
 CUresult fdc_memory_arena(struct fdc_device *device, struct fdc_arena **arena);
@@ -122,7 +128,6 @@ void fdc_host_shrink(struct fdc_session *session, uint64_t address);
  * session has none. */
 CUresult fdc_shared_alloc(struct fdc_session *session, uint64_t size, uint64_t *address);
 void fdc_shared_free(struct fdc_session *session, uint64_t address);
-void fdc_shared_retire(struct fdc_session *session, uint64_t position);
 
 /* pool.c: bytes of a pool that came back. */
 void fdc_pool_freed(uint64_t pool, uint64_t size);

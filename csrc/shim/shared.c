@@ -225,6 +225,14 @@ position(void *user)
     return fdc_load_acquire(&shared->session->position);
 }
 
+static uint64_t
+retired(void *user)
+{
+    struct fdc_shared *shared = user;
+
+    return fdc_memory_retired(shared->session->memory);
+}
+
 static CUresult
 fence(void *user, bool wait)
 {
@@ -241,7 +249,8 @@ company(void *user)
     return fdc_load_relaxed(&shared->session->company) & FDC_COMPANY;
 }
 
-static const struct fdc_arena_ops ops = {grow, shrink, piece, position, fence, company};
+static const struct fdc_arena_ops ops = {grow,  shrink, piece, position, retired,
+                                        fence, company};
 
 /* ---- the session's ---- */
 
@@ -312,13 +321,4 @@ void
 fdc_shared_free(struct fdc_session *session, uint64_t address)
 {
     (void)fdc_arena_free(session->memory->shared->arena, address);
-}
-
-void
-fdc_shared_retire(struct fdc_session *session, uint64_t position)
-{
-    struct fdc_shared *shared = fdc_load_acquire(&session->memory->shared);
-
-    if (shared != NULL)
-        fdc_arena_retire(shared->arena, position);
 }

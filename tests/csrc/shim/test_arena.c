@@ -16,7 +16,7 @@ struct worker {
     struct fdc_ranges *grown;
     pthread_mutex_t lock;
     uint64_t created, quota, next_piece, piece_size;
-    uint64_t position, finished; /* of work; fences finish it */
+    uint64_t position, finished, retired; /* of work; fences finish it */
     uint32_t grows, shrinks, fences, pieces;
 };
 
@@ -77,6 +77,23 @@ position(void *user)
     return __atomic_add_fetch(&worker->position, 1, __ATOMIC_SEQ_CST);
 }
 
+static uint64_t
+retired(void *user)
+{
+    struct worker *worker = user;
+
+    return __atomic_load_n(&worker->retired, __ATOMIC_ACQUIRE);
+}
+
+static void
+retire(struct worker *worker, uint64_t position)
+{
+    pthread_mutex_lock(&worker->lock);
+    if (position > worker->retired)
+        __atomic_store_n(&worker->retired, position, __ATOMIC_RELEASE);
+    pthread_mutex_unlock(&worker->lock);
+}
+
 static CUresult
 fence(void *user, bool wait)
 {
@@ -86,12 +103,13 @@ fence(void *user, bool wait)
     __atomic_add_fetch(&worker->fences, 1, __ATOMIC_SEQ_CST);
     if (wait) {
         __atomic_store_n(&worker->finished, now, __ATOMIC_SEQ_CST);
-        fdc_arena_retire(worker->arena, now);
+        retire(worker, now);
     }
     return CUDA_SUCCESS;
 }
 
-static const struct fdc_arena_ops ops = {grow, shrink, piece, position, fence, NULL};
+static const struct fdc_arena_ops ops = {grow,    shrink, piece, position,
+                                        retired, fence,  NULL};
 
 static void
 begin(struct worker *worker, uint64_t quota, uint64_t limit)
@@ -184,7 +202,7 @@ test_freed_block_is_not_reused_before_its_work_has_finished(void)
     CHECK_EQ(fdc_arena_free(worker.arena, a), CUDA_ERROR_INVALID_VALUE);
     b = get(&worker, 4096);
     CHECK(a != b);
-    fdc_arena_retire(worker.arena, worker.position);
+    retire(&worker, worker.position);
     CHECK_EQ(get(&worker, 4096), a);
     CHECK_EQ(worker.fences, 0);
     a = get(&worker, 100 * MIB);
@@ -314,7 +332,7 @@ test_random_allocations_agree_with_a_model(void)
             held[which] = held[--count];
         }
         if (check_random(&state) % 512 == 0)
-            fdc_arena_retire(worker.arena, worker.position);
+            retire(&worker, worker.position);
         if (check_random(&state) % 50000 == 0)
             fdc_arena_trim(worker.arena, true);
     }
