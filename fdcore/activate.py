@@ -16,8 +16,6 @@ from fdcore import launch, modules, reservation
 from fdcore.config import CPU_DEVICE, library
 from fdcore.errors import ConfigError
 
-FORMATS = ("sh", "systemd", "json")
-
 
 def variables(path: Path | None, direct: bool) -> dict[str, str]:
     """What has to be set beside what is set already."""

@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 
 Row = Mapping[str, object]
-FORMATS = ("table", "json", "csv")
 
 
 def written(rows: Sequence[Row], columns: Sequence[str], form: str) -> str:

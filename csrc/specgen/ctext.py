@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
-
 from model import Call, Param
 
 WIDTH = 88
@@ -40,15 +38,6 @@ def prototype(call: Call, symbol: str = "", prefix: str = "CUresult ") -> str:
 
 def arguments(call: Call) -> list[str]:
     return [p.name for p in call.params]
-
-
-def paragraph(
-    text: str, first: str = "/* ", rest: str = " * ", last: str = " */"
-) -> str:
-    lines = textwrap.wrap(text, WIDTH - len(rest) - len(last))
-    return (
-        "\n".join((first if n == 0 else rest) + s for n, s in enumerate(lines)) + last
-    )
 
 
 def pointee(param: Param) -> str:

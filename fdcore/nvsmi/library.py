@@ -7,7 +7,6 @@ from typing import Any
 
 LIBRARY = "libnvidia-ml.so.1"
 INSUFFICIENT_SIZE = 7
-NO_INSTANCE = 0xFFFFFFFF
 SOME_MORE = 8
 
 

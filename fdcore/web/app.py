@@ -45,7 +45,6 @@ RENEW_SECONDS = 60.0  # between two looks for another certificate
 # Of login codes from one address: each is shown to every server.
 TRIES_A_SECOND, TRIES_AT_ONCE = 0.2, 20
 LOGIN_THREADS = 2
-FIRST_LOOK_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,11 +21,6 @@ SIZES = {
 }  # fmt: skip
 
 
-def reg_bits(t: str) -> int:
-    """Bits of the register that holds a value of a type."""
-    return {8: 16, 1: 32}.get(SIZES[t], SIZES[t])
-
-
 class Untested(Exception):
     """No test is written for this form, and why."""
 

@@ -259,15 +259,6 @@ def to_integer(a: Value, mode: str) -> int:
     return round(x)  # ties to even
 
 
-def round_integral(f: Format, bits: int, mode: str, ftz: bool = False) -> int:
-    """rni, rzi, rmi, rpi into the same format; the sign of zero stays."""
-    v = unpack(f, bits, ftz)
-    if isinstance(v[1], str):
-        return f.nan if v[1] == NAN else bits
-    n = to_integer(v, mode)
-    return pack(f, (v[0], abs(n), 0))
-
-
 def next_ulp(f: Format, x: float) -> float:
     """Size of the last place of f at x."""
     if x == 0 or math.isinf(x) or math.isnan(x):

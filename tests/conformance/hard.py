@@ -9,10 +9,6 @@ from tests.conformance.case import Case, Out
 LANES = 256
 
 
-def u32(values: list[int]) -> bytes:
-    return b"".join(v.to_bytes(4, "little") for v in values)
-
-
 def word(memory: bytes, k: int) -> int:
     return int.from_bytes(memory[4 * k : 4 * k + 4], "little")
 

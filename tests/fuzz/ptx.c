@@ -120,7 +120,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     buffer = aligned_alloc(512, BUFFER);
     FUZZ_CHECK(buffer != NULL);
     memset(buffer, 0, BUFFER);
-    range = (struct fdcpu_range){ (uintptr_t)buffer, (uintptr_t)buffer + BUFFER, 0, 0 };
+    range = (struct fdcpu_range){ (uintptr_t)buffer, (uintptr_t)buffer + BUFFER, 0, 0, 0, 0 };
     FUZZ_CHECK(fdcpu_mem_add(&range) == 0);
     for (uint32_t i = 0; i < fdcpu_module_func_count(module) && i < kernels; i++)
         launch(fdcpu_module_func_at(module, i), buffer);

@@ -69,14 +69,6 @@ def be(monkeypatch):
 
 
 @pytest.fixture
-def own_pem(pool):
-    def read(who):
-        return (who.folder / files.OWN).read_bytes()
-
-    return read
-
-
-@pytest.fixture
 def aged():
     """Has a certificate been issued long ago: aged(folder, serial)."""
 
