@@ -768,7 +768,6 @@ enum {
     FDCPU_SM_REGISTERS = 65536,
     FDCPU_SHARED = 49152,
     FDCPU_SHARED_RESERVED = 1024,
-    FDCPU_PARAM_MAX = 32764,
     FDCPU_WINDOW = 1 << 27, /* of an access policy: taken, and nothing comes of it */
     FDCPU_DOMAINS = 4,      /* of fences, likewise */
 };

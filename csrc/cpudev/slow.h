@@ -29,7 +29,6 @@ enum {
     VIDEO_MERGE_SHIFT = 12,     /* 0 none, 1 add, 2 min, 3 max, 4 merge into a part */
     VIDEO_WRAP = 1 << 16, VIDEO_CMP_SHIFT = 17, /* CMP_* */
     VIDEO_PO = 1 << 20, VIDEO_SHR7 = 1 << 21, VIDEO_SHR15 = 1 << 22,
-    VIDEO_CS = 1 << 23, VIDEO_NEGC = 1 << 24, VIDEO_NEGAB = 1 << 25,
 };
 
 enum { CMP_EQ, CMP_NE, CMP_LT, CMP_LE, CMP_GT, CMP_GE };
@@ -38,7 +37,7 @@ enum { CMP_EQ, CMP_NE, CMP_LT, CMP_LE, CMP_GT, CMP_GE };
 enum {
     ATOM_ADD, ATOM_MIN, ATOM_MAX, ATOM_AND, ATOM_OR, ATOM_XOR, ATOM_INC, ATOM_DEC, ATOM_EXCH,
     ATOM_CAS,
-    ATOM_RED = 1 << 16, ATOM_FTZ = 1 << 17,
+    ATOM_RED = 1 << 16,
 };
 
 enum { SHFL_UP, SHFL_DOWN, SHFL_BFLY, SHFL_IDX };

@@ -76,8 +76,6 @@ const struct fdc_serve_entry *fdc_serve_get_tally(struct fdc_serve *serve, uint1
 
 /* ---- for dispatch (serve.c) ---- */
 
-enum { FDC_SERVED = 0, FDC_SERVED_LATER = 1 };  /* LATER: the hook replies itself */
-
 /* One message being served. Valid until the serve function returns; a hook that replies
  * later takes a copy with fdc_request_keep(). */
 struct fdc_request {

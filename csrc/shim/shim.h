@@ -58,8 +58,7 @@ struct fdc_ticket {
     /* Runs in the thread that takes the reply in, before done is set: must neither send
      * nor block. It may free the ticket after fdc_ticket_release(). */
     void (*on_done)(struct fdc_ticket *ticket);
-    void *user, *user2;
-    uint64_t number2;
+    void *user;
     uint32_t armed;                     /* call.c's: sent, so on_done will run */
     bool kept;                          /* ... its slot is the thread's own */
 };
