@@ -140,6 +140,7 @@ def find_workers(
     for path in sorted(set((state / WORKERS).glob("*")) - set(known)):
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         sock.settimeout(1.0)
+        fds: list[int] = []
         try:
             sock.connect(str(path))
             data, fds, _, _ = socket.recv_fds(sock, 1 << 16, 2)
@@ -157,6 +158,8 @@ def find_workers(
         except (OSError, ValueError) as error:
             log.warning("worker at %s: not taken over: %s", path.name, error)
             sock.close()
+            for fd in fds:
+                os.close(fd)
     return found
 
 

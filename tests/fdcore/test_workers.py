@@ -2,8 +2,11 @@
 
 import asyncio
 import os
+import socket
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from fdcore.recall import WORKERS, find_workers
 from fdcore.workers import Child, WorkerPool, spawn, status_text
 
 
@@ -109,3 +112,22 @@ def test_worker_that_cannot_open_the_driver_says_why():
 def test_ends_of_processes_have_names():
     assert status_text(3) == "exit status 3"
     assert status_text(-9) == "SIGKILL"
+
+
+def test_worker_that_is_not_taken_over_leaves_no_descriptor_here(tmp_path):
+    (tmp_path / WORKERS).mkdir()
+    board = tmp_path / "board"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(str(tmp_path / WORKERS / "one"))
+        listener.listen()
+
+        def answer():
+            with listener.accept()[0] as heir, open(board, "w") as file:
+                socket.send_fds(heir, [b'{"op": "nothing"}'], [file.fileno()] * 2)
+
+        with ThreadPoolExecutor(1) as other:
+            answered = other.submit(answer)
+            assert find_workers(tmp_path, ()) == []
+            answered.result(60)
+    held = [os.path.realpath(link) for link in Path("/proc/self/fd").iterdir()]
+    assert str(board.resolve()) not in held
