@@ -126,7 +126,7 @@ def state_folder(environment: Mapping[str, str] = os.environ) -> Path:
     if os.geteuid() == 0:
         return SYSTEM_STATE
     runtime = environment.get("XDG_RUNTIME_DIR")
-    if runtime:
+    if runtime and os.path.isabs(runtime):
         return Path(runtime) / "fdserver"
     return temporary(environment) / f"fdserver-{os.geteuid()}"
 
@@ -143,13 +143,15 @@ def store_folder(environment: Mapping[str, str] = os.environ) -> Path:
 def runtime_folder(environment: Mapping[str, str] = os.environ) -> Path:
     """Where this user's session files are."""
     runtime = environment.get("XDG_RUNTIME_DIR")
-    if runtime and os.path.isdir(runtime):
+    # A program may go elsewhere, and what it inherits names files there.
+    if runtime and os.path.isabs(runtime) and os.path.isdir(runtime):
         return Path(runtime) / "fdcore"
     return temporary(environment) / f"fdcore-{os.geteuid()}"
 
 
 def temporary(environment: Mapping[str, str] = os.environ) -> Path:
-    return Path(environment.get("TMPDIR") or "/tmp")
+    folder = environment.get("TMPDIR", "")
+    return Path(folder if os.path.isabs(folder) else "/tmp")
 
 
 def private_folder(path: Path, mode: int = 0o700) -> Path:

@@ -4,7 +4,14 @@ import os
 
 import pytest
 
-from fdcore.config import Address, parse_address, parse_addresses, private_folder
+from fdcore.config import (
+    Address,
+    parse_address,
+    parse_addresses,
+    private_folder,
+    runtime_folder,
+    state_folder,
+)
 from fdcore.errors import ConfigError
 
 
@@ -60,3 +67,12 @@ def test_link_in_the_place_of_the_private_folder_is_refused(tmp_path):
     os.symlink(tmp_path / "real", tmp_path / "mine")
     with pytest.raises(ConfigError):
         private_folder(tmp_path / "mine")
+
+
+def test_folder_that_is_named_from_where_somebody_is_now_is_not_taken(tmp_path, monkeypatch):
+    """A program that goes elsewhere would not find its session file and libraries."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    for folder in (runtime_folder, state_folder):
+        assert folder({"XDG_RUNTIME_DIR": "run", "TMPDIR": "run"}) == folder({})
+        assert folder({}).is_absolute()
