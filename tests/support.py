@@ -1,5 +1,6 @@
 """What the tests share: servers, and the commands as people run them."""
 
+import contextlib
 import json
 import os
 import re
@@ -8,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,13 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
     made.update(FD_POOL=str(folder / "pool"))
     made.update(more)
     return made
+
+
+def processes() -> Iterator[tuple[int, list[bytes]]]:
+    """What runs on this machine: process ids and command lines."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            yield int(path.parent.name), path.read_bytes().split(b"\0")
 
 
 def until(true: Callable[[], object], seconds: float = 60.0) -> None:

@@ -40,7 +40,7 @@ from fdcore.sched.slices import MIB, Ask
 from fdcore.store import LEASE, Sqlite
 from tests.chaos.proxy import Proxy
 from tests.etcd import Etcd, make_etcd
-from tests.support import Server, start_server, until
+from tests.support import Server, processes, start_server, until
 from tests.tally import Tally, Waits, below, kinds, tally
 
 PROGRAM = """
@@ -437,15 +437,10 @@ def came_up(process: "subprocess.Popen[str]", seconds: float) -> bool:
 
 def helpers(pids: set[int]) -> list[int]:
     """The fdholds of these programs."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = path.read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if words[0] == b"fdhold" and words[2].isdigit() and int(words[2]) in pids:
-            found.append(int(path.parent.name))
-    return found
+    return [
+        pid for pid, words in processes()
+        if words[0] == b"fdhold" and words[2].isdigit() and int(words[2]) in pids
+    ]  # fmt: skip
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ import pytest
 from fdcore_cli.flexdirect import COMMANDS, main
 
 from fdcore.keeper import LOCK, keeper_of
-from tests.support import until
+from tests.support import processes, until
 
 FLEXDIRECT = [sys.executable, "-m", "fdcore_cli.flexdirect"]
 
@@ -333,15 +333,8 @@ def test_interpreter_of_a_kernel_is_looked_at(flexdirect, tmp_path):
 
 def helpers(pid):
     """The fdholds that were started for the program with this pid."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = path.read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if words[0] == b"fdhold" and words[2] == str(pid).encode():
-            found.append(int(path.parent.name))
-    return found
+    return [one for one, words in processes()
+            if words[0] == b"fdhold" and words[2] == str(pid).encode()]
 
 
 def test_helper_is_nobodys_child_and_ends_with_the_program(server):

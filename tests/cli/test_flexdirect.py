@@ -3,12 +3,11 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from fdcore import __version__, modules
-from tests.support import environment, until
+from tests.support import environment, processes, until
 
 FLEXDIRECT = [sys.executable, "-m", "fdcore_cli.flexdirect"]
 
@@ -57,15 +56,8 @@ def test_local_needs_no_configuration_and_leaves_nothing(tmp_path):
 
 def running_servers(runtime):
     """Processes that were started with a state folder below runtime."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = path.read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if any(word.startswith(bytes(runtime)) for word in words):
-            found.append(path)
-    return found
+    return [pid for pid, words in processes()
+            if any(word.startswith(bytes(runtime)) for word in words)]
 
 
 def test_program_has_no_child_that_it_did_not_start(tmp_path):

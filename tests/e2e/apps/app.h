@@ -216,16 +216,26 @@ app_copy(CUfunction copy, CUdeviceptr d, CUdeviceptr s, unsigned n, CUstream str
     return cuLaunchKernel(copy, (n + 127) / 128, 1, 1, 128, 1, 1, 0, stream, params, NULL);
 }
 
-/* The number of words of p that are not `value`. */
+/* The number of these words, which the host has, that are not `value`. */
+static inline unsigned
+app_wrong(const unsigned *words, unsigned value, unsigned n)
+{
+    unsigned wrong = 0;
+
+    for (unsigned i = 0; i < n; i++)
+        wrong += words[i] != value;
+    return wrong;
+}
+
+/* The same of words that the device has. */
 static inline unsigned
 app_count_wrong(CUdeviceptr p, unsigned value, unsigned n)
 {
-    unsigned *words = malloc(n * sizeof(*words)), wrong = 0;
+    unsigned *words = malloc(n * sizeof(*words)), wrong;
 
     memset(words, 0x5a, n * sizeof(*words));
     CHECK(cuMemcpyDtoH(words, p, n * sizeof(*words)));
-    for (unsigned i = 0; i < n; i++)
-        wrong += words[i] != value;
+    wrong = app_wrong(words, value, n);
     free(words);
     return wrong;
 }

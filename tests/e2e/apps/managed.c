@@ -16,16 +16,6 @@
 
 static CUmodule module;
 
-static unsigned
-wrong(const unsigned *words, unsigned value, unsigned n)
-{
-    unsigned count = 0;
-
-    for (unsigned i = 0; i < n; i++)
-        count += words[i] != value;
-    return count;
-}
-
 static void *
 managed(size_t size)
 {
@@ -79,7 +69,7 @@ parts_stay(void)
     CHECK(app_fill(fill, AT(words + WORDS / 2), 3, 100, NULL));
     CHECK(cuStreamSynchronize(NULL));
     printf("parts: %u %u %u\n", words[0], words[WORDS - 1],
-           wrong(words + WORDS / 2, 3, 100));
+           app_wrong(words + WORDS / 2, 3, 100));
     words[WORDS / 2 + 1] = 4;
     CHECK(app_fill(fill, AT(words + WORDS / 2), 9, 1, NULL));
     CHECK(cuStreamSynchronize(NULL));
@@ -103,17 +93,17 @@ copies_and_sets(void)
     CHECK(cuMemcpyHtoD(device, big, WORDS * 4));
     printf("from it: %u wrong\n", app_count_wrong(device, 11, WORDS));
     CHECK(cuMemcpyHtoD(AT(big), plain, WORDS * 4));
-    printf("to it: %u wrong\n", wrong(big, 12, WORDS));
+    printf("to it: %u wrong\n", app_wrong(big, 12, WORDS));
     CHECK(cuMemsetD32(device, 13, WORDS));
     CHECK(cuCtxSynchronize());
     CHECK(cuMemcpyDtoHAsync(small, device, FEW * 4, stream));
     CHECK(cuMemcpyAsync(AT(big), device, WORDS * 2, stream));
     CHECK(cuStreamSynchronize(stream));
-    printf("down into it: %u, %u, %u wrong\n", wrong(small, 13, FEW),
-           wrong(big, 13, WORDS / 2), wrong(big + WORDS / 2, 12, WORDS / 2));
+    printf("down into it: %u, %u, %u wrong\n", app_wrong(small, 13, FEW),
+           app_wrong(big, 13, WORDS / 2), app_wrong(big + WORDS / 2, 12, WORDS / 2));
     CHECK(cuMemsetD32(AT(small + 10), 14, 10));
     CHECK(cuCtxSynchronize());
-    printf("set: %u %u %u\n", small[9], wrong(small + 10, 14, 10), small[20]);
+    printf("set: %u %u %u\n", small[9], app_wrong(small + 10, 14, 10), small[20]);
     CHECK(cuMemcpy(AT(plain), AT(small), FEW * 4));
     printf("to pageable memory: %u %u\n", plain[10], plain[20]);
     CHECK(cuMemFree(device));
@@ -145,7 +135,7 @@ host_functions(void)
     CHECK(cuLaunchHostFunc(stream, doubled, a));
     CHECK(app_copy(copy, AT(b), AT(a), FEW, stream));
     CHECK(cuStreamSynchronize(stream));
-    printf("host function between: %u, %u wrong\n", wrong(a, 42, FEW), wrong(b, 42, FEW));
+    printf("host function between: %u, %u wrong\n", app_wrong(a, 42, FEW), app_wrong(b, 42, FEW));
     CHECK(cuStreamDestroy_v2(stream));
     CHECK(cuMemFree(AT(a)));
     CHECK(cuMemFree(AT(b)));
@@ -170,7 +160,7 @@ graphs(void)
             a[i] = 31 + round;
         CHECK(cuGraphLaunch(exec, stream));
         CHECK(cuStreamSynchronize(stream));
-        printf("replayed: %u wrong\n", wrong(b, 31 + round, FEW));
+        printf("replayed: %u wrong\n", app_wrong(b, 31 + round, FEW));
     }
     CHECK(cuGraphExecDestroy(exec));
     CHECK(cuGraphDestroy(graph));
@@ -213,7 +203,7 @@ system_calls(void)
 static void *
 reader(void *user)
 {
-    return (void *)(size_t)wrong(user, 61, WORDS);
+    return (void *)(size_t)app_wrong(user, 61, WORDS);
 }
 
 static void
@@ -296,7 +286,7 @@ little_stack(void)
     REQUIRE(sigaltstack(&stack, &before) == 0);
     CHECK(app_fill(fill, AT(words), 21, WORDS, NULL));
     CHECK(cuCtxSynchronize());
-    printf("with a little stack: %u wrong\n", wrong(words, 21, WORDS));
+    printf("with a little stack: %u wrong\n", app_wrong(words, 21, WORDS));
     REQUIRE(sigaltstack(&before, NULL) == 0);
     munmap(area, size + 4096);
     CHECK(cuMemFree(AT(words)));

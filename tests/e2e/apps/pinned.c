@@ -11,16 +11,6 @@
 
 static CUmodule module;
 
-static unsigned
-wrong(const unsigned *words, unsigned value, unsigned n)
-{
-    unsigned count = 0;
-
-    for (unsigned i = 0; i < n; i++)
-        count += words[i] != value;
-    return count;
-}
-
 static void
 kernels_reach_it(void)
 {
@@ -36,7 +26,7 @@ kernels_reach_it(void)
     memset(host, 0, WORDS * 4);
     CHECK(app_fill(fill, at, 17, WORDS, NULL));
     CHECK(cuCtxSynchronize());
-    printf("written by a kernel: %u wrong\n", wrong(host, 17, WORDS));
+    printf("written by a kernel: %u wrong\n", app_wrong(host, 17, WORDS));
 
     for (unsigned i = 0; i < WORDS; i++)
         mapped[i] = 99;
@@ -45,7 +35,7 @@ kernels_reach_it(void)
     mapped[1] = 5;
     CHECK(app_copy(copy, at, at2, WORDS - 1, NULL));
     CHECK(cuStreamSynchronize(NULL));
-    printf("both: %u, %u wrong\n", host[0], wrong(host + 1, 99, WORDS - 2));
+    printf("both: %u, %u wrong\n", host[0], app_wrong(host + 1, 99, WORDS - 2));
     CHECK(cuMemFree(device));
     CHECK(cuMemFreeHost(host));
     CHECK(cuMemFreeHost(mapped));
@@ -74,10 +64,10 @@ copies_are_in_order(void)
     app_arrived(&gate);
     for (unsigned i = 0; i < WORDS; i++)
         from[i] = 2;
-    printf("before its turn: %u wrong\n", wrong(to, 0, WORDS));
+    printf("before its turn: %u wrong\n", app_wrong(to, 0, WORDS));
     app_open(&gate);
     CHECK(cuStreamSynchronize(stream));
-    printf("after it: %u wrong\n", wrong(to, 2, WORDS));
+    printf("after it: %u wrong\n", app_wrong(to, 2, WORDS));
 
     for (unsigned i = 0; i < WORDS; i++)
         from[i] = 3;
@@ -85,11 +75,11 @@ copies_are_in_order(void)
     for (unsigned i = 0; i < WORDS; i++)
         from[i] = 4;
     CHECK(cuMemcpyDtoH(back, device, WORDS * 4));
-    printf("synchronous: %u wrong\n", wrong(back, 3, WORDS));
+    printf("synchronous: %u wrong\n", app_wrong(back, 3, WORDS));
     CHECK(cuMemcpy((CUdeviceptr)(size_t)to, (CUdeviceptr)(size_t)from, WORDS * 4));
-    printf("host to host: %u wrong\n", wrong(to, 4, WORDS));
+    printf("host to host: %u wrong\n", app_wrong(to, 4, WORDS));
     CHECK(cuMemcpy((CUdeviceptr)(size_t)back, (CUdeviceptr)(size_t)to, WORDS * 4));
-    printf("to pageable: %u wrong\n", wrong(back, 4, WORDS));
+    printf("to pageable: %u wrong\n", app_wrong(back, 4, WORDS));
     CHECK(cuMemFree(device));
     CHECK(cuMemFreeHost(from));
     CHECK(cuMemFreeHost(to));
@@ -116,7 +106,7 @@ small_ones_keep_apart(void)
         }
         CHECK(cuCtxSynchronize());
         for (unsigned i = 0; i < SMALL; i++) {
-            bad += wrong(block[i], i + round, 1 + (i * 37 + round) % 200);
+            bad += app_wrong(block[i], i + round, 1 + (i * 37 + round) % 200);
             CHECK(cuMemFreeHost(block[i]));
         }
     }
@@ -189,8 +179,8 @@ registered(void)
     CHECK(app_copy(copy, at + 40, other, WORDS - 10, NULL));
     CHECK(cuEventRecord(event, NULL));
     CHECK(cuEventSynchronize(event));
-    printf("registered: %u %u %u wrong, %u beside\n", a[9], wrong(a + 10, 71, WORDS - 10),
-           wrong(b, 71, WORDS), block[2] + b[WORDS]);
+    printf("registered: %u %u %u wrong, %u beside\n", a[9], app_wrong(a + 10, 71, WORDS - 10),
+           app_wrong(b, 71, WORDS), block[2] + b[WORDS]);
     a[0] = 1;
     b[20] = 72;
     CHECK(app_copy(copy, at + 8, other + 40, 1, NULL));
@@ -199,10 +189,10 @@ registered(void)
     CHECK(app_fill(fill, at, 73, WORDS, NULL));
     CHECK(cuMemcpyHtoD(device, b, WORDS * 4));
     CHECK(cuMemcpyDtoH(b, device, WORDS * 4));
-    printf("after a copy: %u %u wrong\n", wrong(a, 73, WORDS), wrong(b, 71, WORDS));
+    printf("after a copy: %u %u wrong\n", app_wrong(a, 73, WORDS), app_wrong(b, 71, WORDS));
     CHECK(app_fill(fill, at, 74, WORDS, NULL));
     CHECK(cuMemHostUnregister(a));
-    printf("after its end: %u wrong\n", wrong(a, 74, WORDS));
+    printf("after its end: %u wrong\n", app_wrong(a, 74, WORDS));
     CHECK(cuMemHostUnregister(b));
     EXPECT(CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED, cuMemHostUnregister(b));
     CHECK(cuMemFree(device));
@@ -236,7 +226,7 @@ functions_between(void)
     CHECK(cuMemcpyDtoHAsync(host + 10, device, WORDS * 4 - 40, stream));
     CHECK(app_copy(copy, device, at, WORDS, stream));
     CHECK(cuStreamSynchronize(stream));
-    printf("between: %u %u %u wrong\n", host[0], host[1], wrong(host + 10, 83, WORDS - 10));
+    printf("between: %u %u %u wrong\n", host[0], host[1], app_wrong(host + 10, 83, WORDS - 10));
     CHECK(cuMemcpyDtoH(host, device, 80));
     printf("copied: %u %u %u %u\n", host[0], host[1], host[10], host[19]);
     CHECK(cuStreamDestroy_v2(stream));
