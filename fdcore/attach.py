@@ -134,6 +134,10 @@ def pack_answer(error: int, proof: bytes, reason: str) -> bytes:
     return ANSWER.pack(MAGIC, error, proof, clipped(reason, 215))
 
 
+def pack_ready(error: int, reason: str) -> bytes:
+    return READY.pack(MAGIC, error, clipped(reason, 247))
+
+
 def clipped(text: str, room: int) -> bytes:
     return text.encode("utf-8")[:room].decode("utf-8", "ignore").encode("utf-8")
 
