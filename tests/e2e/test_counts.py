@@ -34,8 +34,9 @@ LIKE = {"rdma": "tcp"}
 # Where a thread looks for an answer: how often depends on who is quicker.
 LOOKING = re.compile(
     r":(data_ready|wait_for|look_quickly|fdc_pause|spin_for|fdc_spin_\w+|"
-    r"fdc_ring_(peek|wait\w*)|fdc_link_wait\w*|fdc_link_peek|wait_word|shm_\w+|drain|lead|left_us|fdc_futex_wait|fdc_now_ns|syscall|"
-    r"\w*clock_gettime\w*|\w*sched_yield\w*|fdc_intake_until|wake_changed|"
+    r"fdc_ring_(peek|quick|soon|wait\w*)|fdc_link_(peek|quick|soon|wait\w*)|wait_word|shm_\w+|"
+    r"drain|take_all|try_lead|lead|lead_on|left_us|fdc_futex_wait|fdc_now_ns|syscall|"
+    r"\w*clock_gettime\w*|\w*sched_yield\w*|(fdc_)?intake_until|wake_changed|"
     r"\w*pthread_mutex_(un)?lock\w*)\b")
 # Start-up differs a little from run to run, and more calls than these meet flow control.
 INSTRUCTION_CALLS = 224
