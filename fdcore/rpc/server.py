@@ -556,9 +556,9 @@ def said(text: str) -> str:
     return printable(text[:64].encode())
 
 
-def identify(transport: asyncio.BaseTransport) -> Owner:
-    """Who is there: known for a local socket, unknown (no user name) for TCP."""
-    sock = transport.get_extra_info("socket")
+def identify(sock: Any) -> Owner:
+    """Who is there: known for a local socket, unknown (no user name) for TCP. A local
+    user's name may come from a directory, which takes its time."""
     if sock.family == socket.AF_UNIX:
         size = struct.calcsize("3i")
         raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
@@ -571,7 +571,7 @@ def identify(transport: asyncio.BaseTransport) -> Owner:
         return Owner(user, "", pid, role=role, uid=uid)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 20_000)
-    return Owner("", str(transport.get_extra_info("peername")[0]))
+    return Owner("", str(sock.getpeername()[0]))
 
 
 class ControlListener:
@@ -602,18 +602,39 @@ class ControlListener:
         try:
             if not caller.sock.recv(1, socket.MSG_PEEK):
                 raise ConnectionResetError
+            owner = await self.look_up(caller.sock)
             await loop.connect_accepted_socket(
-                lambda: self.protocol(caller.stranger), caller.sock
+                lambda: self.protocol(caller.stranger, owner), caller.sock
             )
+            return
+        except (TimeoutError, asyncio.TimeoutError):
+            text = f"{caller.source}: its name is not found within {LOGIN_SECONDS:g} s"
+            self.seldom.warn(("name", caller.source), text)
         except OSError:  # it has gone again, and had nothing to say
-            assert caller.stranger is not None
-            self.waiting.leave(caller.stranger)
+            pass
+        except asyncio.CancelledError:  # a newcomer needed the place
             caller.sock.close()
+            raise
+        assert caller.stranger is not None
+        self.waiting.leave(caller.stranger)
+        caller.sock.close()
 
-    def protocol(self, stranger: Stranger | None = None) -> asyncio.BaseProtocol:
+    async def look_up(self, sock: socket.socket) -> Owner:
+        if sock.family != socket.AF_UNIX:
+            return identify(sock)
+        loop = asyncio.get_running_loop()
+        found = loop.run_in_executor(None, identify, sock)
+        return await asyncio.wait_for(found, LOGIN_SECONDS)
+
+    def protocol(
+        self, stranger: Stranger | None = None, seen: Owner | None = None
+    ) -> asyncio.BaseProtocol:
+        """seen: who is there, where that has been looked up."""
+
         # AsyncIoStream's own create_server hides the transport, and with it the peer.
         async def connected(stream: Any) -> None:
-            await self.serve(stream, made.transport, stranger=stranger)
+            who = seen or identify(made.transport.get_extra_info("socket"))
+            await self.serve(stream, who, stranger)
 
         made = capnp.AsyncIoStream._connect(connected)
         return made  # type: ignore[no-any-return]
@@ -634,7 +655,7 @@ class ControlListener:
         """A connection that somebody else has accepted and knows the owner of."""
 
         async def connected(stream: Any) -> None:
-            await self.serve(stream, transport, owner)
+            await self.serve(stream, owner, known=True)
 
         made = capnp.AsyncIoStream._connect(connected)
         transport.set_protocol(made)
@@ -649,13 +670,11 @@ class ControlListener:
     async def serve(
         self,
         stream: Any,
-        transport: asyncio.BaseTransport,
-        owner: Owner | None = None,
+        owner: Owner,
         stranger: Stranger | None = None,
+        known: bool = False,
     ) -> None:
-        """stranger: its place, where it has one already."""
-        known = owner is not None
-        owner = owner or identify(transport)
+        """stranger: its place, where it has one already. known: by a certificate."""
         source = owner.host or f"uid {owner.uid}"
         if owner.serial:
             source = str(owner)

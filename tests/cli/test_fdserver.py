@@ -1,13 +1,18 @@
 """fdserver's own life: start, refusals, a clean end."""
 
+import contextlib
 import shutil
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from fdcore.config import parse_address, protocol_hash
+from fdcore.errors import FdcoreError
+from fdcore.rpc import client
 from tests.support import environment, until
 
 
@@ -85,6 +90,37 @@ def test_program_is_told_why_there_is_no_worker_for_it(make_server, tmp_path):
     assert done.stdout == "100\n"
     assert done.stderr.endswith("[Errno 11] no process can be made\n")
     assert server.log.count("no process can be made") == 1
+
+
+SLOW_NAMES = """
+import os, pwd, time
+look_up = pwd.getpwuid
+def getpwuid(uid):
+    while os.path.exists("FILE"):
+        time.sleep(0.02)
+    return look_up(uid)
+pwd.getpwuid = getpwuid
+"""
+
+
+def test_directory_of_users_that_does_not_answer_holds_nobody_else_up(make_server, tmp_path):
+    slow = tmp_path / "slow"
+    (tmp_path / "sitecustomize.py").write_text(SLOW_NAMES.replace("FILE", str(slow)))
+    server = make_server(PYTHONPATH=str(tmp_path))
+    slow.touch()
+    with ThreadPoolExecutor(1) as other:
+        local = other.submit(server.free)  # over the socket, by which a user is known
+        until(lambda: connected(server))
+        assert len(client.gpus(parse_address(server.control), protocol_hash())) == 2
+        slow.unlink()
+        with contextlib.suppress(FdcoreError):  # where it took five seconds
+            assert len(local.result(60)) == 2
+
+
+def connected(server):
+    """True where somebody is at the server's control socket."""
+    lines = [line.split(None, 7) for line in Path("/proc/net/unix").read_text().splitlines()[1:]]
+    return any(line[5] == "03" and line[-1] == f"{state_of(server)}/.control" for line in lines)
 
 
 def test_second_server_of_a_state_folder_is_refused(make_server, tmp_path):
