@@ -375,12 +375,14 @@ tcp_stop_leading(struct tcp_link *tcp)
 static bool
 await_bulk(struct tcp_link *tcp, struct tcp_conn *conn)
 {
-    while (is_broken(conn) && !fdc_load_acquire(&tcp->dead) && !fdc_load_acquire(&tcp->bye)) {
+    while (is_broken(conn)) {
+        if (fdc_load_acquire(&tcp->dead) || fdc_load_acquire(&tcp->bye))
+            return false;
         pthread_mutex_unlock(&conn->in.lock);
         tcp_await_road(tcp, conn, 0);
         pthread_mutex_lock(&conn->in.lock);
     }
-    return !is_broken(conn);
+    return true; /* it may have broken again */
 }
 
 void *
