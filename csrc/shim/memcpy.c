@@ -109,16 +109,122 @@ copy_later(struct fdc_call *call, struct fdc_stream *stream,
     return result;
 }
 
+/* Part of a copy whose bytes are on their way. */
+struct piece {
+    struct fdc_chunk chunk;
+    struct fdc_ticket *ticket;
+    struct fdc_loan loan;
+    uint64_t put, dst;
+};
+
+enum { PIECES = 64 }; /* so many bytes the program cannot have back yet, at most */
+
+static void
+piece_cancel(struct fdc_session *session, struct piece *piece)
+{
+    (void)fdc_link_settle(&piece->loan);
+    fdc_link_reclaim(session->link, &piece->loan);
+    fdc_up_cancel(session, piece->ticket);
+}
+
+/* NOT_READY: there is no room now, and the caller has others out. */
+static CUresult
+piece_begin(struct fdc_session *session, struct piece *piece, uint64_t dst, const char *src,
+            uint64_t size, bool others)
+{
+    CUresult result;
+    int err;
+
+    *piece = (struct piece){.dst = dst};
+    result = others ? fdc_up_try(session, size, &piece->chunk, &piece->ticket)
+                    : fdc_up_new(session, size, &piece->chunk, &piece->ticket);
+    if (result != CUDA_SUCCESS)
+        return result;
+    err = fdc_link_lend(session->link, FDC_REGION_UP, piece->chunk.offset, src, size,
+                        &piece->loan, &piece->put);
+    if (err)
+        fdc_up_cancel(session, piece->ticket);
+    return fdc_result(err);
+}
+
+/* The worker is told once the bytes have left, so that it waits for the road alone. */
+static CUresult
+piece_end(struct fdc_call *call, struct fdc_stream *stream, struct piece *piece, bool first)
+{
+    struct fdc_req_fdcCopyUp *req;
+    CUresult result;
+    int err;
+
+    err = fdc_link_settle(&piece->loan);
+    result = fdc_result(err);
+    req = err == 0 ? fdc_call_begin(call, sizeof(*req)) : NULL;
+    if (req != NULL) {
+        req->dst = piece->dst;
+        req->stream = fdc_stream_wire(stream);
+        req->chunk = piece->chunk;
+        fdc_call_uses_put(call, piece->put);
+        if (first)
+            fdc_call_comes_first(call);
+        result = fdc_call_send_done(call, piece->ticket);
+    } else if (err == 0) {
+        result = call->result;
+    }
+    if (result != CUDA_SUCCESS)
+        piece_cancel(call->session, piece);
+    return result;
+}
+
+/* On roads with several stripes a few pieces are on their way at once. */
+static CUresult
+copy_pieces(struct fdc_call *call, struct fdc_stream *stream, uint64_t dst, const char *src,
+            uint64_t size, bool sync)
+{
+    struct fdc_session *session = call->session;
+    uint32_t stripes = fdc_link_stripes(session->link), begun = 0, ended = 0, over = 0;
+    uint32_t most = stripes > 1 ? 2 * stripes : 1;
+    struct piece pieces[PIECES], *piece;
+    CUresult result = CUDA_SUCCESS;
+    uint64_t part;
+
+    call->id = FDC_ID_fdcCopyUp;
+    while (result == CUDA_SUCCESS && (size > 0 || begun != ended)) {
+        if (size > 0 && begun - ended < most) {
+            /* Chunks that are free again are taken first, while they are in the cache. */
+            if (session->shared && begun > 0)
+                fdc_intake_poll(session);
+            if (begun - over == PIECES)
+                fdc_link_reclaim(session->link, &pieces[over++ % PIECES].loan);
+            part = fdc_piece(session, size);
+            result = piece_begin(session, &pieces[begun % PIECES], dst, src, part,
+                                 begun != ended);
+            if (result == CUDA_SUCCESS) {
+                begun++;
+                dst += part;
+                src += part;
+                size -= part;
+                continue;
+            }
+            if (result != CUDA_ERROR_NOT_READY)
+                break;
+        }
+        piece = &pieces[ended++ % PIECES];
+        result = piece_end(call, stream, piece, sync && size == 0 && begun == ended);
+    }
+    for (; ended != begun; ended++)
+        piece_cancel(session, &pieces[ended % PIECES]);
+    if (begun > 1 && !session->shared)
+        fdc_intake_poll(session); /* what the worker says to have need not be kept */
+    for (; over != begun; over++)
+        fdc_link_reclaim(session->link, &pieces[over % PIECES].loan);
+    return result;
+}
+
 static CUresult
 copy_up(struct fdc_call *call, struct fdc_stream *stream, uint64_t dst, const char *src,
         uint64_t size, bool sync)
 {
     struct fdc_session *session = call->session;
     CUresult result = CUDA_SUCCESS;
-    struct fdc_ticket *ticket;
-    struct fdc_chunk chunk;
-    uint64_t put, whole = size;
-    int err;
 
     if (sync)
         result = fdc_copy_begin(call, stream, size);
@@ -145,43 +251,7 @@ copy_up(struct fdc_call *call, struct fdc_stream *stream, uint64_t dst, const ch
         return fdc_call_send(call);
     }
 
-    call->id = FDC_ID_fdcCopyUp;
-    while (size > 0) {
-        uint64_t part = fdc_piece(session, size);
-        struct fdc_req_fdcCopyUp *req;
-
-        /* Chunks that are free again are taken first, while they are in the cache. */
-        if (session->shared && size != whole)
-            fdc_intake_poll(session);
-        result = fdc_up_new(session, part, &chunk, &ticket);
-        if (result != CUDA_SUCCESS)
-            return result;
-        err = fdc_link_put(session->link, FDC_REGION_UP, chunk.offset, src, part, &put);
-        if (err) {
-            fdc_up_cancel(session, ticket);
-            return fdc_result(err);
-        }
-        req = fdc_call_begin(call, sizeof(*req));
-        if (req == NULL) {
-            fdc_up_cancel(session, ticket);
-            return call->result;
-        }
-        req->dst = dst;
-        req->stream = fdc_stream_wire(stream);
-        req->chunk = chunk;
-        fdc_call_uses_put(call, put);
-        if (sync && part == size)
-            fdc_call_comes_first(call);
-        result = fdc_call_send_done(call, ticket);
-        if (result != CUDA_SUCCESS) {
-            fdc_up_cancel(session, ticket);
-            return result;
-        }
-        dst += part;
-        src += part;
-        size -= part;
-    }
-    return CUDA_SUCCESS;
+    return copy_pieces(call, stream, dst, src, size, sync);
 }
 
 static CUresult

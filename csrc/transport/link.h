@@ -21,6 +21,11 @@ struct fdc_link_ops {
     void (*poke)(struct fdc_link *link, enum fdc_lane lane);
     int (*put)(struct fdc_link *link, enum fdc_region region, uint64_t offset,
                const void *bytes, uint64_t size, uint64_t *ticket);
+    /* Roads where put() has no use for the bytes any more have neither. */
+    int (*lend)(struct fdc_link *link, enum fdc_region region, uint64_t offset,
+                const void *bytes, uint64_t size, struct fdc_loan *loan,
+                uint64_t *ticket);
+    void (*reclaim)(struct fdc_link *link, struct fdc_loan *loan);
     /* Roads where a reply waits for none but those before it have neither. */
     int (*put_aside)(struct fdc_link *link, uint64_t offset, uint64_t size,
                      uint64_t *ticket);
@@ -62,6 +67,7 @@ struct fdc_link {
     const struct fdc_link_ops *ops;
     enum fdc_road road;
     bool worker;
+    uint32_t stripes; /* puts that go at once; 0: one */
     struct fdc_link_size size;
     struct fdc_ring ring[FDC_LANES];
     uint8_t *region[FDC_REGIONS];

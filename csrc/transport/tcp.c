@@ -154,7 +154,7 @@ tcp_claim(struct fdc_link *link, enum fdc_lane lane, uint32_t size, int *err)
         *err = -EPIPE;
         return NULL;
     }
-    pthread_mutex_lock(&to->lock);
+    tcp_lock_sender(conn);
     if (tcp_make_room(tcp, conn, frame_size(size))) {
         room = to->bytes + to->end;
         memcpy(room, &frame, sizeof(frame));
@@ -197,7 +197,7 @@ tcp_commit(struct fdc_link *link, enum fdc_lane lane)
     struct tcp_link *tcp = tcp_of(link);
     struct tcp_conn *conn = conn_of(tcp, lane);
 
-    pthread_mutex_lock(&conn->out.lock);
+    tcp_lock_sender(conn);
     commit(tcp, conn, lane);
     tcp_let_go(tcp, conn);
 }
@@ -208,7 +208,7 @@ tcp_commit_after(struct fdc_link *link, enum fdc_lane lane, uint64_t ticket)
     struct tcp_link *tcp = tcp_of(link);
     struct tcp_conn *conn = conn_of(tcp, lane);
 
-    pthread_mutex_lock(&conn->out.lock);
+    tcp_lock_sender(conn);
     tcp_mark_put(tcp, FRAME_AFTER, ticket);
     commit(tcp, conn, lane);
     tcp_let_go(tcp, conn);
@@ -220,8 +220,10 @@ tcp_abort(struct fdc_link *link, enum fdc_lane lane)
     struct tcp_link *tcp = tcp_of(link);
     struct tcp_conn *conn = conn_of(tcp, lane);
 
-    pthread_mutex_lock(&conn->out.lock);
+    tcp_lock_sender(conn);
     conn->out.claimed = 0;
+    if (conn->out.next.at < conn->out.end_at) /* send_acks() has left it to this one */
+        tcp_arm_flusher(tcp, conn);
     tcp_let_go(tcp, conn);
 }
 
@@ -234,7 +236,7 @@ tcp_flush(struct fdc_link *link, enum fdc_lane lane)
 
     if (!link_sends(link, lane))
         return -EINVAL;
-    pthread_mutex_lock(&conn->out.lock);
+    tcp_lock_sender(conn);
     if (conn->out.next.at < conn->out.end_at) {
         __atomic_fetch_add(&link->stats.flushes, 1, __ATOMIC_RELAXED);
         err = tcp_send(tcp, conn);
@@ -295,7 +297,7 @@ tcp_wait_room(struct fdc_link *link, enum fdc_lane lane, uint32_t size,
         limit_ns = fdc_now_ns() + (uint64_t)timeout_us * 1000;
     for (;;) {
         seen = fdc_load_acquire(&conn->out.ack_turn); /* tcp_acked() */
-        pthread_mutex_lock(&conn->out.lock);
+        tcp_lock_sender(conn);
         room = tcp_make_room(tcp, conn, frame_size(size));
         unsent = conn->out.next.at < conn->out.end_at;
         tcp_let_go(tcp, conn);
@@ -331,6 +333,8 @@ const struct fdc_link_ops tcp_ops = {
     .wait_word = tcp_wait_word,
     .poke = tcp_poke,
     .put = tcp_put,
+    .lend = tcp_lend,
+    .reclaim = tcp_reclaim,
     .put_aside = tcp_put_aside,
     .put_wait = tcp_put_wait,
     .land = tcp_land,

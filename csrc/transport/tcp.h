@@ -7,7 +7,8 @@
  * small puts to the client between them; number 1, the bulk connection, carries puts both
  * ways and, to the worker, the side lane. Where there are more, puts take whichever is free.
  * What a worker's bulk connections bring is read by a thread for each, what a client's do by
- * whoever leads on its command connection.
+ * whoever leads on its command connection, or where there are several by a thread for each too,
+ * as they are sent on by one for each: tcp_haul.c.
  *
  * Each direction of a connection is one stream of bytes: frames of messages, which the
  * sender keeps in a buffer, and the bytes of puts between them, which it keeps where they
@@ -15,7 +16,7 @@
  * that a new connection can go on at the byte where the old one broke: tcp_resume.c.
  *
  * Locks: lead (connection 0's receiving half), then a receiver's, then a sender's, then
- * land_lock. Who leads only tries a receiver's lock, which is held for long where a
+ * land_lock and haul_lock. Who leads only tries a receiver's lock, which is held for long where a
  * connection is resumed. Who receives never waits for a sender's, but tries (tcp_ack()).
  */
 #ifndef FDC_TRANSPORT_TCP_H
@@ -63,6 +64,7 @@ struct mark_frame {
 enum {
     STAGING_EXTRA = 64 << 10,
     PUT_ALONE = 64 << 10, /* a client's reply is not held up by so much */
+    PUT_ACKED = 64 << 10, /* up: acknowledged each by itself, before any answer to it */
     INSERTS_MAX = 4096,
     INSERTS_MIN = 256,
     INSERTS_OWN = 64, /* of them for acknowledgements alone */
@@ -74,7 +76,8 @@ enum {
 /*
  * What is in the stream beside the buffer's messages, at this place: the head of a put, an
  * ACK or a BYE, and a put's bytes. Those are the caller's while put() runs, and this side's
- * view of the region afterwards, which nobody writes into before the other side has them.
+ * view of the region afterwards, which nobody writes into before the other side has them;
+ * lent ones are copied there when they are reclaimed and not acknowledged.
  */
 struct insert {
     uint64_t at, size; /* bytes behind the head */
@@ -109,14 +112,34 @@ struct sender {
     uint64_t sent_ns, puts;
     uint64_t acked;    /* what the other side has said; taken into account under the lock */
     uint32_t ack_turn; /* changes with it, slept on */
+    uint32_t eager;    /* so many want the lock before a hauler has it again; slept on */
+};
+
+/* A put that one of several bulk connections has yet to send. */
+struct load {
+    struct load *next;
+    struct put_frame put;
+    const uint8_t *bytes;
+    struct fdc_loan *loan; /* NULL: they are in this side's view */
+};
+
+/* What such a connection has to send, and who does it. Under haul_lock. */
+struct hauler {
+    struct load *first, **last;
+    uint64_t size; /* bytes of all of them, and of the one being sent */
+    uint64_t puts; /* tickets that were given */
+    bool busy;     /* somebody sends one */
+    uint32_t turn; /* changes when there may be something for the thread, slept on */
+    bool has_thread;
+    pthread_t thread;
 };
 
 /* One connection's receiving half; one thread at a time, which has the lock, or tcp.lead for
  * the command connection. */
 struct receiver {
     pthread_mutex_t lock;
-    pthread_t thread; /* of a worker's bulk connection */
-    bool has_thread;
+    pthread_t thread;    /* of a bulk connection */
+    uint32_t has_thread; /* atomic */
     uint32_t gone; /* no puts will come any more */
     uint64_t landed; /* puts, in order; atomic */
     uint8_t *bytes;
@@ -142,6 +165,7 @@ struct tcp_conn {
     struct seal *seal; /* NULL: the bytes travel as they are */
     struct sender out;
     struct receiver in;
+    struct hauler haul;
     uint32_t state; /* enum conn_state; changes under break_lock */
     uint32_t turn;  /* changes with state, slept on */
     uint32_t tried; /* the newest try to resume that was taken up */
@@ -150,13 +174,16 @@ struct tcp_conn {
     /* Where the last new connection began, and how many there were since then. */
     uint64_t began_out, began_in;
     uint32_t futile;
-    uint64_t ack; /* position that the other side is to be told; 0: none */
+    /* Position that the other side is to be told; 0: none. That of a put's end is there
+     * before the put has landed: so it travels before any answer to it. */
+    uint64_t ack;
 };
 
 /* Where the bytes of a put go instead, and how many have. */
 struct landing {
     uint8_t *to;
     uint64_t size, landed;
+    bool busy; /* some are being stored */
 };
 
 /* A message of the command connection whose bytes are not all there yet. */
@@ -173,10 +200,13 @@ struct tcp_order {
     uint64_t wanted[TCP_CONNS];                 /* the last that was named */
     bool wants;  /* one that was named is not there yet */
     bool more;   /* bytes have been read that nobody has looked at yet */
+    uint32_t brought, seen; /* by connections' threads; as the last look found it */
     bool ended;  /* the command connection will bring no more */
     struct held *held, **last;
     size_t size; /* of what is held */
 };
+
+enum haul_state { HAUL_NONE, HAUL_ON, HAUL_OFF };
 
 enum flusher_state { FLUSHER_NONE, FLUSHER_PARKED, FLUSHER_ARMED, FLUSHER_STOP };
 
@@ -200,9 +230,15 @@ struct tcp_link {
     bool has_flusher;
     pthread_t flusher;
 
-    pthread_mutex_t land_lock; /* of landings, also while bytes go there; a leaf */
+    pthread_mutex_t land_lock; /* of landings; a leaf */
     struct landing *landing;   /* a client's, by where in DOWN; made at first use */
+    bool reads;                /* threads read the client's bulk connections */
+    uint32_t land_turn;        /* changes when one is busy no more, slept on */
     struct tcp_order order;
+
+    pthread_mutex_t haul_lock; /* a leaf */
+    uint32_t haul_state;       /* changes under it */
+    bool haul_stop;
 
     uint32_t landed_waiters, landed_turn;
     uint32_t dead;
@@ -251,6 +287,13 @@ is_broken(const struct tcp_conn *conn)
     return fdc_load_acquire(&conn->state) == CONN_BROKEN;
 }
 
+/* Several connections share the puts. */
+static inline bool
+has_stripes(const struct tcp_link *tcp)
+{
+    return tcp->conns > TCP_BULK + 1;
+}
+
 /* tcp.c */
 void tcp_shutdown(struct fdc_link *link);
 void tcp_wake_landed(struct tcp_link *tcp);
@@ -271,6 +314,11 @@ bool tcp_make_room(struct tcp_link *tcp, struct tcp_conn *conn, size_t need);
 bool tcp_may_insert(struct sender *to, uint32_t spare);
 struct insert *tcp_insert(struct sender *to, const void *head, uint32_t head_size,
                           const uint8_t *bytes, uint64_t size);
+/* Of a bulk connection: before its hauler has it again, which gives it back only for a
+ * moment. */
+void tcp_lock_sender(struct tcp_conn *conn);
+/* Gives up what the other side has. */
+void tcp_drop_acked(struct sender *to);
 void tcp_await_writable(struct tcp_link *tcp, struct tcp_conn *conn);
 void tcp_arm_flusher(struct tcp_link *tcp, struct tcp_conn *conn);
 /* ... and it shall go at once. No lock is held. */
@@ -312,15 +360,30 @@ bool tcp_order_wants(const struct tcp_link *tcp, const struct tcp_conn *conn);
 /* Nothing that is held will go any more. */
 bool tcp_order_is_over(struct tcp_link *tcp);
 void tcp_order_drop(struct tcp_link *tcp);
+/* Any thread: bytes have landed, or will no more, that whoever leads did not read itself. */
+void tcp_bring(struct tcp_link *tcp);
 
 /* tcp_bulk.c */
 int tcp_check_put(const struct tcp_link *tcp, const struct tcp_conn *conn,
                   const struct put_frame *put);
-void tcp_place_bytes(struct tcp_link *tcp, struct receiver *from, const uint8_t *bytes,
+void tcp_place_bytes(struct tcp_link *tcp, struct tcp_conn *conn, const uint8_t *bytes,
                      size_t size);
 ssize_t tcp_read_put(struct tcp_link *tcp, struct tcp_conn *conn, int flags, size_t *want);
 int tcp_put(struct fdc_link *link, enum fdc_region region, uint64_t offset,
             const void *bytes, uint64_t size, uint64_t *ticket);
+/* Under the sender's lock, which is given back meanwhile where the connection is broken. Its
+ * ticket is the next one, if it has none. send: of the caller's bytes, whole, after what is
+ * committed. queue: a worker's, which need not have left yet; nor are they tried (leave). */
+int tcp_send_put(struct tcp_link *tcp, struct tcp_conn *conn, struct put_frame *put,
+                 const uint8_t *bytes, struct fdc_loan *loan);
+int tcp_queue_put(struct tcp_link *tcp, struct tcp_conn *conn, struct put_frame *put,
+                  bool leave);
+int tcp_lend(struct fdc_link *link, enum fdc_region region, uint64_t offset,
+             const void *bytes, uint64_t size, struct fdc_loan *loan, uint64_t *ticket);
+void tcp_reclaim(struct fdc_link *link, struct fdc_loan *loan);
+/* A ticket as the other side is told it. */
+uint64_t tcp_ticket(const struct tcp_link *tcp, const struct tcp_conn *conn,
+                    uint64_t number);
 /* AFTER or FENCE, of the put with the ticket, between the messages: the command sender's
  * lock is held, and may be given back meanwhile. */
 void tcp_mark_put(struct tcp_link *tcp, enum frame_kind kind, uint64_t ticket);
@@ -328,6 +391,18 @@ int tcp_put_aside(struct fdc_link *link, uint64_t offset, uint64_t size, uint64_
 int tcp_put_wait(struct fdc_link *link, uint64_t ticket, int64_t timeout_us);
 bool tcp_land(struct fdc_link *link, uint64_t offset, uint64_t size, void *to);
 uint64_t tcp_landed(struct fdc_link *link, uint64_t offset);
+
+/*
+ * tcp_haul.c. is_on: several bulk connections share the puts, each with a thread that sends;
+ * they start at the first put. haul: the put is on its way there; loan NULL: its bytes are
+ * in this side's view. here: it may be that the caller sends. drain: until all have left, or
+ * it takes too long.
+ */
+bool tcp_haul_is_on(struct tcp_link *tcp);
+int tcp_haul(struct tcp_link *tcp, struct put_frame *put, const uint8_t *bytes,
+             struct fdc_loan *loan, bool here, uint64_t *ticket);
+void tcp_drain_haulers(struct tcp_link *tcp, uint64_t limit_ns);
+void tcp_stop_haulers(struct tcp_link *tcp);
 
 /*
  * tcp_resume.c. break: the connection is of no use any more. True: there may be another
@@ -345,5 +420,7 @@ void tcp_stop_keeper(struct tcp_link *tcp);
 /* tcp_setup.c */
 void tcp_free(struct fdc_link *link, bool abandon);
 void tcp_set_socket(int fd);
+/* Threads that read the bulk connections; those that there are go on, also on failure. */
+int tcp_start_readers(struct tcp_link *tcp);
 
 #endif

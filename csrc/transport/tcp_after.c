@@ -131,6 +131,13 @@ tcp_order_deliver(struct tcp_link *tcp)
     return room;
 }
 
+void
+tcp_bring(struct tcp_link *tcp)
+{
+    __atomic_fetch_add(&tcp->order.brought, 1, __ATOMIC_SEQ_CST); /* lead_sleep() */
+    tcp_wake_leader(tcp);
+}
+
 bool
 tcp_order_is_over(struct tcp_link *tcp)
 {

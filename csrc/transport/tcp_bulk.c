@@ -4,6 +4,7 @@
  * instead (land), all but the few that come with their head.
  */
 #include <errno.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -11,22 +12,30 @@
 #include "tcp.h"
 
 enum {
+    HAUL_LEAST = 512 << 10, /* of a worker's put that is left to a hauler in any case */
     READ_BEHIND = 4 << 10, /* a put: the next heads come with its bytes */
 };
 
 /* ---- receiving ---- */
 
-/* So many bytes of the put under way are in their place. */
+/* So many bytes of the put under way are in their place, which end at this position of the
+ * stream. */
 static void
-advance_put(struct tcp_link *tcp, struct receiver *from, size_t size)
+advance_put(struct tcp_link *tcp, struct tcp_conn *conn, size_t size, uint64_t position)
 {
+    struct receiver *from = &conn->in;
+
     from->put_offset += size;
     from->put_left -= size;
     if (from->put_left > 0)
         return;
     from->put_ticket++;
+    if (tcp->link.worker && from->put_offset - from->put_start >= PUT_ACKED)
+        fdc_store_ordered(&conn->ack, position);
     fdc_store_ordered(&from->landed, from->put_ticket); /* tcp_put_wait() */
     tcp_wake_landed(tcp);
+    if (!tcp->link.worker && fdc_load_relaxed(&from->has_thread))
+        tcp_bring(tcp);
 }
 
 int
@@ -61,42 +70,56 @@ landing_of(struct tcp_link *tcp, const struct receiver *from)
     return landing;
 }
 
-static uint8_t *
-put_place(struct tcp_link *tcp, const struct receiver *from, const struct landing *landing)
+/* Bytes of the put go there from now on, until they are counted by end_store(). A worker has
+ * no landings, and what its connections bring does not wait for each other. */
+static struct landing *
+begin_store(struct tcp_link *tcp, const struct receiver *from, uint8_t **place)
 {
-    return landing ? landing->to + landing->landed
-                   : tcp->link.region[from->put_region] + from->put_offset;
-}
+    struct landing *landing = NULL;
 
-/* A worker has no landings: what its connections bring does not wait for each other. */
-static void
-lock_landings(struct tcp_link *tcp)
-{
-    if (!tcp->link.worker)
+    if (!tcp->link.worker) {
         pthread_mutex_lock(&tcp->land_lock);
-}
-
-static void
-unlock_landings(struct tcp_link *tcp)
-{
+        landing = landing_of(tcp, from);
+        if (landing)
+            landing->busy = true;
+    }
+    *place = landing ? landing->to + landing->landed
+                     : tcp->link.region[from->put_region] + from->put_offset;
     if (!tcp->link.worker)
         pthread_mutex_unlock(&tcp->land_lock);
+    return landing;
+}
+
+/* refused: the kernel may not write there, as a program that guards its memory has it; the
+ * rest goes by way of the region. */
+static void
+end_store(struct tcp_link *tcp, struct landing *landing, size_t size, bool refused)
+{
+    if (!landing)
+        return;
+    pthread_mutex_lock(&tcp->land_lock);
+    landing->landed += size;
+    landing->busy = false;
+    if (refused)
+        landing->to = NULL;
+    __atomic_fetch_add(&tcp->land_turn, 1, __ATOMIC_RELEASE); /* tcp_landed() */
+    pthread_mutex_unlock(&tcp->land_lock);
+    fdc_futex_wake(&tcp->land_turn, INT_MAX, false);
 }
 
 /* Bytes of the put that were read with messages. */
 void
-tcp_place_bytes(struct tcp_link *tcp, struct receiver *from, const uint8_t *bytes,
+tcp_place_bytes(struct tcp_link *tcp, struct tcp_conn *conn, const uint8_t *bytes,
                 size_t size)
 {
+    struct receiver *from = &conn->in;
     struct landing *landing;
+    uint8_t *place;
 
-    lock_landings(tcp);
-    landing = landing_of(tcp, from);
-    memcpy(put_place(tcp, from, landing), bytes, size);
-    if (landing)
-        landing->landed += size;
-    unlock_landings(tcp);
-    advance_put(tcp, from, size);
+    landing = begin_store(tcp, from, &place);
+    memcpy(place, bytes, size);
+    end_store(tcp, landing, size, false);
+    advance_put(tcp, conn, size, from->position - (from->end - from->start) + size);
 }
 
 /*
@@ -116,56 +139,53 @@ tcp_read_put(struct tcp_link *tcp, struct tcp_conn *conn, int flags, size_t *wan
     struct msghdr message = {.msg_iov = part, .msg_iovlen = 2};
     struct landing *landing;
     size_t got = 0;
+    uint8_t *place;
+    bool refused;
     ssize_t n;
     int err;
 
     *want = from->put_left + (conn->seal ? 0 : READ_BEHIND);
     from->start = from->end = 0;
-    lock_landings(tcp); /* not of a worker, whose bulk threads sleep here, each for itself */
-    landing = landing_of(tcp, from);
-    part[0].iov_base = put_place(tcp, from, landing);
-    n = conn->seal ? seal_receive(conn->seal, conn->fd, part[0].iov_base, *want, flags)
+    landing = begin_store(tcp, from, &place);
+    part[0].iov_base = place;
+    n = conn->seal ? seal_receive(conn->seal, conn->fd, place, *want, flags)
                    : recvmsg(conn->fd, &message, flags);
+    refused = landing && n < 0 && errno == EFAULT;
+    err = refused ? EAGAIN : errno;
     if (n > 0)
         got = (size_t)n < from->put_left ? (size_t)n : from->put_left;
-    if (landing)
-        landing->landed += got;
-    if (landing && n < 0 && errno == EFAULT) {
-        /* The kernel may not write there, as a program that guards its memory has it: the
-         * rest goes by way of the region. */
-        landing->to = NULL;
-        errno = EAGAIN;
-    }
-    err = errno;
-    unlock_landings(tcp);
+    end_store(tcp, landing, got, refused);
     errno = err;
     if (n <= 0)
         return n;
     from->end = (size_t)n - got;
-    advance_put(tcp, from, got);
+    advance_put(tcp, conn, got, from->position + got);
     return n;
 }
 
 /* ---- sending ---- */
+
+static uint8_t *
+view_of(struct tcp_link *tcp, const struct put_frame *put)
+{
+    return tcp->link.region[put->frame.lane] + put->offset;
+}
 
 /* What the other side may still ask for must not be the caller's any more. */
 static void
 own_bytes(struct tcp_link *tcp, struct sender *to, uint64_t number)
 {
     struct insert *insert = &to->insert[number & (to->inserts - 1)];
-    const struct put_frame *put = &insert->head.put;
-    uint8_t *view = tcp->link.region[put->frame.lane] + put->offset;
+    uint8_t *view = view_of(tcp, &insert->head.put);
 
     if (insert->bytes != view)
         memcpy(view, insert->bytes, insert->size);
     insert->bytes = view;
 }
 
-/* Bytes of the caller, whole, after what is committed. The lock is held, but not while the
- * connection is broken. */
-static int
-send_put(struct tcp_link *tcp, struct tcp_conn *conn, struct put_frame *put,
-         const uint8_t *bytes)
+int
+tcp_send_put(struct tcp_link *tcp, struct tcp_conn *conn, struct put_frame *put,
+             const uint8_t *bytes, struct fdc_loan *loan)
 {
     struct sender *to = &conn->out;
     uint64_t number, until;
@@ -174,7 +194,8 @@ send_put(struct tcp_link *tcp, struct tcp_conn *conn, struct put_frame *put,
     err = tcp_await_insert(tcp, conn);
     if (err)
         return err;
-    put->ticket = ++to->puts;
+    if (put->ticket == 0)
+        put->ticket = ++to->puts;
     number = to->insert_end;
     tcp_insert(to, put, sizeof(*put), bytes, put->size);
     until = to->end_at;
@@ -192,28 +213,31 @@ send_put(struct tcp_link *tcp, struct tcp_conn *conn, struct put_frame *put,
     }
     if (to->next.at < until)
         return -EPIPE;
-    if (fdc_load_relaxed(&tcp->keeps) && number >= to->kept.insert)
+    if (!fdc_load_relaxed(&tcp->keeps) || number < to->kept.insert)
+        return 0;
+    if (loan && put->size >= PUT_ACKED) {
+        loan->insert = number;
+        loan->until = until;
+        loan->conn = (uint32_t)conn->number;
+    } else {
         own_bytes(tcp, to, number);
+    }
     return 0;
 }
 
-/* A worker's: the bytes in its view are on their way, and follow by themselves where the
- * socket does not take them now, or where the caller has other things to do (leave). The
- * lock is held. */
-static int
-queue_put(struct tcp_link *tcp, struct tcp_conn *conn, struct put_frame *put,
-          const uint8_t *bytes, bool leave)
+/* The bytes follow by themselves where the socket does not take them now, or where the
+ * caller has other things to do. */
+int
+tcp_queue_put(struct tcp_link *tcp, struct tcp_conn *conn, struct put_frame *put, bool leave)
 {
-    uint8_t *view = tcp->link.region[put->frame.lane] + put->offset;
     int err;
 
     err = tcp_await_insert(tcp, conn);
     if (err)
         return err;
-    if (bytes != view)
-        memcpy(view, bytes, put->size);
-    put->ticket = ++conn->out.puts;
-    tcp_insert(&conn->out, put, sizeof(*put), view, put->size);
+    if (put->ticket == 0)
+        put->ticket = ++conn->out.puts;
+    tcp_insert(&conn->out, put, sizeof(*put), view_of(tcp, put), put->size);
     err = leave ? -EAGAIN : tcp_send(tcp, conn);
     if (err == -EAGAIN)
         tcp_arm_flusher(tcp, conn);
@@ -225,7 +249,7 @@ queue_put(struct tcp_link *tcp, struct tcp_conn *conn, struct put_frame *put,
 static bool
 is_busy(struct tcp_link *tcp)
 {
-    return tcp->conns == TCP_BULK + 1 &&
+    return !has_stripes(tcp) &&
            fdc_ring_wait_word(&tcp->link.ring[FDC_LANE_COMMAND], NULL, 0, 0) == 1;
 }
 
@@ -251,8 +275,8 @@ lock_one(struct tcp_link *tcp)
     return conn;
 }
 
-static uint64_t
-ticket_of(const struct tcp_link *tcp, const struct tcp_conn *conn, uint64_t number)
+uint64_t
+tcp_ticket(const struct tcp_link *tcp, const struct tcp_conn *conn, uint64_t number)
 {
     return number * ((uint32_t)tcp->conns - 1) + (uint32_t)(conn->number - TCP_BULK);
 }
@@ -280,16 +304,23 @@ put_down(struct tcp_link *tcp, struct put_frame *put, const uint8_t *bytes,
     bool leave = false;
     int err;
 
+    if (put->size >= PUT_ALONE && tcp_haul_is_on(tcp)) {
+        if (bytes != view_of(tcp, put))
+            memcpy(view_of(tcp, put), bytes, put->size);
+        return tcp_haul(tcp, put, view_of(tcp, put), NULL, put->size < HAUL_LEAST, ticket);
+    }
     if (put->size < PUT_ALONE) {
         pthread_mutex_lock(&conn->out.lock);
     } else {
         leave = is_busy(tcp);
         conn = lock_one(tcp);
     }
-    err = queue_put(tcp, conn, put, bytes, leave);
+    if (bytes != view_of(tcp, put))
+        memcpy(view_of(tcp, put), bytes, put->size);
+    err = tcp_queue_put(tcp, conn, put, leave);
     if (err)
         fdc_store_ordered(&tcp->dead, 1);
-    *ticket = conn->number == TCP_COMMAND ? 0 : ticket_of(tcp, conn, put->ticket);
+    *ticket = conn->number == TCP_COMMAND ? 0 : tcp_ticket(tcp, conn, put->ticket);
     tcp_let_go(tcp, conn);
     if (leave)
         tcp_kick_flusher(tcp);
@@ -308,6 +339,55 @@ tcp_put_aside(struct fdc_link *link, uint64_t offset, uint64_t size, uint64_t *t
     return put_down(tcp_of(link), &put, link->region[FDC_REGION_DOWN] + offset, ticket);
 }
 
+/* A client's. */
+static int
+put_up(struct tcp_link *tcp, struct put_frame *put, const uint8_t *bytes,
+       struct fdc_loan *loan, uint64_t *ticket)
+{
+    struct tcp_conn *conn = lock_one(tcp);
+    int err;
+
+    err = tcp_send_put(tcp, conn, put, bytes, loan);
+    if (err) /* half a put may have left: nothing sensible can follow it */
+        fdc_store_ordered(&tcp->dead, 1);
+    else
+        *ticket = tcp_ticket(tcp, conn, put->ticket);
+    tcp_let_go(tcp, conn);
+    return err;
+}
+
+int
+tcp_lend(struct fdc_link *link, enum fdc_region region, uint64_t offset,
+         const void *bytes, uint64_t size, struct fdc_loan *loan, uint64_t *ticket)
+{
+    struct tcp_link *tcp = tcp_of(link);
+    struct put_frame put = {
+        .frame = {.kind = FRAME_PUT, .lane = (uint16_t)region},
+        .offset = offset,
+        .size = size,
+    };
+
+    if (tcp_haul_is_on(tcp))
+        return tcp_haul(tcp, &put, bytes, loan, false, ticket);
+    return put_up(tcp, &put, bytes, loan, ticket);
+}
+
+/* What the other side has said to have it will not ask for. */
+void
+tcp_reclaim(struct fdc_link *link, struct fdc_loan *loan)
+{
+    struct tcp_link *tcp = tcp_of(link);
+    struct tcp_conn *conn = &tcp->conn[loan->conn];
+    struct sender *to = &conn->out;
+
+    if (fdc_load_acquire(&to->acked) >= loan->until) /* tcp_acked() */
+        return;
+    tcp_lock_sender(conn);
+    if (loan->insert >= to->kept.insert)
+        own_bytes(tcp, to, loan->insert);
+    tcp_let_go(tcp, conn);
+}
+
 int
 tcp_put(struct fdc_link *link, enum fdc_region region, uint64_t offset,
         const void *bytes, uint64_t size, uint64_t *ticket)
@@ -318,8 +398,9 @@ tcp_put(struct fdc_link *link, enum fdc_region region, uint64_t offset,
         .offset = offset,
         .size = size,
     };
+    struct fdc_loan loan = {0};
     struct tcp_conn *conn;
-    int err;
+    int err, lost;
 
     if (link->worker) {
         err = put_down(tcp, &put, bytes, ticket);
@@ -332,14 +413,12 @@ tcp_put(struct fdc_link *link, enum fdc_region region, uint64_t offset,
         }
         return err;
     }
-    conn = lock_one(tcp);
-    err = send_put(tcp, conn, &put, bytes);
-    if (err) /* half a put may have left: nothing sensible can follow it */
-        fdc_store_ordered(&tcp->dead, 1);
-    else
-        *ticket = ticket_of(tcp, conn, put.ticket);
-    tcp_let_go(tcp, conn);
-    return err;
+    if (!tcp_haul_is_on(tcp))
+        return put_up(tcp, &put, bytes, NULL, ticket);
+    err = tcp_haul(tcp, &put, bytes, &loan, true, ticket);
+    lost = fdc_link_settle(&loan);
+    fdc_link_reclaim(link, &loan);
+    return err ? err : lost;
 }
 
 int
@@ -399,7 +478,7 @@ bool
 tcp_land(struct fdc_link *link, uint64_t offset, uint64_t size, void *to)
 {
     struct tcp_link *tcp = tcp_of(link);
-    bool done;
+    bool done, start;
 
     if (offset % LAND_STEP)
         return false;
@@ -410,7 +489,12 @@ tcp_land(struct fdc_link *link, uint64_t offset, uint64_t size, void *to)
     done = tcp->landing != NULL;
     if (done)
         tcp->landing[offset / LAND_STEP] = (struct landing){.to = to, .size = size};
+    start = done && has_stripes(tcp) && !tcp->reads;
+    tcp->reads |= start;
     pthread_mutex_unlock(&tcp->land_lock);
+    if (start && tcp_start_readers(tcp)) {
+        /* then who leads reads them */
+    }
     return done;
 }
 
@@ -418,11 +502,19 @@ uint64_t
 tcp_landed(struct fdc_link *link, uint64_t offset)
 {
     struct tcp_link *tcp = tcp_of(link);
+    struct landing *landing = &tcp->landing[offset / LAND_STEP];
     uint64_t landed;
+    uint32_t turn;
 
     pthread_mutex_lock(&tcp->land_lock);
-    landed = tcp->landing[offset / LAND_STEP].landed;
-    tcp->landing[offset / LAND_STEP].to = NULL;
+    while (landing->busy) {
+        turn = fdc_load_relaxed(&tcp->land_turn); /* end_store() */
+        pthread_mutex_unlock(&tcp->land_lock);
+        fdc_futex_wait(&tcp->land_turn, turn, -1, false);
+        pthread_mutex_lock(&tcp->land_lock);
+    }
+    landed = landing->landed;
+    landing->to = NULL;
     pthread_mutex_unlock(&tcp->land_lock);
     return landed;
 }

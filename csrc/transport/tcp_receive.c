@@ -1,7 +1,7 @@
 /*
  * The receiving half of a tcp connection: whatever arrives is sorted into rings of this
  * process (messages) and into the regions (puts, tcp_bulk.c). On each bulk connection a
- * thread of the worker does that. On the command connection there is no thread: of those
+ * thread of the worker does that, and one of a client's where there are several. On the command connection there is no thread: of those
  * who wait one leads, reading the socket for all, and the others sleep on the ring; who
  * stops leading wakes them to take over. Peeking and waiting for room read the socket too,
  * so that a client that only waits for room still takes in what the worker wants to get
@@ -161,7 +161,7 @@ sort_frames(struct tcp_link *tcp, struct tcp_conn *conn)
             if (held == 0)
                 break;
             part = held < from->put_left ? held : from->put_left;
-            tcp_place_bytes(tcp, from, from->bytes + from->start, part);
+            tcp_place_bytes(tcp, conn, from->bytes + from->start, part);
             from->start += part;
             continue;
         }
@@ -291,7 +291,7 @@ pump_bulk(struct tcp_link *tcp, struct tcp_conn *conn)
     int got = 2, reads = 0, ready;
     bool broken;
 
-    if (pthread_mutex_trylock(&conn->in.lock) != 0)
+    if (fdc_load_acquire(&conn->in.has_thread) || pthread_mutex_trylock(&conn->in.lock) != 0)
         return false;
     broken = is_broken(conn);
     ready = sort_frames(tcp, conn);
@@ -326,6 +326,7 @@ tcp_pump(struct tcp_link *tcp)
         tcp->order.ended = true;
     tcp->order.more = false;
     if (FDC_UNLIKELY(tcp_order_is_on(tcp))) {
+        tcp->order.seen = fdc_load_ordered(&tcp->order.brought);
         for (int i = TCP_BULK; i < tcp->conns; i++)
             if (tcp_order_wants(tcp, &tcp->conn[i]) && pump_bulk(tcp, &tcp->conn[i]))
                 tcp->order.more = true;
@@ -385,6 +386,22 @@ await_bulk(struct tcp_link *tcp, struct tcp_conn *conn)
     return true; /* it may have broken again */
 }
 
+/* One read of a thread that has nothing else to do. A client's sleeps outside of it: whoever
+ * takes the place away that bytes land in waits for a read that is under way. */
+static int
+read_alone(struct tcp_link *tcp, struct tcp_conn *conn)
+{
+    struct pollfd poll_fd = {.fd = conn->fd, .events = POLLIN};
+    int ready;
+
+    if (tcp->link.worker)
+        return read_more(tcp, conn, 0);
+    ready = read_more(tcp, conn, MSG_DONTWAIT);
+    if (ready == -EAGAIN)
+        poll(&poll_fd, 1, -1);
+    return ready;
+}
+
 void *
 tcp_bulk_thread(void *arg)
 {
@@ -401,7 +418,7 @@ tcp_bulk_thread(void *arg)
             ready = fdc_ring_wait_room(side, conn->in.blocked_size, -1);
             pthread_mutex_lock(&conn->in.lock);
         } else if (ready > 0) {
-            ready = is_broken(conn) ? -EPIPE : read_more(tcp, conn, 0);
+            ready = is_broken(conn) ? -EPIPE : read_alone(tcp, conn);
         }
         if ((ready == -EPIPE || ready == -EBADMSG) && tcp_break(tcp, conn) &&
             await_bulk(tcp, conn))
@@ -415,9 +432,11 @@ tcp_bulk_thread(void *arg)
     }
     /* Commands that have arrived are still good; only puts will not come any more. */
     fdc_store_ordered(&conn->in.gone, 1); /* tcp_put_wait() */
-    if (conn->number == TCP_BULK)
+    if (conn->number == TCP_BULK && tcp->link.worker)
         fdc_ring_close(side);
     tcp_wake_landed(tcp);
+    if (!tcp->link.worker)
+        tcp_bring(tcp);
     return NULL;
 }
 
@@ -428,7 +447,15 @@ is_awaited(const struct tcp_link *tcp, const struct tcp_conn *conn)
     if (conn->number == TCP_COMMAND)
         return conn->in.blocked_size == 0 && !tcp->order.ended;
     return tcp->order.wants && tcp_order_wants(tcp, conn) && !is_broken(conn) &&
-           !fdc_load_acquire(&conn->in.gone);
+           !fdc_load_acquire(&conn->in.has_thread) && !fdc_load_acquire(&conn->in.gone);
+}
+
+/* Bytes that a reply may wait for have come since somebody looked; pairs with tcp_bring(). */
+static bool
+has_news(const struct tcp_link *tcp)
+{
+    return tcp_order_is_on(tcp) &&
+           fdc_load_ordered(&tcp->order.brought) != tcp->order.seen;
 }
 
 /* Until the socket or a poke says that there is news. False: the time is over. */
@@ -448,7 +475,7 @@ lead_sleep(struct tcp_link *tcp, const uint32_t *word, uint32_t seen,
         if (is_awaited(tcp, &tcp->conn[i]))
             polls[count++] = (struct pollfd){.fd = tcp->conn[i].fd, .events = POLLIN};
     /* A link that has been shut has sockets that tell of it at once. */
-    if (!tcp->order.more && (!word || fdc_load_acquire(word) == seen)) {
+    if (!tcp->order.more && !has_news(tcp) && (!word || fdc_load_acquire(word) == seen)) {
         timeout.tv_sec = timeout_us / 1000000;
         timeout.tv_nsec = timeout_us % 1000000 * 1000;
         count_call(tcp);

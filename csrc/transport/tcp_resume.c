@@ -212,6 +212,7 @@ go_on(struct tcp_link *tcp, struct tcp_conn *conn, int sock, struct seal *seal)
         return -EPIPE;
     if (!is_broken(conn))
         return -EBUSY;
+    tcp_drop_acked(&conn->out); /* nobody keeps it any more: tcp_reclaim() */
     err = exchange(tcp, conn, seal, sock, &position);
     if (!err)
         err = check_progress(conn, position);

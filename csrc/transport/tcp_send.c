@@ -75,9 +75,8 @@ walk(const struct sender *to, struct place *place, uint64_t until)
         step(to, place, until - place->at, &bytes);
 }
 
-/* Gives up what the other side has. */
-static void
-drop_acked(struct sender *to)
+void
+tcp_drop_acked(struct sender *to)
 {
     uint64_t acked = fdc_load_acquire(&to->acked); /* tcp_acked() */
 
@@ -95,8 +94,15 @@ tcp_send_from(struct sender *to, uint64_t position)
     walk(to, &to->next, position);
     if (fdc_load_relaxed(&to->acked) < position)
         fdc_store_release(&to->acked, position);
-    drop_acked(to);
+    tcp_drop_acked(to);
     return 0;
+}
+
+/* The connection that carries this side's acknowledgements. */
+static struct tcp_conn *
+ack_carrier(struct tcp_link *tcp)
+{
+    return &tcp->conn[tcp->link.worker ? TCP_COMMAND : TCP_BULK];
 }
 
 /* Makes room for this many bytes behind end, where that goes without waiting. */
@@ -106,10 +112,13 @@ tcp_make_room(struct tcp_link *tcp, struct tcp_conn *conn, size_t need)
     struct sender *to = &conn->out;
     size_t shift;
 
+    /* What a worker has to acknowledge goes before its next message: tcp_reclaim(). */
+    if (conn == ack_carrier(tcp) && !tcp_may_insert(to, (uint32_t)tcp->conns))
+        return false;
     if (to->size - to->end >= need)
         return true;
     tcp_send(tcp, conn);
-    drop_acked(to);
+    tcp_drop_acked(to);
     if (to->size - to->end >= need)
         return true;
     if (to->claimed > 0) /* somebody is writing behind end: it must not move */
@@ -132,7 +141,7 @@ tcp_may_insert(struct sender *to, uint32_t spare)
 {
     if (to->insert_end - to->kept.insert + spare < to->inserts)
         return true;
-    drop_acked(to);
+    tcp_drop_acked(to);
     return to->insert_end - to->kept.insert + spare < to->inserts;
 }
 
@@ -226,13 +235,28 @@ tcp_send(struct tcp_link *tcp, struct tcp_conn *conn)
             err = -EPIPE;
         }
     }
-    drop_acked(to);
+    tcp_drop_acked(to);
     if (err == -EPIPE) {
         fdc_store_ordered(&tcp->dead, 1);
         shutdown(conn->fd, SHUT_RDWR); /* what has arrived can still be read */
     }
     errno = saved;
     return err;
+}
+
+void
+tcp_lock_sender(struct tcp_conn *conn)
+{
+    struct sender *to = &conn->out;
+
+    if (conn->number == TCP_COMMAND) {
+        pthread_mutex_lock(&to->lock);
+    } else if (pthread_mutex_trylock(&to->lock) != 0) {
+        __atomic_fetch_add(&to->eager, 1, __ATOMIC_SEQ_CST); /* let_others() */
+        pthread_mutex_lock(&to->lock);
+        __atomic_fetch_sub(&to->eager, 1, __ATOMIC_SEQ_CST);
+        fdc_futex_wake(&to->eager, 1, false);
+    }
 }
 
 void
@@ -247,13 +271,6 @@ tcp_await_writable(struct tcp_link *tcp, struct tcp_conn *conn)
 }
 
 /* ---- acknowledging ---- */
-
-/* The connection that carries this side's acknowledgements. */
-static struct tcp_conn *
-ack_carrier(struct tcp_link *tcp)
-{
-    return &tcp->conn[tcp->link.worker ? TCP_COMMAND : TCP_BULK];
-}
 
 static bool
 is_ack_due(struct tcp_link *tcp)
@@ -281,7 +298,8 @@ send_acks(struct tcp_link *tcp, struct tcp_conn *carrier)
         tcp_insert(&carrier->out, &ack, sizeof(ack), NULL, 0);
         added = true;
     }
-    if (added && tcp_send(tcp, carrier) == -EAGAIN)
+    /* Where a message is being written it leaves with that. */
+    if (added && carrier->out.claimed == 0 && tcp_send(tcp, carrier) == -EAGAIN)
         tcp_arm_flusher(tcp, carrier);
     return true;
 }
@@ -315,7 +333,7 @@ tcp_ack(struct tcp_link *tcp, struct tcp_conn *conn, uint64_t position)
     try_acks(tcp);
 }
 
-/* A position that cannot be true harms nobody but who said it: drop_acked(). */
+/* A position that cannot be true harms nobody but who said it: tcp_drop_acked(). */
 void
 tcp_acked(struct tcp_link *tcp, struct tcp_conn *conn, uint64_t position)
 {

@@ -100,6 +100,7 @@ drop(struct tcp_link *tcp)
         close(tcp->keeper_fd);
     pthread_mutex_destroy(&tcp->lead);
     pthread_mutex_destroy(&tcp->land_lock);
+    pthread_mutex_destroy(&tcp->haul_lock);
     pthread_mutex_destroy(&tcp->break_lock);
     free(tcp->landing);
     tcp_order_drop(tcp);
@@ -187,6 +188,7 @@ tcp_make(const int *socks, int count, const struct fdc_link_key *keys, bool work
     tcp->link.worker = worker;
     pthread_mutex_init(&tcp->lead, NULL);
     pthread_mutex_init(&tcp->land_lock, NULL);
+    pthread_mutex_init(&tcp->haul_lock, NULL);
     pthread_mutex_init(&tcp->break_lock, NULL);
     fdc_spin_init(&tcp->spin);
     fdc_spin_init(&tcp->landed_spin);
@@ -196,6 +198,7 @@ tcp_make(const int *socks, int count, const struct fdc_link_key *keys, bool work
         err = -errno;
     for (; tcp->conns < count && !err; tcp->conns++)
         err = make_conn(tcp, tcp->conns, socks[tcp->conns], keys);
+    tcp->link.stripes = (uint32_t)tcp->conns - TCP_BULK;
     if (err) {
         drop(tcp);
         return err;
@@ -224,12 +227,12 @@ static void
 stop_readers(struct tcp_link *tcp)
 {
     for (int i = TCP_BULK; i < tcp->conns; i++)
-        if (tcp->conn[i].in.has_thread)
+        if (fdc_load_acquire(&tcp->conn[i].in.has_thread))
             pthread_join(tcp->conn[i].in.thread, NULL);
 }
 
-static int
-start_readers(struct tcp_link *tcp)
+int
+tcp_start_readers(struct tcp_link *tcp)
 {
     sigset_t all, before;
     struct receiver *from;
@@ -239,14 +242,12 @@ start_readers(struct tcp_link *tcp)
     pthread_sigmask(SIG_SETMASK, &all, &before);
     for (int i = TCP_BULK; i < tcp->conns && !err; i++) {
         from = &tcp->conn[i].in;
+        fdc_store_release(&from->has_thread, 1);
         err = -pthread_create(&from->thread, NULL, tcp_bulk_thread, &tcp->conn[i]);
-        from->has_thread = err == 0;
+        if (err)
+            fdc_store_release(&from->has_thread, 0);
     }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (err) {
-        tcp_shutdown(&tcp->link);
-        stop_readers(tcp);
-    }
     return err;
 }
 
@@ -267,7 +268,11 @@ tcp_link_worker(const int *socks, int count, const struct fdc_link_key *keys,
     err = seal_write(tcp->conn[TCP_COMMAND].seal, socks[0], &setup, sizeof(setup));
     if (err)
         goto out;
-    err = start_readers(tcp);
+    err = tcp_start_readers(tcp);
+    if (err) {
+        tcp_shutdown(&tcp->link);
+        stop_readers(tcp);
+    }
 
 out:
     if (err) {
@@ -335,6 +340,7 @@ tcp_free(struct fdc_link *link, bool abandon)
 
     if (!abandon) {
         tcp_stop_keeper(tcp);
+        tcp_drain_haulers(tcp, fdc_now_ns() + LINGER_NS);
         send_rest(tcp);
         fdc_store_ordered(&tcp->flusher_state, FLUSHER_STOP);
         fdc_futex_wake(&tcp->flusher_state, 1, false);
@@ -342,6 +348,7 @@ tcp_free(struct fdc_link *link, bool abandon)
         if (tcp->has_flusher)
             pthread_join(tcp->flusher, NULL);
         stop_readers(tcp);
+        tcp_stop_haulers(tcp);
     }
     for (int i = 0; i < tcp->conns; i++)
         close(tcp->conn[i].fd);

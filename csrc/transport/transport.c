@@ -478,6 +478,45 @@ fdc_link_put(struct fdc_link *link, enum fdc_region region, uint64_t offset,
 }
 
 int
+fdc_link_lend(struct fdc_link *link, enum fdc_region region, uint64_t offset,
+              const void *bytes, uint64_t size, struct fdc_loan *loan, uint64_t *ticket)
+{
+    if (!link->ops->lend)
+        return fdc_link_put(link, region, offset, bytes, size, ticket);
+    if (link->worker || !may_put(link, region, offset, size))
+        return -EINVAL;
+    *ticket = 0;
+    if (size == 0)
+        return 0;
+    count_put(link, region, size);
+    return link->ops->lend(link, region, offset, bytes, size, loan, ticket);
+}
+
+int
+fdc_link_settle(struct fdc_loan *loan)
+{
+    uint32_t out;
+
+    while ((out = fdc_load_acquire(&loan->out)) != 0) /* pairs with repay() */
+        fdc_futex_wait(&loan->out, out, -1, false);
+    return fdc_load_relaxed(&loan->lost) ? -EPIPE : 0;
+}
+
+void
+fdc_link_reclaim(struct fdc_link *link, struct fdc_loan *loan)
+{
+    if (loan->conn != 0)
+        link->ops->reclaim(link, loan);
+    loan->conn = 0;
+}
+
+uint32_t
+fdc_link_stripes(const struct fdc_link *link)
+{
+    return link->stripes > 1 ? link->stripes : 1;
+}
+
+int
 fdc_link_put_aside(struct fdc_link *link, uint64_t offset, uint64_t size,
                    uint64_t *ticket)
 {
@@ -549,7 +588,11 @@ fdc_link_take_fd(struct fdc_link *link, uint64_t tag, int *fd)
 void
 fdc_link_get_stats(struct fdc_link *link, struct fdc_link_stats *stats)
 {
-    *stats = link->stats;
+    const uint64_t *counts = (const uint64_t *)&link->stats;
+
+    /* Others count on meanwhile. */
+    for (size_t i = 0; i < sizeof(*stats) / sizeof(*counts); i++)
+        ((uint64_t *)stats)[i] = fdc_load_relaxed(&counts[i]);
     for (int lane = 0; lane < FDC_LANES; lane++) {
         stats->waits[lane] += fdc_load_relaxed(&link->ring[lane].waits);
         stats->sleeps[lane] += fdc_load_relaxed(&link->ring[lane].sleeps);

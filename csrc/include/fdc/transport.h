@@ -173,6 +173,24 @@ int fdc_link_put(struct fdc_link *link, enum fdc_region region, uint64_t offset,
 int fdc_link_put_wait(struct fdc_link *link, enum fdc_region region, uint64_t ticket,
                       int64_t timeout_us);
 /*
+ * For a client: as put, of bytes that are lent, a loan (all zero) for each: they stay as they
+ * are until reclaim(). So puts go beside each other, as many as there are stripes, and what
+ * the worker has by then need not be kept for a connection that breaks. settle: the bytes
+ * have left (0, or -EPIPE). Whoever tells the worker of a put settles first, since the
+ * worker waits for the bytes, and others behind it.
+ */
+struct fdc_loan {
+    uint32_t out, lost;
+    uint32_t conn; /* where they may be asked for again; 0: nowhere */
+    uint64_t insert, until;
+};
+int fdc_link_lend(struct fdc_link *link, enum fdc_region region, uint64_t offset,
+                  const void *bytes, uint64_t size, struct fdc_loan *loan,
+                  uint64_t *ticket);
+int fdc_link_settle(struct fdc_loan *loan);
+void fdc_link_reclaim(struct fdc_link *link, struct fdc_loan *loan);
+uint32_t fdc_link_stripes(const struct fdc_link *link);
+/*
  * For a worker: as put into DOWN, of bytes that lie in its view, but only one reply has them
  * behind it: the one that is committed with the ticket (0: any has). All others may
  * overtake them.

@@ -28,6 +28,7 @@ struct play {
     int orders[2];
     uint32_t refused; /* this many dials are answered by nobody */
     uint64_t side_taken;
+    struct fdc_loan loans[2 * WINDOW];
 };
 
 /* What the dialling side tells the worker's. */
@@ -84,7 +85,7 @@ pattern(uint64_t number, uint64_t i)
 }
 
 /* Other bytes in the request's chunk, of every other one aside, and the answer that tells of
- * them. Ones of no request are put into the last chunk, between them. */
+ * them. Ones of no request are put into chunks of their own, between them. */
 static void
 answer(struct fdc_link *link, uint64_t number, uint64_t size)
 {
@@ -96,7 +97,8 @@ answer(struct fdc_link *link, uint64_t number, uint64_t size)
     for (uint64_t i = 0; i < size; i++)
         place[i] = pattern(number + 5, i);
     if (number % 4 == 3)
-        CHECK_EQ(fdc_link_put(link, FDC_REGION_DOWN, WINDOW * CHUNK, place, size, &ticket),
+        CHECK_EQ(fdc_link_put(link, FDC_REGION_DOWN, (WINDOW + number / 4 % WINDOW) * CHUNK,
+                              place, size, &ticket),
                  0);
     if (number % 2)
         CHECK_EQ(fdc_link_put_aside(link, offset, size, &ticket), 0);
@@ -153,7 +155,9 @@ static void
 send_request(struct play *play, uint64_t number, uint64_t *message)
 {
     struct fdc_link *link = play->pair.client;
-    static uint8_t bytes[CHUNK];
+    static uint8_t all[2 * WINDOW][CHUNK];
+    uint8_t *bytes = all[number % (2 * WINDOW)];
+    struct fdc_loan *loan = &play->loans[number % (2 * WINDOW)];
     struct request request = {.number = number};
     uint64_t *words;
     int err = 0;
@@ -162,10 +166,21 @@ send_request(struct play *play, uint64_t number, uint64_t *message)
     request.down_size = 1 + check_random(&play->seed) % CHUNK;
     for (uint64_t i = 0; i < request.up_size; i++)
         bytes[i] = pattern(number, i);
-    CHECK_EQ(fdc_link_put(link, FDC_REGION_UP, number % WINDOW * CHUNK, bytes,
-                          request.up_size, &request.put),
-             0);
-    memset(bytes, 0xee, sizeof(bytes)); /* they are the caller's again */
+    if (number % 3) {
+        CHECK_EQ(fdc_link_lend(link, FDC_REGION_UP, number % WINDOW * CHUNK, bytes,
+                               request.up_size, loan, &request.put),
+                 0);
+        CHECK_EQ(fdc_link_settle(loan), 0);
+    } else {
+        CHECK_EQ(fdc_link_put(link, FDC_REGION_UP, number % WINDOW * CHUNK, bytes,
+                              request.up_size, &request.put),
+                 0);
+        memset(bytes, 0xee, CHUNK); /* they are the caller's again */
+    }
+    /* Those of the one that had this chunk before are now, and not kept in it any more. */
+    loan = &play->loans[(number + WINDOW) % (2 * WINDOW)];
+    fdc_link_reclaim(link, loan);
+    memset(all[(number + WINDOW) % (2 * WINDOW)], 0xee, CHUNK);
     for (uint64_t i = 0; i < check_random(&play->seed) % FILLER; i++)
         send_words(link, FDC_LANE_COMMAND, (*message)++, 1 + i % 20);
     while (!(words = fdc_link_claim(link, FDC_LANE_COMMAND, sizeof(request) + 8, &err))) {
@@ -236,7 +251,7 @@ static bool
 play_begin(struct play *play, bool sealed, uint64_t seed, uint64_t grace_us)
 {
     const struct fdc_link_size size = {{1 << 16, 1 << 16, 1 << 12},
-                                       {WINDOW * CHUNK, (WINDOW + 1) * CHUNK}};
+                                       {WINDOW * CHUNK, 2 * WINDOW * CHUNK}};
     struct fdc_link_key keys[FDC_LINK_SOCKS];
     int count = seed % 2 ? 2 : FDC_LINK_SOCKS;
     struct fdc_link_keep keep = {.grace_us = grace_us, .news_fd = -1};
