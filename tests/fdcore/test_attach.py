@@ -320,8 +320,11 @@ def test_connections_that_come_late_belong_to_nobody(server):
             client.end_lease(parse_address(server.unix), protocol_hash(), other.lease.hex())
             assert "is over" in bulk(other, ended_number)
         for sock in (late, ended):
+            # Nobody waits for its other half any more, and it is told so.
             sock.settimeout(60)
-            assert sock.recv(1) == b""  # nobody waits for its other half any more
+            error, why = attach.READY.unpack(sock.recv(attach.READY.size, socket.MSG_WAITALL))[1:]
+            assert error != 0 and b"no bulk connection came" in why, why
+            assert sock.recv(1) == b""
             sock.close()
         assert "waits for no bulk connection" in bulk(grant, late_number)
     assert server.log.count("no bulk connection came") >= 2
