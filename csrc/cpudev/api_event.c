@@ -1,7 +1,8 @@
 /*
  * Events, and what the program's own functions and memory words do in a stream. An
  * event's recording is a ticket of a stream; who waits takes the ticket that counts at
- * the time of the call, so a later recording changes nothing for him.
+ * the time of the call, so a later recording changes nothing for him. Who has looked an
+ * event up under sched has it until he lets go of that: no other thread frees it meanwhile.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -44,7 +45,7 @@ static CUresult
 record_at(struct fdcpu_event *event, struct fdcpu_stream *stream, uint64_t ticket)
 {
     struct fdcpu_record *record = record_new(stream);
-    struct fdcpu_work *work;
+    struct fdcpu_work *work = NULL;
 
     if (record == NULL)
         return CUDA_ERROR_OUT_OF_MEMORY;
@@ -57,13 +58,16 @@ record_at(struct fdcpu_event *event, struct fdcpu_stream *stream, uint64_t ticke
         }
         work->u.event.record = record;
         record->refs++;
-        record->ticket = UINT64_MAX; /* until it has one, it is not done */
-        record->ticket = fdcpu_stream_push(stream, work);
-    } else {
-        record->ticket = ticket;
+        ticket = UINT64_MAX; /* until it has one, it is not done */
     }
+    record->ticket = ticket;
     fdcpu_record_unref(event->record);
     event->record = record;
+    if (work != NULL) { /* this may let go of sched, and the event be destroyed */
+        record->refs++;
+        record->ticket = fdcpu_stream_push(stream, work);
+        fdcpu_record_unref(record);
+    }
     return CUDA_SUCCESS;
 }
 
@@ -139,21 +143,22 @@ cuEventDestroy_v2(CUevent hEvent)
 static CUresult
 record(CUevent hEvent, CUstream hStream, unsigned int flags)
 {
-    struct fdcpu_event *event = FDCPU_GET(FDCPU_H_EVENT, hEvent);
+    struct fdcpu_event *event;
     struct fdcpu_stream *stream;
     struct fdcpu_work *work;
     CUresult result = fdcpu_stream_get(hStream, &stream);
 
     if (result != CUDA_SUCCESS)
         return result;
-    if (event == NULL)
-        return CUDA_ERROR_INVALID_HANDLE;
-    if ((flags & ~1u) != 0)
-        return CUDA_ERROR_INVALID_VALUE;
-    if (event->ctx != stream->ctx)
-        return CUDA_ERROR_INVALID_HANDLE;
     pthread_mutex_lock(&fdcpu.sched);
-    if (stream->capture != NULL && (flags & CU_EVENT_RECORD_EXTERNAL) != 0) {
+    event = FDCPU_GET(FDCPU_H_EVENT, hEvent);
+    if (event == NULL) {
+        result = CUDA_ERROR_INVALID_HANDLE;
+    } else if ((flags & ~1u) != 0) {
+        result = CUDA_ERROR_INVALID_VALUE;
+    } else if (event->ctx != stream->ctx) {
+        result = CUDA_ERROR_INVALID_HANDLE;
+    } else if (stream->capture != NULL && (flags & CU_EVENT_RECORD_EXTERNAL) != 0) {
         work = fdcpu_work_new(FDCPU_W_RECORD, stream->ctx);
         if (work == NULL) {
             result = CUDA_ERROR_OUT_OF_MEMORY;
@@ -181,19 +186,20 @@ FDCPU_TWIN(cuEventRecordWithFlags, _ptsz,
 static CUresult
 wait_event(CUstream hStream, CUevent hEvent, unsigned int flags)
 {
-    struct fdcpu_event *event = FDCPU_GET(FDCPU_H_EVENT, hEvent);
+    struct fdcpu_event *event;
     struct fdcpu_stream *stream;
     struct fdcpu_work *work;
     CUresult result = fdcpu_stream_get(hStream, &stream);
 
     if (result != CUDA_SUCCESS)
         return result;
-    if (event == NULL)
-        return CUDA_ERROR_INVALID_HANDLE;
-    if ((flags & ~1u) != 0)
-        return CUDA_ERROR_INVALID_VALUE;
     pthread_mutex_lock(&fdcpu.sched);
-    if (stream->capture != NULL && (flags & CU_EVENT_WAIT_EXTERNAL) != 0) {
+    event = FDCPU_GET(FDCPU_H_EVENT, hEvent);
+    if (event == NULL) {
+        result = CUDA_ERROR_INVALID_HANDLE;
+    } else if ((flags & ~1u) != 0) {
+        result = CUDA_ERROR_INVALID_VALUE;
+    } else if (stream->capture != NULL && (flags & CU_EVENT_WAIT_EXTERNAL) != 0) {
         work = fdcpu_work_new(FDCPU_W_WAIT, stream->ctx);
         if (work == NULL) {
             result = CUDA_ERROR_OUT_OF_MEMORY;
@@ -235,25 +241,26 @@ enter(CUevent hEvent, struct fdcpu_event **event)
 
     if (result != CUDA_SUCCESS)
         return result;
-    *event = FDCPU_GET(FDCPU_H_EVENT, hEvent);
-    if (*event == NULL)
-        return CUDA_ERROR_INVALID_HANDLE;
-    error = atomic_load(&(*event)->ctx->device->lost);
-    if (error != 0)
-        return (CUresult)error;
     pthread_mutex_lock(&fdcpu.sched);
-    if ((*event)->capture != NULL) {
+    *event = FDCPU_GET(FDCPU_H_EVENT, hEvent);
+    if (*event == NULL) {
+        result = CUDA_ERROR_INVALID_HANDLE;
+    } else if ((error = atomic_load(&(*event)->ctx->device->lost)) != 0) {
+        result = (CUresult)error;
+    } else if ((*event)->capture != NULL) {
         fdcpu_capture_spoil((*event)->capture);
-        pthread_mutex_unlock(&fdcpu.sched);
-        return CUDA_ERROR_CAPTURED_EVENT;
+        result = CUDA_ERROR_CAPTURED_EVENT;
     }
-    return CUDA_SUCCESS;
+    if (result != CUDA_SUCCESS)
+        pthread_mutex_unlock(&fdcpu.sched);
+    return result;
 }
 
 FDC_EXPORT CUresult
 cuEventQuery(CUevent hEvent)
 {
     struct fdcpu_event *event;
+    struct fdcpu_ctx *ctx;
     CUresult result = enter(hEvent, &event);
 
     if (result != CUDA_SUCCESS)
@@ -266,8 +273,9 @@ cuEventQuery(CUevent hEvent)
         return result;
     if (!finished(event->record))
         result = CUDA_ERROR_NOT_READY;
+    ctx = event->ctx;
     pthread_mutex_unlock(&fdcpu.sched);
-    return result == CUDA_SUCCESS ? fdcpu_ctx_result(event->ctx) : result;
+    return result == CUDA_SUCCESS ? fdcpu_ctx_result(ctx) : result;
 }
 
 FDC_EXPORT CUresult
@@ -304,9 +312,10 @@ cuEventElapsedTime_v2(float *pMilliseconds, CUevent hStart, CUevent hEnd)
     result = enter(hEnd, &end);
     if (result != CUDA_SUCCESS)
         return result;
+    start = FDCPU_GET(FDCPU_H_EVENT, hStart);
     if (pMilliseconds == NULL)
         result = CUDA_ERROR_INVALID_VALUE;
-    else if (start->record == NULL || end->record == NULL || start->ctx != end->ctx ||
+    else if (start == NULL || start->record == NULL || end->record == NULL || start->ctx != end->ctx ||
              ((start->flags | end->flags) & CU_EVENT_DISABLE_TIMING) != 0)
         result = CUDA_ERROR_INVALID_HANDLE;
     else if (!finished(start->record) || !finished(end->record))

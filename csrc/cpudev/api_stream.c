@@ -12,6 +12,8 @@
 
 #define COPY_HERE (1u << 20)
 
+enum { KEPT = 64 }; /* streams that nobody has any more */
+
 /* ---- life ---- */
 
 struct fdcpu_stream *
@@ -47,16 +49,33 @@ fdcpu_stream_ref(struct fdcpu_stream *stream)
     stream->refs++;
 }
 
-void
-fdcpu_stream_unref(struct fdcpu_stream *stream)
+static void
+stream_free(struct fdcpu_stream *stream)
 {
-    if (--stream->refs > 0)
-        return;
     pthread_cond_destroy(&stream->work);
     pthread_cond_destroy(&stream->change);
     free(stream->waits);
     free(stream->tips);
     free(stream);
+}
+
+/* A call of another thread may have looked the stream up just before it was destroyed, as
+ * where a program ends while its threads go on; so the last ones that nobody has are kept. */
+void
+fdcpu_stream_unref(struct fdcpu_stream *stream)
+{
+    static struct fdcpu_stream *kept[KEPT];
+    static unsigned int next;
+    struct fdcpu_stream *oldest;
+
+    if (--stream->refs > 0 || stream->kept)
+        return;
+    stream->kept = true;
+    oldest = kept[next];
+    kept[next] = stream;
+    next = (next + 1) % KEPT;
+    if (oldest != NULL && oldest->refs == 0)
+        stream_free(oldest);
 }
 
 static bool start_worker(struct fdcpu_stream *s);

@@ -564,7 +564,7 @@ struct fdcpu_stream {
     unsigned int flags;
     int priority;
     uint64_t id;
-    bool legacy, per_thread, gone, running, listed;
+    bool legacy, per_thread, gone, running, listed, kept;
     uint64_t submitted;
     uint64_t done; /* read without the lock by queries: acquire/release */
     struct fdcpu_op *head, **tail;
