@@ -156,6 +156,22 @@ address_operand(struct dec *d, struct opnd *o)
     fdcpu_expect(&d->r, ']');
 }
 
+/* A predicate behind '|'. what: how it is called where there is none. */
+static void
+dec_pair(struct dec *d, struct opnd *o, const char *what)
+{
+    struct opnd q = { 0 };
+
+    fdcpu_lex_next(&d->r.x);
+    if (d->r.x.kind != TOK_WORD)
+        DEC_FAIL(d, "expected a %s after '|'", what);
+    dec_word(d, &q);
+    if (q.kind == O_REG && (d->vreg[q.reg].cls != 'p' || d->vreg[q.reg].fixed))
+        DEC_FAIL(d, "expected a predicate after '|'");
+    o->has_pair = true;
+    o->pair = q.kind == O_REG ? q.reg : UINT32_MAX;
+}
+
 void
 dec_operand(struct dec *d, struct opnd *o)
 {
@@ -182,35 +198,15 @@ dec_operand(struct dec *d, struct opnd *o)
                 break;
         }
         fdcpu_expect(&d->r, '}');
-        if (x->c == '|') {      /* textures: whether it is resident */
-            struct opnd q = { 0 };
-
-            fdcpu_lex_next(x);
-            if (x->kind != TOK_WORD)
-                DEC_FAIL(d, "expected a predicate after '|'");
-            dec_word(d, &q);
-            if (q.kind == O_REG && (d->vreg[q.reg].cls != 'p' || d->vreg[q.reg].fixed))
-                DEC_FAIL(d, "expected a predicate after '|'");
-            o->has_pair = true;
-            o->pair = q.kind == O_REG ? q.reg : UINT32_MAX;
-        }
+        if (x->c == '|') /* textures: whether it is resident */
+            dec_pair(d, o, "predicate");
     } else if (x->kind == TOK_WORD) {
         bool neg = o->neg;
 
         dec_word(d, o);
         o->neg = neg;
-        if (x->c == '|') {
-            struct opnd q = { 0 };
-
-            fdcpu_lex_next(x);
-            if (x->kind != TOK_WORD)
-                DEC_FAIL(d, "expected a register after '|'");
-            dec_word(d, &q);
-            if (q.kind == O_REG && (d->vreg[q.reg].cls != 'p' || d->vreg[q.reg].fixed))
-                DEC_FAIL(d, "expected a predicate after '|'");
-            o->has_pair = true;
-            o->pair = q.kind == O_REG ? q.reg : UINT32_MAX;
-        }
+        if (x->c == '|')
+            dec_pair(d, o, "register");
     } else {
         bool negative = false;
 
