@@ -284,37 +284,33 @@ given_now(struct fdc_meter *meter)
     return &meter->device[ctx->device];
 }
 
-void
-fdc_meter_stands(struct fdc_serve *serve)
+static void
+tell_tracks(struct fdc_serve *serve, void (*tell)(struct fdc_tracks *tracks))
 {
     struct metered *m = given_now(serve->meter);
 
     if (m == NULL)
         return;
-    fdc_tracks_stands(&m->tracks);
+    tell(&m->tracks);
     pthread_mutex_unlock(&serve->meter->lock);
+}
+
+void
+fdc_meter_stands(struct fdc_serve *serve)
+{
+    tell_tracks(serve, fdc_tracks_stands);
 }
 
 void
 fdc_meter_stood(struct fdc_serve *serve)
 {
-    struct metered *m = given_now(serve->meter);
-
-    if (m == NULL)
-        return;
-    fdc_tracks_stood(&m->tracks);
-    pthread_mutex_unlock(&serve->meter->lock);
+    tell_tracks(serve, fdc_tracks_stood);
 }
 
 void
 fdc_meter_goes_on(struct fdc_serve *serve)
 {
-    struct metered *m = given_now(serve->meter);
-
-    if (m == NULL)
-        return;
-    fdc_tracks_go_on(&m->tracks);
-    pthread_mutex_unlock(&serve->meter->lock);
+    tell_tracks(serve, fdc_tracks_go_on);
 }
 
 void
